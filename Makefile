@@ -1,0 +1,51 @@
+# make demo   sets up .venv and runs the quick recipe to a drawn cell and its test perplexity
+# make test   sets up .venv and runs everything that must hold: ruff, mypy, pytest
+# make lint   only ruff and mypy
+# make clean  removes .venv and what building and testing left behind; runs/ stays
+#
+# Needs make and Python 3.11 or newer, nothing else. Another Python than the first one found: make demo PYTHON=python3.12
+
+PYTHON = python3.11 python3 python
+VENV = .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+
+demo: $(VENV)/.installed
+	$(BIN)/enas run recurrent-quick
+
+test: lint
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# One installation serves both: the package itself is editable, so only these two files make it out of date.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(MAKE_VENV)
+	$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt
+	@$(MAKE_VENV)
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+# The virtual environment, unless a working one is there.
+MAKE_VENV = \
+	if $(PIP) --version >/dev/null 2>&1; then exit 0; fi; \
+	for python in $(PYTHON); do \
+		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			echo "Creating $(VENV) with $$python"; \
+			exec $$python -m venv --clear $(VENV); \
+		fi; \
+	done; \
+	echo "Python 3.11 or newer is needed; tried: $(PYTHON). Name yours with: make PYTHON=/path/to/python3" >&2; \
+	exit 1
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: demo test lint clean

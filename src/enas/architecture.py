@@ -1,0 +1,141 @@
+"""Decisions, spaces and architectures: the values that travel between the stages. No torch in here.
+
+A `Space` is an ordered tuple of `Decision`s. In every space of this package a decision's options never depend on
+earlier choices, so a space is the product of its decisions: counting, enumerating and sampling need nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from enas.errors import ArchitectureError
+
+Kind = Literal["source", "function", "operation", "skip"]
+"""What a decision asks: an earlier node to read; a node's function or operation; whether to take one skip connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One question an architecture answers.
+
+    A decision of kind `source` offers nodes 0, 1, ... in order, so that its choice is the number of the node.
+    """
+
+    name: str
+    kind: Kind
+    node: int
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphNode:
+    """A box of a drawing: `role` is `input`, `node` or `output`."""
+
+    key: str
+    label: str
+    role: Literal["input", "node", "output"]
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """What an architecture computes, as boxes and arrows (source key, target key): all that a drawing needs."""
+
+    title: str
+    nodes: tuple[GraphNode, ...]
+    edges: tuple[tuple[str, str], ...]
+
+
+class Space(ABC):
+    """What may be chosen. Subclasses are frozen dataclasses whose fields are the space's JSON form.
+
+    A subclass says how an architecture is written and read; everything countable is defined here, once.
+    """
+
+    name: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def decisions(self) -> tuple[Decision, ...]:
+        """The questions, in the order a controller answers them."""
+
+    @abstractmethod
+    def format(self, architecture: Architecture) -> str:
+        """The architecture as one line that `parse` reads back."""
+
+    @abstractmethod
+    def parse(self, text: str) -> Architecture:
+        """Read an architecture written by `format`, or in one of the authors' notations.
+
+        Raises `ArchitectureError` naming the part that is wrong.
+        """
+
+    @abstractmethod
+    def graph(self, architecture: Architecture) -> Graph:
+        """The architecture as boxes and arrows."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """The space as plain values; `enas.spaces.space_from_json` reads it back."""
+
+    def count(self) -> int:
+        """The exact number of architectures: the product of the numbers of options."""
+        return math.prod(len(decision.options) for decision in self.decisions)
+
+    def architecture(self, choices: Sequence[int]) -> Architecture:
+        """The architecture of these choices, one per decision. Raises `ArchitectureError` if they are not in the space."""
+        return Architecture(self, tuple(int(choice) for choice in choices))
+
+    def enumerate(self) -> Iterator[Architecture]:
+        """Every architecture once, the last decision varying fastest. Meant for spaces that are small."""
+        options = (range(len(decision.options)) for decision in self.decisions)
+        return (Architecture(self, choices) for choices in itertools.product(*options))
+
+    def sample(self, rng: random.Random) -> Architecture:
+        """One architecture, uniformly: every decision drawn uniformly among its options."""
+        return Architecture(self, tuple(rng.randrange(len(decision.options)) for decision in self.decisions))
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """One full, valid set of choices: `choices[i]` is the option taken at `space.decisions[i]`."""
+
+    space: Space
+    choices: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        decisions = self.space.decisions
+        if len(self.choices) != len(decisions):
+            raise ArchitectureError(
+                f"{len(self.choices)} choices given, but the {self.space.name} space has {len(decisions)} decisions"
+            )
+        for choice, decision in zip(self.choices, decisions, strict=True):
+            if not 0 <= choice < len(decision.options):
+                raise ArchitectureError(
+                    f"{decision.name}: choice {choice} is not in 0..{len(decision.options) - 1} ({', '.join(decision.options)})"
+                )
+
+    def __str__(self) -> str:
+        return self.space.format(self)
+
+    @property
+    def id(self) -> str:
+        """Eight hexadecimal digits that name this architecture in file names and tables."""
+        canonical = json.dumps([self.space.to_json(), self.choices], sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+    def graph(self) -> Graph:
+        """The architecture as boxes and arrows."""
+        return self.space.graph(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: the space, the choices, and the same in words for a person."""
+        return {"id": self.id, "space": self.space.to_json(), "choices": list(self.choices), "text": str(self)}

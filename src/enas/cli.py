@@ -1,0 +1,327 @@
+"""The command line: commands to stages, nothing else.
+
+Exit codes: 0 done; 2 wrong usage or input, said in one line; 75 stopped by a signal after saving; 130 interrupted twice.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, make_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from enas.architecture import Architecture
+from enas.config import RunConfig
+from enas.controllers.config import AUTHORS, PAPER, IndependentConfig, UniformConfig
+from enas.doctor import checks
+from enas.errors import ArchitectureError, ConfigError, EnasError, RunFolderError
+from enas.recipes import RECIPES, recipe
+from enas.report.drawing import write_png, write_svg
+from enas.report.summary import draw, summary
+from enas.runtime.files import read_json
+from enas.runtime.lock import run_lock
+from enas.runtime.stop import Stopped
+from enas.spaces import architecture_from_json
+from enas.spaces.recurrent.space import RecurrentSpace, read_authors_string
+from enas.stages import ALL_STAGES, Run, StageName, execute, put_architecture
+
+EXIT_USAGE = 2
+
+CONTROLLERS = {"independent": IndependentConfig(), "uniform": UniformConfig(), "lstm": PAPER, "lstm-authors": AUTHORS}
+"""What `--controller NAME` puts in place of a recipe's controller."""
+
+Action = Callable[[], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    try:
+        return parse(sys.argv[1:] if argv is None else argv)()
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.exit_code
+    except EnasError as error:
+        print(f"enas: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print("enas: interrupted; the last checkpoint is kept", file=sys.stderr)
+        return 130
+
+
+def check_command(argv: Sequence[str]) -> None:
+    """Parse a command without running it. Raises `SystemExit` or `EnasError` if it is not valid."""
+    parse(argv)
+
+
+def parse(argv: Sequence[str]) -> Action:
+    """The action of a command line. Raises `ConfigError` for an unknown command, recipe or setting."""
+    if not argv or argv[0] in ("-h", "--help"):
+        return lambda: show_text(help_text())
+    command, rest = argv[0], list(argv[1:])
+    if command not in COMMANDS:
+        raise ConfigError(f"there is no command {command!r}; {nearest(command, COMMANDS)}see 'enas --help'")
+    return COMMANDS[command](rest)
+
+
+def nearest(word: str, known: Sequence[str] | dict[str, Any]) -> str:
+    """`did you mean 'search'? ` or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
+
+
+def show_text(text: str) -> int:
+    """Print to standard output."""
+    print(text)
+    return 0
+
+
+# ---- run, search, retrain: from a recipe -------------------------------------------------------------------------------
+
+
+def settings(name: str, argv: Sequence[str]) -> tuple[RunConfig, Path | None, str | None]:
+    """A recipe's settings with the flags applied, the run folder asked for, and an architecture given by hand."""
+    default = recipe(name)
+    rest, chosen = take_controller(argv)
+    if chosen is not None:
+        default = replace(default, controller=chosen)
+    options = make_dataclass(
+        "Options",
+        [
+            (
+                "run",
+                Annotated[Path | None, tyro.conf.arg(help="folder of the run; by default runs/RECIPE")],
+                field(default=None),
+            ),
+            (
+                "architecture",
+                Annotated[str | None, tyro.conf.arg(help="only 'retrain': the architecture, instead of a search")],
+                field(default=None),
+            ),
+            ("settings", Annotated[type(default), tyro.conf.arg(name="")], field(default=default)),
+        ],
+    )
+    check_flags(options, rest, f"enas run {name}")
+    flags: Any = tyro.cli(options, args=rest, prog=f"enas run {name}", description=RECIPES[name].__doc__, config=TYRO)
+    return flags.settings, flags.run, flags.architecture
+
+
+TYRO = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
+
+
+def take_controller(argv: Sequence[str]) -> tuple[list[str], Any]:
+    """Take `--controller NAME` out of the flags, since it changes which other flags there are."""
+    rest, chosen = list(argv), None
+    for index, word in enumerate(argv):
+        name, equals, value = word.partition("=")
+        if name == "--controller":
+            given = value if equals else "".join(argv[index + 1 : index + 2])
+            if given not in CONTROLLERS:
+                known = ", ".join(CONTROLLERS)
+                raise ConfigError(f"--controller is one of {known}, not {given!r}; {nearest(given, CONTROLLERS)}")
+            chosen = CONTROLLERS[given]
+            del rest[index : index + (1 if equals else 2)]
+    return rest, chosen
+
+
+def check_flags(options: type[Any], argv: Sequence[str], command: str) -> None:
+    """Raise `ConfigError`, with the nearest name, for a flag that does not exist."""
+    if "--help" in argv or "-h" in argv:
+        return
+    parser = tyro.extras.get_parser(options, config=TYRO)
+    known = {flag for action in parser._actions for flag in action.option_strings}
+    for word in argv:
+        name = word.partition("=")[0].replace("_", "-")
+        if name.startswith("--") and name not in known:
+            raise ConfigError(f"there is no setting {name}; {nearest(name, sorted(known))}see '{command} --help'")
+
+
+def from_recipe(stages: tuple[StageName, ...]) -> Callable[[list[str]], Action]:
+    """The parser of a command that begins a run from a recipe."""
+
+    def parse_recipe(argv: list[str]) -> Action:
+        if not argv or argv[0].startswith("-"):
+            raise ConfigError(f"name a recipe: {', '.join(RECIPES)}")
+        config, folder, text = settings(argv[0], argv[1:])
+        if text is not None:
+            raise ConfigError("--architecture goes with 'enas retrain RECIPE'")
+        return lambda: begin(argv[0], config, folder, stages, None)
+
+    return parse_recipe
+
+
+def begin(
+    name: str, config: RunConfig, folder: Path | None, stages: tuple[StageName, ...], given: Architecture | None
+) -> int:
+    """Begin a run in a new folder and run its stages."""
+    folder = free_folder(Path("runs") / name) if folder is None else folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"cannot make the folder {folder}: {error.strerror}; choose another with --run") from error
+    with run_lock(folder):
+        run = Run.create(folder, config, stages)
+        if given is not None:
+            put_architecture(folder, given)
+        print(f"run folder: {folder}", file=sys.stderr)
+        execute(run, stages)
+    return show_text(summary(run))
+
+
+def free_folder(wanted: Path) -> Path:
+    """The first of NAME, NAME-2, NAME-3, … that does not exist."""
+    candidates = (wanted if n == 1 else wanted.with_name(f"{wanted.name}-{n}") for n in range(1, sys.maxsize))
+    return next(candidate for candidate in candidates if not candidate.exists())
+
+
+# ---- the stages alone, and going on ------------------------------------------------------------------------------------
+
+
+def on_run(stages: tuple[StageName, ...] | None) -> Callable[[list[str]], Action]:
+    """The parser of a command on an existing run; without stages, of those that the run was begun with."""
+
+    def parse_run(argv: list[str]) -> Action:
+        if len(argv) != 1 or argv[0].startswith("-"):
+            raise ConfigError("give one run folder, for example runs/recurrent-quick")
+        return lambda: go_on(Path(argv[0]), stages)
+
+    return parse_run
+
+
+def go_on(folder: Path, stages: tuple[StageName, ...] | None) -> int:
+    """Run stages of an existing run."""
+    run = Run.open(folder)
+    with run_lock(folder):
+        execute(run, run.stages if stages is None else stages)
+    return show_text(summary(run))
+
+
+def parse_retrain(argv: list[str]) -> Action:
+    """`retrain RUN`, or `retrain RECIPE --architecture STRING`: no search, an architecture from elsewhere."""
+    if not argv or argv[0] not in RECIPES:
+        return on_run(("retrain", "test"))(argv)
+    config, folder, text = settings(argv[0], argv[1:])
+    if text is None:
+        raise ConfigError(f"'enas retrain {argv[0]}' needs --architecture; to search for one, use 'enas run {argv[0]}'")
+    given = config.searched_space().parse(text)
+    return lambda: begin(argv[0], config, folder, ("retrain", "test"), given)
+
+
+# ---- show, recipes, doctor ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """Draw an architecture."""
+
+    source: tyro.conf.Positional[str]
+    """A run folder, an architecture.json, or an architecture string in quotes, such as 'tanh tanh(1) relu(2)' or the
+    authors' numbers."""
+    svg: Path | None = None
+    """Write a vector drawing here."""
+    png: Path | None = None
+    """Write a picture here."""
+    json: bool = False
+    """Print the architecture as JSON instead of a drawing."""
+
+
+def parse_show(argv: list[str]) -> Action:
+    """`show RUN-OR-ARCHITECTURE`."""
+    options = tyro.cli(ShowOptions, args=argv, prog="enas show", config=(tyro.conf.FlagCreatePairsOff,))
+    return lambda: show(options)
+
+
+def show(options: ShowOptions) -> int:
+    """Draw an architecture in the terminal, and to files if asked."""
+    architecture = read_architecture(options.source)
+    if options.svg is not None:
+        write_svg(architecture.graph(), options.svg)
+    if options.png is not None:
+        write_png(architecture.graph(), options.png)
+    if options.json:
+        return show_text(json.dumps(architecture.to_json(), indent=2))
+    count = f"one of {architecture.space.count():,} in its space"
+    return show_text(f"{draw(architecture)}\n\n{architecture}\n{count}")
+
+
+def read_architecture(source: str) -> Architecture:
+    """The architecture of a run folder, of a JSON file, or of a string."""
+    path = Path(source)
+    if path.is_dir():
+        return Run.open(path).architecture()
+    if path.suffix == ".json":
+        return architecture_from_json(read_json(path))
+    words = source.replace(",", " ").split()
+    if words and all(word.isdigit() for word in words):
+        return read_authors_string(source)
+    try:
+        return RecurrentSpace(len(words)).parse(source)
+    except ArchitectureError as error:
+        raise ArchitectureError(f"{source!r} is no run folder, and as an architecture: {error}") from error
+
+
+def parse_recipes(argv: list[str]) -> Action:
+    """`recipes [--json]`."""
+    only(argv, "--json")
+    if argv:
+        return lambda: show_text(json.dumps({name: make.__doc__ for name, make in RECIPES.items()}, indent=2))
+    return lambda: show_text("\n\n".join(f"{name}\n  {make.__doc__.strip()}" for name, make in RECIPES.items() if make.__doc__))
+
+
+def parse_doctor(argv: list[str]) -> Action:
+    """`doctor [--json]`."""
+    only(argv, "--json")
+    return lambda: doctor(as_json=bool(argv))
+
+
+def doctor(as_json: bool) -> int:
+    """Say whether this machine can run everything; exit code 2 if something needed is missing."""
+    found = checks()
+    if as_json:
+        show_text(json.dumps([vars(check) for check in found], indent=2))
+    else:
+        show_text("\n".join(f"{'ok  ' if check.ok else 'MISS' if check.needed else 'none'}  {check}" for check in found))
+    return EXIT_USAGE if any(check.needed and not check.ok for check in found) else 0
+
+
+def only(argv: list[str], *known: str) -> None:
+    """Raise `ConfigError` for anything but these flags."""
+    for word in argv:
+        if word not in known:
+            raise ConfigError(f"unexpected {word!r}; {nearest(word, known)}this command takes {', '.join(known)}")
+
+
+COMMANDS: dict[str, Callable[[list[str]], Action]] = {
+    "run": from_recipe(ALL_STAGES),
+    "search": from_recipe(("search",)),
+    "derive": on_run(("derive",)),
+    "retrain": parse_retrain,
+    "test": on_run(("test",)),
+    "resume": on_run(None),
+    "show": parse_show,
+    "recipes": parse_recipes,
+    "doctor": parse_doctor,
+}
+
+
+def help_text() -> str:
+    """What `enas --help` prints."""
+    return """enas: efficient neural architecture search by parameter sharing
+
+  enas run RECIPE [--SETTING VALUE ...]      search, derive, retrain and test, into runs/RECIPE
+  enas search RECIPE [--SETTING VALUE ...]   only the search
+  enas derive RUN                            pick an architecture from a finished search
+  enas retrain RUN                           train it from scratch, and what it is compared with; then test
+  enas retrain RECIPE --architecture 'TEXT'  train an architecture that you have
+  enas test RUN                              read the test data, once a network
+  enas resume RUN                            go on after a stop or a crash, exactly
+  enas show RUN-OR-ARCHITECTURE              draw it (--svg FILE, --png FILE, --json)
+  enas recipes                               what there is to run
+  enas doctor                                what this machine has
+
+'enas run RECIPE --help' lists every setting. Exit codes: 0 done, 2 wrong usage or input, 75 stopped after saving."""

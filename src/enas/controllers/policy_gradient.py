@@ -1,0 +1,126 @@
+"""A controller whose policy learns by REINFORCE with Adam: the second phase of paper §2.2."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from enas.controllers.base import Controller, Policy, Proposals, check_rewards
+from enas.controllers.categorical import maximum_entropy
+from enas.controllers.config import ReinforceConfig
+from enas.controllers.reinforce import (
+    ema_baseline,
+    leave_one_out_baseline,
+    normalise,
+    policy_gradient_loss,
+    taken_action_entropy,
+)
+from enas.errors import NotFiniteError, RunFolderError
+
+
+class PolicyGradientController(Controller):
+    """Proposes from `policy` and moves it up the gradient of the expected reward, a step a `feedback`."""
+
+    def __init__(self, policy: Policy, config: ReinforceConfig) -> None:
+        self.space = policy.space
+        self.policy = policy
+        self.config = config
+        self.moving_average: float | None = None
+        """The baseline 'ema' after the last reward; None before the first, and for other baselines."""
+        self.optimiser = torch.optim.Adam(
+            policy.parameters(), lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True
+        )
+
+    def propose(self, n: int, generator: torch.Generator) -> Proposals:
+        return self.policy.sample(n, generator)
+
+    @torch.enable_grad()
+    def feedback(self, proposals: Proposals, rewards_N: Tensor) -> dict[str, float]:
+        """One REINFORCE step; proposals made without gradient are scored again.
+
+        Also logs `baseline` (mean), `advantage` (mean, before normalising; about 0 in health), `loss` and
+        `grad_norm` (before clipping). Raises `NotFiniteError` if the gradient is not finite; nothing has been
+        learnt then.
+        """
+        check_rewards(self.space, proposals, rewards_N)
+        if not proposals.log_prob_NL.requires_grad:
+            proposals = self.policy.score(proposals.choices_NL)
+        log_prob_N, entropy_N = proposals.log_prob_N, proposals.entropy_N
+        weight = self.config.entropy_weight
+
+        reward_N = rewards_N.cpu().double()
+        if self.config.entropy == "reward":
+            reward_N = reward_N + weight * entropy_N.detach().cpu()
+        elif self.config.entropy == "taken-action-in-reward":
+            reward_N = reward_N + weight * taken_action_entropy(proposals.log_prob_NL).detach().cpu()
+
+        baseline_N = self._baseline(reward_N)
+        advantage_N = reward_N - baseline_N
+        scaled_N = normalise(advantage_N) if self.config.normalise_advantages else advantage_N
+        loss = policy_gradient_loss(log_prob_N, scaled_N)
+        if self.config.entropy == "regulariser":
+            loss = loss - weight * entropy_N.mean()
+
+        grad_norm = self._descend(loss)
+        if self.config.baseline == "ema":
+            self.moving_average = float(baseline_N[-1])
+        entropy, largest = float(entropy_N.detach().mean()), maximum_entropy(self.space)
+        return {
+            "reward": float(rewards_N.mean()),
+            "baseline": float(baseline_N.mean()),
+            "advantage": float(advantage_N.mean()),
+            "entropy": entropy,
+            "entropy_share": entropy / largest if largest else 1.0,
+            "loss": float(loss.detach()),
+            "grad_norm": grad_norm,
+        }
+
+    def mode(self) -> tuple[int, ...]:
+        return self.policy.mode()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters, optimiser and moving average; the generator that draws proposals is the caller's."""
+        return {
+            "policy": {name: tensor.clone() for name, tensor in self.policy.state_dict().items()},
+            "optimiser": copy.deepcopy(self.optimiser.state_dict()),
+            "moving_average": self.moving_average,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        try:
+            self.policy.load_state_dict(state["policy"])
+            self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
+            self.moving_average = state["moving_average"]
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise RunFolderError(
+                f"The saved state of the controller does not fit the {type(self.policy).__name__} of this "
+                f"{self.space.name} space; resume with the controller and the space of that run."
+            ) from error
+
+    def _baseline(self, rewards_N: Tensor) -> Tensor:
+        if self.config.baseline == "leave-one-out":
+            return leave_one_out_baseline(rewards_N)
+        previous = self.moving_average
+        if previous is None:
+            previous = 0.0 if self.config.baseline_start == "zero" else float(rewards_N[0])
+        return ema_baseline(rewards_N, previous, self.config.decay)
+
+    def _descend(self, loss: Tensor) -> float:
+        """One Adam step down the loss; return the gradient's norm before clipping."""
+        self.optimiser.zero_grad()
+        loss.backward()
+        gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not norm.isfinite():
+            raise NotFiniteError(
+                f"The gradient of the controller has the norm {float(norm)}; it learnt nothing. "
+                "Lower the learning rate of the controller."
+            )
+        if self.config.max_grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.policy.parameters(), self.config.max_grad_norm, norm)
+        self.optimiser.step()
+        return float(norm)

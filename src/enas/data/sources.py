@@ -1,0 +1,75 @@
+"""The setting that says which text a run learns from, and the one function that loads it."""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from enas.data.published import PUBLISHED_TEXTS, locate
+from enas.data.stdlib import DEFAULT_VOCABULARY, read_stdlib
+from enas.data.text import Corpus, Split, read_folder
+from enas.errors import ConfigError, DataError
+
+STDLIB = "stdlib"
+NAMED_SOURCES = (STDLIB, *PUBLISHED_TEXTS)
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Which text to learn from, and how much of it."""
+
+    source: str = STDLIB
+    """`stdlib` (Python's own standard library, no download), `ptb`, `wikitext-2`, or the path of a folder
+    with train.txt, valid.txt and test.txt."""
+
+    folder: str | None = None
+    """Where train.txt, valid.txt and test.txt of `ptb` or `wikitext-2` are; by default in a folder of that
+    name in $ENAS_DATA, or else in the cache folder of the platform."""
+
+    max_vocabulary: int | None = None
+    """Most words in the vocabulary, `<eos>` and `<unk>` included: the most frequent of the training text.
+    By default 10,000 for `stdlib`, and all words for other texts."""
+
+    max_train_tokens: int | None = None
+    """Most training tokens: whole files of `stdlib`, first lines of other texts. By default all."""
+
+    max_valid_tokens: int | None = None
+    """Most validation tokens, likewise."""
+
+    max_test_tokens: int | None = None
+    """Most test tokens, likewise. The perplexity of a part does not compare with that of the whole."""
+
+    download: bool = True
+    """Download `ptb` or `wikitext-2` if it is not found and `folder` is not set."""
+
+
+def load_text(config: TextConfig) -> Corpus:
+    """The corpus of a setting.
+
+    Raises `DataError` if the text is missing or cannot be used, `ConfigError` if settings contradict each
+    other.
+    """
+    budgets: dict[Split, int | None] = {
+        "train": config.max_train_tokens,
+        "valid": config.max_valid_tokens,
+        "test": config.max_test_tokens,
+    }
+    limits = {split: budget for split, budget in budgets.items() if budget is not None}
+    published = PUBLISHED_TEXTS.get(config.source)
+    if config.folder is not None and published is None:
+        raise ConfigError(
+            f"`folder` is for {' and '.join(PUBLISHED_TEXTS)}, but `source` is {config.source!r}: "
+            f"to read a text of your own, set `source` to {config.folder!r} and leave `folder` out."
+        )
+    if published is not None:
+        place = locate(published, config.folder, config.download)
+        return read_folder(place, published.name, config.max_vocabulary, limits)
+    if config.source == STDLIB:
+        max_vocabulary = DEFAULT_VOCABULARY if config.max_vocabulary is None else config.max_vocabulary
+        return read_stdlib(max_vocabulary=max_vocabulary, max_tokens=limits)
+    if not Path(config.source).expanduser().is_dir():
+        near = difflib.get_close_matches(config.source, NAMED_SOURCES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise DataError(
+            f"`source` is {config.source!r}, neither a folder nor one of {', '.join(NAMED_SOURCES)}{hint}"
+        )
+    return read_folder(config.source, max_vocabulary=config.max_vocabulary, max_tokens=limits)

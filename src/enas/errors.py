@@ -1,0 +1,25 @@
+"""Errors a person can act on: one or two sentences saying what is wrong, the value, and what to do."""
+
+
+class EnasError(Exception):
+    """Base of every error the command line shows as one line with exit code 2, never as a traceback."""
+
+
+class ArchitectureError(EnasError, ValueError):
+    """An architecture, or its string, is not in its space."""
+
+
+class DataError(EnasError):
+    """Data are missing, empty or not what their reader expects."""
+
+
+class ConfigError(EnasError, ValueError):
+    """A setting, or a combination of settings, makes no sense."""
+
+
+class RunFolderError(EnasError):
+    """A run folder is in use, damaged, or lacks what a stage reads."""
+
+
+class NotFiniteError(EnasError):
+    """A loss or reward is NaN or infinite; the last good checkpoint has been kept."""

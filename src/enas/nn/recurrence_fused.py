@@ -1,0 +1,317 @@
+"""The recurrence with a backward pass by hand: on a CPU hardly slower than its matrix products alone.
+
+* Nodes with the same source share one wider product: their weights stand side by side, [D, m E].
+* Everything between two products is one pass over memory (`kernels`).
+* The backward pass overwrites candidates and gates with the gradients of the products they came from; then every
+  weight's gradient is one product over all T B rows.
+* With bfloat16 products the states are float32; only what the backward pass reads again is kept in bfloat16.
+
+The states of a step are numbered 0 = h of the step before, k = node k - 1 of the plan, so that the input node is a node
+like the others. Shape letters as in `recurrence`; M = N + 1 states, m nodes with the same source, S steps that are kept
+(T, or 1 where no gradient is needed).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from enas.nn import kernels
+from enas.nn.products import side_by_side, summed
+from enas.nn.recurrence import CellPlan, OutputNorm, Recurrence
+from enas.nn.threads import team
+
+
+def supports(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the fused kernels take activations like `x` with products in `dtype`: on a CPU, in the dtype of the
+    products, or in float32 with bfloat16 products.
+    """
+    return x.device.type == "cpu" and (x.dtype, dtype) in (
+        (torch.float32, torch.float32),
+        (torch.float32, torch.bfloat16),
+        (torch.float64, torch.float64),
+    )
+
+
+def fused_recurrence(
+    projected_TBE: Tensor,
+    state_BD: Tensor,
+    recurrent_weight_DE: Tensor,
+    node_weights_DE: Sequence[Tensor],
+    plan: CellPlan,
+    *,
+    state_mask_BD: Tensor | None,
+    norm: OutputNorm | None,
+    dtype: torch.dtype,
+) -> Recurrence:
+    """`recurrence`, where `supports(state_BD, dtype)`."""
+    fixed = _Fixed(plan, dtype, state_mask_BD, norm)
+    norm_parameters = () if norm is None else (norm.weight_D, norm.bias_D)
+    tensors = (projected_TBE, state_BD, *norm_parameters, recurrent_weight_DE, *node_weights_DE)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+        return Recurrence(*_FusedRecurrence.apply(fixed, *tensors))
+    return _forward(fixed, tensors, keep=False)[0]
+
+
+class _FusedRecurrence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, fixed: "_Fixed", *tensors: Tensor) -> Any:
+        result, ctx.kept = _forward(fixed, tensors, keep=True)
+        ctx.fixed = fixed
+        ctx.save_for_backward(*tensors)
+        if not fixed.batch_statistics:
+            return (result.output_TBD,)
+        ctx.mark_non_differentiable(result.mean_TD, result.variance_TD)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_output_TBD: Tensor, *_: Tensor) -> Any:
+        # A second pass backward through the same graph finds what was kept used up, and computes it again.
+        kept = ctx.kept or _forward(ctx.fixed, ctx.saved_tensors, keep=True)[1]
+        ctx.kept = None
+        return None, *_backward(ctx.fixed, ctx.saved_tensors, kept, d_output_TBD, ctx.needs_input_grad[1:])
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """What a recurrence depends on beside the tensors that get a gradient."""
+
+    plan: CellPlan
+    dtype: torch.dtype
+    mask_BD: Tensor | None
+    norm: OutputNorm | None
+    """Only `eps`, `mean_D` and `variance_D` are read; weight and bias are among the tensors that get a gradient."""
+
+    @property
+    def batch_statistics(self) -> bool:
+        return self.norm is not None and self.norm.mean_D is None
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """Of the states 1 .. N."""
+        return 0, *(source + 1 for source in self.plan.sources)
+
+    @property
+    def outputs(self) -> list[int]:
+        return [node + 1 for node in self.plan.outputs]
+
+    def readers(self) -> dict[int, list[int]]:
+        """The states that read a state, by that state in ascending order; states that nobody reads are left out."""
+        readers: dict[int, list[int]] = {}
+        for state, source in enumerate(self.sources, start=1):
+            readers.setdefault(source, []).append(state)
+        return dict(sorted(readers.items()))
+
+    def mask_like(self, state_BD: Tensor) -> Tensor:
+        if self.mask_BD is None:
+            return torch.ones_like(state_BD)
+        return self.mask_BD.detach().to(state_BD.dtype).contiguous()
+
+    def split(self, xs: Sequence[Any]) -> tuple[Any, Any, Sequence[Any], Sequence[Any]]:
+        """Projected input; state; weight and bias of the norm if there is one; weights of the states 1 .. N."""
+        weights = 2 if self.norm is None else 4
+        return xs[0], xs[1], xs[2:weights], xs[weights:]
+
+
+@dataclass
+class _Kept:
+    """What the forward pass leaves for the backward pass."""
+
+    states_MSBD: Tensor
+    """In the dtype of the products."""
+    saved_SBmE: dict[int, Tensor]
+    """Candidates and gates of the readers of every state; the backward pass puts the products' gradients there."""
+    operand_SBD: Tensor
+    """Room for the operand of a weight's gradient."""
+    normal_SBD: Tensor
+    """The normalised mean of the outputs, before weight and bias."""
+    scale_SD: Tensor
+    """What the mean of the outputs was divided by, sqrt(variance + eps)."""
+    arena: "_Arena"
+    """Owns the memory of all this except `saved_SBmE[0]`, which becomes the gradient of the projected input."""
+
+
+class _Arena:
+    """Memory for one pass, kept for the next: fresh pages from the system cost more than the work that fills them."""
+
+    _free: ClassVar[list[Tensor]] = []
+    _ALIGNMENT = 64
+
+    def __init__(self, nbytes: int) -> None:
+        memory = self._free.pop() if self._free else torch.empty(0, dtype=torch.uint8)
+        if memory.numel() < nbytes:
+            del memory  # before the larger piece is asked for
+            memory = torch.empty(nbytes, dtype=torch.uint8)
+        self._memory = memory
+        self._used = 0
+
+    def __del__(self) -> None:
+        self._free[:] = [self._memory]
+
+    @classmethod
+    def nbytes(cls, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+        return -(-math.prod(shape) * dtype.itemsize // cls._ALIGNMENT) * cls._ALIGNMENT
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        start = self._used
+        self._used += self.nbytes(shape, dtype)
+        return self._memory[start : start + math.prod(shape) * dtype.itemsize].view(dtype).view(shape)
+
+
+def _keep(fixed: _Fixed, state_BD: Tensor, E: int, S: int) -> _Kept:
+    (B, D), N, dtype, real = state_BD.shape, len(fixed.sources), fixed.dtype, state_BD.dtype
+    normed = 0 if fixed.norm is None else S
+    shapes = {
+        "states": ((N + 1, S, B, D), dtype),
+        "operand": ((S, B, D), dtype),
+        "normal": ((normed, B, D), real),
+        "scale": ((normed, D), real),
+    } | {j: ((S, B, len(states), E), dtype) for j, states in fixed.readers().items() if j > 0}
+    arena = _Arena(sum(_Arena.nbytes(*shape) for shape in shapes.values()))
+    pieces = {name: arena.empty(*shape) for name, shape in shapes.items()}
+    return _Kept(
+        pieces.pop("states"),
+        {0: torch.empty(S, B, 1, E, dtype=dtype)} | {j: pieces[j] for j in pieces if isinstance(j, int)},
+        pieces.pop("operand"),
+        pieces.pop("normal"),
+        pieces.pop("scale"),
+        arena,
+    )
+
+
+def _forward(fixed: _Fixed, tensors: Sequence[Tensor], *, keep: bool) -> tuple[Recurrence, _Kept]:
+    projected_TBE, state_BD, norm_parameters, weights_DE = fixed.split([x.detach() for x in tensors])
+    (T, B, E), D, M = projected_TBE.shape, state_BD.shape[1], len(weights_DE) + 1
+    dtype, norm, functions, readers = fixed.dtype, fixed.norm, fixed.plan.functions, fixed.readers()
+    weights_DE = [weight.to(dtype) for weight in weights_DE]
+    products = {j: side_by_side([weights_DE[k - 1] for k in states], B, T) for j, states in readers.items()}
+    kept = _keep(fixed, state_BD, E, T if keep else 1)
+    output_TBD = state_BD.new_empty(T, B, D)
+
+    # numpy views from here on. States are rounded for keeping only if the products are of lower precision.
+    threads = team()
+    rounds = dtype != state_BD.dtype
+    states = _array(state_BD.new_empty(M, 1, B, D) if rounds else kept.states_MSBD)
+    rounded = _array(kept.states_MSBD) if rounds else None
+    saved = {j: _array(x) for j, x in kept.saved_SBmE.items()}
+    mask = _array(fixed.mask_like(state_BD))
+    operands_BD = dict(zip(readers, torch.empty(len(readers), B, D, dtype=dtype), strict=True))
+    unread = _array(torch.empty(B, D, dtype=dtype))
+    operands = {k: _array(operands_BD[k]) if k in readers else unread for k in range(M)}
+    output, h = _array(output_TBD), _array(state_BD.contiguous())
+    real = output.dtype.type
+    outputs, share = np.array(fixed.outputs), real(1 / len(fixed.outputs))
+    if norm is not None:
+        weight, bias = (_array(x.contiguous()) for x in norm_parameters)
+        normal, scale = _array(kept.normal_SBD), _array(kept.scale_SD)
+        if fixed.batch_statistics:
+            statistics_2TD = state_BD.new_empty(2, T, D)
+        else:
+            statistics_2TD = torch.stack((norm.mean_D, norm.variance_D))[:, None].expand(2, T, D)
+        mean, variance = _array(statistics_2TD)
+
+    for t in range(T):
+        s = t if keep else 0
+        now = 0 if rounds else s
+        round_to = rounded[:, s] if rounds else [None] * M
+        kernels.enter_state(threads, B, h, mask, states[0, now], round_to[0], operands[0])
+        for j, nodes in readers.items():
+            product = products[j](operands_BD[j])
+            if j == 0:
+                product += projected_TBE[t]
+            product = _array(product).reshape(B, len(nodes), E)
+            for slot, k in enumerate(nodes):
+                kernels.node_forward[functions[k - 1]](
+                    threads,
+                    B,
+                    product,
+                    slot,
+                    states[j, now],
+                    mask,
+                    saved[j][s],
+                    states[k, now],
+                    round_to[k],
+                    operands[k],
+                )
+        h = output[t]
+        kernels.mean_forward(threads, B, states, now, outputs, share, h)
+        if norm is not None:
+            if fixed.batch_statistics:
+                kernels.batch_statistics(h, real(1 / B), mean[t], variance[t])
+            kernels.norm_forward(h, mean[t], variance[t], real(norm.eps), weight, bias, scale[s], normal[s])
+
+    return Recurrence(output_TBD, *(statistics_2TD if fixed.batch_statistics else ())), kept
+
+
+def _backward(
+    fixed: _Fixed, tensors: Sequence[Tensor], kept: _Kept, d_output_TBD: Tensor, needed: Sequence[bool]
+) -> list[Tensor | None]:
+    """Gradients of `tensors`, None where not needed; uses up `kept`."""
+    projected_TBE, state_BD, norm_parameters, weights_DE = fixed.split([x.detach() for x in tensors])
+    projected_needed, state_needed, norm_needed, weights_needed = fixed.split(needed)
+    (T, B, _), D, M = projected_TBE.shape, state_BD.shape[1], len(weights_DE) + 1
+    dtype, norm, functions, readers = fixed.dtype, fixed.norm, fixed.plan.functions, fixed.readers()
+    operands_DE = [weight.to(dtype) for weight in weights_DE]
+    products = {j: summed([operands_DE[k - 1] for k in states], B, T) for j, states in readers.items()}
+    del operands_DE
+    slots = {k: slot for nodes in readers.values() for slot, k in enumerate(nodes)}
+    d_states_MBD = state_BD.new_zeros(M, B, D)
+    d_norm_2D = state_BD.new_zeros(2, D)
+
+    threads = team()
+    states, d_states = _array(kept.states_MSBD), _array(d_states_MBD)
+    saved = {j: _array(x) for j, x in kept.saved_SBmE.items()}
+    mask, operand = _array(fixed.mask_like(state_BD)), _array(kept.operand_SBD)
+    d_output, d_h = _array(d_output_TBD.contiguous()), _array(torch.empty_like(state_BD))
+    real = d_h.dtype.type
+    is_output, share = np.isin(np.arange(M), fixed.outputs), real(1 / len(fixed.outputs))
+    if norm is not None:
+        weight, normal, scale = _array(norm_parameters[0]), _array(kept.normal_SBD), _array(kept.scale_SD)
+        d_weight, d_bias = _array(d_norm_2D)
+        sums, dots = _array(torch.empty_like(d_norm_2D))
+        batch_share = real(1 / B if fixed.batch_statistics else 0)
+
+    for t in reversed(range(T)):
+        kernels.state_backward(threads, B, d_output[t], d_states[0], d_h)
+        if norm is not None:
+            kernels.norm_backward(d_h, normal[t], scale[t], weight, batch_share, sums, dots, d_weight, d_bias)
+        kernels.mean_backward(threads, B, d_h, is_output, share, d_states)
+        for k in reversed(range(M)):
+            if k in readers and (k > 0 or t > 0 or state_needed):
+                d_operand = _array(products[k](kept.saved_SBmE[k][t].flatten(1)))
+                kernels.operand_backward(threads, B, d_operand, mask, d_states[k])
+            if k > 0:
+                j = fixed.sources[k - 1]
+                kernels.node_backward[functions[k - 1]](
+                    threads, B, d_states[k], states[j, t], slots[k], saved[j][t], d_states[j]
+                )
+
+    d_weights: list[Tensor | None] = [None] * (M - 1)
+    for j, nodes in readers.items():
+        if any(weights_needed[k - 1] for k in nodes):
+            operand_TBD = kept.states_MSBD[j]
+            if fixed.mask_BD is not None:
+                kernels.mask_steps(threads, T, states[j], mask, operand)
+                operand_TBD = kept.operand_SBD
+            operand_RD, d_product_RmE = operand_TBD.flatten(0, 1), kept.saved_SBmE[j].flatten(0, 1)
+            for slot, k in enumerate(nodes):
+                if weights_needed[k - 1]:
+                    d_weight_DE = operand_RD.T @ d_product_RmE[:, slot]
+                    d_weights[k - 1] = d_weight_DE.to(weights_DE[k - 1].dtype)
+    return [
+        kept.saved_SBmE[0].flatten(2).to(projected_TBE.dtype) if projected_needed else None,
+        d_states_MBD[0].clone() if state_needed else None,
+        *(d_D.clone() if need else None for need, d_D in zip(norm_needed, d_norm_2D, strict=False)),
+        *d_weights,
+    ]
+
+
+def _array(x: Tensor) -> Any:
+    """The tensor's memory as a numpy array; bfloat16, which numpy lacks, as uint16."""
+    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()

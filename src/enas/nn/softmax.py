@@ -1,0 +1,139 @@
+"""Cross-entropy of a softmax whose weights are the embedding, without ever holding all logits.
+
+Shape letters: N rows (time x batch), D hidden, V vocabulary, R rows of one chunk.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from enas.errors import DataError
+
+CHUNK_ROWS = 320
+"""Rows whose logits exist at once: few enough to stay in cache, enough for fast products."""
+
+
+def tied_cross_entropy(
+    hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor, *, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Mean negative log-likelihood (nats a token) of `targets_N` under softmax(hidden embeddingᵀ).
+
+    Args:
+        dtype: precision of the operands of the matrix products; the loss has the dtype of `hidden_ND`.
+
+    Raises:
+        DataError: a target is not in the vocabulary.
+    """
+    if not torch.is_grad_enabled() or not (hidden_ND.requires_grad or embedding_VD.requires_grad):
+        return tied_nll(hidden_ND, embedding_VD, targets_N, dtype=dtype).mean()
+    if not _fused(hidden_ND, dtype):
+        return tied_nll_reference(hidden_ND, embedding_VD, targets_N, dtype=dtype).mean()
+    _check(targets_N, embedding_VD)
+    loss: Tensor = _TiedCrossEntropy.apply(hidden_ND, embedding_VD, targets_N, dtype)
+    return loss
+
+
+@torch.no_grad()
+def tied_nll(
+    hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor, *, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Negative log-likelihood (nats) of every row [N], without gradient: for evaluation and rewards.
+
+    Raises:
+        DataError: a target is not in the vocabulary.
+    """
+    if not _fused(hidden_ND, dtype):
+        return tied_nll_reference(hidden_ND, embedding_VD, targets_N, dtype=dtype)
+    _check(targets_N, embedding_VD)
+    return _forward(hidden_ND, embedding_VD, targets_N, dtype, (False, False))[0]
+
+
+def tied_nll_reference(
+    hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor, *, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """The specification: negative log-likelihood (nats) of every row [N], in plain autograd; any device."""
+    logits_NV = (hidden_ND.to(dtype) @ embedding_VD.to(dtype).T).to(hidden_ND.dtype)
+    return F.cross_entropy(logits_NV, targets_N, reduction="none")
+
+
+def _fused(hidden_ND: Tensor, dtype: torch.dtype) -> bool:
+    from enas.nn.recurrence_fused import supports
+
+    return supports(hidden_ND, dtype)
+
+
+def _check(targets_N: Tensor, embedding_VD: Tensor) -> None:
+    V = len(embedding_VD)
+    if len(targets_N) and not 0 <= int(targets_N.min()) <= int(targets_N.max()) < V:
+        raise DataError(
+            f"Targets must be words 0 to {V - 1} of the vocabulary; they reach from {int(targets_N.min())} "
+            f"to {int(targets_N.max())}."
+        )
+
+
+def _forward(
+    hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor, dtype: torch.dtype, needed: tuple[bool, bool]
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The nll of every row; the gradient of its mean with respect to hidden and to embedding, where needed.
+
+    Gradients are made in the same sweep, while a chunk's logits are in cache.
+    """
+    from enas.nn import kernels
+    from enas.nn.products import linear
+    from enas.nn.recurrence_fused import _array
+    from enas.nn.threads import team
+
+    workers = team()
+
+    hidden_ND, embedding_VD = hidden_ND.detach(), embedding_VD.detach()
+    N, D = hidden_ND.shape
+    operand_ND, operand_VD = hidden_ND.to(dtype), embedding_VD.to(dtype)
+    chunks = -(-N // CHUNK_ROWS)
+    rows = -(-N // max(chunks, 1))
+    logits_of = linear(operand_VD, rows, chunks)
+    d_hidden_of = linear(operand_VD.T, rows, chunks) if needed[0] else None
+    nll_N = hidden_ND.new_empty(N)
+    d_hidden_ND = torch.empty_like(hidden_ND) if needed[0] else None
+    d_embedding_VD = torch.zeros_like(embedding_VD) if needed[1] else None
+    for start in range(0, N, rows):
+        chunk = slice(start, start + rows)
+        logits_RV = logits_of(operand_ND[chunk])
+        targets, nll = _array(targets_N[chunk]), _array(nll_N[chunk])
+        if not any(needed):
+            kernels.nll_rows(workers, len(nll), _array(logits_RV), targets, nll)
+            continue
+        kernels.nll_rows_with_gradient(
+            workers, len(nll), _array(logits_RV), targets, nll.dtype.type(1 / N), nll
+        )
+        if d_hidden_ND is not None:
+            d_hidden_ND[chunk] = d_hidden_of(logits_RV)
+        if d_embedding_VD is not None:
+            if d_embedding_VD.dtype == dtype:
+                d_embedding_VD.addmm_(logits_RV.T, operand_ND[chunk])
+            else:
+                d_embedding_VD.add_(torch.mm(logits_RV.T, operand_ND[chunk]))
+    return nll_N, d_hidden_ND, d_embedding_VD
+
+
+class _TiedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        ctx.save_for_backward(hidden_ND, embedding_VD, targets_N)
+        ctx.dtype = dtype
+        nll_N, *ctx.gradients = _forward(hidden_ND, embedding_VD, targets_N, dtype, ctx.needs_input_grad[:2])
+        return nll_N.mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_loss: Tensor) -> Any:
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:  # a second pass backward through the same graph: the first gave them away
+            gradients = _forward(*ctx.saved_tensors, ctx.dtype, ctx.needs_input_grad[:2])[1:]
+        if d_loss != 1:
+            gradients = [None if gradient is None else gradient.mul_(d_loss) for gradient in gradients]
+        return *gradients, None, None

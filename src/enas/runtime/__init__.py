@@ -1,0 +1,1 @@
+"""What every stage stands on: files, checkpoints, locks, stops, seeds, devices, progress and metrics."""

@@ -1,0 +1,90 @@
+"""Where a run was made: versions, hardware and time, as stored in environment.json."""
+
+import contextlib
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from enas.runtime.memory import available_memory_mb, peak_memory_mb, total_memory_mb
+
+__all__ = ["available_memory_mb", "environment", "peak_memory_mb"]
+
+
+def environment() -> dict[str, Any]:
+    """Describe the software and the machine of this process, in values that JSON can hold.
+
+    `git_commit` is the commit of the package's own checkout, ending in `-dirty` where files differ from it;
+    None for an installed package. `devices` are the accelerators that torch sees.
+    """
+    return {
+        "enas": _version("enas"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": _version("numpy"),
+        "numba": _version("numba"),
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": _usable_cores(),
+        "threads": torch.get_num_threads(),
+        "memory_mb": round(total_memory_mb()),
+        "devices": _device_names(),
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "git_commit": _git_commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    """Return the version of a package; None where it is not there, or runs without being installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/cpuinfo").read_text().splitlines():
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    if sys.platform == "darwin":
+        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def _usable_cores() -> int:
+    """Logical cores that this process may run on, which in a container or batch job are not all there are."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _device_names() -> list[str]:
+    if torch.cuda.is_available():
+        return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return ["Apple MPS"] if torch.backends.mps.is_available() else []
+
+
+def _git_commit() -> str | None:
+    checkout = Path(__file__).resolve().parents[3]
+    if not (checkout / ".git").exists():
+        return None
+    return _output(
+        "git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"
+    )
+
+
+def _output(*command: str) -> str | None:
+    """Return what a command prints; None if it fails or is not there."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

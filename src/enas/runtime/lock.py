@@ -1,0 +1,58 @@
+"""One process a run folder: a lock that the system releases itself when the process dies."""
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+
+from enas.errors import RunFolderError
+from enas.runtime.files import write_json
+
+LOCK_FILE = ".lock"
+OWNER_FILE = ".lock-owner.json"
+
+
+@contextlib.contextmanager
+def run_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold `folder`, which must exist, for this block and this process alone.
+
+    The lock is the system's on an open file: it is free again when the process ends in any way, `kill -9`
+    included. Who holds it stands in a file beside it, to be read by people.
+
+    Raises:
+        RunFolderError: the folder does not exist, cannot be written, or is in use; by whom is named.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RunFolderError(f"There is no run folder {folder}. Check the name.")
+    lock = filelock.FileLock(folder / LOCK_FILE, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise RunFolderError(
+            f"{folder} is in use by {_owner(folder)}. Wait for it, stop it, or give this run another name."
+        ) from None
+    except OSError as error:
+        raise RunFolderError(
+            f"Cannot lock {folder}: {error.strerror}. Check that it may be written to."
+        ) from error
+    try:
+        with contextlib.suppress(RunFolderError):  # the lock holds without the note
+            write_json(folder / OWNER_FILE, {"pid": os.getpid(), "host": socket.gethostname()})
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (folder / OWNER_FILE).unlink()
+        lock.release()
+
+
+def _owner(folder: Path) -> str:
+    try:
+        owner = json.loads((folder / OWNER_FILE).read_text())
+        return f"process {owner['pid']} on {owner['host']}"
+    except (OSError, ValueError, LookupError, TypeError):
+        return "another process"

@@ -1,0 +1,70 @@
+"""The numbers of a run over time: one record a line in metrics.jsonl, and in TensorBoard where wanted."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Protocol, TypedDict
+
+from enas.runtime.files import JsonlLog
+
+
+class Board(Protocol):
+    """What also takes the numbers, such as TensorBoard's SummaryWriter."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> object:
+        """Take one number under a name such as `search/loss`."""
+
+
+class MetricsState(TypedDict):
+    """What a checkpoint keeps of a run's metrics."""
+
+    position: int
+    seconds: float
+
+
+class Metrics:
+    """Records numbers of a run.
+
+    Args:
+        log: where each record becomes a line with the keys `stage`, `step`, `time` and those of the numbers.
+        board: takes each number as `stage/name` too.
+        clock: returns seconds. `time` is what the run has worked so far; pauses between a stop and its
+            resume, and work that no checkpoint kept, do not count.
+    """
+
+    def __init__(
+        self, log: JsonlLog, board: Board | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.log = log
+        self.board = board
+        self._clock = clock
+        self._started = clock()
+
+    def record(self, stage: str, step: int, **numbers: float) -> None:
+        """Append one record. A number that is not finite, which JSON cannot say, is stored as null."""
+        record = {"stage": stage, "step": step, "time": round(self.seconds(), 3)}
+        if "time" in numbers:
+            raise ValueError("A metric cannot be called 'time': every record has its own.")
+        self.log.append(
+            record | {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        )
+        if self.board is not None:
+            for name, value in numbers.items():
+                self.board.add_scalar(f"{stage}/{name}", value, step)
+
+    def seconds(self) -> float:
+        """Return how long the run has worked."""
+        return self._clock() - self._started
+
+    def state(self) -> MetricsState:
+        """Return what a checkpoint has to keep, after forcing all records onto the disk."""
+        return {"position": self.log.position(), "seconds": self.seconds()}
+
+    def restore(self, state: MetricsState) -> None:
+        """Go back to a checkpoint: drop the records made since, and count the time from there.
+
+        Raises:
+            RunFolderError: the log is not the one the checkpoint was saved with.
+        """
+        self.log.rewind(state["position"])
+        self._started = self._clock() - state["seconds"]

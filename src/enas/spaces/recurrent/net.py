@@ -1,0 +1,253 @@
+"""What a recurrent architecture computes: shared weights (`SupernetCell`) or its own (`ChildCell`), one computation.
+
+Both hold weights and hand the ones of an architecture to `run_cell`; nothing else knows the equations. Shape letters:
+T time, B batch, D hidden; E = 2D, the columns of the candidate, then those of the highway gate (paper, appendix A).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from enas.architecture import Architecture
+from enas.errors import ConfigError
+from enas.nn.recurrence import CellPlan, OutputNorm, recurrence
+from enas.spaces.recurrent.space import RecurrentSpace
+
+
+@dataclass(frozen=True)
+class CellConfig:
+    """How the cells of the space compute, and which of them share which weights."""
+
+    sharing: Literal["source", "function-source"] = "source"
+    """Which cells share a node's weights: those that read the same source (paper, §2.1: one matrix per ordered pair),
+    or only those that also apply the same function (authors)."""
+    output: Literal["loose-ends", "all"] = "loose-ends"
+    """What is averaged into h_t: the nodes that no other reads (paper), or every searched node (authors)."""
+    norm: Literal["none", "output", "output-and-nodes"] = "none"
+    """Batch norm in the supernet: on the averaged output (paper, appendix A), and also on every node's product (the
+    authors' first code). A child has none."""
+    norm_eps: float = 1e-5
+    """Added to the variance; the authors' first code has 1.0."""
+    norm_decay: float = 0.999
+    """How much of the moving statistics is kept at every time step."""
+
+
+class CellWeights(NamedTuple):
+    """The weights of one architecture."""
+
+    input_2DE: Tensor
+    """Rows of x_t, then of h_{t-1} (paper: W^(x) and W_1)."""
+    nodes_DE: list[Tensor]
+    """One for each node after the input node."""
+
+
+class BatchNorm(nn.Module):
+    """Scale, shift and moving statistics of a batch norm that the recurrence applies at every time step."""
+
+    mean_D: Tensor
+    variance_D: Tensor
+
+    def __init__(self, features: int, eps: float, decay: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.decay = decay
+        self.weight = nn.Parameter(torch.ones(features))
+        self.bias = nn.Parameter(torch.zeros(features))
+        self.register_buffer("mean_D", torch.zeros(features))
+        self.register_buffer("variance_D", torch.ones(features))
+
+    def using(self, statistics: Literal["batch", "moving"]) -> OutputNorm:
+        """The norm as the recurrence wants it, with the batch's statistics or the moving ones."""
+        if statistics == "batch":
+            return OutputNorm(self.weight, self.bias, self.eps)
+        return OutputNorm(self.weight, self.bias, self.eps, self.mean_D, self.variance_D)
+
+    @torch.no_grad()
+    def update(self, mean_TD: Tensor, variance_TD: Tensor) -> None:
+        """Take the statistics of T time steps into the moving ones, one after the other."""
+        steps = torch.arange(len(mean_TD) - 1, -1, -1, device=mean_TD.device, dtype=mean_TD.dtype)
+        share_T1 = ((1 - self.decay) * self.decay**steps).unsqueeze(1)
+        kept = self.decay ** len(mean_TD)
+        self.mean_D.mul_(kept).add_((share_T1 * mean_TD).sum(0))
+        self.variance_D.mul_(kept).add_((share_T1 * variance_TD).sum(0))
+
+
+def cell_plan(architecture: Architecture, output: Literal["loose-ends", "all"]) -> CellPlan:
+    """The architecture in the terms of the recurrence."""
+    space = recurrent_space(architecture)
+    searched = range(space.total_nodes - space.nodes, space.total_nodes)
+    outputs = space.loose_ends(architecture) if output == "loose-ends" else tuple(searched)
+    return CellPlan(space.sources(architecture), space.node_functions(architecture), outputs)
+
+
+def recurrent_space(architecture: Architecture) -> RecurrentSpace:
+    """The architecture's space. Raises `ConfigError` if it is not a recurrent one."""
+    if not isinstance(architecture.space, RecurrentSpace):
+        raise ConfigError(f"a recurrent cell is needed here, not an architecture of the {architecture.space.name} space")
+    return architecture.space
+
+
+def run_cell(
+    inputs_TBD: Tensor,
+    state_BD: Tensor,
+    weights: CellWeights,
+    plan: CellPlan,
+    *,
+    state_mask_BD: Tensor | None = None,
+    norm: BatchNorm | None = None,
+    node_norms: Sequence[BatchNorm] | None = None,
+    statistics: Literal["batch", "moving"] = "batch",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Outputs h_1 .. h_T [T, B, D] of one cell; the last one is the state to carry (paper, equations 2-5).
+
+    The input's product with W^(x) does not depend on the state, so it is one product over all time steps. In training
+    mode the norms' moving statistics are updated; `statistics` says which ones normalise.
+    """
+    hidden = state_BD.shape[-1]
+    inputs = inputs_TBD.to(dtype)
+    projected_TBE = (inputs @ weights.input_2DE[:hidden].to(dtype)).to(inputs_TBD.dtype)
+    result = recurrence(
+        projected_TBE,
+        state_BD,
+        weights.input_2DE[hidden:],
+        weights.nodes_DE,
+        plan,
+        state_mask_BD=state_mask_BD,
+        norm=None if norm is None else norm.using(statistics),
+        dtype=dtype,
+    )
+    if norm is not None and norm.training and result.mean_TD is not None and result.variance_TD is not None:
+        norm.update(result.mean_TD, result.variance_TD)
+    return result.output_TBD
+
+
+def uniform_(weight: Tensor, bound: float, generator: torch.Generator) -> Tensor:
+    """Fill with U(-bound, bound) in place."""
+    with torch.no_grad():
+        return weight.uniform_(-bound, bound, generator=generator)
+
+
+class SupernetCell(nn.Module):
+    """The shared weights ω of every cell of a space; each call computes one architecture with its part of them.
+
+    Blocks are parameters of their own, so that those off the sampled path get no gradient, no optimiser work and no
+    communication.
+    """
+
+    def __init__(
+        self, space: RecurrentSpace, hidden: int, config: CellConfig, init_range: float, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.space = space
+        self.hidden = hidden
+        self.config = config
+
+        def block(rows: int) -> nn.Parameter:
+            return nn.Parameter(uniform_(torch.empty(rows, 2 * hidden), init_range, generator))
+
+        self.input_weights = nn.ParameterDict()
+        self.node_weights = nn.ParameterDict()
+        per_function = config.sharing == "function-source"
+        searched_input = per_function and space.input_function is None
+        for function in space.functions if searched_input else ("shared",):
+            self.input_weights[function] = block(2 * hidden)
+        for node in range(1, space.total_nodes):
+            for source in range(node):
+                for function in space.functions if per_function else ("shared",):
+                    self.node_weights[f"{node}-{source}-{function}"] = block(hidden)
+        with_output = config.norm in ("output", "output-and-nodes")
+        with_nodes = config.norm == "output-and-nodes"
+        self.norm = BatchNorm(hidden, config.norm_eps, config.norm_decay) if with_output else None
+        self.node_norms = (
+            nn.ModuleList(
+                BatchNorm(2 * hidden, config.norm_eps, config.norm_decay) for _ in range(space.total_nodes)
+            )
+            if with_nodes
+            else None
+        )
+
+    def weights(self, architecture: Architecture) -> CellWeights:
+        """The blocks on the architecture's path: the supernet's slice."""
+        functions = self.space.node_functions(architecture)
+        sources = self.space.sources(architecture)
+        first = functions[0] if functions[0] in self.input_weights else "shared"
+        keys = [
+            f"{node}-{source}-{functions[node] if self.config.sharing == 'function-source' else 'shared'}"
+            for node, source in enumerate(sources, start=1)
+        ]
+        return CellWeights(self.input_weights[first], [self.node_weights[key] for key in keys])
+
+    def forward(
+        self,
+        inputs_TBD: Tensor,
+        state_BD: Tensor,
+        architecture: Architecture,
+        *,
+        state_mask_BD: Tensor | None = None,
+        statistics: Literal["batch", "moving"] = "batch",
+        dtype: torch.dtype = torch.float32,
+    ) -> tuple[Tensor, Tensor]:
+        """Outputs [T, B, D] of the architecture's cell, and the state to carry."""
+        output_TBD = run_cell(
+            inputs_TBD,
+            state_BD,
+            self.weights(architecture),
+            cell_plan(architecture, self.config.output),
+            state_mask_BD=state_mask_BD,
+            norm=self.norm,
+            node_norms=self.node_norms,
+            statistics=statistics,
+            dtype=dtype,
+        )
+        return output_TBD, output_TBD[-1]
+
+    def initial_state(self, batch: int) -> Tensor:
+        """The state before the first word: zeros [B, D]."""
+        return next(self.parameters()).new_zeros(batch, self.hidden)
+
+
+class ChildCell(nn.Module):
+    """One architecture with weights of its own, and no batch norm (paper, appendix A)."""
+
+    def __init__(
+        self, architecture: Architecture, hidden: int, config: CellConfig, init_range: float, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.hidden = hidden
+        self.plan = cell_plan(architecture, config.output)
+        self.input_weight = nn.Parameter(uniform_(torch.empty(2 * hidden, 2 * hidden), init_range, generator))
+        self.node_weights = nn.ParameterList(
+            uniform_(torch.empty(hidden, 2 * hidden), init_range, generator) for _ in self.plan.sources
+        )
+
+    @torch.no_grad()
+    def load_slice(self, supernet: SupernetCell) -> None:
+        """Copy the weights that the supernet holds for this architecture."""
+        weights = supernet.weights(self.architecture)
+        self.input_weight.copy_(weights.input_2DE)
+        for mine, shared in zip(self.node_weights, weights.nodes_DE, strict=True):
+            mine.copy_(shared)
+
+    def forward(
+        self,
+        inputs_TBD: Tensor,
+        state_BD: Tensor,
+        *,
+        state_mask_BD: Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> tuple[Tensor, Tensor]:
+        """Outputs [T, B, D] and the state to carry."""
+        weights = CellWeights(self.input_weight, list(self.node_weights))
+        output_TBD = run_cell(inputs_TBD, state_BD, weights, self.plan, state_mask_BD=state_mask_BD, dtype=dtype)
+        return output_TBD, output_TBD[-1]
+
+    def initial_state(self, batch: int) -> Tensor:
+        """The state before the first word: zeros [B, D]."""
+        return self.input_weight.new_zeros(batch, self.hidden)

@@ -1,0 +1,222 @@
+"""The stages of a run, in order: search, derive, retrain, test. Each reads only files that the one before wrote.
+
+    runs/NAME/
+      config.json environment.json    settings and stages; versions, hardware, hash of the data
+      metrics.jsonl archive.jsonl     the search's numbers; every rewarded architecture
+      checkpoints/                    the search's newest few
+      candidates.json architecture.json architecture.svg
+      derive/ID-seedS/ retrain/ID-seedS/   one training each: weights.safetensors, result.json
+      comparison.json                 what came out, network by network
+
+A stage that is done is recognised by its files and not repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from enas.architecture import Architecture
+from enas.config import RunConfig, Workshop
+from enas.controllers import Controller, build_controller
+from enas.derive import candidates, pick
+from enas.errors import EnasError, RunFolderError
+from enas.report.drawing import write_svg
+from enas.retrain import (
+    RESULT,
+    WEIGHTS,
+    Network,
+    network_from_json,
+    networks_to_train,
+    read_result,
+    train_network,
+)
+from enas.runtime.checkpoint import CheckpointStore
+from enas.runtime.environment import environment
+from enas.runtime.files import JsonlLog, read_json, write_json
+from enas.runtime.metrics import Metrics
+from enas.runtime.progress import say
+from enas.runtime.seeding import derive_seed
+from enas.runtime.stop import StopRequest
+from enas.runtime.tensorboard import tensorboard_writer
+from enas.search import Search, run_search
+from enas.settings import config_from_json, config_to_json
+from enas.spaces import architecture_from_json
+from enas.tasks.base import SearchTask
+
+StageName = Literal["search", "derive", "retrain", "test"]
+ALL_STAGES: tuple[StageName, ...] = get_args(StageName)
+
+
+@dataclass
+class Run:
+    """A run folder that this process holds, with its settings; data are loaded when a stage first needs them."""
+
+    folder: Path
+    config: RunConfig
+    stages: tuple[StageName, ...]
+
+    @classmethod
+    def create(cls, folder: Path, config: RunConfig, stages: Sequence[StageName]) -> Run:
+        """Start a new run. Raises `RunFolderError` if the folder already holds one."""
+        if (folder / "config.json").exists():
+            raise RunFolderError(
+                f"{folder} already holds a run. Continue it with 'enas resume {folder}', or choose another --run."
+            )
+        write_json(folder / "config.json", {"stages": list(stages), **config_to_json(config)})
+        return cls(folder, config, tuple(stages))
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """An existing run. Raises `RunFolderError` if there is none."""
+        if not (folder / "config.json").exists():
+            raise RunFolderError(f"{folder} is not a run folder: it has no config.json. Check the path.")
+        record = read_json(folder / "config.json")
+        return cls(folder, config_from_json(record), tuple(record["stages"]))
+
+    @cached_property
+    def workshop(self) -> Workshop:
+        """The data and what builds models on them.
+
+        Raises `RunFolderError` if the data are not those that the run began with.
+        """
+        workshop = self.config.load()
+        path = self.folder / "environment.json"
+        if not path.exists():
+            write_json(path, {**environment(), "data": workshop.description, "data_hash": workshop.data_hash})
+        elif read_json(path)["data_hash"] != workshop.data_hash:
+            raise RunFolderError(
+                f"the data have changed since {self.folder} was begun ({path} has their hash and the versions of then); "
+                "restore them, or begin a new run"
+            )
+        say(f"data: {workshop.description}")
+        return workshop
+
+    def search(self, *, board: bool = False) -> Search:
+        """The search of this run, at its start."""
+        config = self.config
+        task = self.workshop.search_task()
+        controller = build_controller(config.controller, task.space, derive_seed(config.seed, "controller"))
+        writer = tensorboard_writer(self.folder / "tensorboard") if board and config.tensorboard else None
+        metrics = Metrics(JsonlLog(self.folder / "metrics.jsonl"), writer)
+        return Search(config.search, task, controller, config.seed, metrics, JsonlLog(self.folder / "archive.jsonl"))
+
+    def search_checkpoints(self) -> CheckpointStore:
+        """Where the search saves itself."""
+        return CheckpointStore(self.folder / "checkpoints", self.config.search.keep_checkpoints, say)
+
+    def searched(self) -> tuple[SearchTask, Controller]:
+        """The shared weights and the controller at the end of the search.
+
+        Raises `RunFolderError` if the search is not finished.
+        """
+        search = self.search()
+        newest = self.search_checkpoints().load_newest()
+        if newest is None or newest[1]["place"][0] < self.config.search.epochs:
+            raise RunFolderError(f"the search of {self.folder} is not finished; run 'enas resume {self.folder}' first")
+        search.task.load_state_dict(newest[1]["task"])
+        search.controller.load_state_dict(newest[1]["controller"])
+        return search.task, search.controller
+
+    def architecture(self) -> Architecture:
+        """The derived architecture. Raises `RunFolderError` if there is none yet."""
+        path = self.folder / "architecture.json"
+        if not path.exists():
+            raise RunFolderError(f"{self.folder} has no architecture yet; run 'enas derive {self.folder}' first")
+        return architecture_from_json(read_json(path))
+
+    def train(self, network: Network, part: str, stop: StopRequest, epochs: int | None = None) -> dict[str, Any]:
+        """Train a network in its folder under `part`; one that is finished is not trained again."""
+        folder = self.folder / part / network.id
+        every = self.config.retrain.checkpoint_every
+        return read_result(folder) or train_network(
+            network, self.workshop.child_training(network, epochs), folder, every, stop, self.folder
+        )
+
+    def results(self) -> list[dict[str, Any]]:
+        """The results of the finished retrainings, the found architecture first."""
+        found = [read_json(path) for path in (self.folder / "retrain").glob(f"*/{RESULT}")]
+        order = ("found", "lstm", "random")
+        return sorted(found, key=lambda result: (order.index(result["role"]), result["id"]))
+
+
+def search(run: Run, stop: StopRequest) -> None:
+    """Train the shared weights and the controller (paper §2.2)."""
+    newest = run.search_checkpoints().steps()
+    finished = (run.folder / "search.json").exists() and newest
+    if finished:
+        return
+    searching = run.search(board=True)
+    run_search(searching, run.search_checkpoints(), stop, run.folder)
+    write_json(
+        run.folder / "search.json",
+        {"steps": searching.total_steps(), "seconds": round(searching.metrics.seconds(), 1)},
+    )
+
+
+def derive(run: Run, stop: StopRequest) -> None:
+    """Pick an architecture from the trained policy."""
+    if (run.folder / "architecture.json").exists():
+        return
+    task, controller = run.searched()
+    config = run.config.derive
+    found = candidates(task, controller, config, run.config.seed)
+    del task  # its memory is needed for the shortlist's trainings
+
+    def train(architecture: Architecture) -> float:
+        network = Network("candidate", architecture, run.config.seed)
+        return float(run.train(network, "derive", stop, config.shortlist_epochs)["valid_loss"])
+
+    picked = pick(found, config, train).architecture
+    write_json(run.folder / "candidates.json", [candidate.to_json() for candidate in found])
+    put_architecture(run.folder, picked)
+
+
+def put_architecture(folder: Path, architecture: Architecture) -> None:
+    """Write the architecture of a run, as values and as a picture."""
+    try:
+        write_svg(architecture.graph(), folder / "architecture.svg")
+    except EnasError as error:  # the picture is a convenience: its library may be missing
+        say(f"no architecture.svg: {error}")
+    write_json(folder / "architecture.json", architecture.to_json())
+
+
+def retrain(run: Run, stop: StopRequest) -> None:
+    """Train the found architecture from scratch, and what it is compared with."""
+    for network in networks_to_train(run.config.retrain, run.architecture(), run.config.seed):
+        run.train(network, "retrain", stop)
+
+
+def test(run: Run, stop: StopRequest) -> None:
+    """Read the test data, once for every retrained network."""
+    if not run.results():
+        raise RunFolderError(f"{run.folder} has no retrained network yet; run 'enas retrain {run.folder}' first")
+    for result in run.results():
+        if "test" not in result:
+            folder = run.folder / "retrain" / result["id"]
+            say(f"test {result['role']} {result['id']}: reading the test data")
+            measured = run.workshop.test(network_from_json(result), folder / WEIGHTS)
+            write_json(folder / RESULT, {**result, "test": measured})
+        if stop.requested:
+            raise stop.stopped(run.folder)
+    write_json(run.folder / "comparison.json", run.results())
+
+
+STAGES: dict[StageName, Callable[[Run, StopRequest], None]] = {
+    "search": search,
+    "derive": derive,
+    "retrain": retrain,
+    "test": test,
+}
+
+
+def execute(run: Run, stages: Sequence[StageName]) -> None:
+    """Run these stages in order, each from where it was. Raises `Stopped`, after saving, on SIGTERM or Ctrl-C."""
+    with StopRequest() as stop:
+        for stage in stages:
+            STAGES[stage](run, stop)
+            if stop.requested and stage != stages[-1]:
+                raise stop.stopped(run.folder)

@@ -1,0 +1,189 @@
+"""A word-level language model around any recurrent cell: tied embedding, dropout masks, softmax.
+
+The same shell serves the supernet, a child and the LSTM they are compared with. Shape letters: T time, B batch,
+D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from enas.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class DropoutConfig:
+    """Shares that are dropped. Every mask is drawn once a window and is the same at every time step (Gal &
+    Ghahramani 2016), scaled by 1/(1 - rate), and off outside training."""
+
+    words: float = 0.0
+    """Words whose embedding becomes zero wherever they stand, on the input side."""
+    words_per: Literal["batch", "sequence"] = "batch"
+    """Whether the dropped words are the same for the whole batch (the authors' corrected code: rows of the embedding)
+    or each sequence has its own (their first code)."""
+    embeddings: float = 0.0
+    """Components of the looked-up embeddings, per sequence."""
+    cell_input: float = 0.0
+    """Components of x_t at the input node, per sequence; multiplies with `embeddings`."""
+    state: float = 0.0
+    """Components of every state that enters a product inside the cell; the highway carry is never masked."""
+    output: float = 0.0
+    """Components of h_t before the softmax; the carried state is not masked."""
+
+    def __post_init__(self) -> None:
+        for name in ("words", "embeddings", "cell_input", "state", "output"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"dropout.{name} is a share in [0, 1), not {getattr(self, name)}")
+
+
+class Masks(NamedTuple):
+    """Dropout masks of one window; None where nothing is dropped."""
+
+    words_TB: Tensor | None = None
+    input_BD: Tensor | None = None
+    state_BD: Tensor | None = None
+    output_BD: Tensor | None = None
+
+
+NO_MASKS = Masks()
+
+
+def draw_masks(config: DropoutConfig, tokens_TB: Tensor, vocabulary: int, hidden: int, generator: torch.Generator) -> Masks:
+    """Draw the masks of one window, in a fixed order, from a generator on the CPU."""
+    device, batch = tokens_TB.device, tokens_TB.shape[1]
+
+    def mask(rate: float, *shape: int) -> Tensor | None:
+        if rate == 0:
+            return None
+        kept = torch.rand(shape, generator=generator) >= rate
+        return (kept / (1 - rate)).to(device)
+
+    words_TB = None
+    if config.words_per == "batch":
+        words_V = mask(config.words, vocabulary)
+        words_TB = None if words_V is None else words_V[tokens_TB]
+    else:
+        drawn_TB = mask(config.words, *tokens_TB.shape)
+        if drawn_TB is not None:  # a word that stands twice in a sequence takes the mask of its first place
+            same_TTB = tokens_TB.unsqueeze(0) == tokens_TB.unsqueeze(1)
+            words_TB = drawn_TB.gather(0, same_TTB.int().argmax(dim=0))
+    embeddings_BD = mask(config.embeddings, batch, hidden)
+    cell_input_BD = mask(config.cell_input, batch, hidden)
+    if embeddings_BD is not None and cell_input_BD is not None:
+        input_BD: Tensor | None = embeddings_BD * cell_input_BD
+    else:
+        input_BD = cell_input_BD if embeddings_BD is None else embeddings_BD
+    return Masks(words_TB, input_BD, mask(config.state, batch, hidden), mask(config.output, batch, hidden))
+
+
+class Features(NamedTuple):
+    """What the cell made of a window."""
+
+    hidden_TBD: Tensor
+    """h_t, without the output mask: the regularisers of activations act on it."""
+    output_TBD: Tensor
+    """h_t with the output mask: what the softmax reads."""
+    state: Any
+    """What to carry into the next window."""
+
+
+class LanguageModel(nn.Module):
+    """Next-word prediction: `softmax(h_t Eᵀ)` with the embedding E on both sides (tied, no bias).
+
+    `cell` maps inputs [T, B, D] and a state to outputs [T, B, D] and the next state, and knows its `hidden` size D and
+    its `initial_state(batch)`.
+    """
+
+    def __init__(self, cell: nn.Module, vocabulary: int, init_range: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.cell = cell
+        self.vocabulary = vocabulary
+        self.hidden = int(cell.hidden)  # type: ignore[arg-type]  # nn.Module's attributes are typed as Tensor | Module
+        embedding = torch.empty(vocabulary, self.hidden).uniform_(-init_range, init_range, generator=generator)
+        self.embedding = nn.Parameter(embedding)
+
+    def features(self, tokens_TB: Tensor, state: Any, masks: Masks = NO_MASKS, **cell_settings: Any) -> Features:
+        """Run the cell over a window; `cell_settings` go to the cell (the supernet's needs an `architecture`)."""
+        inputs_TBD = F.embedding(tokens_TB, self.embedding)
+        if masks.words_TB is not None:
+            inputs_TBD = inputs_TBD * masks.words_TB.unsqueeze(-1)
+        if masks.input_BD is not None:
+            inputs_TBD = inputs_TBD * masks.input_BD
+        hidden_TBD, state = self.cell(inputs_TBD, state, state_mask_BD=masks.state_BD, **cell_settings)
+        output_TBD = hidden_TBD if masks.output_BD is None else hidden_TBD * masks.output_BD
+        return Features(hidden_TBD, output_TBD, state)
+
+    def forward(self, tokens_TB: Tensor, state: Any = None, **cell_settings: Any) -> tuple[Tensor, Any]:
+        """Logits [T, B, V] of the words that follow, and the state to carry (None at the start of a text)."""
+        state = self.initial_state(tokens_TB.shape[1]) if state is None else state
+        features = self.features(tokens_TB, state, **cell_settings)
+        return F.linear(features.output_TBD, self.embedding), features.state
+
+    def initial_state(self, batch: int) -> Any:
+        """The state before the first word of a text."""
+        return self.cell.initial_state(batch)  # type: ignore[operator]  # see __init__
+
+
+def detach(state: Any) -> Any:
+    """The state with the gradient stopped, in memory of its own: what is carried from one window to the next."""
+    return tuple(part.detach().clone() for part in state) if isinstance(state, tuple) else state.detach().clone()
+
+
+class LSTMCell(nn.Module):
+    """One LSTM layer as wide as the embedding: the baseline every found cell is compared with.
+
+    Its weights start as the library's do, U(-1/sqrt(D), 1/sqrt(D)), which suits an LSTM better than a cell's range.
+    """
+
+    def __init__(self, hidden: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.lstm = nn.LSTM(hidden, hidden)
+        with torch.no_grad():
+            for parameter in self.lstm.parameters():
+                parameter.uniform_(-(hidden**-0.5), hidden**-0.5, generator=generator)
+
+    def forward(
+        self,
+        inputs_TBD: Tensor,
+        state: tuple[Tensor, Tensor],
+        *,
+        state_mask_BD: Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Outputs [T, B, D] and (h, c), each [B, D]. The state mask multiplies h where it enters a product."""
+        weight_ih, weight_hh = self.lstm.weight_ih_l0.to(dtype), self.lstm.weight_hh_l0.to(dtype)
+        bias = self.lstm.bias_ih_l0 + self.lstm.bias_hh_l0
+        projected_TBG = F.linear(inputs_TBD.to(dtype), weight_ih).to(inputs_TBD.dtype) + bias
+        h_BD, c_BD = state
+        outputs = []
+        for projected_BG in projected_TBG:
+            masked_BD = h_BD if state_mask_BD is None else h_BD * state_mask_BD
+            gates_BG = projected_BG + F.linear(masked_BD.to(dtype), weight_hh).to(h_BD.dtype)
+            i_BD, f_BD, g_BD, o_BD = gates_BG.chunk(4, dim=-1)
+            c_BD = torch.sigmoid(f_BD) * c_BD + torch.sigmoid(i_BD) * torch.tanh(g_BD)
+            h_BD = torch.sigmoid(o_BD) * torch.tanh(c_BD)
+            outputs.append(h_BD)
+        return torch.stack(outputs), (h_BD, c_BD)
+
+    def initial_state(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Zeros (h, c), each [B, D]."""
+        zeros_BD = self.lstm.weight_hh_l0.new_zeros(batch, self.hidden)
+        return zeros_BD, zeros_BD
+
+
+def lstm_hidden_of_equal_size(parameters: int, vocabulary: int) -> int:
+    """The width D at which an LSTM language model, V·D + 8·D² + 8·D parameters, comes closest to `parameters`."""
+
+    def distance(hidden: int) -> int:
+        return abs(vocabulary * hidden + 8 * hidden * (hidden + 1) - parameters)
+
+    hidden = 1
+    while distance(hidden + 1) < distance(hidden):
+        hidden += 1
+    return hidden

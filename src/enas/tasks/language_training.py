@@ -1,0 +1,218 @@
+"""One training step of a language model: loss, regularisers, clipping, SGD; and exact evaluation.
+
+The search trains the shared weights with it and the retraining stage a child, so that both follow the same recipe.
+Shape letters: T time, B batch, D hidden.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from enas.data.windows import Window, batchify, eval_windows, fixed_windows, random_windows
+from enas.errors import ConfigError, NotFiniteError
+from enas.nn.softmax import tied_cross_entropy, tied_nll
+from enas.runtime.seeding import generator
+from enas.tasks.language_model import DropoutConfig, Features, LanguageModel, Masks, detach, draw_masks
+
+
+@dataclass(frozen=True)
+class RegularisationConfig:
+    """What keeps a language model from overfitting."""
+
+    dropout: DropoutConfig = field(default_factory=DropoutConfig)
+    """Variational dropout, place by place."""
+    l2: float = 1e-7
+    """Weight c of c·Σw² over the weights that the step uses (PyTorch's weight_decay would be 2c)."""
+    activation: float = 0.0
+    """Weight of mean(h_t²): activation regularisation (Merity et al. 2017)."""
+    slowness: float = 0.0
+    """Weight of mean((h_t - h_{t-1})²) within a window: slowness, or temporal activation regularisation."""
+
+
+@dataclass(frozen=True)
+class SGDConfig:
+    """Plain SGD with a clipped gradient."""
+
+    learning_rate: float = 20.0
+    """Multiplies the gradient of the mean loss per token; with random window lengths also multiplied by length/bptt."""
+    decay: float = 0.96
+    """Factor on the learning rate after every epoch, from `decay_from` on; 1 keeps it constant."""
+    decay_from: int = 15
+    """The first epoch, counted from 1, after which the learning rate is decayed."""
+    clip: float = 0.25
+    """Bound on the global norm of the gradient."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0 or self.clip <= 0:
+            raise ConfigError(
+                f"sgd.learning_rate and sgd.clip must be positive, not {self.learning_rate} and {self.clip}"
+            )
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch counted from 0."""
+        return self.learning_rate * self.decay ** max(0, epoch + 1 - self.decay_from)
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """How the training text is cut."""
+
+    batch: int = 64
+    """Rows the text is cut into, read side by side."""
+    bptt: int = 35
+    """Time steps the gradient goes back through; the state is carried from window to window."""
+    random_length: bool = False
+    """Whether window lengths vary around `bptt` as in the authors' corrected code, rather than all being `bptt`."""
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.bptt < 2:
+            raise ConfigError(f"windows need batch >= 1 and bptt >= 2, not {self.batch} and {self.bptt}")
+
+
+@dataclass(frozen=True)
+class LanguageTrainingConfig:
+    """A whole recipe of training: text windows, optimiser, regularisation."""
+
+    windows: WindowConfig = field(default_factory=WindowConfig)
+    """How the training text is cut."""
+    sgd: SGDConfig = field(default_factory=SGDConfig)
+    """The optimiser."""
+    regularisation: RegularisationConfig = field(default_factory=RegularisationConfig)
+    """Dropout, L2, activation and slowness terms."""
+    init_range: float = 0.04
+    """Weights start as U(-init_range, init_range)."""
+
+
+class Minibatch(NamedTuple):
+    """Inputs and the words that follow them, [T, B] each."""
+
+    tokens_TB: Tensor
+    targets_TB: Tensor
+
+
+def rows_of(tokens: Tensor, batch: int, split: str) -> Tensor:
+    """The text as [T, B]: B contiguous rows side by side, time first. Raises `DataError` if it is too short for them."""
+    return batchify(tokens, batch, split).t().contiguous()
+
+
+def training_windows(columns: int, config: WindowConfig, seed: int, epoch: int) -> list[Window]:
+    """The windows of an epoch's pass; with random lengths they follow from the seed and the epoch."""
+    if config.random_length:
+        return random_windows(columns, config.bptt, generator(seed, "windows", epoch))
+    return fixed_windows(columns, config.bptt)
+
+
+def cut(rows_TB: Tensor, window: Window) -> Minibatch:
+    """The columns of a window, and the same one step ahead."""
+    start, length = window
+    return Minibatch(rows_TB[start : start + length], rows_TB[start + 1 : start + 1 + length])
+
+
+def window_loss(
+    model: LanguageModel, features: Features, targets_TB: Tensor, config: RegularisationConfig, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """(mean cross-entropy in nats a token, the same with the activation and slowness terms)."""
+    output_ND = features.output_TBD.flatten(0, 1)
+    loss = tied_cross_entropy(output_ND, model.embedding, targets_TB.flatten(), dtype=dtype)
+    total = loss
+    hidden_TBD = features.hidden_TBD
+    if config.activation:
+        total = total + config.activation * hidden_TBD.square().mean()
+    if config.slowness and len(hidden_TBD) > 1:
+        total = total + config.slowness * (hidden_TBD[1:] - hidden_TBD[:-1]).square().mean()
+    return loss, total
+
+
+def nll(model: LanguageModel, features: Features, targets_TB: Tensor, dtype: torch.dtype) -> Tensor:
+    """Negative log-likelihood (nats) of every target [T·B], without gradient."""
+    return tied_nll(features.output_TBD.flatten(0, 1), model.embedding, targets_TB.flatten(), dtype=dtype)
+
+
+def perplexity(mean_nll: float) -> float:
+    """exp of nats a token; infinite where that overflows."""
+    return math.exp(mean_nll) if mean_nll < 700 else math.inf
+
+
+def add_l2(parameters: Iterable[nn.Parameter], weight: float) -> None:
+    """Add the gradient of weight·Σw² to the parameters that have a gradient: those on the sampled path."""
+    used = [parameter for parameter in parameters if parameter.grad is not None]
+    if weight and used:
+        torch._foreach_add_([p.grad for p in used], [p.detach() for p in used], alpha=2 * weight)
+
+
+def clip_gradient(parameters: Iterable[nn.Parameter], bound: float) -> float:
+    """Scale the gradient so that its global norm is at most `bound`; returns the norm it had."""
+    return float(nn.utils.clip_grad_norm_(parameters, bound))
+
+
+def descend(model: nn.Module, optimizer: torch.optim.Optimizer, rate: float, config: LanguageTrainingConfig) -> float:
+    """L2, clipping and one SGD step on the parameters that have a gradient, which is then dropped.
+
+    Returns the gradient's norm before clipping. Raises `NotFiniteError`, with the weights untouched, if it is NaN or
+    infinite.
+    """
+    used = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    add_l2(used, config.regularisation.l2)
+    norm = clip_gradient(used, config.sgd.clip)
+    if not math.isfinite(norm):
+        optimizer.zero_grad()
+        raise NotFiniteError(f"the gradient's norm is {norm}")
+    optimizer.param_groups[0]["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad()
+    return norm
+
+
+def masks_for(
+    model: LanguageModel, minibatch: Minibatch, config: RegularisationConfig, generator: torch.Generator
+) -> Masks:
+    """The dropout masks of one training window."""
+    return draw_masks(config.dropout, minibatch.tokens_TB, model.vocabulary, model.hidden, generator)
+
+
+@torch.no_grad()
+def evaluate(
+    model: LanguageModel,
+    tokens: Tensor,
+    batch: int,
+    length: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    **cell_settings: Any,
+) -> float:
+    """Mean negative log-likelihood (nats a token) of a text, state carried, every target counted once.
+
+    With batch 1 that is every word after the first; with more rows the words that do not fill a row are left out.
+    """
+    was_training = model.training
+    model.eval()
+    rows_TB = rows_of(tokens, batch, "evaluated").to(model.embedding.device)
+    state = model.initial_state(batch)
+    total, count = 0.0, 0
+    for window in eval_windows(len(rows_TB), length):
+        minibatch = cut(rows_TB, window)
+        features = model.features(minibatch.tokens_TB, state, dtype=dtype, **cell_settings)
+        nll_N = nll(model, features, minibatch.targets_TB, dtype)
+        total += float(nll_N.double().sum())
+        count += nll_N.numel()
+        state = detach(features.state)
+    model.train(was_training)
+    return total / count
+
+
+def memory_mb(model: LanguageModel, positions: int) -> float:
+    """MiB of a training step over so many positions (T·B): weights, gradients, and what the backward pass keeps.
+
+    The backward pass keeps about four [T, B, D] arrays for every node that a cell can compute, and six around it.
+    """
+    blocks = sum(parameter.dim() == 2 for parameter in model.cell.parameters())
+    nodes = min(blocks, 12)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    path = model.embedding.numel() + (2 * nodes + 2) * model.hidden**2
+    return 4 * (weights + path + positions * model.hidden * (4 * nodes + 6)) / 2**20

@@ -1,0 +1,523 @@
+"""What every controller must do, and what is particular to each; probabilities against full enumeration."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from torch import Tensor, nn
+
+from enas.architecture import Architecture, Decision, Graph, Kind, Space
+from enas.controllers import (
+    Controller,
+    ControllerConfig,
+    IndependentConfig,
+    LSTMConfig,
+    Policy,
+    Proposals,
+    ReinforceConfig,
+    UniformConfig,
+    build_controller,
+)
+from enas.controllers.config import AUTHORS, PAPER
+from enas.controllers.independent import IndependentPolicy
+from enas.controllers.lstm import LSTMPolicy
+from enas.controllers.policy_gradient import PolicyGradientController
+from enas.errors import ConfigError, NotFiniteError, RunFolderError
+from enas.spaces.recurrent.space import RecurrentSpace
+
+CONFIGS: dict[str, ControllerConfig] = {
+    "uniform": UniformConfig(),
+    "independent": IndependentConfig(),
+    "lstm": LSTMConfig(hidden=8, reinforce=ReinforceConfig()),
+    "lstm-paper": PAPER,
+    "lstm-authors": AUTHORS,
+}
+LEARNING = {name: config for name, config in CONFIGS.items() if name != "uniform"}
+SPACES = {
+    "paper": RecurrentSpace(3),
+    "authors": RecurrentSpace(3, input_function="tanh"),
+    "many-functions-few-sources": RecurrentSpace(2),
+    "few-functions-many-sources": RecurrentSpace(5, ("tanh", "relu")),
+}
+
+
+@dataclass(frozen=True)
+class PlainSpace(Space):
+    """Any decisions at all."""
+
+    name: ClassVar[str] = "plain"
+
+    asked: tuple[Decision, ...]
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        return self.asked
+
+    def format(self, architecture: Architecture) -> str:
+        return " ".join(map(str, architecture.choices))
+
+    def parse(self, text: str) -> Architecture:
+        return self.architecture([int(word) for word in text.split()])
+
+    def graph(self, architecture: Architecture) -> Graph:
+        return Graph("plain", (), ())
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def enumerated(space: Space) -> Tensor:
+    return torch.tensor([architecture.choices for architecture in space.enumerate()])
+
+
+def randomise(policy: nn.Module) -> None:
+    """Weights that make a policy far from uniform."""
+    generator = seeded(1)
+    for parameter in policy.parameters():
+        nn.init.normal_(parameter, std=1.5, generator=generator)
+
+
+def random_policy(name: str, space: Space) -> Policy:
+    """In float64, so that sums over an enumeration can be compared closely."""
+    controller = build_controller(LEARNING[name], space, seed=0)
+    assert isinstance(controller, PolicyGradientController)
+    policy = controller.policy.double()
+    randomise(policy)
+    return policy
+
+
+def learn(controller: Controller, updates: int, generator: torch.Generator) -> list[dict[str, float]]:
+    """Updates with rewards that depend on the choices; what was logged."""
+    logged = []
+    for _ in range(updates):
+        proposals = controller.propose(4, generator)
+        logged.append(controller.feedback(proposals, proposals.choices_NL.double().std(1)))
+    return logged
+
+
+def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
+    """The state written and read again, without unpickling anything that could run code."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    loaded: dict[str, Any] = torch.load(file, weights_only=True)
+    return loaded
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Bit for bit, tensors in nested containers included."""
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    return bool(a == b)
+
+
+@pytest.fixture(params=CONFIGS)
+def config(request: pytest.FixtureRequest) -> ControllerConfig:
+    return CONFIGS[request.param]
+
+
+@pytest.fixture(params=SPACES)
+def space(request: pytest.FixtureRequest) -> Space:
+    return SPACES[request.param]
+
+
+@pytest.fixture
+def controller(config: ControllerConfig, space: Space) -> Controller:
+    return build_controller(config, space, seed=0)
+
+
+class TestEveryController:
+    """The contract of `Controller`, whichever it is."""
+
+    def test_proposals_are_architectures_of_the_space(self, controller: Controller, space: Space) -> None:
+        """An option that a decision does not have would raise here."""
+        proposals = controller.propose(300, seeded(0))
+        assert len(proposals) == 300
+        assert proposals.choices_NL.dtype == torch.int64
+        assert [a.choices for a in proposals.architectures(space)] == [
+            tuple(c) for c in proposals.choices_NL.tolist()
+        ]
+        for per_decision_NL in (proposals.choices_NL, proposals.log_prob_NL, proposals.entropy_NL):
+            assert per_decision_NL.shape == (300, len(space.decisions))
+
+    def test_log_prob_and_entropy_are_sums_over_decisions(self, controller: Controller) -> None:
+        proposals = controller.propose(5, seeded(0))
+        torch.testing.assert_close(proposals.log_prob_N, proposals.log_prob_NL.sum(1))
+        torch.testing.assert_close(proposals.entropy_N, proposals.entropy_NL.sum(1))
+
+    def test_the_generator_alone_decides_what_is_drawn(self, controller: Controller) -> None:
+        generator = seeded(5)
+        first, second = controller.propose(50, generator), controller.propose(50, generator)
+        assert torch.equal(controller.propose(50, seeded(5)).choices_NL, first.choices_NL)
+        assert not torch.equal(first.choices_NL, second.choices_NL)
+
+    def test_the_global_generator_is_left_alone(self, config: ControllerConfig, space: Space) -> None:
+        before = torch.get_rng_state()
+        learn(build_controller(config, space, seed=0), 1, seeded(0))
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_the_mode_is_an_architecture(self, controller: Controller, space: Space) -> None:
+        assert space.architecture(controller.mode()).choices == controller.mode()
+
+    def test_feedback_reports_reward_and_entropy(self, controller: Controller, space: Space) -> None:
+        proposals = controller.propose(3, seeded(0))
+        entropy = proposals.entropy_N.mean().item()
+        metrics = controller.feedback(proposals, torch.tensor([1.0, 2.0, 6.0]))
+        assert metrics["reward"] == pytest.approx(3.0)
+        assert metrics["entropy"] == pytest.approx(entropy)
+        assert metrics["entropy_share"] == pytest.approx(entropy / math.log(space.count()))
+        assert {type(value) for value in metrics.values()} == {float}
+        assert all(map(math.isfinite, metrics.values()))
+
+    def test_feedback_refuses_another_number_of_rewards(self, controller: Controller) -> None:
+        with pytest.raises(ConfigError, match=r"3 proposals need .* 3 rewards.*\(2,\)"):
+            controller.feedback(controller.propose(3, seeded(0)), torch.ones(2))
+
+    @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+    def test_feedback_learns_nothing_from_rewards_that_are_not_finite(
+        self, controller: Controller, space: Space, bad: float
+    ) -> None:
+        before = controller.state_dict()
+        proposals = controller.propose(2, seeded(0))
+        with pytest.raises(NotFiniteError) as error:
+            controller.feedback(proposals, torch.tensor([1.0, bad]))
+        assert str(proposals.architectures(space)[1]) in str(error.value)
+        assert equal(controller.state_dict(), before)
+
+    def test_resuming_continues_bit_for_bit(self, config: ControllerConfig, space: Space) -> None:
+        original = build_controller(config, space, seed=0)
+        generator = seeded(2)
+        learn(original, 3, generator)
+        saved, drawn = through_a_file(original.state_dict()), generator.get_state()
+        expected = learn(original, 4, generator)
+
+        resumed = build_controller(config, space, seed=77)
+        copy = through_a_file(saved)
+        resumed.load_state_dict(saved)
+        generator.set_state(drawn)
+        assert learn(resumed, 4, generator) == expected
+        assert equal(resumed.state_dict(), original.state_dict())
+        assert equal(saved, copy)
+
+    def test_a_saved_state_does_not_change_later(self, controller: Controller) -> None:
+        learn(controller, 1, seeded(0))
+        saved = controller.state_dict()
+        copy = through_a_file(saved)
+        learn(controller, 2, seeded(0))
+        assert equal(saved, copy)
+
+    def test_a_state_of_another_controller_is_refused(self, config: ControllerConfig, space: Space) -> None:
+        other = "independent" if config == UniformConfig() else "uniform"
+        saved = build_controller(CONFIGS[other], space, seed=0).state_dict()
+        with pytest.raises(RunFolderError, match="does not fit"):
+            build_controller(config, space, seed=0).load_state_dict(saved)
+
+    def test_the_frequencies_are_the_probabilities(self, config: ControllerConfig) -> None:
+        """Chi-square over all 128 architectures of a small space, under weights far from uniform."""
+        space, draws = SPACES["paper"], 20_000
+        controller = build_controller(config, space, seed=0)
+        probabilities = np.full(space.count(), 1 / space.count())
+        if isinstance(controller, PolicyGradientController):
+            randomise(controller.policy)
+            with torch.no_grad():
+                probabilities = controller.policy.score(enumerated(space)).log_prob_N.double().exp().numpy()
+            assert probabilities.max() > 10 * probabilities.min()
+        with torch.no_grad():
+            drawn = controller.propose(draws, seeded(3)).choices_NL
+        index = {architecture.choices: i for i, architecture in enumerate(space.enumerate())}
+        counts = np.bincount([index[tuple(c)] for c in drawn.tolist()], minlength=space.count())
+        rare = probabilities * draws < 5
+        counts = np.append(counts[~rare], counts[rare].sum())
+        expected = np.append(probabilities[~rare], probabilities[rare].sum()) * draws
+        keep = expected > 0
+        expected *= draws / expected.sum()
+        assert scipy.stats.chisquare(counts[keep], expected[keep]).pvalue > 1e-3
+
+
+class TestUniform:
+    def test_log_prob_and_entropy_are_those_of_the_uniform_distribution(self, space: Space) -> None:
+        proposals = build_controller(UniformConfig(), space, seed=0).propose(20, seeded(0))
+        torch.testing.assert_close(proposals.log_prob_N, torch.full((20,), -math.log(space.count())))
+        torch.testing.assert_close(proposals.entropy_N, torch.full((20,), math.log(space.count())))
+
+
+@pytest.mark.parametrize("name", LEARNING)
+class TestEveryPolicy:
+    """The contract of `Policy`, under random weights far from uniform."""
+
+    def test_a_sample_scores_as_it_was_drawn(self, name: str, space: Space) -> None:
+        policy = random_policy(name, space)
+        sampled = policy.sample(64, seeded(0))
+        scored = policy.score(sampled.choices_NL)
+        torch.testing.assert_close(sampled.log_prob_NL, scored.log_prob_NL)
+        torch.testing.assert_close(sampled.entropy_NL, scored.entropy_NL)
+
+    def test_the_probabilities_of_all_architectures_sum_to_one(self, name: str, space: Space) -> None:
+        log_prob_N = random_policy(name, space).score(enumerated(space)).log_prob_N
+        assert log_prob_N.max() - log_prob_N.min() > 1
+        assert log_prob_N.exp().sum().item() == pytest.approx(1.0, abs=1e-12)
+
+    def test_the_mean_path_entropy_is_the_entropy(self, name: str, space: Space) -> None:
+        scored = random_policy(name, space).score(enumerated(space))
+        pi_N = scored.log_prob_N.exp()
+        entropy = -(pi_N * scored.log_prob_N).sum()
+        torch.testing.assert_close((pi_N * scored.entropy_N).sum(), entropy)
+        if name == "independent":
+            torch.testing.assert_close(scored.entropy_N, entropy.expand(len(pi_N)))
+
+    def test_proposals_are_scored_alone_as_in_a_batch(self, name: str, space: Space) -> None:
+        policy = random_policy(name, space)
+        choices_NL = policy.sample(6, seeded(1)).choices_NL
+        alone = torch.cat([policy.score(choices_L.unsqueeze(0)).log_prob_NL for choices_L in choices_NL])
+        torch.testing.assert_close(policy.score(choices_NL).log_prob_NL, alone)
+
+    def test_proposals_made_without_gradient_teach_the_same(self, name: str, space: Space) -> None:
+        states = []
+        for grad in (True, False):
+            controller = PolicyGradientController(random_policy(name, space), ReinforceConfig())
+            with torch.set_grad_enabled(grad):
+                proposals = controller.propose(4, seeded(0))
+            assert proposals.log_prob_N.requires_grad == grad
+            controller.feedback(proposals, torch.tensor([0.0, 1.0, 5.0, 2.0]))
+            states.append(controller.state_dict()["policy"])
+        for tensor, other in zip(states[0].values(), states[1].values(), strict=True):
+            torch.testing.assert_close(tensor, other)
+
+    def test_the_seed_decides_the_initial_weights(self, name: str, space: Space) -> None:
+        states = [build_controller(LEARNING[name], space, seed).state_dict() for seed in (3, 3, 4)]
+        assert equal(states[0], states[1])
+        assert equal(states[0], states[2]) == (name == "independent")
+
+    def test_the_state_of_another_space_is_refused(self, name: str) -> None:
+        saved = build_controller(LEARNING[name], RecurrentSpace(3), seed=0).state_dict()
+        other = RecurrentSpace(4, ("tanh", "relu"))
+        with pytest.raises(RunFolderError, match="does not fit"):
+            build_controller(LEARNING[name], other, seed=0).load_state_dict(saved)
+
+
+@pytest.mark.parametrize(
+    ("config", "updates"),
+    [
+        (IndependentConfig(), 100),
+        (LSTMConfig(hidden=64, init_range=0.3, reinforce=ReinforceConfig(learning_rate=0.01)), 200),
+    ],
+    ids=["independent", "lstm"],
+)
+@pytest.mark.parametrize("planted", [(1, 0, 1, 0, 2, 0, 1), (0, 0, 2, 1, 0, 0, 1)])
+def test_a_planted_best_architecture_is_found(
+    config: ControllerConfig, updates: int, planted: tuple[int, ...]
+) -> None:
+    """Of 486 architectures; the reward is the share of right decisions, and 8 proposals make an update."""
+    space = RecurrentSpace(4, ("tanh", "relu", "sigmoid"))
+    assert space.count() == 486
+    controller, generator = build_controller(config, space, seed=1), seeded(1)
+    start = controller.propose(200, generator)
+    for _ in range(updates):
+        proposals = controller.propose(8, generator)
+        controller.feedback(proposals, (proposals.choices_NL == torch.tensor(planted)).double().mean(1))
+    assert controller.mode() == planted
+    end = controller.propose(200, generator)
+    found_start, found_end = (
+        (p.choices_NL == torch.tensor(planted)).all(1).double().mean().item() for p in (start, end)
+    )
+    assert found_start < 0.05
+    assert found_end > 0.3
+
+
+class TestIndependent:
+    def test_the_policy_starts_uniform(self, space: Space) -> None:
+        log_prob_N = IndependentPolicy(space).score(enumerated(space)).log_prob_N
+        torch.testing.assert_close(log_prob_N, torch.full((space.count(),), -math.log(space.count())))
+
+    def test_the_mode_is_the_most_probable_architecture(self, space: Space) -> None:
+        policy = random_policy("independent", space)
+        best = policy.score(enumerated(space)).log_prob_N.argmax().item()
+        assert policy.mode() == tuple(enumerated(space)[int(best)].tolist())
+
+    def test_options_that_do_not_exist_are_out_of_reach(self) -> None:
+        """Whatever stands in the padding: never sampled, never the mode, no gradient, no entropy."""
+        space = RecurrentSpace(3)
+        policy = IndependentPolicy(space)
+        missing_LK = policy.logits().isneginf()
+        assert missing_LK.sum().item() == 3 + 2
+        with torch.no_grad():
+            policy.logits_LK[missing_LK] = 100.0
+        proposals = policy.sample(500, seeded(0))
+        assert len(proposals.architectures(space)) == 500
+        space.architecture(policy.mode())
+        torch.testing.assert_close(proposals.entropy_N, torch.full((500,), math.log(space.count())))
+        (proposals.log_prob_N.square() + proposals.entropy_N).sum().backward()
+        assert policy.logits_LK.grad is not None
+        assert policy.logits_LK.grad.isfinite().all()
+        assert (policy.logits_LK.grad[missing_LK] == 0).all()
+
+
+def lstm_logits_one_by_one(policy: LSTMPolicy, config: LSTMConfig, choices: tuple[int, ...]) -> list[Tensor]:
+    """The logits of every decision of one architecture of a paper's space, as the authors' code describes it.
+
+    Written apart from the package: torch's own LSTM cell, a step at a time, columns i, f, g, o.
+    """
+    units = config.hidden
+    i, f, o, g = range(4)
+    columns = torch.cat([torch.arange(block * units, (block + 1) * units) for block in (i, f, g, o)])
+    cell = nn.LSTMCell(units, units, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        cell.weight_ih.copy_(policy.input_SG[:, columns].T)
+        cell.weight_hh.copy_(policy.state_SG[:, columns].T)
+
+    def squash(z: Tensor) -> Tensor:
+        if config.temperature is not None:
+            z = z / config.temperature
+        return z if config.tanh_constant is None else config.tanh_constant * torch.tanh(z)
+
+    given = iter(choices)
+    state = (torch.zeros(units, dtype=torch.float64), torch.zeros(units, dtype=torch.float64))
+    word: Tensor = policy.empty_S
+    anchors: list[Tensor] = []
+    logits: list[Tensor] = []
+    for k in range(len(policy.nodes)):
+        state = cell(word, state)
+        anchors.append(state[0])
+        if k == 0:
+            word = policy.empty_S
+        else:
+            query = state[0] @ policy.query_SS
+            z = torch.stack([policy.attention_S @ torch.tanh(query + a @ policy.key_SS) for a in anchors[:k]])
+            prior = torch.tensor([(k - j) ** 2 / 6 for j in range(k)], dtype=torch.float64)
+            logits.append(squash(z) - prior if config.distance_prior else squash(z))
+            j = next(given)
+            word = anchors[j] / (0.1 + k - j)
+        state = cell(word, state)
+        logits.append(squash(policy.softmax_FS @ state[0]))
+        word = policy.embedding_FS[next(given)]
+    return logits
+
+
+class TestLSTM:
+    @pytest.mark.parametrize(
+        "config",
+        [
+            LSTMConfig(hidden=8),
+            LSTMConfig(hidden=8, distance_prior=True),
+            LSTMConfig(hidden=8, tied_softmax=True),
+            LSTMConfig(hidden=8, temperature=None),
+            LSTMConfig(hidden=8, tanh_constant=None),
+        ],
+        ids=["paper", "distance-prior", "tied", "no-temperature", "no-tanh"],
+    )
+    def test_the_logits_are_those_of_the_description_step_by_step(self, config: LSTMConfig) -> None:
+        space = RecurrentSpace(4)
+        policy = LSTMPolicy(space, config, seeded(0)).double()
+        randomise(policy)
+        choices_NL = policy.sample(12, seeded(1)).choices_NL
+        for choices_L, logits_LK in zip(choices_NL.tolist(), policy.logits(choices_NL), strict=True):
+            expected = lstm_logits_one_by_one(policy, config, tuple(choices_L))
+            for logits_K, decision, right in zip(logits_LK, space.decisions, expected, strict=True):
+                torch.testing.assert_close(logits_K[: len(decision.options)], right, rtol=1e-12, atol=1e-12)
+                assert logits_K[len(decision.options) :].isneginf().all()
+
+    def test_the_number_of_parameters_is_that_of_the_released_code(self) -> None:
+        for functions, count in (
+            (("tanh", "relu"), 100_600),
+            (("tanh", "relu", "identity", "sigmoid"), 101_000),
+        ):
+            policy = LSTMPolicy(RecurrentSpace(12, functions), PAPER, seeded(0))
+            assert sum(p.numel() for p in policy.parameters()) == count
+
+    def test_the_weights_start_uniform_in_the_initial_range(self) -> None:
+        for config in (PAPER, AUTHORS):
+            policy = LSTMPolicy(RecurrentSpace(12), config, seeded(0))
+            weights = (
+                torch.cat([p.detach().flatten() for p in policy.parameters()]).numpy() / config.init_range
+            )
+            assert scipy.stats.kstest(weights, "uniform", args=(-1, 2)).pvalue > 1e-3
+
+    def test_the_mode_decodes_greedily(self, space: Space) -> None:
+        policy = random_policy("lstm", space)
+        assert isinstance(policy, LSTMPolicy)
+        mode_1L = torch.tensor([policy.mode()])
+        assert torch.equal(policy.logits(mode_1L).argmax(-1), mode_1L)
+
+    def test_later_decisions_depend_on_earlier_ones(self) -> None:
+        """What the independent policy cannot do."""
+        policy = random_policy("lstm", RecurrentSpace(3))
+        assert isinstance(policy, LSTMPolicy)
+        logits_NLK = policy.logits(torch.tensor([[0, 0, 0, 0, 0], [1, 0, 0, 0, 0]]))
+        assert torch.equal(logits_NLK[0, 0], logits_NLK[1, 0])
+        assert not torch.allclose(logits_NLK[0, 2], logits_NLK[1, 2])
+
+    def test_nodes_may_decide_a_source_only(self) -> None:
+        """And nodes without any decision may stand first."""
+        names = tuple("0123")
+        decisions = tuple(Decision(f"node {k}", "source", k, names[:k]) for k in (2, 3))
+        space = PlainSpace(decisions)
+        policy = LSTMPolicy(space, LSTMConfig(hidden=8), seeded(0)).double()
+        randomise(policy)
+        assert policy.score(enumerated(space)).log_prob_N.exp().sum().item() == pytest.approx(1.0)
+
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            [("skip", 1, 2)],
+            [("source", 2, 2), ("source", 2, 2)],
+            [("function", 1, 4), ("source", 1, 1)],
+            [("function", 1, 4), ("function", 0, 4)],
+            [("function", 0, 4), ("function", 1, 3)],
+            [("source", 2, 1)],
+        ],
+        ids=["skip", "two-sources", "function-first", "nodes-backwards", "other-functions", "not-all-nodes"],
+    )
+    def test_spaces_it_cannot_decide_are_refused(self, asked: list[tuple[Kind, int, int]]) -> None:
+        decisions = tuple(Decision("d", kind, node, tuple("abcd"[:n])) for kind, node, n in asked)
+        with pytest.raises(ConfigError, match=r"lstm controller cannot decide the plain space.*independent"):
+            build_controller(LSTMConfig(), PlainSpace(decisions), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("owner", "setting", "value"),
+    [
+        (ReinforceConfig(), "learning_rate", 0.0),
+        (ReinforceConfig(), "betas", (0.9, 1.0)),
+        (ReinforceConfig(), "eps", 0.0),
+        (ReinforceConfig(), "decay", 1.0),
+        (ReinforceConfig(), "entropy_weight", -0.1),
+        (ReinforceConfig(), "max_grad_norm", 0.0),
+        (LSTMConfig(), "hidden", 0),
+        (LSTMConfig(), "init_range", 0.0),
+        (LSTMConfig(), "temperature", 0.0),
+        (LSTMConfig(), "tanh_constant", -1.0),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(owner: Any, setting: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"{setting} must be"):
+        replace(owner, **{setting: value})
+
+
+def test_a_space_of_one_architecture_has_no_entropy_to_lose() -> None:
+    space = PlainSpace((Decision("d", "function", 0, ("a",)),))
+    controller = build_controller(IndependentConfig(), space, seed=0)
+    proposals = controller.propose(2, seeded(0))
+    assert controller.feedback(proposals, torch.ones(2))["entropy_share"] == 1.0
+
+
+def test_proposals_share_one_row_of_logits() -> None:
+    logits_1LK = torch.tensor([[[0.0, 0.0, -math.inf], [1.0, 2.0, 3.0]]])
+    choices_NL = torch.tensor([[0, 2], [1, 0]])
+    one = Proposals.from_logits(choices_NL, logits_1LK)
+    each = Proposals.from_logits(choices_NL, logits_1LK.expand(2, -1, -1))
+    assert torch.equal(one.log_prob_NL, each.log_prob_NL)
+    assert torch.equal(one.entropy_NL, each.entropy_NL)
+    torch.testing.assert_close(one.log_prob_NL[:, 0], torch.full((2,), -math.log(2)))

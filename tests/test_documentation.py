@@ -1,0 +1,227 @@
+"""What README.md and docs/ say is so: the file tree, the links, the commands, the versions, the dependencies.
+
+The file tree is the fenced block below README's heading "What is where", one path a line:
+
+    Makefile                  make demo, make test
+    src/enas/                 the package
+      architecture.py         decisions, spaces, architectures
+      spaces/                 one folder a space
+        recurrent/
+          space.py            what can be chosen
+    tests/                    one file a promise
+
+A folder ends in `/`; what is in it stands below it, two spaces further right. Two spaces or more separate a
+path from the words about it, which every file has. A folder with nothing below it stands for all that is in
+it. The tree has every file that `must_be_listed` finds, and nothing that does not exist; the `__init__.py` of
+a package goes without saying.
+
+Commands are the lines of fenced sh, bash, console and text blocks that begin with `enas` or `$ enas`.
+"""
+
+import ast
+import re
+import shlex
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import enas
+from enas.cli import check_command
+from enas.errors import EnasError
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+FENCE = re.compile(
+    r"^(?P<ticks>```+)(?P<language>\w*)[^\n]*\n(?P<body>.*?)^(?P=ticks)\s*$", re.MULTILINE | re.DOTALL
+)
+COMMAND_LANGUAGES = {"", "sh", "bash", "shell", "console", "text"}
+ENDS_COMMAND = {"|", "||", "&", "&&", ";", ">", ">>", "2>", "2>&1", "<"}
+
+
+def documents() -> list[Path]:
+    return [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+# -------------------------------------------------------------------------------------------------- file tree
+
+
+def must_be_listed() -> set[str]:
+    files = [
+        *ROOT.glob("src/enas/**/*.py"),
+        *ROOT.glob("benchmarks/**/*.py"),
+        *ROOT.glob("examples/**/*.py"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("tests/**/*.py"),
+    ]
+    top = ("Makefile", "pyproject.toml", "constraints.txt", "LICENSE", "CITATION.cff", "CHANGELOG.md")
+    return {path.relative_to(ROOT).as_posix() for path in files if path.name != "__init__.py"} | set(top)
+
+
+def read_tree(text: str) -> tuple[dict[str, str], set[str]]:
+    """Each path of the tree with the words about it, and the folders that stand for all that is in them."""
+    lines = []
+    for line in filter(str.strip, text.splitlines()):
+        indent, path, words = re.fullmatch(r"( *)(\S+)(?: {2,}(\S.*))?", line.rstrip()).groups()
+        assert len(indent) % 2 == 0, f"an odd number of spaces before {path}"
+        lines.append((len(indent) // 2, path, words or ""))
+    said: dict[str, str] = {}
+    collapsed: set[str] = set()
+    folders: list[str] = []
+    for (depth, name, words), (next_depth, *_) in zip(lines, [*lines[1:], (0, "", "")], strict=True):
+        assert depth <= len(folders), f"{name} stands further right than the folder above it has entries"
+        folders = folders[:depth]
+        path = "".join(folders) + name
+        assert path not in said, f"{path} is listed twice"
+        said[path] = words
+        if name.endswith("/"):
+            folders.append(name)
+            if next_depth <= depth:
+                collapsed.add(path)
+    return said, collapsed
+
+
+def test_file_tree_of_the_readme_is_the_disk() -> None:
+    section = re.split(r"^#+ What is where\s*$", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert len(section) == 2, 'README.md needs one heading "What is where"'
+    said, collapsed = read_tree(FENCE.search(section[1])["body"])
+    gone = [
+        path for path in said if not (ROOT / path).exists() or path.endswith("/") != (ROOT / path).is_dir()
+    ]
+    missing = [
+        path
+        for path in must_be_listed()
+        if path not in said and not any(path.startswith(folder) for folder in collapsed)
+    ]
+    wordless = [
+        path for path, words in said.items() if not words and (path in collapsed or not path.endswith("/"))
+    ]
+    assert (gone, sorted(missing), wordless) == ([], [], []), (
+        "in the tree but gone; missing there; without words"
+    )
+    assert not [folder for folder in collapsed if folder.startswith("src/")], (
+        "the package's files are listed one by one"
+    )
+
+
+def test_the_tree_reader_reads_the_example_above() -> None:
+    example = __doc__.split("one path a line:\n\n")[1].split("\n\nA folder")[0]
+    said, collapsed = read_tree("\n".join(line[4:] for line in example.splitlines()))
+    assert said == {
+        "Makefile": "make demo, make test",
+        "src/enas/": "the package",
+        "src/enas/architecture.py": "decisions, spaces, architectures",
+        "src/enas/spaces/": "one folder a space",
+        "src/enas/spaces/recurrent/": "",
+        "src/enas/spaces/recurrent/space.py": "what can be chosen",
+        "tests/": "one file a promise",
+    }
+    assert collapsed == {"tests/"}
+
+
+# ------------------------------------------------------------------------------------------------------ links
+
+
+def slug(heading: str) -> str:
+    """The anchor that a heading gets in a rendered page."""
+    words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "").strip().lower()
+    return re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
+
+
+def anchors(document: Path) -> set[str]:
+    text = FENCE.sub("", document.read_text(encoding="utf-8"))
+    return {slug(heading) for heading in re.findall(r"^#+ +(.+?) *#*$", text, re.MULTILINE)}
+
+
+def links(document: Path) -> Iterator[str]:
+    text = re.sub(r"`[^`\n]*`", "", FENCE.sub("", document.read_text(encoding="utf-8")))
+    yield from re.findall(r"\]\(\s*<?([^)\s>]+)", text)
+    yield from re.findall(r"^\[[^\]]+\]:\s*(\S+)", text, re.MULTILINE)
+    yield from re.findall(r"(?:src|href)=[\"']([^\"']+)", text)
+
+
+def test_every_relative_link_leads_somewhere() -> None:
+    broken = []
+    for document in documents():
+        for link in links(document):
+            if re.match(r"[a-z][a-z0-9+.-]*:", link):
+                continue
+            path, _, anchor = link.partition("#")
+            target = (document.parent / path).resolve() if path else document
+            if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
+                broken.append(f"{document.relative_to(ROOT)}: {link}")
+    assert broken == []
+
+
+# --------------------------------------------------------------------------------------------------- commands
+
+
+def commands(document: Path) -> Iterator[list[str]]:
+    """The arguments of every `enas ...` line of a fenced block; a backslash joins a line to the next."""
+    for fence in FENCE.finditer(document.read_text(encoding="utf-8")):
+        if fence["language"] not in COMMAND_LANGUAGES:
+            continue
+        for line in fence["body"].replace("\\\n", " ").splitlines():
+            if match := re.match(r"\s*(?:\$ )?(?:\w+=\S+ )*(?:\.venv/bin/)?enas (.*)", line):
+                words = shlex.split(match[1], comments=True)
+                end = next((i for i, word in enumerate(words) if word in ENDS_COMMAND), len(words))
+                yield words[:end]
+
+
+def test_every_command_in_the_documentation_is_a_command() -> None:
+    wrong, right = [], 0
+    for document in documents():
+        for command in commands(document):
+            try:
+                check_command(command)
+                right += 1
+            except (SystemExit, EnasError) as error:
+                wrong.append(f"{document.relative_to(ROOT)}: enas {shlex.join(command)}: {error}")
+    assert wrong == []
+    assert right >= 5
+
+
+@pytest.mark.parametrize(
+    "command", [["run", "no-such-recipe"], ["fly"], ["run", "recurrent-quick", "--no-such-flag"]]
+)
+def test_a_command_that_is_none_is_noticed(command: list[str]) -> None:
+    with pytest.raises((SystemExit, EnasError)):
+        check_command(command)
+
+
+# -------------------------------------------------------------------------------------------------- packaging
+
+
+def test_version_is_the_same_everywhere() -> None:
+    version = PROJECT["version"]
+    assert enas.__version__ == version
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\n## [{version}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def requirements(group: list[str]) -> set[str]:
+    return {re.match(r"[\w-]+", requirement)[0].lower() for requirement in group}
+
+
+def test_dependencies_are_what_the_package_imports() -> None:
+    imported = set()
+    for file in ROOT.glob("src/enas/**/*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.split(".")[0])
+    assert imported - sys.stdlib_module_names - {"enas"} == requirements(PROJECT["dependencies"])
+
+
+def test_constraints_pin_every_dependency_to_one_version() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.lower().split("==") for line in lines if line and not line.startswith("#"))
+    extras = PROJECT["optional-dependencies"].values()
+    needed = set.union(*(requirements(group) for group in (PROJECT["dependencies"], *extras))) - {"enas"}
+    assert needed <= pins.keys()
+    assert all(re.fullmatch(r"[\d.]+(post\d+)?", version) for version in pins.values())
