@@ -5,12 +5,16 @@ Exit codes: 0 done; 2 wrong usage or input, said in one line; 75 stopped by a si
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import functools
+import inspect
+import io
 import json
-import shlex
+import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -106,12 +110,14 @@ def settings(name: str, argv: Sequence[str]) -> tuple[RunConfig, Path | None, st
             ("settings", Annotated[type(default), tyro.conf.arg(name="")], field(default=default)),
         ],
     )
-    check_flags(options, rest, f"enas run {name}")
-    flags: Any = tyro.cli(options, args=rest, prog=f"enas run {name}", description=RECIPES[name].__doc__, config=TYRO)
+    known = ["--run", "--architecture", *setting_names(default)]
+    description = f"{inspect.cleandoc(RECIPES[name].__doc__ or '')}\n\n{CONTROLLER_HELP}"
+    markers = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
+    flags = read_flags(options, rest, f"enas run {name}", known, description, markers)
     return flags.settings, flags.run, flags.architecture
 
 
-TYRO = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
+CONTROLLER_HELP = f"--controller {{{','.join(CONTROLLERS)}}} puts another controller in the recipe's place."
 
 
 def take_controller(argv: Sequence[str]) -> tuple[list[str], Any]:
@@ -123,22 +129,51 @@ def take_controller(argv: Sequence[str]) -> tuple[list[str], Any]:
             given = value if equals else "".join(argv[index + 1 : index + 2])
             if given not in CONTROLLERS:
                 known = ", ".join(CONTROLLERS)
-                raise ConfigError(f"--controller is one of {known}, not {given!r}; {nearest(given, CONTROLLERS)}")
+                raise ConfigError(f"{nearest(given, CONTROLLERS)}--controller is one of {known}, not {given!r}")
             chosen = CONTROLLERS[given]
             del rest[index : index + (1 if equals else 2)]
     return rest, chosen
 
 
-def check_flags(options: type[Any], argv: Sequence[str], command: str) -> None:
-    """Raise `ConfigError`, with the nearest name, for a flag that does not exist."""
+def setting_names(config: Any, prefix: str = "--") -> list[str]:
+    """The flag of every setting of a config, nested ones with dots: `--search.epochs`."""
+    names = []
+    for setting in fields(config):
+        name, value = prefix + setting.name.replace("_", "-"), getattr(config, setting.name)
+        names += setting_names(value, f"{name}.") if is_dataclass(value) else [name]
+    return names
+
+
+def read_flags(
+    options: type[Any], argv: Sequence[str], command: str, known: list[str], description: str | None, markers: Any
+) -> Any:
+    """The options that these flags set; `--help` prints the `known` ones with their meaning, and exits.
+
+    Raises `ConfigError`, in one line, for a flag that does not exist, with the nearest name, and for a wrong value.
+    """
+    parse_flags = functools.partial(
+        tyro.cli, options, args=argv, prog=command, description=description, config=markers
+    )
     if "--help" in argv or "-h" in argv:
-        return
-    parser = tyro.extras.get_parser(options, config=TYRO)
-    known = {flag for action in parser._actions for flag in action.option_strings}
+        return parse_flags()
     for word in argv:
         name = word.partition("=")[0].replace("_", "-")
         if name.startswith("--") and name not in known:
-            raise ConfigError(f"there is no setting {name}; {nearest(name, sorted(known))}see '{command} --help'")
+            raise ConfigError(f"there is no flag {name}; {nearest(name, known)}see '{command} --help'")
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(complaint):
+            return parse_flags()
+    except SystemExit as stop:
+        raise ConfigError(f"{in_one_line(complaint.getvalue())}; see '{command} --help'") from stop
+
+
+def in_one_line(box: str) -> str:
+    """What a message of tyro's says: the text between the rule below its title and the next one."""
+    rows = [line.strip("│ ") for line in box.splitlines()[1:]]
+    rules = [index for index, row in enumerate(rows) if not row.strip("─-╰╯")]
+    said = rows[rules[0] + 1 : rules[1]] if rules[0] == 0 else rows[: rules[0]]  # the title of a box is in its rule
+    return re.sub(r"^Error parsing (settings\.\S+: )?", "", " ".join(said)).rstrip(".")
 
 
 def from_recipe(stages: tuple[StageName, ...]) -> Callable[[list[str]], Action]:
@@ -174,9 +209,9 @@ def begin(
 
 
 def free_folder(wanted: Path) -> Path:
-    """The first of NAME, NAME-2, NAME-3, … that does not exist."""
+    """The first of NAME, NAME-2, NAME-3, … that holds no run."""
     candidates = (wanted if n == 1 else wanted.with_name(f"{wanted.name}-{n}") for n in range(1, sys.maxsize))
-    return next(candidate for candidate in candidates if not candidate.exists())
+    return next(candidate for candidate in candidates if not (candidate / "config.json").exists())
 
 
 # ---- the stages alone, and going on ------------------------------------------------------------------------------------
@@ -232,7 +267,10 @@ class ShowOptions:
 
 def parse_show(argv: list[str]) -> Action:
     """`show RUN-OR-ARCHITECTURE`."""
-    options = tyro.cli(ShowOptions, args=argv, prog="enas show", config=(tyro.conf.FlagCreatePairsOff,))
+    if not argv:
+        raise ConfigError("give a run folder, an architecture.json or an architecture string; see 'enas show --help'")
+    known = ["--svg", "--png", "--json"]
+    options = read_flags(ShowOptions, argv, "enas show", known, ShowOptions.__doc__, (tyro.conf.FlagCreatePairsOff,))
     return lambda: show(options)
 
 
@@ -252,8 +290,9 @@ def show(options: ShowOptions) -> int:
 def read_architecture(source: str) -> Architecture:
     """The architecture of a run folder, of a JSON file, or of a string."""
     path = Path(source)
-    if path.is_dir():
-        return Run.open(path).architecture()
+    with contextlib.suppress(OSError):  # a long string is no path for the system
+        if path.is_dir():
+            return Run.open(path).architecture()
     if path.suffix == ".json":
         return architecture_from_json(read_json(path))
     words = source.replace(",", " ").split()

@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Callable
 
 from enas.config import RecurrentConfig, RunConfig
-from enas.controllers.config import AUTHORS, PAPER, IndependentConfig, ReinforceConfig
+from enas.controllers.config import AUTHORS, PAPER, IndependentConfig
 from enas.data.sources import TextConfig
 from enas.derive import DeriveConfig
 from enas.errors import ConfigError
@@ -37,13 +37,19 @@ def recurrent_quick() -> RecurrentConfig:
     light = RegularisationConfig(DropoutConfig(cell_input=0.1, output=0.1), l2=1e-7)
     return RecurrentConfig(
         data=TextConfig(
-            "stdlib", max_vocabulary=4000, max_train_tokens=320_000, max_valid_tokens=30_000, max_test_tokens=30_000
+            "stdlib",
+            max_vocabulary=4000,
+            max_train_tokens=240_000,
+            max_valid_tokens=24_000,
+            max_test_tokens=24_000,
         ),
         space=RecurrentSpace(nodes=6),
-        cell=CellConfig(sharing="function-source"),
+        cell=CellConfig(sharing="source", norm="output"),
         shared=SharedConfig(
             hidden=128,
-            training=LanguageTrainingConfig(windows, SGDConfig(20.0, decay=1.0, clip=0.25), light, init_range=0.05),
+            training=LanguageTrainingConfig(
+                windows, SGDConfig(10.0, decay=1.0, clip=0.25), light, init_range=0.05
+            ),
             reward=RewardConfig(batch=32, bptt=25),
         ),
         search=SearchConfig(epochs=4, warmup=0.25, explore=0.25, updates=60, proposals=8, log_every=10),
@@ -52,8 +58,10 @@ def recurrent_quick() -> RecurrentConfig:
         retrain=RetrainConfig(
             ChildTrainingConfig(
                 hidden=128,
-                epochs=5,
-                training=LanguageTrainingConfig(windows, SGDConfig(20.0, decay=0.5, decay_from=3), light, 0.05),
+                epochs=4,
+                training=LanguageTrainingConfig(
+                    windows, SGDConfig(20.0, decay=0.4, decay_from=2), light, 0.05
+                ),
                 eval_batch=16,
             ),
             lstm=True,
@@ -65,24 +73,26 @@ def recurrent_quick() -> RecurrentConfig:
 def recurrent_default() -> RecurrentConfig:
     """A cell of 8 nodes on the Penn Treebank, by what today's evidence says makes the search work.
 
-    Uniform warm-up, 8 proposals an update on one minibatch, leave-one-out baseline, independent decisions, weights shared
-    only between cells that agree in function and source, and a shortlist that is trained before one is taken.
+    Uniform warm-up, 8 proposals an update on one minibatch, leave-one-out baseline, independent decisions, batch
+    statistics for rewards, and a shortlist that is trained for an epoch before one is taken.
 
     Command:  enas run recurrent-default
     Expect:   the test perplexities of the found cell, three random cells and an LSTM of equal size in docs/results.md.
     Source:   settings of this package.
     """
     windows = WindowConfig(batch=64, bptt=35)
-    regularisation = RegularisationConfig(DropoutConfig(words=0.05, cell_input=0.2, state=0.05, output=0.3), l2=1e-7)
+    regularisation = RegularisationConfig(
+        DropoutConfig(words=0.05, cell_input=0.2, state=0.05, output=0.3), l2=1e-7
+    )
     return RecurrentConfig(
         precision="bf16",
         data=TextConfig("ptb"),
         space=RecurrentSpace(nodes=8),
-        cell=CellConfig(sharing="function-source"),
+        cell=CellConfig(sharing="source", norm="output"),
         shared=SharedConfig(
             hidden=200,
             training=LanguageTrainingConfig(
-                windows, SGDConfig(20.0, decay=1.0, clip=0.25), regularisation, init_range=0.05
+                windows, SGDConfig(10.0, decay=1.0, clip=0.25), regularisation, init_range=0.05
             ),
             reward=RewardConfig(batch=64, bptt=35),
         ),
@@ -110,8 +120,8 @@ def recurrent_paper() -> RecurrentConfig:
     the stated size: hidden 788 gives the child 24.0 M parameters.
 
     Command:  enas run recurrent-paper
-    Expect:   the paper states a test perplexity of 55.8 for its cell; nobody is known to have reproduced it from the
-              search on. Not run here to the end: about 150 epochs of 12-node cells at hidden 1000.
+    Expect:   the paper states a test perplexity of 55.8 for its cell; nobody is known to have reproduced it
+              from the search on. Not run to the end for this project: 150 epochs of 12-node cells at hidden 1000.
     Source:   paper, Table 1.
     """
     windows = WindowConfig(batch=64, bptt=35)
@@ -146,15 +156,18 @@ def recurrent_authors() -> RecurrentConfig:
     Repaired: L2 is Σw² over all matrices of the sampled cell (there: ½Σw⁴, one matrix left out).
 
     Command:  enas run recurrent-authors
-    Expect:   the authors state a test perplexity of 57.3 ± 0.1 (10 runs, GPU) for the cell they publish, trained with
-              this retraining recipe. Not run here to the end: 600 epochs of search, 3000 of retraining.
+    Expect:   the authors state a test perplexity of 57.3 ± 0.1 (10 runs, GPU) for the cell they publish, trained
+              with this retraining recipe. Not run to the end for this project: 600 epochs of search, 3000 of
+              retraining.
     Source:   README of google-research/enas_lm.
     """
     search_dropout = DropoutConfig(words=0.10, embeddings=0.20, cell_input=0.75, state=0.25, output=0.75)
     child_dropout = DropoutConfig(words=0.125, embeddings=0.175, cell_input=0.725, state=0.225, output=0.75)
     return RecurrentConfig(
         data=TextConfig("ptb"),
-        space=RecurrentSpace(nodes=9, functions=("tanh", "relu", "sigmoid", "identity"), input_function="tanh"),
+        space=RecurrentSpace(
+            nodes=9, functions=("tanh", "relu", "sigmoid", "identity"), input_function="tanh"
+        ),
         cell=CellConfig(sharing="function-source", output="all"),
         shared=SharedConfig(
             hidden=200,
@@ -194,7 +207,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
 
 
 def recipe(name: str) -> RunConfig:
-    """The settings of a recipe. Raises `ConfigError`, suggesting the nearest name, if there is no such recipe."""
+    """The settings of a recipe. Raises `ConfigError`, suggesting the nearest name, if there is none so called."""
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""

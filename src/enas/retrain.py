@@ -107,10 +107,11 @@ def train_network(
     which is returned. Raises `Stopped` after saving if a stop is requested, and `NotFiniteError` if the loss is not
     finite.
     """
-    checkpoints = CheckpointStore(folder / "checkpoints", keep=2)
+    checkpoints = CheckpointStore(folder / "checkpoints", keep=2, warn=say)
     metrics = Metrics(JsonlLog(folder / METRICS))
     found = checkpoints.load_newest()
     if found is None:
+        metrics.restore({"position": 0, "seconds": 0.0})  # drops what a start without a checkpoint has logged
         seconds, memory = training.estimate()
         say(estimate_line(f"retrain {network}", seconds * training.total_steps, memory))
     else:

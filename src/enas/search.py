@@ -147,7 +147,8 @@ class Search:
             for step in range(self.phase_steps(epoch, phase))
         ]
         order = order[order.index(start) :] if start in order else []
-        return zip(order, [*order[1:], Place(self.config.epochs, "weights", 0)], strict=True)
+        end = Place(self.config.epochs, "weights", 0)
+        return zip(order, [*order, end][1:], strict=True)
 
     def total_steps(self) -> int:
         """Steps of both phases of the whole search."""
@@ -186,6 +187,11 @@ class Search:
         epoch, phase, step = state["place"]
         return Place(epoch, phase, step)
 
+    def clear_logs(self) -> None:
+        """Drop what an earlier start without a checkpoint has logged."""
+        self.metrics.restore({"position": 0, "seconds": 0.0})
+        self.archive.rewind(0)
+
     def log_weights(self, number: int, place: Place, result: dict[str, float], last: bool) -> None:
         """Collect the results of training steps and write their mean every `log_every` steps."""
         for key, value in result.items():
@@ -206,6 +212,7 @@ def run_search(search: Search, checkpoints: CheckpointStore, stop: StopRequest, 
     found = checkpoints.load_newest()
     if found is None:
         done, place = 0, Place(0, "weights", 0)
+        search.clear_logs()
         say(search.estimate())
         checkpoints.save(done, search.state_dict(place))
     else:

@@ -35,6 +35,7 @@ from enas.retrain import (
     train_network,
 )
 from enas.runtime.checkpoint import CheckpointStore
+from enas.runtime.devices import pick_device, set_threads
 from enas.runtime.environment import environment
 from enas.runtime.files import JsonlLog, read_json, write_json
 from enas.runtime.metrics import Metrics
@@ -61,13 +62,21 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path, config: RunConfig, stages: Sequence[StageName]) -> Run:
-        """Start a new run. Raises `RunFolderError` if the folder already holds one."""
+        """Start a new run. Raises `RunFolderError` if the folder already holds one.
+
+        Device, threads and data are tried first: settings that cannot work leave no run behind.
+        """
         if (folder / "config.json").exists():
             raise RunFolderError(
                 f"{folder} already holds a run. Continue it with 'enas resume {folder}', or choose another --run."
             )
+        pick_device(config.device)
+        set_threads(config.threads)
+        (folder / "environment.json").unlink(missing_ok=True)  # of a start that was killed right here
+        run = cls(folder, config, tuple(stages))
+        say(f"data: {run.workshop.description}")
         write_json(folder / "config.json", {"stages": list(stages), **config_to_json(config)})
-        return cls(folder, config, tuple(stages))
+        return run
 
     @classmethod
     def open(cls, folder: Path) -> Run:
@@ -75,7 +84,13 @@ class Run:
         if not (folder / "config.json").exists():
             raise RunFolderError(f"{folder} is not a run folder: it has no config.json. Check the path.")
         record = read_json(folder / "config.json")
-        return cls(folder, config_from_json(record), tuple(record["stages"]))
+        config = config_from_json(record)
+        stages = tuple(record.get("stages", ()))
+        if not stages or not set(stages) <= set(ALL_STAGES):
+            raise RunFolderError(
+                f"{folder / 'config.json'}: 'stages' must name some of {', '.join(ALL_STAGES)}, not {list(stages)}"
+            )
+        return cls(folder, config, stages)
 
     @cached_property
     def workshop(self) -> Workshop:
@@ -92,7 +107,6 @@ class Run:
                 f"the data have changed since {self.folder} was begun ({path} has their hash and the versions of then); "
                 "restore them, or begin a new run"
             )
-        say(f"data: {workshop.description}")
         return workshop
 
     def search(self, *, board: bool = False) -> Search:
@@ -108,17 +122,23 @@ class Run:
         """Where the search saves itself."""
         return CheckpointStore(self.folder / "checkpoints", self.config.search.keep_checkpoints, say)
 
+    def search_end(self) -> dict[str, Any] | None:
+        """The state at the end of the search; None if it is not finished, or that checkpoint is damaged."""
+        newest = self.search_checkpoints().load_newest()
+        at_end = newest is not None and newest[1]["place"][0] == self.config.search.epochs
+        return newest[1] if newest is not None and at_end else None
+
     def searched(self) -> tuple[SearchTask, Controller]:
         """The shared weights and the controller at the end of the search.
 
         Raises `RunFolderError` if the search is not finished.
         """
-        search = self.search()
-        newest = self.search_checkpoints().load_newest()
-        if newest is None or newest[1]["place"][0] < self.config.search.epochs:
+        end = self.search_end()
+        if end is None:
             raise RunFolderError(f"the search of {self.folder} is not finished; run 'enas resume {self.folder}' first")
-        search.task.load_state_dict(newest[1]["task"])
-        search.controller.load_state_dict(newest[1]["controller"])
+        search = self.search()
+        search.task.load_state_dict(end["task"])
+        search.controller.load_state_dict(end["controller"])
         return search.task, search.controller
 
     def architecture(self) -> Architecture:
@@ -145,9 +165,8 @@ class Run:
 
 def search(run: Run, stop: StopRequest) -> None:
     """Train the shared weights and the controller (paper §2.2)."""
-    newest = run.search_checkpoints().steps()
-    finished = (run.folder / "search.json").exists() and newest
-    if finished:
+    derived = (run.folder / "architecture.json").exists()  # then nothing reads the search's checkpoint any more
+    if (run.folder / "search.json").exists() and (derived or run.search_end() is not None):
         return
     searching = run.search(board=True)
     run_search(searching, run.search_checkpoints(), stop, run.folder)
@@ -215,6 +234,7 @@ STAGES: dict[StageName, Callable[[Run, StopRequest], None]] = {
 
 def execute(run: Run, stages: Sequence[StageName]) -> None:
     """Run these stages in order, each from where it was. Raises `Stopped`, after saving, on SIGTERM or Ctrl-C."""
+    set_threads(run.config.threads)
     with StopRequest() as stop:
         for stage in stages:
             STAGES[stage](run, stop)

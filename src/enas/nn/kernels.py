@@ -489,36 +489,6 @@ def mask_steps(first: int, last: int, x_TBD: Any, mask_BD: Any, operand_TBD: Any
 _LANES = 64
 
 
-@parallel
-def nll_rows(first: int, last: int, logits_RV: Any, targets_R: Any, nll_R: Any) -> None:
-    """nll = log sum exp(logits) - logits[target] of every row."""
-    lanes = np.empty(_LANES, nll_R.dtype)
-    for r in range(first, last):
-        logits = logits_RV[r]
-        highest = _highest(logits, lanes)
-        total = _sum_exp(logits, highest, lanes)
-        nll_R[r] = np.log(total) + highest - widen(logits[targets_R[r]])
-
-
-@parallel
-def nll_rows_with_gradient(
-    first: int, last: int, logits_RV: Any, targets_R: Any, scale: Any, nll_R: Any
-) -> None:
-    """As `nll_rows`; overwrites the logits with the gradient of `scale` times the sum of the nll."""
-    V = logits_RV.shape[1]
-    lanes = np.empty(_LANES, nll_R.dtype)
-    exps = np.empty(V, nll_R.dtype)
-    for r in range(first, last):
-        logits, target = logits_RV[r], targets_R[r]
-        highest = _highest(logits, lanes)
-        total = _exps(logits, highest, lanes, exps)
-        nll_R[r] = np.log(total) + highest - widen(logits[target])
-        share = scale / total
-        for v in range(V):
-            logits[v] = narrow(exps[v] * share, logits)
-        logits[target] = narrow(exps[target] * share - scale, logits)
-
-
 # Sums and maxima run in independent lanes, which the compiler turns into vectors without reordering anything.
 
 
@@ -562,3 +532,33 @@ def _sum_exp(x_V: Any, highest: Any, lanes: Any) -> Any:
     for v in range(whole, len(x_V)):
         lanes[0] += exp(widen(x_V[v]) - highest)
     return lanes.sum()
+
+
+@parallel
+def nll_rows(first: int, last: int, logits_RV: Any, targets_R: Any, nll_R: Any) -> None:
+    """nll = log sum exp(logits) - logits[target] of every row."""
+    lanes = np.empty(_LANES, nll_R.dtype)
+    for r in range(first, last):
+        logits = logits_RV[r]
+        highest = _highest(logits, lanes)
+        total = _sum_exp(logits, highest, lanes)
+        nll_R[r] = np.log(total) + highest - widen(logits[targets_R[r]])
+
+
+@parallel
+def nll_rows_with_gradient(
+    first: int, last: int, logits_RV: Any, targets_R: Any, scale: Any, nll_R: Any
+) -> None:
+    """As `nll_rows`; overwrites the logits with the gradient of `scale` times the sum of the nll."""
+    V = logits_RV.shape[1]
+    lanes = np.empty(_LANES, nll_R.dtype)
+    exps = np.empty(V, nll_R.dtype)
+    for r in range(first, last):
+        logits, target = logits_RV[r], targets_R[r]
+        highest = _highest(logits, lanes)
+        total = _exps(logits, highest, lanes, exps)
+        nll_R[r] = np.log(total) + highest - widen(logits[target])
+        share = scale / total
+        for v in range(V):
+            logits[v] = narrow(exps[v] * share, logits)
+        logits[target] = narrow(exps[target] * share - scale, logits)

@@ -62,7 +62,8 @@ class CellPlan:
 class OutputNorm:
     """Batch normalisation of the mean of the outputs, over the batch at each time step.
 
-    Without `mean_D` and `variance_D` the statistics of the batch are used (biased variance), else the given ones.
+    Without `mean_D` and `variance_D` the statistics of the batch are used (biased variance), else the given ones, as
+    constants.
     """
 
     weight_D: Tensor
@@ -70,6 +71,10 @@ class OutputNorm:
     eps: float
     mean_D: Tensor | None = None
     variance_D: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if (self.mean_D is None) != (self.variance_D is None):
+            raise ConfigError("Give the norm both mean and variance, or neither to use the batch's.")
 
 
 class Recurrence(NamedTuple):
@@ -117,7 +122,7 @@ def recurrence_reference(
                 means.append(mean_D.detach())
                 variances.append(variance_D.detach())
             else:
-                mean_D, variance_D = norm.mean_D, norm.variance_D
+                mean_D, variance_D = norm.mean_D.detach(), norm.variance_D.detach()
             state_BD = (state_BD - mean_D) * torch.rsqrt(variance_D + norm.eps) * norm.weight_D + norm.bias_D
         outputs.append(state_BD)
     if means:

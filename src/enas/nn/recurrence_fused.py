@@ -224,7 +224,7 @@ def _forward(fixed: _Fixed, tensors: Sequence[Tensor], *, keep: bool) -> tuple[R
         for j, nodes in readers.items():
             product = products[j](operands_BD[j])
             if j == 0:
-                product += projected_TBE[t]
+                product = product.to(state_BD.dtype).add_(projected_TBE[t])
             product = _array(product).reshape(B, len(nodes), E)
             for slot, k in enumerate(nodes):
                 kernels.node_forward[functions[k - 1]](

@@ -1,0 +1,1 @@
+"""What networks are searched and trained for."""

@@ -14,8 +14,8 @@ from enas.architecture import Architecture, Space
 class SearchTask(ABC):
     """A supernet, the data it is trained and rewarded on, and one step of each.
 
-    Whatever is random in a step follows from the run's seed and the step's place (epoch, step), so that a resumed task
-    needs only `state_dict`.
+    Whatever is random in a step follows from the run's seed and the step's place (epoch, step), so that a
+    resumed task needs only `state_dict`.
     """
 
     space: Space
@@ -26,9 +26,11 @@ class SearchTask(ABC):
 
     @abstractmethod
     def train_step(self, epoch: int, step: int, architectures: Sequence[Architecture]) -> dict[str, float]:
-        """Train the shared weights on the next minibatch, by the mean gradient of the architectures (paper, eq. 1).
+        """Train the shared weights on the next minibatch, by the mean gradient of the architectures (paper,
+        eq. 1).
 
-        Returns what to log, `loss` among it. Raises `NotFiniteError`, with the weights untouched, if the loss is NaN.
+        Returns what to log, `loss` among it. Raises `NotFiniteError`, with the weights untouched, if the loss
+        is NaN.
         """
 
     @abstractmethod
@@ -52,15 +54,15 @@ class SearchTask(ABC):
 
     @abstractmethod
     def estimate(self) -> tuple[float, float, float]:
-        """(seconds of a training step, seconds of one architecture's reward, MiB of memory), measured on throw-away
-        steps that change nothing."""
+        """(seconds of a training step, seconds of one architecture's reward, MiB of memory), measured on
+        throw-away steps that change nothing."""
 
 
 class ChildTraining(ABC):
     """One network being trained from scratch: resumable, one step at a time.
 
-    The best weights by the validation text are kept on the side as training goes on, so that the end of the training
-    need not be its best moment.
+    The best weights by the validation text are kept on the side as training goes on, so that the end of the
+    training need not be its best moment.
     """
 
     total_steps: int
@@ -79,7 +81,8 @@ class ChildTraining(ABC):
 
     @abstractmethod
     def end_epoch(self) -> dict[str, float]:
-        """Evaluate on the validation data; returns what to log, `best` = 1 if these are the best weights so far."""
+        """Evaluate on the validation data; returns what to log, `best` = 1 if these are the best weights so
+        far."""
 
     @abstractmethod
     def best_weights(self) -> dict[str, Tensor]:

@@ -49,10 +49,11 @@ class RewardConfig:
     bptt: int = 35
     """Time steps of the validation minibatch; its state starts at zero and is not carried."""
     windows: Literal["random", "sequential"] = "random"
-    """Where the minibatch of an update is taken from: anywhere (first released code), or the next window in order
-    (corrected code)."""
+    """Where the minibatch of an update is taken from: anywhere (first released code), or the next window in
+    order (corrected code)."""
     statistics: Literal["batch", "moving"] = "batch"
-    """Which statistics the supernet's batch norm uses for rewards; without batch norm it makes no difference."""
+    """Which statistics the supernet's batch norm uses for rewards; without batch norm it makes no
+    difference."""
 
 
 @dataclass(frozen=True)
@@ -127,23 +128,27 @@ class LanguageSearchTask(SearchTask):
     def _backward(
         self, minibatch: Minibatch, architectures: Sequence[Architecture], epoch: int, step: int
     ) -> tuple[float, float]:
-        """Accumulate the mean gradient over the architectures; returns the mean loss, without and with regularisers."""
+        """Accumulate the mean gradient over the architectures; returns the mean loss, without and with
+        regularisers."""
         regularisation = self.config.training.regularisation
         share = 1 / len(architectures)
         loss_sum = total_sum = 0.0
         for slot, architecture in enumerate(architectures):
-            masks = masks_for(self.model, minibatch, regularisation, generator(self.seed, "masks", epoch, step, slot))
+            masks = masks_for(
+                self.model, minibatch, regularisation, generator(self.seed, "masks", epoch, step, slot)
+            )
             features = self.model.features(
                 minibatch.tokens_TB, self.states[slot], masks, architecture=architecture, dtype=self.dtype
             )
             loss, total = window_loss(self.model, features, minibatch.targets_TB, regularisation, self.dtype)
-            if not math.isfinite(float(total)):
+            loss_value, total_value = float(loss.detach()), float(total.detach())
+            if not math.isfinite(total_value):
                 self.optimizer.zero_grad()
-                raise NotFiniteError(f"the loss of architecture '{architecture}' is {float(total)}")
+                raise NotFiniteError(f"the loss of architecture '{architecture}' is {total_value}")
             (total * share).backward()
             self.states[slot] = detach(features.state)
-            loss_sum += float(loss) * share
-            total_sum += float(total) * share
+            loss_sum += loss_value * share
+            total_sum += total_value * share
         return loss_sum, total_sum
 
     def reward_window(self, purpose: str, draw: int) -> Window:
@@ -178,7 +183,11 @@ class LanguageSearchTask(SearchTask):
         return {"valid_ppl": self.config.reward.scale / reward if reward > 0 else math.inf}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "states": self.states}
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "states": self.states,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])

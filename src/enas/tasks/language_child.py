@@ -1,4 +1,5 @@
-"""Training one language model from scratch: a found cell, a random one, or the LSTM they are compared with."""
+"""Training one language model from scratch: a found cell, a random one, or the LSTM they are compared
+with."""
 
 from __future__ import annotations
 
@@ -42,8 +43,8 @@ class AveragingConfig:
     enabled: bool = False
     """Whether the weights are averaged at all."""
     patience: int = 10
-    """Averaging starts once an epoch's validation perplexity is worse than the best of all but the last `patience`
-    epochs (authors' corrected code; Merity et al. 2017)."""
+    """Averaging starts once an epoch's validation perplexity is worse than the best of all but the last
+    `patience` epochs (authors' corrected code; Merity et al. 2017)."""
 
     def starts(self, valid_nlls: list[float]) -> bool:
         """Whether the last of these validation losses triggers the averaging."""
@@ -77,7 +78,9 @@ def build_child(
 ) -> LanguageModel:
     """The untrained language model of an architecture."""
     weights = generator(seed, "child weights")
-    return LanguageModel(ChildCell(architecture, hidden, cell, init_range, weights), vocabulary, init_range, weights)
+    return LanguageModel(
+        ChildCell(architecture, hidden, cell, init_range, weights), vocabulary, init_range, weights
+    )
 
 
 def build_lstm(parameters: int, vocabulary: int, init_range: float, seed: int) -> LanguageModel:
@@ -88,7 +91,8 @@ def build_lstm(parameters: int, vocabulary: int, init_range: float, seed: int) -
 
 
 def child_parameters(architecture: Architecture, vocabulary: int, hidden: int) -> int:
-    """The number of parameters of a child: V·D + (2N + 2)·D² with N computed nodes, the input node included."""
+    """The number of parameters of a child: V·D + (2N + 2)·D² with N computed nodes, the input node
+    included."""
     nodes = 1 + sum(decision.kind == "source" for decision in architecture.space.decisions)
     return vocabulary * hidden + (2 * nodes + 2) * hidden**2
 
@@ -137,7 +141,12 @@ class LanguageChildTraining(ChildTraining):
             self.state = self.model.initial_state(config.windows.batch)
         self.model.train()
         loss = self._backward(cut(self.train_TB, window), self.epoch, window.start)
-        descend(self.model, self.optimizer, config.sgd.rate(self.epoch) * window.length / config.windows.bptt, config)
+        descend(
+            self.model,
+            self.optimizer,
+            config.sgd.rate(self.epoch) * window.length / config.windows.bptt,
+            config,
+        )
         if self.average:
             self.averaged_steps += 1
             for name, weight in self.model.state_dict().items():
@@ -153,11 +162,11 @@ class LanguageChildTraining(ChildTraining):
         masks = masks_for(self.model, minibatch, regularisation, generator(self.seed, "masks", epoch, start))
         features = self.model.features(minibatch.tokens_TB, self.state, masks, dtype=self.dtype)
         loss, total = window_loss(self.model, features, minibatch.targets_TB, regularisation, self.dtype)
-        if not math.isfinite(float(total)):
-            raise NotFiniteError(f"the loss is {float(total)}")
+        if not math.isfinite(value := float(total.detach())):
+            raise NotFiniteError(f"the loss is {value}")
         total.backward()
         self.state = detach(features.state)
-        return float(loss)
+        return float(loss.detach())
 
     def at_epoch_end(self) -> bool:
         return not self.windows_left
@@ -232,7 +241,12 @@ class LanguageChildTraining(ChildTraining):
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         carried = state["state"]
-        self.state = tuple(s.to(device) for s in carried) if isinstance(carried, tuple) else carried.to(device)
+        if isinstance(carried, tuple):
+            self.state = tuple(part.to(device) for part in carried)
+        else:
+            self.state = (
+                None if carried is None else carried.to(device)
+            )  # there is none before the first step
         self.loss_sum = state["loss_sum"]
         self.average = {name: weight.to(device) for name, weight in state["average"].items()}
         self.averaged_steps = state["averaged_steps"]

@@ -1,7 +1,7 @@
 """A word-level language model around any recurrent cell: tied embedding, dropout masks, softmax.
 
-The same shell serves the supernet, a child and the LSTM they are compared with. Shape letters: T time, B batch,
-D hidden, V vocabulary.
+The same shell serves the supernet, a child and the LSTM they are compared with. Shape letters: T time, B
+batch, D hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class DropoutConfig:
     words: float = 0.0
     """Words whose embedding becomes zero wherever they stand, on the input side."""
     words_per: Literal["batch", "sequence"] = "batch"
-    """Whether the dropped words are the same for the whole batch (the authors' corrected code: rows of the embedding)
-    or each sequence has its own (their first code)."""
+    """Whether the dropped words are the same for the whole batch (the authors' corrected code: rows of the
+    embedding) or each sequence has its own (their first code)."""
     embeddings: float = 0.0
     """Components of the looked-up embeddings, per sequence."""
     cell_input: float = 0.0
@@ -53,7 +53,9 @@ class Masks(NamedTuple):
 NO_MASKS = Masks()
 
 
-def draw_masks(config: DropoutConfig, tokens_TB: Tensor, vocabulary: int, hidden: int, generator: torch.Generator) -> Masks:
+def draw_masks(
+    config: DropoutConfig, tokens_TB: Tensor, vocabulary: int, hidden: int, generator: torch.Generator
+) -> Masks:
     """Draw the masks of one window, in a fixed order, from a generator on the CPU."""
     device, batch = tokens_TB.device, tokens_TB.shape[1]
 
@@ -95,20 +97,25 @@ class Features(NamedTuple):
 class LanguageModel(nn.Module):
     """Next-word prediction: `softmax(h_t Eᵀ)` with the embedding E on both sides (tied, no bias).
 
-    `cell` maps inputs [T, B, D] and a state to outputs [T, B, D] and the next state, and knows its `hidden` size D and
-    its `initial_state(batch)`.
+    `cell` maps inputs [T, B, D] and a state to outputs [T, B, D] and the next state, and knows its `hidden`
+    size D and its `initial_state(batch)`.
     """
 
-    def __init__(self, cell: nn.Module, vocabulary: int, init_range: float, generator: torch.Generator) -> None:
+    def __init__(
+        self, cell: nn.Module, vocabulary: int, init_range: float, generator: torch.Generator
+    ) -> None:
         super().__init__()
         self.cell = cell
         self.vocabulary = vocabulary
-        self.hidden = int(cell.hidden)  # type: ignore[arg-type]  # nn.Module's attributes are typed as Tensor | Module
-        embedding = torch.empty(vocabulary, self.hidden).uniform_(-init_range, init_range, generator=generator)
-        self.embedding = nn.Parameter(embedding)
+        self.hidden = int(cell.hidden)  # type: ignore[arg-type]  # a Tensor or a Module, says nn.Module
+        embedding = torch.empty(vocabulary, self.hidden)
+        self.embedding = nn.Parameter(embedding.uniform_(-init_range, init_range, generator=generator))
 
-    def features(self, tokens_TB: Tensor, state: Any, masks: Masks = NO_MASKS, **cell_settings: Any) -> Features:
-        """Run the cell over a window; `cell_settings` go to the cell (the supernet's needs an `architecture`)."""
+    def features(
+        self, tokens_TB: Tensor, state: Any, masks: Masks = NO_MASKS, **cell_settings: Any
+    ) -> Features:
+        """Run the cell over a window; `cell_settings` go to the cell (the supernet's needs an
+        `architecture`)."""
         inputs_TBD = F.embedding(tokens_TB, self.embedding)
         if masks.words_TB is not None:
             inputs_TBD = inputs_TBD * masks.words_TB.unsqueeze(-1)
@@ -130,14 +137,18 @@ class LanguageModel(nn.Module):
 
 
 def detach(state: Any) -> Any:
-    """The state with the gradient stopped, in memory of its own: what is carried from one window to the next."""
-    return tuple(part.detach().clone() for part in state) if isinstance(state, tuple) else state.detach().clone()
+    """The state with the gradient stopped, in memory of its own: what is carried from one window to the
+    next."""
+    return (
+        tuple(part.detach().clone() for part in state) if isinstance(state, tuple) else state.detach().clone()
+    )
 
 
 class LSTMCell(nn.Module):
     """One LSTM layer as wide as the embedding: the baseline every found cell is compared with.
 
-    Its weights start as the library's do, U(-1/sqrt(D), 1/sqrt(D)), which suits an LSTM better than a cell's range.
+    Its weights start as the library's do, U(-1/sqrt(D), 1/sqrt(D)), which suits an LSTM better than a cell's
+    range.
     """
 
     def __init__(self, hidden: int, generator: torch.Generator) -> None:
@@ -156,15 +167,17 @@ class LSTMCell(nn.Module):
         state_mask_BD: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Outputs [T, B, D] and (h, c), each [B, D]. The state mask multiplies h where it enters a product."""
-        weight_ih, weight_hh = self.lstm.weight_ih_l0.to(dtype), self.lstm.weight_hh_l0.to(dtype)
-        bias = self.lstm.bias_ih_l0 + self.lstm.bias_hh_l0
-        projected_TBG = F.linear(inputs_TBD.to(dtype), weight_ih).to(inputs_TBD.dtype) + bias
+        """Outputs [T, B, D] and (h, c), each [B, D]. The state mask multiplies h where it enters a
+        product."""
+        weight_ih, weight_hh, bias_ih, bias_hh = self.lstm.all_weights[0]
+        projected_TBG = F.linear(inputs_TBD.to(dtype), weight_ih.to(dtype)).to(inputs_TBD.dtype)
+        projected_TBG = projected_TBG + (bias_ih + bias_hh)
+        recurrent = weight_hh.to(dtype)
         h_BD, c_BD = state
         outputs = []
         for projected_BG in projected_TBG:
             masked_BD = h_BD if state_mask_BD is None else h_BD * state_mask_BD
-            gates_BG = projected_BG + F.linear(masked_BD.to(dtype), weight_hh).to(h_BD.dtype)
+            gates_BG = projected_BG + F.linear(masked_BD.to(dtype), recurrent).to(h_BD.dtype)
             i_BD, f_BD, g_BD, o_BD = gates_BG.chunk(4, dim=-1)
             c_BD = torch.sigmoid(f_BD) * c_BD + torch.sigmoid(i_BD) * torch.tanh(g_BD)
             h_BD = torch.sigmoid(o_BD) * torch.tanh(c_BD)
@@ -173,12 +186,13 @@ class LSTMCell(nn.Module):
 
     def initial_state(self, batch: int) -> tuple[Tensor, Tensor]:
         """Zeros (h, c), each [B, D]."""
-        zeros_BD = self.lstm.weight_hh_l0.new_zeros(batch, self.hidden)
+        zeros_BD = self.lstm.all_weights[0][0].new_zeros(batch, self.hidden)
         return zeros_BD, zeros_BD
 
 
 def lstm_hidden_of_equal_size(parameters: int, vocabulary: int) -> int:
-    """The width D at which an LSTM language model, V·D + 8·D² + 8·D parameters, comes closest to `parameters`."""
+    """The width D at which an LSTM language model, V·D + 8·D² + 8·D parameters, comes closest to
+    `parameters`."""
 
     def distance(hidden: int) -> int:
         return abs(vocabulary * hidden + 8 * hidden * (hidden + 1) - parameters)

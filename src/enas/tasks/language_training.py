@@ -1,7 +1,7 @@
 """One training step of a language model: loss, regularisers, clipping, SGD; and exact evaluation.
 
-The search trains the shared weights with it and the retraining stage a child, so that both follow the same recipe.
-Shape letters: T time, B batch, D hidden.
+The search trains the shared weights with it and the retraining stage a child, so that both follow the same
+recipe. Shape letters: T time, B batch, D hidden.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class SGDConfig:
     """Plain SGD with a clipped gradient."""
 
     learning_rate: float = 20.0
-    """Multiplies the gradient of the mean loss per token; with random window lengths also multiplied by length/bptt."""
+    """Multiplies the gradient of the mean loss per token; with random window lengths also multiplied by
+    length/bptt."""
     decay: float = 0.96
     """Factor on the learning rate after every epoch, from `decay_from` on; 1 keeps it constant."""
     decay_from: int = 15
@@ -68,7 +69,8 @@ class WindowConfig:
     bptt: int = 35
     """Time steps the gradient goes back through; the state is carried from window to window."""
     random_length: bool = False
-    """Whether window lengths vary around `bptt` as in the authors' corrected code, rather than all being `bptt`."""
+    """Whether window lengths vary around `bptt` as in the authors' corrected code, rather than all being
+    `bptt`."""
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.bptt < 2:
@@ -97,7 +99,8 @@ class Minibatch(NamedTuple):
 
 
 def rows_of(tokens: Tensor, batch: int, split: str) -> Tensor:
-    """The text as [T, B]: B contiguous rows side by side, time first. Raises `DataError` if it is too short for them."""
+    """The text as [T, B]: B contiguous rows side by side, time first. Raises `DataError` if it is too short
+    for them."""
     return batchify(tokens, batch, split).t().contiguous()
 
 
@@ -115,7 +118,11 @@ def cut(rows_TB: Tensor, window: Window) -> Minibatch:
 
 
 def window_loss(
-    model: LanguageModel, features: Features, targets_TB: Tensor, config: RegularisationConfig, dtype: torch.dtype
+    model: LanguageModel,
+    features: Features,
+    targets_TB: Tensor,
+    config: RegularisationConfig,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """(mean cross-entropy in nats a token, the same with the activation and slowness terms)."""
     output_ND = features.output_TBD.flatten(0, 1)
@@ -141,9 +148,10 @@ def perplexity(mean_nll: float) -> float:
 
 def add_l2(parameters: Iterable[nn.Parameter], weight: float) -> None:
     """Add the gradient of weight·Σw² to the parameters that have a gradient: those on the sampled path."""
-    used = [parameter for parameter in parameters if parameter.grad is not None]
+    used = [(p.grad, p.detach()) for p in parameters if p.grad is not None]
     if weight and used:
-        torch._foreach_add_([p.grad for p in used], [p.detach() for p in used], alpha=2 * weight)
+        gradients, weights = zip(*used, strict=True)
+        torch._foreach_add_(gradients, weights, alpha=2 * weight)
 
 
 def clip_gradient(parameters: Iterable[nn.Parameter], bound: float) -> float:
@@ -151,11 +159,13 @@ def clip_gradient(parameters: Iterable[nn.Parameter], bound: float) -> float:
     return float(nn.utils.clip_grad_norm_(parameters, bound))
 
 
-def descend(model: nn.Module, optimizer: torch.optim.Optimizer, rate: float, config: LanguageTrainingConfig) -> float:
+def descend(
+    model: nn.Module, optimizer: torch.optim.Optimizer, rate: float, config: LanguageTrainingConfig
+) -> float:
     """L2, clipping and one SGD step on the parameters that have a gradient, which is then dropped.
 
-    Returns the gradient's norm before clipping. Raises `NotFiniteError`, with the weights untouched, if it is NaN or
-    infinite.
+    Returns the gradient's norm before clipping. Raises `NotFiniteError`, with the weights untouched, if it is
+    NaN or infinite.
     """
     used = [parameter for parameter in model.parameters() if parameter.grad is not None]
     add_l2(used, config.regularisation.l2)
@@ -188,7 +198,8 @@ def evaluate(
 ) -> float:
     """Mean negative log-likelihood (nats a token) of a text, state carried, every target counted once.
 
-    With batch 1 that is every word after the first; with more rows the words that do not fill a row are left out.
+    With batch 1 that is every word after the first; with more rows the words that do not fill a row are left
+    out.
     """
     was_training = model.training
     model.eval()
@@ -207,9 +218,11 @@ def evaluate(
 
 
 def memory_mb(model: LanguageModel, positions: int) -> float:
-    """MiB of a training step over so many positions (T·B): weights, gradients, and what the backward pass keeps.
+    """MiB of a training step over so many positions (T·B): weights, gradients, and what the backward pass
+    keeps.
 
-    The backward pass keeps about four [T, B, D] arrays for every node that a cell can compute, and six around it.
+    The backward pass keeps about four [T, B, D] arrays for every node that a cell can compute, and six around
+    it.
     """
     blocks = sum(parameter.dim() == 2 for parameter in model.cell.parameters())
     nodes = min(blocks, 12)

@@ -1,12 +1,12 @@
-"""What a recurrent architecture computes: shared weights (`SupernetCell`) or its own (`ChildCell`), one computation.
+"""What a recurrent architecture computes: with shared weights (`SupernetCell`) or its own (`ChildCell`).
 
-Both hold weights and hand the ones of an architecture to `run_cell`; nothing else knows the equations. Shape letters:
-T time, B batch, D hidden; E = 2D, the columns of the candidate, then those of the highway gate (paper, appendix A).
+Both hold weights and hand the ones of an architecture to `run_cell`, or to `run_normed_cell` where every node
+has a batch norm. Shape letters: T time, B batch, D hidden; E = 2D, the columns of the candidate, then those
+of the highway gate (paper, appendix A).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from enas.architecture import Architecture
 from enas.errors import ConfigError
-from enas.nn.recurrence import CellPlan, OutputNorm, recurrence
+from enas.nn.recurrence import ACTIVATIONS, CellPlan, OutputNorm, recurrence
 from enas.spaces.recurrent.space import RecurrentSpace
 
 
@@ -24,13 +24,13 @@ class CellConfig:
     """How the cells of the space compute, and which of them share which weights."""
 
     sharing: Literal["source", "function-source"] = "source"
-    """Which cells share a node's weights: those that read the same source (paper, §2.1: one matrix per ordered pair),
-    or only those that also apply the same function (authors)."""
+    """Which cells share a node's weights: those that read the same source (paper, §2.1: one matrix per
+    ordered pair), or only those that also apply the same function (authors)."""
     output: Literal["loose-ends", "all"] = "loose-ends"
     """What is averaged into h_t: the nodes that no other reads (paper), or every searched node (authors)."""
     norm: Literal["none", "output", "output-and-nodes"] = "none"
-    """Batch norm in the supernet: on the averaged output (paper, appendix A), and also on every node's product (the
-    authors' first code). A child has none."""
+    """Batch norm in the supernet: on the averaged output (paper, appendix A), and also on every node's
+    product (the authors' first code). A child has none."""
     norm_eps: float = 1e-5
     """Added to the variance; the authors' first code has 1.0."""
     norm_decay: float = 0.999
@@ -67,6 +67,16 @@ class BatchNorm(nn.Module):
             return OutputNorm(self.weight, self.bias, self.eps)
         return OutputNorm(self.weight, self.bias, self.eps, self.mean_D, self.variance_D)
 
+    def forward(self, x_BD: Tensor, statistics: Literal["batch", "moving"]) -> Tensor:
+        """One time step, normalised; in training mode the moving statistics take in the batch's."""
+        if statistics == "batch":
+            variance_D, mean_D = torch.var_mean(x_BD, dim=0, correction=0)
+            if self.training:
+                self.update(mean_D.detach().unsqueeze(0), variance_D.detach().unsqueeze(0))
+        else:
+            mean_D, variance_D = self.mean_D, self.variance_D
+        return (x_BD - mean_D) * torch.rsqrt(variance_D + self.eps) * self.weight + self.bias
+
     @torch.no_grad()
     def update(self, mean_TD: Tensor, variance_TD: Tensor) -> None:
         """Take the statistics of T time steps into the moving ones, one after the other."""
@@ -88,7 +98,9 @@ def cell_plan(architecture: Architecture, output: Literal["loose-ends", "all"]) 
 def recurrent_space(architecture: Architecture) -> RecurrentSpace:
     """The architecture's space. Raises `ConfigError` if it is not a recurrent one."""
     if not isinstance(architecture.space, RecurrentSpace):
-        raise ConfigError(f"a recurrent cell is needed here, not an architecture of the {architecture.space.name} space")
+        raise ConfigError(
+            f"a recurrent cell is needed here, not an architecture of the {architecture.space.name} space"
+        )
     return architecture.space
 
 
@@ -100,20 +112,17 @@ def run_cell(
     *,
     state_mask_BD: Tensor | None = None,
     norm: BatchNorm | None = None,
-    node_norms: Sequence[BatchNorm] | None = None,
     statistics: Literal["batch", "moving"] = "batch",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Outputs h_1 .. h_T [T, B, D] of one cell; the last one is the state to carry (paper, equations 2-5).
 
-    The input's product with W^(x) does not depend on the state, so it is one product over all time steps. In training
-    mode the norms' moving statistics are updated; `statistics` says which ones normalise.
+    The input's product with W^(x) does not depend on the state, so it is one product over all time steps. In
+    training mode the norms' moving statistics are updated; `statistics` says which ones normalise.
     """
     hidden = state_BD.shape[-1]
-    inputs = inputs_TBD.to(dtype)
-    projected_TBE = (inputs @ weights.input_2DE[:hidden].to(dtype)).to(inputs_TBD.dtype)
     result = recurrence(
-        projected_TBE,
+        product(inputs_TBD, weights.input_2DE[:hidden], dtype),
         state_BD,
         weights.input_2DE[hidden:],
         weights.nodes_DE,
@@ -127,6 +136,46 @@ def run_cell(
     return result.output_TBD
 
 
+def run_normed_cell(
+    inputs_TBD: Tensor,
+    state_BD: Tensor,
+    weights: CellWeights,
+    plan: CellPlan,
+    norm: BatchNorm,
+    node_norms: nn.ModuleList,
+    *,
+    state_mask_BD: Tensor | None = None,
+    statistics: Literal["batch", "moving"] = "batch",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """`run_cell` with a norm on every node's product as well, before it is split (the authors' first code).
+
+    In plain autograd: a norm between product and activation belongs to one old recipe only.
+    """
+    hidden = state_BD.shape[-1]
+
+    def node(k: int, s_BD: Tensor, weight_DE: Tensor, added_BE: Tensor | None = None) -> Tensor:
+        product_BE = product(s_BD if state_mask_BD is None else s_BD * state_mask_BD, weight_DE, dtype)
+        sum_BE = product_BE if added_BE is None else product_BE + added_BE
+        candidate_BD, gate_BD = node_norms[k](sum_BE, statistics).chunk(2, dim=-1)
+        highway_BD: Tensor = torch.sigmoid(gate_BD) * (ACTIVATIONS[plan.functions[k]](candidate_BD) - s_BD)
+        return s_BD + highway_BD
+
+    outputs = []
+    for projected_BE in product(inputs_TBD, weights.input_2DE[:hidden], dtype):
+        nodes = [node(0, state_BD, weights.input_2DE[hidden:], projected_BE)]
+        for k, (source, weight_DE) in enumerate(zip(plan.sources, weights.nodes_DE, strict=True), start=1):
+            nodes.append(node(k, nodes[source], weight_DE))
+        state_BD = norm(torch.stack([nodes[k] for k in plan.outputs]).mean(0), statistics)
+        outputs.append(state_BD)
+    return torch.stack(outputs)
+
+
+def product(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """x · weight with operands in `dtype`; the result has the dtype of x."""
+    return (x.to(dtype) @ weight.to(dtype)).to(x.dtype)
+
+
 def uniform_(weight: Tensor, bound: float, generator: torch.Generator) -> Tensor:
     """Fill with U(-bound, bound) in place."""
     with torch.no_grad():
@@ -134,14 +183,20 @@ def uniform_(weight: Tensor, bound: float, generator: torch.Generator) -> Tensor
 
 
 class SupernetCell(nn.Module):
-    """The shared weights ω of every cell of a space; each call computes one architecture with its part of them.
+    """The shared weights ω of every cell of a space; each call computes one architecture with its part of
+    them.
 
-    Blocks are parameters of their own, so that those off the sampled path get no gradient, no optimiser work and no
-    communication.
+    Blocks are parameters of their own, so that those off the sampled path get no gradient, no optimiser work
+    and no communication.
     """
 
     def __init__(
-        self, space: RecurrentSpace, hidden: int, config: CellConfig, init_range: float, generator: torch.Generator
+        self,
+        space: RecurrentSpace,
+        hidden: int,
+        config: CellConfig,
+        init_range: float,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.space = space
@@ -194,17 +249,30 @@ class SupernetCell(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> tuple[Tensor, Tensor]:
         """Outputs [T, B, D] of the architecture's cell, and the state to carry."""
-        output_TBD = run_cell(
-            inputs_TBD,
-            state_BD,
-            self.weights(architecture),
-            cell_plan(architecture, self.config.output),
-            state_mask_BD=state_mask_BD,
-            norm=self.norm,
-            node_norms=self.node_norms,
-            statistics=statistics,
-            dtype=dtype,
-        )
+        weights, plan = self.weights(architecture), cell_plan(architecture, self.config.output)
+        if self.norm is not None and self.node_norms is not None:
+            output_TBD = run_normed_cell(
+                inputs_TBD,
+                state_BD,
+                weights,
+                plan,
+                self.norm,
+                self.node_norms,
+                state_mask_BD=state_mask_BD,
+                statistics=statistics,
+                dtype=dtype,
+            )
+        else:
+            output_TBD = run_cell(
+                inputs_TBD,
+                state_BD,
+                weights,
+                plan,
+                state_mask_BD=state_mask_BD,
+                norm=self.norm,
+                statistics=statistics,
+                dtype=dtype,
+            )
         return output_TBD, output_TBD[-1]
 
     def initial_state(self, batch: int) -> Tensor:
@@ -216,7 +284,12 @@ class ChildCell(nn.Module):
     """One architecture with weights of its own, and no batch norm (paper, appendix A)."""
 
     def __init__(
-        self, architecture: Architecture, hidden: int, config: CellConfig, init_range: float, generator: torch.Generator
+        self,
+        architecture: Architecture,
+        hidden: int,
+        config: CellConfig,
+        init_range: float,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.architecture = architecture
@@ -245,7 +318,9 @@ class ChildCell(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Outputs [T, B, D] and the state to carry."""
         weights = CellWeights(self.input_weight, list(self.node_weights))
-        output_TBD = run_cell(inputs_TBD, state_BD, weights, self.plan, state_mask_BD=state_mask_BD, dtype=dtype)
+        output_TBD = run_cell(
+            inputs_TBD, state_BD, weights, self.plan, state_mask_BD=state_mask_BD, dtype=dtype
+        )
         return output_TBD, output_TBD[-1]
 
     def initial_state(self, batch: int) -> Tensor:

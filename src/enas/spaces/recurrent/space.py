@@ -1,8 +1,9 @@
 """The recurrent cells of paper §2.1: every node reads one earlier node and applies one function.
 
-Node 0 is the input node; it reads the word x_t and the state h_{t-1}. In the paper its function is searched and the
-paper calls it node 1; in the authors' corrected code it is always tanh, comes before the searched nodes and is called
-node 0. `first_label` keeps both ways of counting, so that a cell reads as in the source it comes from.
+Node 0 is the input node; it reads the word x_t and the state h_{t-1}. In the paper its function is searched
+and the paper calls it node 1; in the authors' corrected code it is always tanh, comes before the searched
+nodes and is called node 0. `first_label` keeps both ways of counting, so that a cell reads as in the source
+it comes from.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ FUNCTIONS = ("tanh", "relu", "identity", "sigmoid")
 """The four functions of the paper, in the order of the first released code."""
 
 FUNCTIONS_OF_ODD_STRINGS = ("tanh", "relu", "identity", "sigmoid")
-"""Function numbers in strings `f (prev f)*` of the first released code: 2N-1 tokens, the first node has no index."""
+"""Function numbers in strings `f (prev f)*` of the first released code: 2N-1 tokens, as the
+first node has no source."""
 
 FUNCTIONS_OF_EVEN_STRINGS = ("tanh", "relu", "sigmoid", "identity")
 """Function numbers in strings `(prev f)*` of the corrected code: 2N tokens, node 0 is a fixed tanh."""
@@ -29,9 +31,10 @@ FUNCTIONS_OF_EVEN_STRINGS = ("tanh", "relu", "sigmoid", "identity")
 class RecurrentSpace(Space):
     """Cells of `nodes` searched nodes.
 
-    With `input_function=None` (paper) the input node is the first searched node: 4^N·(N-1)! cells. With a fixed
-    `input_function` (authors: tanh) it stands before them: 4^N·N! cells. The paper states its count as 4^N·N! and
-    "approximately 10^15" for N = 12; what its controller samples is 4^12·11! = 669,692,775,628,800.
+    With `input_function=None` (paper) the input node is the first searched node: 4^N·(N-1)! cells. With a
+    fixed `input_function` (authors: tanh) it stands before them: 4^N·N! cells. The paper states its count as
+    4^N·N! and "approximately 10^15" for N = 12; what its controller samples is 4^12·11! =
+    669,692,775,628,800.
     """
 
     name: ClassVar[str] = "recurrent"
@@ -46,7 +49,8 @@ class RecurrentSpace(Space):
         unknown = [f for f in (*self.functions, self.input_function or "tanh") if f not in FUNCTIONS]
         if unknown or not self.functions or len(set(self.functions)) != len(self.functions):
             raise ConfigError(
-                f"functions must be distinct names out of {', '.join(FUNCTIONS)}; got {', '.join(self.functions)}"
+                f"functions must be distinct names out of {', '.join(FUNCTIONS)}; "
+                f"got {', '.join(self.functions)}"
                 + (f" and the input function {self.input_function}" if self.input_function else "")
             )
 
@@ -89,11 +93,13 @@ class RecurrentSpace(Space):
         return tuple(node for node in range(self.total_nodes) if node not in read)
 
     def build(self, sources: tuple[int, ...], functions: tuple[str, ...]) -> Architecture:
-        """The architecture with these sources (nodes 1, 2, ...) and functions (searched ones only, in node order)."""
+        """The architecture with these sources (nodes 1, 2, ...) and functions (searched ones only, in node
+        order)."""
         source, function = iter(sources), iter(functions)
         try:
             choices = [
-                next(source) if d.kind == "source" else self.functions.index(next(function)) for d in self.decisions
+                next(source) if d.kind == "source" else self.functions.index(next(function))
+                for d in self.decisions
             ]
         except ValueError as error:
             unknown = sorted(set(functions) - set(self.functions))
@@ -109,30 +115,47 @@ class RecurrentSpace(Space):
     def format(self, architecture: Architecture) -> str:
         """For example `tanh tanh(1) relu(2)`: each node's function, with the label of the node it reads."""
         functions = self.node_functions(architecture)
-        words = [f"{f}({j + self.first_label})" for f, j in zip(functions[1:], self.sources(architecture), strict=True)]
+        words = [
+            f"{f}({j + self.first_label})"
+            for f, j in zip(functions[1:], self.sources(architecture), strict=True)
+        ]
         return " ".join([functions[0], *words])
 
     def parse(self, text: str) -> Architecture:
-        """Read `format`'s notation, or the authors' numbers: `f (prev f)*` or, with a fixed input node, `(prev f)*`.
+        """Read `format`'s notation, or the authors' numbers: `f (prev f)*` or, with a fixed input node,
+        `(prev f)*`.
 
         Raises `ArchitectureError` naming the word that is wrong.
         """
         words = text.replace(",", " ").split()
         if not words:
             raise ArchitectureError("the architecture string is empty")
-        if all(re.fullmatch(r"\d+", word) for word in words):
+        no_numbers = [word for word in words if not word.isdecimal()]
+        if not no_numbers:
             return self._parse_numbers([int(word) for word in words])
         first, *rest = words
+        if first.isdecimal():
+            raise ArchitectureError(f"{no_numbers[0]!r} is not a number, but the string begins with one")
         sources, functions = [], [first]
-        for word in rest:
+        for node, word in enumerate(rest, start=1):
             match = re.fullmatch(r"(\w+)\((\d+)\)", word)
             if match is None:
-                raise ArchitectureError(f"{word!r} is not of the form function(node), as in 'tanh tanh(1) relu(2)'")
+                raise ArchitectureError(
+                    f"{word!r} is not of the form function(node), as in 'tanh tanh(1) relu(2)'"
+                )
+            source = int(match[2]) - self.first_label
+            if not 0 <= source < node:
+                raise ArchitectureError(
+                    f"{word!r} is node {node + self.first_label}; it can read nodes "
+                    f"{self.first_label} to {node - 1 + self.first_label} only"
+                )
             functions.append(match[1])
-            sources.append(int(match[2]) - self.first_label)
+            sources.append(source)
         if self.input_function is not None:
             if first != self.input_function:
-                raise ArchitectureError(f"the input node is {self.input_function} in this space, not {first!r}")
+                raise ArchitectureError(
+                    f"the input node is {self.input_function} in this space, not {first!r}"
+                )
             functions = functions[1:]
         return self.build(tuple(sources), tuple(functions))
 
@@ -141,14 +164,21 @@ class RecurrentSpace(Space):
         expected = 2 * self.nodes - odd
         if len(tokens) != expected:
             raise ArchitectureError(
-                f"{len(tokens)} numbers given; a cell of {self.nodes} searched nodes is written with {expected} numbers "
-                + ("(function, then source and function of each further node)" if odd else "(source and function of each node)")
+                f"{len(tokens)} numbers given; a cell of {self.nodes} searched nodes "
+                f"is written with {expected} numbers "
+                + (
+                    "(function, then source and function of each further node)"
+                    if odd
+                    else "(source and function of each node)"
+                )
             )
         names = FUNCTIONS_OF_ODD_STRINGS if odd else FUNCTIONS_OF_EVEN_STRINGS
         numbers = [tokens[0], *tokens[2::2]] if odd else tokens[1::2]
         for number in numbers:
             if number >= len(names):
-                raise ArchitectureError(f"function number {number} is not in 0..{len(names) - 1} ({', '.join(names)})")
+                raise ArchitectureError(
+                    f"function number {number} is not in 0..{len(names) - 1} ({', '.join(names)})"
+                )
         sources = tokens[1::2] if odd else tokens[0::2]
         return self.build(tuple(sources), tuple(names[number] for number in numbers))
 
@@ -161,7 +191,9 @@ class RecurrentSpace(Space):
     def graph(self, architecture: Architecture) -> Graph:
         functions = self.node_functions(architecture)
         nodes = [GraphNode("x", "x[t]", "input"), GraphNode("h", "h[t-1]", "input")]
-        nodes += [GraphNode(str(k), f"{k + self.first_label} {f}", "node", f) for k, f in enumerate(functions)]
+        nodes += [
+            GraphNode(str(k), f"{k + self.first_label} {f}", "node", f) for k, f in enumerate(functions)
+        ]
         ends = self.loose_ends(architecture)
         nodes.append(GraphNode("out", "h[t]" if len(ends) == 1 else "mean → h[t]", "output"))
         edges = [("x", "0"), ("h", "0")]
@@ -184,8 +216,8 @@ class RecurrentSpace(Space):
 
 
 def read_authors_string(text: str) -> Architecture:
-    """A cell in the authors' numbers, its space told by the count of numbers: odd for the first released code, even
-    for the corrected one. Raises `ArchitectureError` if it is neither."""
+    """A cell in the authors' numbers, its space told by the count of numbers: odd for the first released
+    code, even for the corrected one. Raises `ArchitectureError` if it is neither."""
     count = len(text.replace(",", " ").split())
     input_function = None if count % 2 else "tanh"
     return RecurrentSpace(max(1, (count + 1) // 2), FUNCTIONS, input_function).parse(text)

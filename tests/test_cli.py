@@ -1,0 +1,289 @@
+"""The command line: every mistake is one clear line and exit code 2; what is asked for is on standard output."""
+
+import json
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests import tiny
+
+from enas.cli import COMMANDS, CONTROLLERS, free_folder, main, setting_names, settings
+from enas.recipes import RECIPES, recipe
+from enas.spaces import architecture_from_json
+from enas.spaces.recurrent.space import RecurrentSpace
+
+AUTHORS_CELL = "0 2 0 3 0 3 2 2 3 3 1 0 5 2 3 3"  # 8 searched nodes, in the corrected code's numbers
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The one line that a command is refused with."""
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("enas: ")
+    assert "Traceback" not in lines[0]
+    return lines[0].removeprefix("enas: ")
+
+
+def printed(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    capsys.readouterr()
+    assert main(argv) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("runn recurrent-quick", "there is no command 'runn'; did you mean 'run'?"),
+        ("run", "name a recipe: recurrent-quick, recurrent-default"),
+        ("run --seed 1", "name a recipe"),
+        ("run recurrent-quik", "there is no recipe 'recurrent-quik'; did you mean 'recurrent-quick'?"),
+        ("run recurrent-quick --search.epoch 3", "no flag --search.epoch; did you mean '--search.epochs'?"),
+        ("run recurrent-quick --searc.epochs=3", "no flag --searc.epochs; did you mean '--search.epochs'?"),
+        ("run recurrent-quick --search.epochs", "Missing value for argument '--search.epochs'"),
+        (
+            "run recurrent-quick --search.epochs many",
+            "--search.epochs: invalid literal for int() with base 10: 'many'",
+        ),
+        ("run recurrent-quick --search.epochs 0", "search.epochs must be at least 1, not 0"),
+        ("run recurrent-quick --search.warmup 1.5", "search.warmup is a share in [0, 1], not 1.5"),
+        (
+            "run recurrent-quick --precision fp16",
+            "'fp16' for argument '--precision'. Expected one of ('fp32', 'bf16')",
+        ),
+        ("run recurrent-quick --space.functions tanh sine", "functions must be distinct names out of"),
+        ("run recurrent-quick stray", "Unrecognized options: stray"),
+        ("run recurrent-quick --controller lstmm", "did you mean 'lstm'? --controller is one of"),
+        (
+            "run recurrent-quick --controller",
+            "--controller is one of independent, uniform, lstm, lstm-authors, not ''",
+        ),
+        ("run recurrent-quick --controller lstm --controller.hiden 3", "did you mean '--controller.hidden'?"),
+        ("run recurrent-quick --architecture tanh", "--architecture goes with 'enas retrain RECIPE'"),
+        ("retrain recurrent-quick", "'enas retrain recurrent-quick' needs --architecture"),
+        (
+            "retrain recurrent-quick --space.nodes 2 --architecture 'tanh sine(1)'",
+            "function sine is not in this space",
+        ),
+        ("retrain recurrent-quick --space.nodes 2 --architecture 'tanh tanh(7)'", "tanh(7)"),
+        ("retrain recurrent-quick --space.nodes 2 --architecture '0 0'", "2 numbers given"),
+        ("derive", "give one run folder"),
+        ("resume a b", "give one run folder"),
+        ("resume nowhere", "nowhere is not a run folder: it has no config.json"),
+        ("test .", ". is not a run folder: it has no config.json"),
+        ("show", "give a run folder, an architecture.json or an architecture string"),
+        ("show 'tanh tanh(1) sine(2)'", "as an architecture: function sine is not in this space"),
+        ("show '9 0 0'", "function number 9 is not in 0..3"),
+        ("show missing.json", "missing.json is missing"),
+        ("show tanh --sgv cell.svg", "no flag --sgv; did you mean '--svg'?"),
+        ("doctor --jason", "unexpected '--jason'; did you mean '--json'?"),
+        ("recipes recurrent-quick", "unexpected 'recurrent-quick'"),
+        ("run recurrent-quick --data.source nowhere", "`source` is 'nowhere', neither a folder nor one of"),
+        ("run recurrent-quick --device tpu", "Unknown device 'tpu'"),
+        ("run recurrent-quick --threads 0", "Cannot compute with 0 threads"),
+    ],
+)
+def test_mistakes_are_refused_in_one_line(
+    capsys: pytest.CaptureFixture[str], command: str, says: str
+) -> None:
+    assert says in refusal(capsys, *shlex.split(command))
+    assert not list(Path().rglob("config.json"))
+
+
+@pytest.mark.parametrize("columns", ["20", "60", "400"])
+def test_refusals_are_one_line_on_a_terminal_of_any_width(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    line = refusal(capsys, "run", "recurrent-quick", "--search.epochs", "0")
+    assert line == "search.epochs must be at least 1, not 0; see 'enas run recurrent-quick --help'"
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+@pytest.mark.parametrize("broken", ["missing", "empty"])
+def test_missing_or_empty_text_is_refused_and_leaves_no_run(
+    capsys: pytest.CaptureFixture[str], split: str, broken: str
+) -> None:
+    text = tiny.write_text(Path("text"))
+    file = text / f"{split}.txt"
+    file.unlink() if broken == "missing" else file.write_text("")
+    line = refusal(capsys, "run", "recurrent-quick", *tiny.flags(text))
+    assert f"{split}.txt" in line
+    assert ("has no" if broken == "missing" else "has no words") in line
+    assert not list(Path().rglob("config.json"))
+
+
+def test_text_too_short_for_the_batch_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    text = tiny.write_text(Path("text"))
+    assert main(["run", "recurrent-quick", *tiny.flags(text, "--shared.training.windows.batch", "200")]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("enas: ")]
+    assert len(lines) == 1
+    assert "too few for 200 rows" in lines[0]
+
+
+def test_folder_that_holds_a_run_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    text = tiny.write_text(Path("text"))
+    folder = Path("here")
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    line = refusal(capsys, "run", "recurrent-quick", *tiny.flags(text), "--run", "here")
+    assert "here already holds a run. Continue it with 'enas resume here'" in line
+    assert (folder / "config.json").read_text() == "{}"
+
+
+def test_run_folder_that_cannot_be_made_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("")
+    line = refusal(capsys, "run", "recurrent-quick", "--run", "file/run")
+    assert "cannot make the folder file/run" in line
+
+
+@pytest.mark.parametrize("written", ["", "[]", "{}", '{"kind": "recurrent"}'])
+def test_damaged_config_is_refused(capsys: pytest.CaptureFixture[str], written: str) -> None:
+    Path("run").mkdir()
+    Path("run/config.json").write_text(written)
+    assert "config.json" in refusal(capsys, "resume", "run")
+
+
+# ---- settings ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_without_flags_is_itself(name: str) -> None:
+    assert settings(name, []) == (recipe(name), None, None)
+
+
+@pytest.mark.parametrize("controller", CONTROLLERS)
+@pytest.mark.parametrize("joined", [True, False])
+def test_controller_is_replaced_by_name(controller: str, joined: bool) -> None:
+    flag = [f"--controller={controller}"] if joined else ["--controller", controller]
+    config = settings("recurrent-quick", [*flag, "--seed", "3"])[0]
+    assert config == replace(recipe("recurrent-quick"), controller=CONTROLLERS[controller], seed=3)
+
+
+def test_flags_reach_every_depth() -> None:
+    words = (
+        "--run there --seed=4 --shared.training.sgd.learning_rate 2.5 --controller.reinforce.betas 0.5 0.6"
+    )
+    config, folder, text = settings("recurrent-default", words.split())
+    assert (folder, text, config.seed) == (Path("there"), None, 4)
+    assert config.shared.training.sgd.learning_rate == 2.5  # type: ignore[attr-defined]  # a recurrent run has it
+    assert config.controller.reinforce.betas == (0.5, 0.6)  # type: ignore[union-attr]  # the recipe's controller has it
+
+
+@pytest.mark.parametrize("controller", CONTROLLERS)
+def test_help_has_every_setting_with_its_meaning(capsys: pytest.CaptureFixture[str], controller: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "recurrent-quick", "--controller", controller, "--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    offered = set(re.findall(r"^[│|\s]*(--[a-z][\w.-]*)", said, re.MULTILINE))
+    config = replace(recipe("recurrent-quick"), controller=CONTROLLERS[controller])
+    assert offered - {"--help", "--controller"} == {"--run", "--architecture", *setting_names(config)}
+    words = " ".join(said.replace("│", " ").replace("|", " ").split())
+    assert "Every random number of the run follows from it." in words
+    assert "--controller {independent,uniform,lstm,lstm-authors} puts another controller" in words
+
+
+# ---- what is printed ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]])
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
+    said = printed(capsys, *argv)
+    for command in COMMANDS:
+        assert f"\n  enas {command}" in said
+
+
+def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    said = printed(capsys, "recipes")
+    for name, make in RECIPES.items():
+        assert name in said
+        assert make.__doc__ is not None
+        assert make.__doc__.strip() in said
+        assert f"Command:  enas run {name}" in make.__doc__
+        assert "Expect:" in make.__doc__
+        assert "Source:" in make.__doc__
+    assert json.loads(printed(capsys, "recipes", "--json")) == {
+        n: make.__doc__ for n, make in RECIPES.items()
+    }
+
+
+def test_doctor_looks_at_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    checks = json.loads(printed(capsys, "doctor", "--json"))
+    named = {check["name"]: check for check in checks}
+    assert {"python", "torch", "memory", "disk", "embedded text", "accelerator", "pygraphviz"} <= set(named)
+    assert all(check["ok"] for check in checks if check["needed"])
+    plain = printed(capsys, "doctor").splitlines()
+    assert len(plain) == len(checks)
+    assert all(line.startswith(("ok  ", "none")) for line in plain)
+
+
+def test_show_draws_a_published_string(capsys: pytest.CaptureFixture[str]) -> None:
+    said = printed(capsys, "show", AUTHORS_CELL)
+    space = RecurrentSpace(8, input_function="tanh")
+    architecture = space.parse(AUTHORS_CELL)
+    assert str(architecture) in said.splitlines()
+    assert f"one of {space.count():,} in its space" in said
+    record = json.loads(printed(capsys, "show", AUTHORS_CELL, "--json"))
+    assert architecture_from_json(record) == architecture
+
+
+def test_show_reads_strings_json_and_run_folders_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "tanh relu(1) identity(1) sigmoid(3)"
+    drawn = printed(capsys, "show", text)
+    Path("cell.json").write_text(printed(capsys, "show", text, "--json"))
+    assert printed(capsys, "show", "cell.json") == drawn
+    data = tiny.write_text(Path("text"))
+    Path("run").mkdir()
+    config = settings("recurrent-quick", [*tiny.flags(data), "--space.nodes", "4"])[0]
+    from enas.stages import Run, put_architecture
+
+    Run.create(Path("run"), config, ("retrain", "test"))
+    put_architecture(Path("run"), RecurrentSpace(4).parse(text))
+    assert printed(capsys, "show", "run") == drawn
+
+
+def test_show_takes_a_string_longer_than_any_file_name(capsys: pytest.CaptureFixture[str]) -> None:
+    text = " ".join(["tanh", *[f"sigmoid({node})" for node in range(1, 40)]])
+    assert text in printed(capsys, "show", text)
+
+
+def test_show_draws_into_files(capsys: pytest.CaptureFixture[str]) -> None:
+    printed(capsys, "show", AUTHORS_CELL, "--svg", "cell.svg", "--png", "cell.png")
+    assert "<svg" in Path("cell.svg").read_text()
+    assert Path("cell.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_default_folder_is_the_first_that_holds_no_run(tmp_path: Path) -> None:
+    wanted = tmp_path / "runs" / "recurrent-quick"
+    assert free_folder(wanted) == wanted
+    for expected in (wanted, wanted.with_name("recurrent-quick-2"), wanted.with_name("recurrent-quick-3")):
+        assert free_folder(wanted) == expected
+        expected.mkdir(parents=True)
+        assert free_folder(wanted) == expected
+        (expected / "config.json").write_text("{}")
+
+
+def test_retraining_a_given_architecture_runs_to_its_test_perplexity(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = tiny.write_text(Path("text"))
+    cell = "tanh relu(1) identity(1)"
+    said = printed(capsys, "retrain", "recurrent-quick", *tiny.flags(text), "--architecture", cell)
+    assert cell in said
+    assert "better than" in said
+    assert sorted(path.name for path in Path("runs/recurrent-quick").iterdir() if path.suffix == ".json") == [
+        "architecture.json",
+        "comparison.json",
+        "config.json",
+        "environment.json",
+    ]

@@ -1,0 +1,93 @@
+"""A whole run that takes a second, and what two runs must have in common to be called the same."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from enas.cli import settings
+from enas.config import RecurrentConfig
+from enas.runtime.checkpoint import CheckpointStore
+from enas.runtime.files import read_json, read_jsonl
+
+WORDS = "the a cat dog tree saw ate and of under".split()
+
+FLAGS = """
+    --data.max-vocabulary None --data.max-train-tokens None --data.max-valid-tokens None --data.max-test-tokens None
+    --space.nodes 3 --shared.hidden 8 --shared.training.windows.batch 4 --shared.training.windows.bptt 5
+    --shared.reward.batch 3 --shared.reward.bptt 5
+    --search.epochs 2 --search.warmup 0.5 --search.updates 4 --search.proposals 3 --search.log-every 4
+    --search.checkpoint-every 5
+    --derive.samples 4 --derive.minibatches 2 --derive.shortlist 2
+    --retrain.child.hidden 8 --retrain.child.epochs 2 --retrain.child.eval-batch 2 --retrain.checkpoint-every 4
+    --retrain.child.training.windows.batch 4 --retrain.child.training.windows.bptt 5
+    --threads 1
+""".split()
+"""What makes `recurrent-quick` tiny: 10 windows a pass, 24 steps of search, 5 networks trained."""
+
+
+def write_text(folder: Path, seed: int = 0) -> Path:
+    """A folder with 211 training, 80 validation and 60 test tokens."""
+    rng = random.Random(seed)
+    folder.mkdir(parents=True)
+    for split, lines in (("train", 20), ("valid", 8), ("test", 6)):
+        text = "".join(" ".join(rng.choices(WORDS, k=9)) + "\n" for _ in range(lines))
+        (folder / f"{split}.txt").write_text(text + ("" if split != "train" else " ".join(WORDS) + "\n"))
+    return folder
+
+
+def flags(text: Path, *more: str) -> list[str]:
+    """The flags of a tiny run on this text; later ones win."""
+    given = [*FLAGS, "--data.source", str(text), *more]
+    return [word for pair in dict(zip(given[::2], given[1::2], strict=True)).items() for word in pair]
+
+
+def config(text: Path, *more: str) -> RecurrentConfig:
+    """The settings of a tiny run on this text."""
+    made = settings("recurrent-quick", flags(text, *more))[0]
+    assert isinstance(made, RecurrentConfig)
+    return made
+
+
+def plain(value: Any) -> Any:
+    """A state with its tensors as bytes, so that == compares bit for bit."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, tuple(value.shape), value.detach().contiguous().numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def newest_checkpoint(folder: Path) -> Any:
+    """The newest state in a folder of checkpoints, without the clock and what depends on its digits."""
+    found = CheckpointStore(folder).load_newest()
+    assert found is not None
+    step, state = found
+    return step, plain({key: value for key, value in state.items() if key != "metrics"})
+
+
+def without_times(path: Path) -> Any:
+    """What a JSON file says, apart from durations."""
+    records = read_jsonl(path) if path.suffix == ".jsonl" else read_json(path)
+    text = json.dumps(records)
+    return json.loads(
+        text, object_hook=lambda r: {k: v for k, v in r.items() if k not in ("time", "seconds")}
+    )
+
+
+def content(run: Path) -> dict[str, Any]:
+    """All that a run has computed, by the name of its file."""
+    found: dict[str, Any] = {}
+    for path in sorted(run.rglob("*")):
+        name = str(path.relative_to(run))
+        if path.name.startswith(".") or path.name == "environment.json" or path.suffix == ".pt":
+            continue
+        if path.name == "checkpoints":
+            found[name] = newest_checkpoint(path)
+        elif path.suffix in (".json", ".jsonl"):
+            found[name] = without_times(path)
+        elif path.is_file():
+            found[name] = path.read_bytes()
+    return found
