@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests import tiny
 
 from enas.cli import COMMANDS, CONTROLLERS, free_folder, main, setting_names, settings
 from enas.recipes import RECIPES, recipe
 from enas.spaces import architecture_from_json
 from enas.spaces.recurrent.space import RecurrentSpace
+from tests import tiny
 
 AUTHORS_CELL = "0 2 0 3 0 3 2 2 3 3 1 0 5 2 3 3"  # 8 searched nodes, in the corrected code's numbers
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests import tiny
 
 from enas.architecture import Architecture
 from enas.config import RecurrentConfig
@@ -14,6 +13,7 @@ from enas.derive import Candidate, DeriveConfig, candidates, pick
 from enas.errors import ConfigError
 from enas.runtime.seeding import generator
 from enas.tasks.base import SearchTask
+from tests import tiny
 
 SAMPLES, MINIBATCHES, SEED = 40, 3, 5
 

@@ -277,7 +277,7 @@ def test_a_build_of_torch_without_the_operators_is_found_out(monkeypatch: pytest
     def missing(*_: object) -> None:
         raise RuntimeError("no such operator")
 
-    monkeypatch.setattr(products, "_packed_linear", missing)
+    monkeypatch.setattr(products, "_packed", missing)
     products.packs.cache_clear()
     try:
         assert not products.packs(torch.float32)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tests import tiny
 
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import read_jsonl
 from enas.runtime.lock import run_lock
+from tests import tiny
 
 # Importing and loading compiled kernels takes seconds, so one process does it, with a run of its own, and every run is
 # a fork of it. A fork can be told to send itself a
@@ -292,10 +292,10 @@ def test_full_disk_stops_in_one_line_and_loses_nothing(
     )
     assert first.code == 75
     before = tiny.content(folder)
-    files = [folder / "archive.jsonl"] if refused == "log" else [*folder.glob("checkpoints/step-*.pt")]
+    files = [folder / "metrics.jsonl"] if refused == "log" else [*folder.glob("checkpoints/step-*.pt")]
     limit = max(path.stat().st_size for path in files) // (1 if refused == "log" else 2)
     line = one_line(server.enas("resume", folder, limit=limit))
-    assert ("archive.jsonl" if refused == "log" else "step-") in line
+    assert ("metrics.jsonl" if refused == "log" else "step-") in line
     assert "Cannot write" in line
     assert "Free some space" in line
     after = tiny.content(folder)
@@ -308,7 +308,7 @@ def test_loss_that_is_not_finite_stops_the_search_and_keeps_the_last_good_checkp
     server: Server, whole: Whole, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    line = one_line(server.enas(*begin(whole.text, folder, "--shared.training.sgd.learning-rate", "1e39")))
+    line = one_line(server.enas(*begin(whole.text, folder, "--shared.training.sgd.learning-rate", "1e30")))
     assert "search stopped in epoch 0, weights step" in line
     assert "tanh" in line or "relu" in line or "sigmoid" in line or "identity" in line
     assert "lower learning rate" in line
@@ -319,7 +319,7 @@ def test_loss_that_is_not_finite_stops_the_retraining_too(
     server: Server, whole: Whole, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    more = ["--derive.rule", "mode", "--retrain.child.training.sgd.learning-rate", "1e39"]
+    more = ["--derive.rule", "mode", "--retrain.child.training.sgd.learning-rate", "1e30"]
     line = one_line(server.enas(*begin(whole.text, folder, *more)))
     assert "retraining found" in line
     assert "stopped in step" in line

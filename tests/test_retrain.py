@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from tests import tiny
 
 from enas.config import RecurrentConfig, RecurrentWorkshop
 from enas.errors import ConfigError, NotFiniteError
@@ -28,6 +27,7 @@ from enas.runtime.stop import Stopped, StopRequest
 from enas.spaces.recurrent.space import RecurrentSpace
 from enas.tasks.language_child import LanguageChildTraining
 from enas.tasks.language_training import evaluate, perplexity
+from tests import tiny
 
 SPACE = RecurrentSpace(nodes=3)
 FOUND = SPACE.parse("tanh relu(1) identity(1)")
@@ -164,9 +164,10 @@ def test_stopped_after_any_step_and_resumed_equals_uninterrupted(
                 stop.request("test")
             return shown
 
-        with monkeypatch.context() as patched, pytest.raises(Stopped):
-            patched.setattr(LanguageChildTraining, "step", step)
+        monkeypatch.setattr(LanguageChildTraining, "step", step)
+        with pytest.raises(Stopped):
             train(workshop, network, folder, stop)
+        monkeypatch.undo()
         assert read_result(folder) is None
         assert CheckpointStore(folder / "checkpoints").steps()[-1] == last
         train(workshop, network, folder)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests import tiny
 
 from enas.cli import CONTROLLERS, check_command
 from enas.config import RecurrentWorkshop
@@ -19,6 +18,7 @@ from enas.retrain import Network
 from enas.runtime.files import read_json, write_json
 from enas.settings import config_from_json, config_to_json
 from enas.stages import ALL_STAGES, Run, StageName, execute
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_value_out_of_range_says_what_the_setting_says() -> None:
 @pytest.mark.parametrize("change", [{"kind": "convolutional"}, {"controller": "Oracle"}, {"settings": None}])
 def test_unknown_kinds_are_refused(change: dict[str, Any]) -> None:
     record = {**config_to_json(recipe("recurrent-quick")), **change}
-    with pytest.raises(RunFolderError, match="config.json lacks or does not know"):
+    with pytest.raises(RunFolderError, match=r"config\.json lacks or does not know"):
         config_from_json(record)
     for missing in change:
         with pytest.raises(RunFolderError, match=missing):
@@ -121,7 +121,7 @@ def test_folder_that_holds_a_run_is_not_begun_again(finished: Path, text: Path) 
 
 
 def test_folder_without_config_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="not a run folder: it has no config.json"):
+    with pytest.raises(RunFolderError, match=r"not a run folder: it has no config\.json"):
         Run.open(tmp_path)
 
 

@@ -12,9 +12,9 @@ from enas.config import RecurrentConfig
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import read_json, read_jsonl
 
-WORDS = "the a cat dog tree saw ate and of under".split()
+WORDS = ["the", "a", "cat", "dog", "tree", "saw", "ate", "and", "of", "under"]
 
-FLAGS = """
+_FLAGS = """
     --data.max-vocabulary None --data.max-train-tokens None --data.max-valid-tokens None --data.max-test-tokens None
     --space.nodes 3 --shared.hidden 8 --shared.training.windows.batch 4 --shared.training.windows.bptt 5
     --shared.reward.batch 3 --shared.reward.bptt 5
@@ -24,7 +24,7 @@ FLAGS = """
     --retrain.child.hidden 8 --retrain.child.epochs 2 --retrain.child.eval-batch 2 --retrain.checkpoint-every 4
     --retrain.child.training.windows.batch 4 --retrain.child.training.windows.bptt 5
     --threads 1
-""".split()
+"""
 """What makes `recurrent-quick` tiny: 10 windows a pass, 24 steps of search, 5 networks trained."""
 
 
@@ -40,7 +40,7 @@ def write_text(folder: Path, seed: int = 0) -> Path:
 
 def flags(text: Path, *more: str) -> list[str]:
     """The flags of a tiny run on this text; later ones win."""
-    given = [*FLAGS, "--data.source", str(text), *more]
+    given = [*_FLAGS.split(), "--data.source", str(text), *more]
     return [word for pair in dict(zip(given[::2], given[1::2], strict=True)).items() for word in pair]
 
 

@@ -119,9 +119,8 @@ class Architecture:
             )
         for choice, decision in zip(self.choices, decisions, strict=True):
             if not 0 <= choice < len(decision.options):
-                raise ArchitectureError(
-                    f"{decision.name}: choice {choice} is not in 0..{len(decision.options) - 1} ({', '.join(decision.options)})"
-                )
+                last, options = len(decision.options) - 1, ", ".join(decision.options)
+                raise ArchitectureError(f"{decision.name}: choice {choice} is not in 0..{last} ({options})")
 
     def __str__(self) -> str:
         return self.space.format(self)
@@ -138,4 +137,9 @@ class Architecture:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: the space, the choices, and the same in words for a person."""
-        return {"id": self.id, "space": self.space.to_json(), "choices": list(self.choices), "text": str(self)}
+        return {
+            "id": self.id,
+            "space": self.space.to_json(),
+            "choices": list(self.choices),
+            "text": str(self),
+        }

@@ -22,12 +22,12 @@ import tyro
 
 from enas.architecture import Architecture
 from enas.config import RunConfig
-from enas.controllers.config import AUTHORS, PAPER, IndependentConfig, UniformConfig
+from enas.controllers.config import AUTHORS, PAPER, ControllerConfig, IndependentConfig, UniformConfig
 from enas.doctor import checks
 from enas.errors import ArchitectureError, ConfigError, EnasError, RunFolderError
 from enas.recipes import RECIPES, recipe
-from enas.report.drawing import write_png, write_svg
-from enas.report.summary import draw, summary
+from enas.report.drawing import text_for, write_png, write_svg
+from enas.report.summary import summary
 from enas.runtime.files import read_json
 from enas.runtime.lock import run_lock
 from enas.runtime.stop import Stopped
@@ -37,7 +37,12 @@ from enas.stages import ALL_STAGES, Run, StageName, execute, put_architecture
 
 EXIT_USAGE = 2
 
-CONTROLLERS = {"independent": IndependentConfig(), "uniform": UniformConfig(), "lstm": PAPER, "lstm-authors": AUTHORS}
+CONTROLLERS: dict[str, ControllerConfig] = {
+    "independent": IndependentConfig(),
+    "uniform": UniformConfig(),
+    "lstm": PAPER,
+    "lstm-authors": AUTHORS,
+}
 """What `--controller NAME` puts in place of a recipe's controller."""
 
 Action = Callable[[], int]
@@ -104,7 +109,9 @@ def settings(name: str, argv: Sequence[str]) -> tuple[RunConfig, Path | None, st
             ),
             (
                 "architecture",
-                Annotated[str | None, tyro.conf.arg(help="only 'retrain': the architecture, instead of a search")],
+                Annotated[
+                    str | None, tyro.conf.arg(help="only 'retrain': the architecture, instead of a search")
+                ],
                 field(default=None),
             ),
             ("settings", Annotated[type(default), tyro.conf.arg(name="")], field(default=default)),
@@ -129,7 +136,9 @@ def take_controller(argv: Sequence[str]) -> tuple[list[str], Any]:
             given = value if equals else "".join(argv[index + 1 : index + 2])
             if given not in CONTROLLERS:
                 known = ", ".join(CONTROLLERS)
-                raise ConfigError(f"{nearest(given, CONTROLLERS)}--controller is one of {known}, not {given!r}")
+                raise ConfigError(
+                    f"{nearest(given, CONTROLLERS)}--controller is one of {known}, not {given!r}"
+                )
             chosen = CONTROLLERS[given]
             del rest[index : index + (1 if equals else 2)]
     return rest, chosen
@@ -145,7 +154,12 @@ def setting_names(config: Any, prefix: str = "--") -> list[str]:
 
 
 def read_flags(
-    options: type[Any], argv: Sequence[str], command: str, known: list[str], description: str | None, markers: Any
+    options: type[Any],
+    argv: Sequence[str],
+    command: str,
+    known: list[str],
+    description: str | None,
+    markers: Any,
 ) -> Any:
     """The options that these flags set; `--help` prints the `known` ones with their meaning, and exits.
 
@@ -172,7 +186,9 @@ def in_one_line(box: str) -> str:
     """What a message of tyro's says: the text between the rule below its title and the next one."""
     rows = [line.strip("│ ") for line in box.splitlines()[1:]]
     rules = [index for index, row in enumerate(rows) if not row.strip("─-╰╯")]
-    said = rows[rules[0] + 1 : rules[1]] if rules[0] == 0 else rows[: rules[0]]  # the title of a box is in its rule
+    said = (
+        rows[rules[0] + 1 : rules[1]] if rules[0] == 0 else rows[: rules[0]]
+    )  # the title of a box is in its rule
     return re.sub(r"^Error parsing (settings\.\S+: )?", "", " ".join(said)).rstrip(".")
 
 
@@ -191,14 +207,20 @@ def from_recipe(stages: tuple[StageName, ...]) -> Callable[[list[str]], Action]:
 
 
 def begin(
-    name: str, config: RunConfig, folder: Path | None, stages: tuple[StageName, ...], given: Architecture | None
+    name: str,
+    config: RunConfig,
+    folder: Path | None,
+    stages: tuple[StageName, ...],
+    given: Architecture | None,
 ) -> int:
     """Begin a run in a new folder and run its stages."""
     folder = free_folder(Path("runs") / name) if folder is None else folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunFolderError(f"cannot make the folder {folder}: {error.strerror}; choose another with --run") from error
+        raise RunFolderError(
+            f"cannot make the folder {folder}: {error.strerror}; choose another with --run"
+        ) from error
     with run_lock(folder):
         run = Run.create(folder, config, stages)
         if given is not None:
@@ -242,7 +264,9 @@ def parse_retrain(argv: list[str]) -> Action:
         return on_run(("retrain", "test"))(argv)
     config, folder, text = settings(argv[0], argv[1:])
     if text is None:
-        raise ConfigError(f"'enas retrain {argv[0]}' needs --architecture; to search for one, use 'enas run {argv[0]}'")
+        raise ConfigError(
+            f"'enas retrain {argv[0]}' needs --architecture; to search for one, use 'enas run {argv[0]}'"
+        )
     given = config.searched_space().parse(text)
     return lambda: begin(argv[0], config, folder, ("retrain", "test"), given)
 
@@ -268,9 +292,13 @@ class ShowOptions:
 def parse_show(argv: list[str]) -> Action:
     """`show RUN-OR-ARCHITECTURE`."""
     if not argv:
-        raise ConfigError("give a run folder, an architecture.json or an architecture string; see 'enas show --help'")
+        raise ConfigError(
+            "give a run folder, an architecture.json or an architecture string; see 'enas show --help'"
+        )
     known = ["--svg", "--png", "--json"]
-    options = read_flags(ShowOptions, argv, "enas show", known, ShowOptions.__doc__, (tyro.conf.FlagCreatePairsOff,))
+    options = read_flags(
+        ShowOptions, argv, "enas show", known, ShowOptions.__doc__, (tyro.conf.FlagCreatePairsOff,)
+    )
     return lambda: show(options)
 
 
@@ -284,7 +312,7 @@ def show(options: ShowOptions) -> int:
     if options.json:
         return show_text(json.dumps(architecture.to_json(), indent=2))
     count = f"one of {architecture.space.count():,} in its space"
-    return show_text(f"{draw(architecture)}\n\n{architecture}\n{count}")
+    return show_text(f"{text_for(architecture.graph())}\n\n{architecture}\n{count}")
 
 
 def read_architecture(source: str) -> Architecture:
@@ -309,7 +337,9 @@ def parse_recipes(argv: list[str]) -> Action:
     only(argv, "--json")
     if argv:
         return lambda: show_text(json.dumps({name: make.__doc__ for name, make in RECIPES.items()}, indent=2))
-    return lambda: show_text("\n\n".join(f"{name}\n  {make.__doc__.strip()}" for name, make in RECIPES.items() if make.__doc__))
+    return lambda: show_text(
+        "\n\n".join(f"{name}\n  {make.__doc__.strip()}" for name, make in RECIPES.items() if make.__doc__)
+    )
 
 
 def parse_doctor(argv: list[str]) -> Action:
@@ -324,7 +354,11 @@ def doctor(as_json: bool) -> int:
     if as_json:
         show_text(json.dumps([vars(check) for check in found], indent=2))
     else:
-        show_text("\n".join(f"{'ok  ' if check.ok else 'MISS' if check.needed else 'none'}  {check}" for check in found))
+        show_text(
+            "\n".join(
+                f"{'ok  ' if check.ok else 'MISS' if check.needed else 'none'}  {check}" for check in found
+            )
+        )
     return EXIT_USAGE if any(check.needed and not check.ok for check in found) else 0
 
 
@@ -332,7 +366,9 @@ def only(argv: list[str], *known: str) -> None:
     """Raise `ConfigError` for anything but these flags."""
     for word in argv:
         if word not in known:
-            raise ConfigError(f"unexpected {word!r}; {nearest(word, known)}this command takes {', '.join(known)}")
+            raise ConfigError(
+                f"unexpected {word!r}; {nearest(word, known)}this command takes {', '.join(known)}"
+            )
 
 
 COMMANDS: dict[str, Callable[[list[str]], Action]] = {

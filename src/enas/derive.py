@@ -74,7 +74,9 @@ def candidates(task: SearchTask, controller: Controller, config: DeriveConfig, s
     ]
 
 
-def pick(found: Sequence[Candidate], config: DeriveConfig, train: Callable[[Architecture], float]) -> Candidate:
+def pick(
+    found: Sequence[Candidate], config: DeriveConfig, train: Callable[[Architecture], float]
+) -> Candidate:
     """The candidate that the rule picks. `train` trains an architecture briefly and returns its validation loss."""
     if config.rule == "mode":
         return next(candidate for candidate in found if candidate.is_mode)

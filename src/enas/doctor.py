@@ -31,11 +31,12 @@ class Check:
 def checks() -> list[Check]:
     """Everything, most needed first."""
     here = environment()
+    memory = available_memory_mb()
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     found = [
         Check("python", True, True, str(here["python"])),
         Check("torch", True, True, f"{here['torch']} on {here['cpu']}, {torch.get_num_threads()} threads"),
-        Check("memory", True, True, f"{available_memory_mb() / 1024:.1f} GiB free"),
+        Check("memory", True, True, "unknown" if memory is None else f"{memory / 1024:.1f} GiB free"),
         Check("disk", free > 1, True, f"{free:.1f} GiB free here"),
         _stdlib(),
     ]
@@ -43,8 +44,15 @@ def checks() -> list[Check]:
         ok = packs(dtype)
         detail = "matrix products with packed weights" if ok else "plain matrix products, slower"
         found.append(Check(f"oneDNN {str(dtype).removeprefix('torch.')}", ok, False, detail))
-    found.append(Check("accelerator", bool(here["devices"]), False, ", ".join(here["devices"]) or "none; the CPU is used"))
-    for package, purpose in (("pygraphviz", "SVG and PNG drawings"), ("tensorboard", "metrics in TensorBoard")):
+    found.append(
+        Check(
+            "accelerator", bool(here["devices"]), False, ", ".join(here["devices"]) or "none; the CPU is used"
+        )
+    )
+    for package, purpose in (
+        ("pygraphviz", "SVG and PNG drawings"),
+        ("tensorboard", "metrics in TensorBoard"),
+    ):
         ok = importlib.util.find_spec(package) is not None
         found.append(Check(package, ok, False, purpose if ok else f"{purpose}: pip install {package}"))
     return found
@@ -55,4 +63,6 @@ def _stdlib() -> Check:
         corpus = load_text(TextConfig(max_vocabulary=100, max_train_tokens=1000))
     except EnasError as error:
         return Check("embedded text", False, True, str(error))
-    return Check("embedded text", True, True, f"the standard library of Python {corpus.source.get('python', '')}")
+    return Check(
+        "embedded text", True, True, f"the standard library of Python {corpus.source.get('python', '')}"
+    )

@@ -79,16 +79,22 @@ def network_from_json(record: dict[str, Any]) -> Network:
 
 def networks_to_train(config: RetrainConfig, found: Architecture, seed: int) -> list[Network]:
     """The found architecture, then what it is compared with: the LSTM, then uniformly random architectures."""
-    rivals = [Network("random", a, seed) for a in random_architectures(found.space, config.random, seed, {found})]
+    rivals = [
+        Network("random", a, seed) for a in random_architectures(found.space, config.random, seed, {found})
+    ]
     lstm = [Network("lstm", None, seed)] if config.lstm else []
     return [Network("found", found, seed), *lstm, *rivals]
 
 
-def random_architectures(space: Space, count: int, seed: int, excluded: set[Architecture]) -> list[Architecture]:
+def random_architectures(
+    space: Space, count: int, seed: int, excluded: set[Architecture]
+) -> list[Architecture]:
     """Distinct uniformly random architectures, the same for the same seed. Raises `ConfigError` if there are not so
     many."""
     if count > space.count() - len(excluded):
-        raise ConfigError(f"{count} random architectures are asked for, but the space has {space.count()} in all")
+        raise ConfigError(
+            f"{count} random architectures are asked for, but the space has {space.count()} in all"
+        )
     rng = random.Random(derive_seed(seed, "random architectures"))
     drawn: dict[Architecture, None] = {}
     while len(drawn) < count:
@@ -99,7 +105,12 @@ def random_architectures(space: Space, count: int, seed: int, excluded: set[Arch
 
 
 def train_network(
-    network: Network, training: ChildTraining, folder: Path, checkpoint_every: int, stop: StopRequest, run: Path
+    network: Network,
+    training: ChildTraining,
+    folder: Path,
+    checkpoint_every: int,
+    stop: StopRequest,
+    run: Path,
 ) -> dict[str, Any]:
     """Train a network to the end, from its newest checkpoint if there is one.
 

@@ -96,7 +96,9 @@ class Search:
     def train_weights(self, epoch: int, step: int) -> dict[str, float]:
         """Sample M architectures and train their weights on the next minibatch."""
         draw = generator(self.seed, "weights", epoch, step)
-        explores = epoch < self.config.warmup_epochs or float(torch.rand((), generator=draw)) < self.config.explore
+        explores = (
+            epoch < self.config.warmup_epochs or float(torch.rand((), generator=draw)) < self.config.explore
+        )
         sampler = self.uniform if explores else self.controller
         with torch.no_grad():
             proposals = sampler.propose(self.config.samples, draw)
@@ -104,7 +106,9 @@ class Search:
 
     def train_controller(self, epoch: int, step: int) -> dict[str, float]:
         """Propose N architectures, reward them on validation minibatches, and let the controller learn."""
-        proposals = self.controller.propose(self.config.proposals, generator(self.seed, "proposals", epoch, step))
+        proposals = self.controller.propose(
+            self.config.proposals, generator(self.seed, "proposals", epoch, step)
+        )
         architectures = proposals.architectures(self.task.space)
         update = epoch * self.config.updates + step
         if self.config.same_minibatch:
@@ -124,7 +128,9 @@ class Search:
         """Do the step of a place, the `number`-th of the search, and log it; returns what a progress bar shows."""
         if place.phase == "weights":
             result = self.train_weights(place.epoch, place.step)
-            self.log_weights(number, place, result, last=(following.epoch, following.phase) != (place.epoch, place.phase))
+            self.log_weights(
+                number, place, result, last=(following.epoch, following.phase) != (place.epoch, place.phase)
+            )
             return {"ppl": result["ppl"]} if "ppl" in result else {"loss": result["loss"]}
         result = self.train_controller(place.epoch, place.step)
         self.metrics.record("search/controller", number, epoch=place.epoch, **result)
@@ -153,7 +159,9 @@ class Search:
     def total_steps(self) -> int:
         """Steps of both phases of the whole search."""
         epochs = range(self.config.epochs)
-        return sum(self.phase_steps(epoch, "weights") + self.phase_steps(epoch, "controller") for epoch in epochs)
+        return sum(
+            self.phase_steps(epoch, "weights") + self.phase_steps(epoch, "controller") for epoch in epochs
+        )
 
     def estimate(self) -> str:
         """One line: how long the search will take and how much memory it needs."""
@@ -211,15 +219,15 @@ def run_search(search: Search, checkpoints: CheckpointStore, stop: StopRequest, 
     """
     found = checkpoints.load_newest()
     if found is None:
-        done, place = 0, Place(0, "weights", 0)
+        done, start = 0, Place(0, "weights", 0)
         search.clear_logs()
         say(search.estimate())
-        checkpoints.save(done, search.state_dict(place))
+        checkpoints.save(done, search.state_dict(start))
     else:
-        done, place = found[0], search.load_state_dict(found[1])
+        done, start = found[0], search.load_state_dict(found[1])
         say(f"search: going on after step {done} of {search.total_steps()}")
     with progress("search", search.total_steps(), "steps", done=done) as bar:
-        for place, following in search.places(place):
+        for place, following in search.places(start):
             try:
                 shown = search.step(place, following, done + 1)
             except NotFiniteError as error:

@@ -32,7 +32,9 @@ def config_from_json(record: dict[str, Any]) -> RunConfig:
         settings = dict(record["settings"])
         settings["controller"] = _read(controller, settings["controller"], "controller")
     except (KeyError, TypeError, ValueError) as error:
-        raise RunFolderError(f"config.json lacks or does not know {error}; was it written by a newer version?") from error
+        raise RunFolderError(
+            f"config.json lacks or does not know {error}; was it written by a newer version?"
+        ) from error
     config: RunConfig = _read(kind, settings)
     return config
 
@@ -40,7 +42,8 @@ def config_from_json(record: dict[str, Any]) -> RunConfig:
 def _read(cls: type, values: Any, *place: str) -> Any:
     """A dataclass, and those in it, from plain values. Raises `RunFolderError` for a wrong value or an unknown name."""
     # Pydantic lets the names it should forbid be set on a container only, not on a dataclass that has no config.
-    adapter: TypeAdapter[Any] = TypeAdapter(GenericAlias(tuple, (cls,)), config=ConfigDict(extra="forbid"))
+    container: Any = GenericAlias(tuple, (cls,))
+    adapter = TypeAdapter(container, config=ConfigDict(extra="forbid"))
     try:
         return adapter.validate_python((values,))[0]
     except ValidationError as error:

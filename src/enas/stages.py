@@ -116,7 +116,9 @@ class Run:
         controller = build_controller(config.controller, task.space, derive_seed(config.seed, "controller"))
         writer = tensorboard_writer(self.folder / "tensorboard") if board and config.tensorboard else None
         metrics = Metrics(JsonlLog(self.folder / "metrics.jsonl"), writer)
-        return Search(config.search, task, controller, config.seed, metrics, JsonlLog(self.folder / "archive.jsonl"))
+        return Search(
+            config.search, task, controller, config.seed, metrics, JsonlLog(self.folder / "archive.jsonl")
+        )
 
     def search_checkpoints(self) -> CheckpointStore:
         """Where the search saves itself."""
@@ -135,7 +137,9 @@ class Run:
         """
         end = self.search_end()
         if end is None:
-            raise RunFolderError(f"the search of {self.folder} is not finished; run 'enas resume {self.folder}' first")
+            raise RunFolderError(
+                f"the search of {self.folder} is not finished; run 'enas resume {self.folder}' first"
+            )
         search = self.search()
         search.task.load_state_dict(end["task"])
         search.controller.load_state_dict(end["controller"])
@@ -145,10 +149,14 @@ class Run:
         """The derived architecture. Raises `RunFolderError` if there is none yet."""
         path = self.folder / "architecture.json"
         if not path.exists():
-            raise RunFolderError(f"{self.folder} has no architecture yet; run 'enas derive {self.folder}' first")
+            raise RunFolderError(
+                f"{self.folder} has no architecture yet; run 'enas derive {self.folder}' first"
+            )
         return architecture_from_json(read_json(path))
 
-    def train(self, network: Network, part: str, stop: StopRequest, epochs: int | None = None) -> dict[str, Any]:
+    def train(
+        self, network: Network, part: str, stop: StopRequest, epochs: int | None = None
+    ) -> dict[str, Any]:
         """Train a network in its folder under `part`; one that is finished is not trained again."""
         folder = self.folder / part / network.id
         every = self.config.retrain.checkpoint_every
@@ -165,7 +173,8 @@ class Run:
 
 def search(run: Run, stop: StopRequest) -> None:
     """Train the shared weights and the controller (paper §2.2)."""
-    derived = (run.folder / "architecture.json").exists()  # then nothing reads the search's checkpoint any more
+    # Once an architecture is derived, nothing reads the search's checkpoint any more.
+    derived = (run.folder / "architecture.json").exists()
     if (run.folder / "search.json").exists() and (derived or run.search_end() is not None):
         return
     searching = run.search(board=True)
@@ -212,7 +221,9 @@ def retrain(run: Run, stop: StopRequest) -> None:
 def test(run: Run, stop: StopRequest) -> None:
     """Read the test data, once for every retrained network."""
     if not run.results():
-        raise RunFolderError(f"{run.folder} has no retrained network yet; run 'enas retrain {run.folder}' first")
+        raise RunFolderError(
+            f"{run.folder} has no retrained network yet; run 'enas retrain {run.folder}' first"
+        )
     for result in run.results():
         if "test" not in result:
             folder = run.folder / "retrain" / result["id"]

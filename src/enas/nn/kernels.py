@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numba
 import numpy as np
+import torch
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
@@ -51,6 +52,12 @@ def _whole(team: Any, rows: int, *arguments: Any) -> None:
 
 
 f32 = np.float32
+
+
+def array(x: torch.Tensor) -> Any:
+    """The tensor's memory as a kernel sees it."""
+    x = x.detach()
+    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
 
 
 @intrinsic
@@ -484,6 +491,26 @@ def mask_steps(first: int, last: int, x_TBD: Any, mask_BD: Any, operand_TBD: Any
             x, mask, operand = x_TBD[t, b], mask_BD[b], operand_TBD[t, b]
             for d in range(D):
                 operand[d] = narrow(widen(x[d]) * mask[d], operand)
+
+
+_BLOCK = 32
+
+
+def blocks_of_transpose(rows: int) -> int:
+    """What `transpose` takes as its rows for this many rows of its result."""
+    return -(-rows // _BLOCK)
+
+
+@parallel
+def transpose(first: int, last: int, x_RC: Any, y_CR: Any) -> None:
+    """y = xᵀ, in the type of y; its rows are blocks of rows of y, so that lines of x are used while in cache."""
+    R, C = x_RC.shape
+    for c_first in range(first * _BLOCK, min(last * _BLOCK, C), _BLOCK):
+        for r_first in range(0, R, _BLOCK):
+            for c in range(c_first, min(c_first + _BLOCK, C)):
+                y_R = y_CR[c]
+                for r in range(r_first, min(r_first + _BLOCK, R)):
+                    y_R[r] = narrow(widen(x_RC[r, c]), y_CR)
 
 
 _LANES = 64

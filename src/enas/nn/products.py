@@ -26,53 +26,30 @@ def packs(dtype: torch.dtype) -> bool:
     x_RD = torch.arange(-8, 8, dtype=dtype).reshape(2, 8)
     weight_ED = torch.arange(-20, 20, dtype=dtype).reshape(5, 8)
     try:
-        return torch.equal(_packed_linear(weight_ED, 2)(x_RD), x_RD @ weight_ED.T)
+        return torch.equal(_packed(weight_ED, 2)(x_RD), x_RD @ weight_ED.T)
     except (AttributeError, RuntimeError):
         return False
 
 
-def _packed_linear(weight_ED: Tensor, rows: int) -> Product:
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight_ED, rows)
-    linear = torch.ops.mkldnn._linear_pointwise.default
-
-    def product(x_RD: Tensor) -> Tensor:
-        y_RE: Tensor = linear(x_RD, packed, None, "none", [], "")
-        return y_RE
-
-    return product
+def linear(weight_ED: Tensor, dtype: torch.dtype, rows: int, calls: int) -> Product:
+    """x -> x Wᵀ, [R, D] -> [R, E], computed in `dtype`, for about this many rows and calls."""
+    if _packing_pays(dtype, calls):
+        return _packed(weight_ED.to(dtype), rows)
+    return _plain([weight_ED.to(dtype).T], rows)
 
 
-def linear(weight_ED: Tensor, rows: int, calls: int) -> Product:
-    """x [R, D] -> x Wᵀ [R, E], for about this many rows and calls."""
-    if packs(weight_ED.dtype) and calls >= _CALLS_THAT_PAY_FOR_PACKING:
-        return _packed_linear(weight_ED, rows)
-    y_RE = weight_ED.new_empty(rows, len(weight_ED))
-
-    def product(x_RD: Tensor) -> Tensor:
-        return torch.mm(x_RD, weight_ED.T, out=y_RE[: len(x_RD)])
-
-    return product
+def side_by_side(weights_DE: Sequence[Tensor], dtype: torch.dtype, rows: int, calls: int) -> Product:
+    """x -> [x W_1 | ... | x W_m], [R, D] -> [R, m E], computed in `dtype`, for about this many rows and calls."""
+    if _packing_pays(dtype, calls):
+        return _packed(_transposed(weights_DE, dtype), rows)
+    return _plain([weight_DE.to(dtype) for weight_DE in weights_DE], rows)
 
 
-def side_by_side(weights_DE: Sequence[Tensor], rows: int, calls: int) -> Product:
-    """x [R, D] -> [x W_1 | ... | x W_m], [R, m E]."""
-    if packs(weights_DE[0].dtype) and calls >= _CALLS_THAT_PAY_FOR_PACKING:
-        return _packed_linear(torch.cat(list(weights_DE), dim=1).T, rows)
-    D, E = weights_DE[0].shape
-    y_RmE = weights_DE[0].new_empty(rows, len(weights_DE), E)
-
-    def product(x_RD: Tensor) -> Tensor:
-        for i, weight_DE in enumerate(weights_DE):
-            torch.mm(x_RD, weight_DE, out=y_RmE[:, i])
-        return y_RmE.flatten(1)
-
-    return product
-
-
-def summed(weights_DE: Sequence[Tensor], rows: int, calls: int) -> Product:
-    """[y_1 | ... | y_m] [R, m E] -> y_1 W_1ᵀ + ... + y_m W_mᵀ, [R, D]: the input gradient of `side_by_side`."""
-    if packs(weights_DE[0].dtype) and calls >= _CALLS_THAT_PAY_FOR_PACKING:
-        return _packed_linear(torch.cat(list(weights_DE), dim=1), rows)
+def summed(weights_DE: Sequence[Tensor], dtype: torch.dtype, rows: int, calls: int) -> Product:
+    """[y_1 | ... | y_m] -> y_1 W_1ᵀ + ... + y_m W_mᵀ, [R, m E] -> [R, D]: the input gradient of `side_by_side`."""
+    weights_DE = [weight_DE.to(dtype) for weight_DE in weights_DE]
+    if _packing_pays(dtype, calls):
+        return _packed(torch.cat(weights_DE, dim=1) if len(weights_DE) > 1 else weights_DE[0], rows)
     D, E = weights_DE[0].shape
     x_RD = weights_DE[0].new_empty(rows, D)
 
@@ -82,3 +59,43 @@ def summed(weights_DE: Sequence[Tensor], rows: int, calls: int) -> Product:
         return x_RD
 
     return product
+
+
+def _packing_pays(dtype: torch.dtype, calls: int) -> bool:
+    return calls >= _CALLS_THAT_PAY_FOR_PACKING and packs(dtype)
+
+
+def _packed(weight_ED: Tensor, rows: int) -> Product:
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight_ED, rows)
+    multiply = torch.ops.mkldnn._linear_pointwise.default
+
+    def product(x_RD: Tensor) -> Tensor:
+        y_RE: Tensor = multiply(x_RD, packed, None, "none", [], "")
+        return y_RE
+
+    return product
+
+
+def _plain(weights_DE: Sequence[Tensor], rows: int) -> Product:
+    y_RmE = weights_DE[0].new_empty(rows, len(weights_DE), weights_DE[0].shape[1])
+
+    def product(x_RD: Tensor) -> Tensor:
+        y = y_RmE[: len(x_RD)]
+        for i, weight_DE in enumerate(weights_DE):
+            torch.mm(x_RD, weight_DE, out=y[:, i])
+        return y.flatten(1)
+
+    return product
+
+
+def _transposed(weights_DE: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """[W_1 | ... | W_m]ᵀ, [m E, D], in `dtype`."""
+    from enas.nn import kernels  # here, as compiling takes its time to import
+    from enas.nn.threads import team
+
+    D, E = weights_DE[0].shape
+    transposed_mED = torch.empty(len(weights_DE), E, D, dtype=dtype)
+    for weight_DE, transposed_ED in zip(weights_DE, transposed_mED, strict=True):
+        blocks = kernels.blocks_of_transpose(E)
+        kernels.transpose(team(), blocks, kernels.array(weight_DE.contiguous()), kernels.array(transposed_ED))
+    return transposed_mED.flatten(0, 1)

@@ -189,32 +189,33 @@ def _forward(fixed: _Fixed, tensors: Sequence[Tensor], *, keep: bool) -> tuple[R
     projected_TBE, state_BD, norm_parameters, weights_DE = fixed.split([x.detach() for x in tensors])
     (T, B, E), D, M = projected_TBE.shape, state_BD.shape[1], len(weights_DE) + 1
     dtype, norm, functions, readers = fixed.dtype, fixed.norm, fixed.plan.functions, fixed.readers()
-    weights_DE = [weight.to(dtype) for weight in weights_DE]
-    products = {j: side_by_side([weights_DE[k - 1] for k in states], B, T) for j, states in readers.items()}
+    products = {
+        j: side_by_side([weights_DE[k - 1] for k in nodes], dtype, B, T) for j, nodes in readers.items()
+    }
     kept = _keep(fixed, state_BD, E, T if keep else 1)
     output_TBD = state_BD.new_empty(T, B, D)
 
     # numpy views from here on. States are rounded for keeping only if the products are of lower precision.
     threads = team()
     rounds = dtype != state_BD.dtype
-    states = _array(state_BD.new_empty(M, 1, B, D) if rounds else kept.states_MSBD)
-    rounded = _array(kept.states_MSBD) if rounds else None
-    saved = {j: _array(x) for j, x in kept.saved_SBmE.items()}
-    mask = _array(fixed.mask_like(state_BD))
+    states = kernels.array(state_BD.new_empty(M, 1, B, D) if rounds else kept.states_MSBD)
+    rounded = kernels.array(kept.states_MSBD) if rounds else None
+    saved = {j: kernels.array(x) for j, x in kept.saved_SBmE.items()}
+    mask = kernels.array(fixed.mask_like(state_BD))
     operands_BD = dict(zip(readers, torch.empty(len(readers), B, D, dtype=dtype), strict=True))
-    unread = _array(torch.empty(B, D, dtype=dtype))
-    operands = {k: _array(operands_BD[k]) if k in readers else unread for k in range(M)}
-    output, h = _array(output_TBD), _array(state_BD.contiguous())
+    unread = kernels.array(torch.empty(B, D, dtype=dtype))
+    operands = {k: kernels.array(operands_BD[k]) if k in readers else unread for k in range(M)}
+    output, h = kernels.array(output_TBD), kernels.array(state_BD.contiguous())
     real = output.dtype.type
     outputs, share = np.array(fixed.outputs), real(1 / len(fixed.outputs))
     if norm is not None:
-        weight, bias = (_array(x.contiguous()) for x in norm_parameters)
-        normal, scale = _array(kept.normal_SBD), _array(kept.scale_SD)
+        weight, bias = (kernels.array(x.contiguous()) for x in norm_parameters)
+        normal, scale = kernels.array(kept.normal_SBD), kernels.array(kept.scale_SD)
         if fixed.batch_statistics:
             statistics_2TD = state_BD.new_empty(2, T, D)
         else:
             statistics_2TD = torch.stack((norm.mean_D, norm.variance_D))[:, None].expand(2, T, D)
-        mean, variance = _array(statistics_2TD)
+        mean, variance = kernels.array(statistics_2TD)
 
     for t in range(T):
         s = t if keep else 0
@@ -225,7 +226,7 @@ def _forward(fixed: _Fixed, tensors: Sequence[Tensor], *, keep: bool) -> tuple[R
             product = products[j](operands_BD[j])
             if j == 0:
                 product = product.to(state_BD.dtype).add_(projected_TBE[t])
-            product = _array(product).reshape(B, len(nodes), E)
+            product = kernels.array(product).reshape(B, len(nodes), E)
             for slot, k in enumerate(nodes):
                 kernels.node_forward[functions[k - 1]](
                     threads,
@@ -257,24 +258,26 @@ def _backward(
     projected_needed, state_needed, norm_needed, weights_needed = fixed.split(needed)
     (T, B, _), D, M = projected_TBE.shape, state_BD.shape[1], len(weights_DE) + 1
     dtype, norm, functions, readers = fixed.dtype, fixed.norm, fixed.plan.functions, fixed.readers()
-    operands_DE = [weight.to(dtype) for weight in weights_DE]
-    products = {j: summed([operands_DE[k - 1] for k in states], B, T) for j, states in readers.items()}
-    del operands_DE
+    products = {j: summed([weights_DE[k - 1] for k in nodes], dtype, B, T) for j, nodes in readers.items()}
     slots = {k: slot for nodes in readers.values() for slot, k in enumerate(nodes)}
     d_states_MBD = state_BD.new_zeros(M, B, D)
     d_norm_2D = state_BD.new_zeros(2, D)
 
     threads = team()
-    states, d_states = _array(kept.states_MSBD), _array(d_states_MBD)
-    saved = {j: _array(x) for j, x in kept.saved_SBmE.items()}
-    mask, operand = _array(fixed.mask_like(state_BD)), _array(kept.operand_SBD)
-    d_output, d_h = _array(d_output_TBD.contiguous()), _array(torch.empty_like(state_BD))
+    states, d_states = kernels.array(kept.states_MSBD), kernels.array(d_states_MBD)
+    saved = {j: kernels.array(x) for j, x in kept.saved_SBmE.items()}
+    mask, operand = kernels.array(fixed.mask_like(state_BD)), kernels.array(kept.operand_SBD)
+    d_output, d_h = kernels.array(d_output_TBD.contiguous()), kernels.array(torch.empty_like(state_BD))
     real = d_h.dtype.type
     is_output, share = np.isin(np.arange(M), fixed.outputs), real(1 / len(fixed.outputs))
     if norm is not None:
-        weight, normal, scale = _array(norm_parameters[0]), _array(kept.normal_SBD), _array(kept.scale_SD)
-        d_weight, d_bias = _array(d_norm_2D)
-        sums, dots = _array(torch.empty_like(d_norm_2D))
+        weight, normal, scale = (
+            kernels.array(norm_parameters[0]),
+            kernels.array(kept.normal_SBD),
+            kernels.array(kept.scale_SD),
+        )
+        d_weight, d_bias = kernels.array(d_norm_2D)
+        sums, dots = kernels.array(torch.empty_like(d_norm_2D))
         batch_share = real(1 / B if fixed.batch_statistics else 0)
 
     for t in reversed(range(T)):
@@ -284,7 +287,7 @@ def _backward(
         kernels.mean_backward(threads, B, d_h, is_output, share, d_states)
         for k in reversed(range(M)):
             if k in readers and (k > 0 or t > 0 or state_needed):
-                d_operand = _array(products[k](kept.saved_SBmE[k][t].flatten(1)))
+                d_operand = kernels.array(products[k](kept.saved_SBmE[k][t].flatten(1)))
                 kernels.operand_backward(threads, B, d_operand, mask, d_states[k])
             if k > 0:
                 j = fixed.sources[k - 1]
@@ -310,8 +313,3 @@ def _backward(
         *(d_D.clone() if need else None for need, d_D in zip(norm_needed, d_norm_2D, strict=False)),
         *d_weights,
     ]
-
-
-def _array(x: Tensor) -> Any:
-    """The tensor's memory as a numpy array; bfloat16, which numpy lacks, as uint16."""
-    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()

@@ -82,40 +82,46 @@ def _forward(
     Gradients are made in the same sweep, while a chunk's logits are in cache.
     """
     from enas.nn import kernels
-    from enas.nn.products import linear
-    from enas.nn.recurrence_fused import _array
+    from enas.nn.products import linear, side_by_side
     from enas.nn.threads import team
 
     workers = team()
 
     hidden_ND, embedding_VD = hidden_ND.detach(), embedding_VD.detach()
     N, D = hidden_ND.shape
-    operand_ND, operand_VD = hidden_ND.to(dtype), embedding_VD.to(dtype)
+    operand_ND = hidden_ND.to(dtype)
     chunks = -(-N // CHUNK_ROWS)
     rows = -(-N // max(chunks, 1))
-    logits_of = linear(operand_VD, rows, chunks)
-    d_hidden_of = linear(operand_VD.T, rows, chunks) if needed[0] else None
+    logits_of = linear(embedding_VD, dtype, rows, chunks)
+    d_hidden_of = side_by_side([embedding_VD], dtype, rows, chunks) if needed[0] else None
     nll_N = hidden_ND.new_empty(N)
     d_hidden_ND = torch.empty_like(hidden_ND) if needed[0] else None
-    d_embedding_VD = torch.zeros_like(embedding_VD) if needed[1] else None
+    d_embedding_VD = torch.empty_like(embedding_VD) if needed[1] else None
     for start in range(0, N, rows):
         chunk = slice(start, start + rows)
         logits_RV = logits_of(operand_ND[chunk])
-        targets, nll = _array(targets_N[chunk]), _array(nll_N[chunk])
+        targets, nll = kernels.array(targets_N[chunk]), kernels.array(nll_N[chunk])
         if not any(needed):
-            kernels.nll_rows(workers, len(nll), _array(logits_RV), targets, nll)
+            kernels.nll_rows(workers, len(nll), kernels.array(logits_RV), targets, nll)
             continue
         kernels.nll_rows_with_gradient(
-            workers, len(nll), _array(logits_RV), targets, nll.dtype.type(1 / N), nll
+            workers, len(nll), kernels.array(logits_RV), targets, nll.dtype.type(1 / N), nll
         )
         if d_hidden_ND is not None:
             d_hidden_ND[chunk] = d_hidden_of(logits_RV)
         if d_embedding_VD is not None:
-            if d_embedding_VD.dtype == dtype:
-                d_embedding_VD.addmm_(logits_RV.T, operand_ND[chunk])
-            else:
-                d_embedding_VD.add_(torch.mm(logits_RV.T, operand_ND[chunk]))
+            _add_product(d_embedding_VD, logits_RV.T, operand_ND[chunk], first=start == 0)
     return nll_N, d_hidden_ND, d_embedding_VD
+
+
+def _add_product(sum_VD: Tensor, x_VR: Tensor, y_RD: Tensor, *, first: bool) -> None:
+    """sum += x y, or sum = x y at first; the sum may be of higher precision than the product."""
+    if sum_VD.dtype == x_VR.dtype:
+        torch.addmm(sum_VD, x_VR, y_RD, beta=0.0 if first else 1.0, out=sum_VD)
+    elif first:
+        sum_VD.copy_(x_VR @ y_RD)
+    else:
+        sum_VD += x_VR @ y_RD
 
 
 class _TiedCrossEntropy(torch.autograd.Function):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from os import environ
 from typing import TYPE_CHECKING, Any
 
-from enas.architecture import Architecture
-from enas.report.drawing import to_text
+from enas.report.drawing import text_for
 from enas.runtime.progress import duration
 
 if TYPE_CHECKING:
@@ -19,18 +16,12 @@ def summary(run: Run) -> str:
     parts = []
     if (run.folder / "architecture.json").exists():
         architecture = run.architecture()
-        parts += [draw(architecture), str(architecture)]
+        parts += [text_for(architecture.graph()), str(architecture)]
     results = run.results()
     if results:
         parts.append(table(results))
     parts.append(next_commands(run))
     return "\n\n".join(parts)
-
-
-def draw(architecture: Architecture) -> str:
-    """The architecture as text, in colour on a terminal, in ASCII where the encoding needs it."""
-    colour = sys.stdout.isatty() and "NO_COLOR" not in environ
-    return to_text(architecture.graph(), colour=colour, unicode="utf" in (sys.stdout.encoding or "").lower())
 
 
 def table(results: list[dict[str, Any]]) -> str:
