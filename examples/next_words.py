@@ -7,10 +7,8 @@ Prints:   the first test words, and the five words that the model holds most pro
 import sys
 from pathlib import Path
 
-import safetensors.torch
 import torch
 
-from enas.retrain import Network
 from enas.stages import Run
 
 WORDS = 40
@@ -19,15 +17,11 @@ WORDS = 40
 def main(folder: Path) -> None:
     """Say what the found model of the run in `folder` expects after the first test words."""
     run = Run.open(folder)
-    network = Network("found", run.architecture(), run.config.seed)
-    weights = folder / "retrain" / network.id / "weights.safetensors"
-    model = run.workshop.model(network)
-    model.load_state_dict(safetensors.torch.load_file(weights))
-
+    model = run.found_model()
     corpus = run.workshop.corpus
     tokens_TB = corpus.test[:WORDS].unsqueeze(1)
     with torch.no_grad():
-        logits_TBV, _ = model.eval()(tokens_TB)
+        logits_TBV, _ = model(tokens_TB)
     probabilities_K, words_K = logits_TBV[-1, 0].softmax(-1).topk(5)
 
     print(" ".join(corpus.vocabulary[token] for token in tokens_TB[:, 0].tolist()), "...")

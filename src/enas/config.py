@@ -13,6 +13,7 @@ from typing import Literal
 
 import safetensors.torch
 import torch
+from torch import nn
 
 from enas.architecture import Architecture, Space
 from enas.controllers.config import ControllerConfig, IndependentConfig
@@ -83,6 +84,10 @@ class Workshop(ABC):
     @abstractmethod
     def child_training(self, network: Network, epochs: int | None = None) -> ChildTraining:
         """A network's training from scratch, at its start; `epochs` shortens it."""
+
+    @abstractmethod
+    def trained(self, network: Network, weights: Path) -> nn.Module:
+        """A network as an ordinary module, with weights that its training left."""
 
     @abstractmethod
     def test(self, network: Network, weights: Path) -> dict[str, float]:
@@ -157,8 +162,12 @@ class RecurrentWorkshop(Workshop):
             dtype=self.config.dtype,
         )
 
-    def test(self, network: Network, weights: Path) -> dict[str, float]:
-        model = self.model(network).to(self.device)
+    def trained(self, network: Network, weights: Path) -> LanguageModel:
+        model = self.model(network)
         model.load_state_dict(safetensors.torch.load(weights.read_bytes()))
+        return model.eval()
+
+    def test(self, network: Network, weights: Path) -> dict[str, float]:
+        model = self.trained(network, weights).to(self.device)
         bptt = self.config.retrain.child.training.windows.bptt
         return {"test_ppl": perplexity(evaluate(model, self.corpus.test, 1, bptt, dtype=self.config.dtype))}

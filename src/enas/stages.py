@@ -19,6 +19,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from torch import nn
+
 from enas.architecture import Architecture
 from enas.config import RunConfig, Workshop
 from enas.controllers import Controller, build_controller
@@ -163,6 +165,17 @@ class Run:
         return read_result(folder) or train_network(
             network, self.workshop.child_training(network, epochs), folder, every, stop, self.folder
         )
+
+    def found_model(self) -> nn.Module:
+        """The found architecture as an ordinary module, with the weights of its retraining.
+
+        Raises `RunFolderError` if it is not retrained yet.
+        """
+        network = Network("found", self.architecture(), self.config.seed)
+        folder = self.folder / "retrain" / network.id
+        if read_result(folder) is None:
+            raise RunFolderError(f"{network} is not retrained yet; run 'enas retrain {self.folder}' first")
+        return self.workshop.trained(network, folder / WEIGHTS)
 
     def results(self) -> list[dict[str, Any]]:
         """The results of the finished retrainings, the found architecture first."""

@@ -13,16 +13,20 @@ SPACES: dict[str, type[RecurrentSpace]] = {RecurrentSpace.name: RecurrentSpace}
 
 def space_from_json(record: dict[str, Any]) -> Space:
     """The space written by `Space.to_json`. Raises `ArchitectureError` for an unknown one."""
-    name = record.get("name")
-    if name not in SPACES:
-        raise ArchitectureError(f"unknown space {name!r}; known are {', '.join(SPACES)}")
-    return SPACES[name].from_json(record)
+    try:
+        return SPACES[record["name"]].from_json(record)
+    except (KeyError, TypeError) as error:
+        known = ", ".join(SPACES)
+        raise ArchitectureError(f"{record!r} is not the JSON of a space; known spaces are {known}") from error
 
 
 def architecture_from_json(record: dict[str, Any]) -> Architecture:
-    """The architecture written by `Architecture.to_json`. Raises `ArchitectureError` if it is not in its space."""
+    """The architecture written by `Architecture.to_json`.
+
+    Raises `ArchitectureError` if it is not in its space.
+    """
     try:
-        space, choices = record["space"], record["choices"]
+        space, choices = record["space"], tuple(record["choices"])
     except (KeyError, TypeError) as error:
         raise ArchitectureError("an architecture needs the keys 'space' and 'choices'") from error
     return space_from_json(space).architecture(choices)

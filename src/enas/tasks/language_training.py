@@ -50,9 +50,11 @@ class SGDConfig:
     """Bound on the global norm of the gradient."""
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0 or self.clip <= 0:
+        largest = float(torch.finfo(torch.float32).max)
+        if not (0 < self.learning_rate < largest and 0 < self.clip < largest):
             raise ConfigError(
-                f"sgd.learning_rate and sgd.clip must be positive, not {self.learning_rate} and {self.clip}"
+                f"sgd.learning_rate and sgd.clip must be positive and finite in fp32, not {self.learning_rate} and "
+                f"{self.clip}"
             )
 
     def rate(self, epoch: int) -> float:
