@@ -36,17 +36,18 @@ def recurrent_quick() -> RecurrentConfig:
     windows = WindowConfig(batch=32, bptt=25)
     light = RegularisationConfig(DropoutConfig(cell_input=0.1, output=0.1), l2=1e-7)
     return RecurrentConfig(
+        threads=1,  # at this width a second thread gains little, and loses much on a busy machine
         data=TextConfig(
             "stdlib",
             max_vocabulary=4000,
-            max_train_tokens=240_000,
-            max_valid_tokens=24_000,
-            max_test_tokens=24_000,
+            max_train_tokens=200_000,
+            max_valid_tokens=20_000,
+            max_test_tokens=20_000,
         ),
         space=RecurrentSpace(nodes=6),
         cell=CellConfig(sharing="source", norm="output"),
         shared=SharedConfig(
-            hidden=128,
+            hidden=100,
             training=LanguageTrainingConfig(
                 windows, SGDConfig(10.0, decay=1.0, clip=0.25), light, init_range=0.05
             ),
@@ -57,7 +58,7 @@ def recurrent_quick() -> RecurrentConfig:
         derive=DeriveConfig("shortlist", samples=16, minibatches=4, shortlist=3, shortlist_epochs=1),
         retrain=RetrainConfig(
             ChildTrainingConfig(
-                hidden=128,
+                hidden=100,
                 epochs=4,
                 training=LanguageTrainingConfig(
                     windows, SGDConfig(20.0, decay=0.4, decay_from=2), light, 0.05

@@ -493,24 +493,33 @@ def mask_steps(first: int, last: int, x_TBD: Any, mask_BD: Any, operand_TBD: Any
                 operand[d] = narrow(widen(x[d]) * mask[d], operand)
 
 
-_BLOCK = 32
+_TILE = 16
 
 
-def blocks_of_transpose(rows: int) -> int:
-    """What `transpose` takes as its rows for this many rows of its result."""
-    return -(-rows // _BLOCK)
+def transpose_rows(columns: int) -> int:
+    """What `transpose` counts as rows, for an x of this many columns."""
+    return -(-columns // _TILE)
 
 
 @parallel
 def transpose(first: int, last: int, x_RC: Any, y_CR: Any) -> None:
-    """y = xᵀ, in the type of y; its rows are blocks of rows of y, so that lines of x are used while in cache."""
+    """y = xᵀ in the type of y, tile by tile; its rows are the bands of tiles in y."""
     R, C = x_RC.shape
-    for c_first in range(first * _BLOCK, min(last * _BLOCK, C), _BLOCK):
-        for r_first in range(0, R, _BLOCK):
-            for c in range(c_first, min(c_first + _BLOCK, C)):
-                y_R = y_CR[c]
-                for r in range(r_first, min(r_first + _BLOCK, R)):
-                    y_R[r] = narrow(widen(x_RC[r, c]), y_CR)
+    tile = np.empty((_TILE, _TILE), x_RC.dtype)
+    for c in range(first * _TILE, min(last * _TILE, C), _TILE):
+        for r in range(0, R, _TILE):
+            if r + _TILE <= R and c + _TILE <= C:
+                for i in range(_TILE):
+                    for j in range(_TILE):
+                        tile[j, i] = x_RC[r + i, c + j]
+                for j in range(_TILE):
+                    y_R = y_CR[c + j]
+                    for i in range(_TILE):
+                        y_R[r + i] = narrow(tile[j, i], y_CR)
+            else:
+                for j in range(c, min(c + _TILE, C)):
+                    for i in range(r, min(r + _TILE, R)):
+                        y_CR[j, i] = narrow(x_RC[i, j], y_CR)
 
 
 _LANES = 64

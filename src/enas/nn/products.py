@@ -96,6 +96,6 @@ def _transposed(weights_DE: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     D, E = weights_DE[0].shape
     transposed_mED = torch.empty(len(weights_DE), E, D, dtype=dtype)
     for weight_DE, transposed_ED in zip(weights_DE, transposed_mED, strict=True):
-        blocks = kernels.blocks_of_transpose(E)
-        kernels.transpose(team(), blocks, kernels.array(weight_DE.contiguous()), kernels.array(transposed_ED))
+        x_DE, y_ED = kernels.array(weight_DE.contiguous()), kernels.array(transposed_ED)
+        kernels.transpose(team(), kernels.transpose_rows(E), x_DE, y_ED)
     return transposed_mED.flatten(0, 1)

@@ -214,13 +214,14 @@ def _forward(fixed: _Fixed, tensors: Sequence[Tensor], *, keep: bool) -> tuple[R
         if fixed.batch_statistics:
             statistics_2TD = state_BD.new_empty(2, T, D)
         else:
-            statistics_2TD = torch.stack((norm.mean_D, norm.variance_D))[:, None].expand(2, T, D)
+            given = [x for x in (norm.mean_D, norm.variance_D) if x is not None]  # both, or there would be none
+            statistics_2TD = torch.stack(given)[:, None].expand(2, T, D)
         mean, variance = kernels.array(statistics_2TD)
 
     for t in range(T):
         s = t if keep else 0
         now = 0 if rounds else s
-        round_to = rounded[:, s] if rounds else [None] * M
+        round_to = [None] * M if rounded is None else rounded[:, s]
         kernels.enter_state(threads, B, h, mask, states[0, now], round_to[0], operands[0])
         for j, nodes in readers.items():
             product = products[j](operands_BD[j])

@@ -88,7 +88,7 @@ def _forward(
     workers = team()
 
     hidden_ND, embedding_VD = hidden_ND.detach(), embedding_VD.detach()
-    N, D = hidden_ND.shape
+    N = len(hidden_ND)
     operand_ND = hidden_ND.to(dtype)
     chunks = -(-N // CHUNK_ROWS)
     rows = -(-N // max(chunks, 1))
@@ -107,7 +107,7 @@ def _forward(
         kernels.nll_rows_with_gradient(
             workers, len(nll), kernels.array(logits_RV), targets, nll.dtype.type(1 / N), nll
         )
-        if d_hidden_ND is not None:
+        if d_hidden_ND is not None and d_hidden_of is not None:
             d_hidden_ND[chunk] = d_hidden_of(logits_RV)
         if d_embedding_VD is not None:
             _add_product(d_embedding_VD, logits_RV.T, operand_ND[chunk], first=start == 0)
@@ -139,7 +139,8 @@ class _TiedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, d_loss: Tensor) -> Any:
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:  # a second pass backward through the same graph: the first gave them away
-            gradients = _forward(*ctx.saved_tensors, ctx.dtype, ctx.needs_input_grad[:2])[1:]
+            hidden_ND, embedding_VD, targets_N = ctx.saved_tensors
+            gradients = _forward(hidden_ND, embedding_VD, targets_N, ctx.dtype, ctx.needs_input_grad[:2])[1:]
         if d_loss != 1:
             gradients = [None if gradient is None else gradient.mul_(d_loss) for gradient in gradients]
         return *gradients, None, None
