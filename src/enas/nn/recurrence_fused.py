@@ -214,7 +214,7 @@ def _forward(fixed: _Fixed, tensors: Sequence[Tensor], *, keep: bool) -> tuple[R
         if fixed.batch_statistics:
             statistics_2TD = state_BD.new_empty(2, T, D)
         else:
-            given = [x for x in (norm.mean_D, norm.variance_D) if x is not None]  # both, or there would be none
+            given = [x for x in (norm.mean_D, norm.variance_D) if x is not None]  # both or none
             statistics_2TD = torch.stack(given)[:, None].expand(2, T, D)
         mean, variance = kernels.array(statistics_2TD)
 
