@@ -33,6 +33,7 @@ from torch.nn import functional as F
 from enas.architecture import Architecture
 from enas.controllers import LSTMConfig, build_controller
 from enas.data.text import Corpus
+from enas.nn.memory import keep_freed_memory
 from enas.nn.products import packs
 from enas.nn.recurrence import recurrence_reference
 from enas.spaces.recurrent.net import CellConfig, cell_plan
@@ -295,6 +296,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     torch.manual_seed(0)
+    keep_freed_memory()  # as the command line does; for floor and plain code too
     for threads in arguments.threads:
         torch.set_num_threads(threads)
         measure_controller(arguments.rounds)

@@ -212,8 +212,10 @@ def test_the_same_bits_every_time(precision: str):
 
 
 def test_the_number_of_threads_does_not_change_what_is_computed(monkeypatch: pytest.MonkeyPatch):
+    two = (2, threads._gomp_parallel()) if threads._gomp_parallel() else (1, 0)
+    monkeypatch.setattr(recurrence_fused, "team", lambda elements: two)
     many = case(norm="batch", B=16).output_and_gradients()
-    monkeypatch.setattr(recurrence_fused, "team", lambda: (1, 0))
+    monkeypatch.setattr(recurrence_fused, "team", lambda elements: (1, 0))
     assert all(map(torch.equal, many, case(norm="batch", B=16).output_and_gradients()))
 
 
@@ -287,7 +289,7 @@ def test_a_build_of_torch_without_the_operators_is_found_out(monkeypatch: pytest
 
 def test_an_openmp_that_cannot_be_found_leaves_one_thread(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(threads, "_gomp_parallel", lambda: 0)
-    assert threads.team() == (1, 0)
+    assert threads.team(10**6) == (1, 0)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -25,6 +25,7 @@ from enas.config import RunConfig
 from enas.controllers.config import AUTHORS, PAPER, ControllerConfig, IndependentConfig, UniformConfig
 from enas.doctor import checks
 from enas.errors import ArchitectureError, ConfigError, EnasError, RunFolderError
+from enas.nn.memory import keep_freed_memory
 from enas.recipes import RECIPES, recipe
 from enas.report.drawing import text_for, write_png, write_svg
 from enas.report.summary import summary
@@ -50,6 +51,7 @@ Action = Callable[[], int]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
+    keep_freed_memory()
     try:
         return parse(sys.argv[1:] if argv is None else argv)()
     except Stopped as stopped:

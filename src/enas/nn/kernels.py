@@ -22,8 +22,16 @@ from enas.nn.threads import split_rows
 # Fused multiply-adds are allowed, reordering of sums only where a kernel says so; division must not check for zero,
 # as the check keeps the compiler from vectorising.
 _OPTIONS: dict[str, Any] = {"fastmath": {"contract", "nsz"}, "error_model": "numpy"}
-kernel = numba.njit(nogil=True, cache=True, **_OPTIONS)
 _inlined = numba.njit(**_OPTIONS)
+
+
+def kernel(function: Callable[..., None]) -> Callable[..., None]:
+    """Compile at the first call for each combination of types; kept on disk for the next process if it can be."""
+    try:
+        compiled = numba.njit(nogil=True, cache=True, **_OPTIONS)(function)
+    except RuntimeError:  # neither the package nor the user has a folder to write to
+        compiled = numba.njit(nogil=True, **_OPTIONS)(function)
+    return cast(Callable[..., None], compiled)
 
 
 def parallel(body: Callable[..., None], **bound: Callable[..., Any]) -> Callable[..., None]:
@@ -34,7 +42,7 @@ def parallel(body: Callable[..., None], **bound: Callable[..., Any]) -> Callable
     """
     name = "_".join([body.__name__, *(f.__name__ for f in bound.values())])
     part = _inlined(_with_globals(body, name, **bound))
-    return cast(Callable[..., None], kernel(_with_globals(_whole, name, _part=part)))
+    return kernel(_with_globals(_whole, name, _part=part))
 
 
 def _with_globals(function: Any, name: str, **globals_: Any) -> FunctionType:

@@ -97,5 +97,5 @@ def _transposed(weights_DE: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     transposed_mED = torch.empty(len(weights_DE), E, D, dtype=dtype)
     for weight_DE, transposed_ED in zip(weights_DE, transposed_mED, strict=True):
         x_DE, y_ED = kernels.array(weight_DE.contiguous()), kernels.array(transposed_ED)
-        kernels.transpose(team(), kernels.transpose_rows(E), x_DE, y_ED)
+        kernels.transpose(team(D * E), kernels.transpose_rows(E), x_DE, y_ED)
     return transposed_mED.flatten(0, 1)

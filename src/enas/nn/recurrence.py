@@ -155,10 +155,15 @@ def recurrence(
         state_mask_BD: dropout mask m, already scaled, the same at every step; it multiplies only what enters a product.
         norm: batch norm applied to the mean of the outputs; its result is the output and the next state.
         dtype: precision of the operands of the matrix products; states keep the dtype of `state_BD`.
-    """
-    from enas.nn.recurrence_fused import fused_recurrence, supports
 
-    run = fused_recurrence if supports(state_BD, dtype) else recurrence_reference
+    Raises:
+        ConfigError: shapes do not fit together or with the plan.
+    """
+    _check_shapes(projected_TBE, state_BD, recurrent_weight_DE, node_weights_DE, plan, norm)
+    if kernels_take(state_BD, dtype):
+        from enas.nn.recurrence_fused import fused_recurrence as run
+    else:
+        run = recurrence_reference
     return run(
         projected_TBE,
         state_BD,
@@ -169,3 +174,47 @@ def recurrence(
         norm=norm,
         dtype=dtype,
     )
+
+
+def kernels_take(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether there are compiled kernels for activations like `x` with matrix products in `dtype`.
+
+    There are on a CPU, for products in the dtype of x, or in bfloat16 with float32 activations, if numba is installed.
+    """
+    if x.device.type != "cpu" or (x.dtype, dtype) not in (
+        (torch.float32, torch.float32),
+        (torch.float32, torch.bfloat16),
+        (torch.float64, torch.float64),
+    ):
+        return False
+    try:
+        import numba  # noqa: F401 - here, as it takes its time to import
+    except ImportError:  # numba follows new versions of Python months later
+        return False
+    return True
+
+
+def _check_shapes(
+    projected_TBE: Tensor,
+    state_BD: Tensor,
+    recurrent_weight_DE: Tensor,
+    node_weights_DE: Sequence[Tensor],
+    plan: CellPlan,
+    norm: OutputNorm | None,
+) -> None:
+    B, D = state_BD.shape
+    if projected_TBE.shape[1:] != (B, 2 * D):
+        raise ConfigError(
+            f"A state of shape {[B, D]} needs a projected input of shape [T, {B}, {2 * D}], not "
+            f"{list(projected_TBE.shape)}."
+        )
+    if len(node_weights_DE) != len(plan.sources):
+        raise ConfigError(
+            f"The plan has {len(plan.sources)} nodes with weights; {len(node_weights_DE)} were given."
+        )
+    for k, weight_DE in enumerate([recurrent_weight_DE, *node_weights_DE]):
+        if weight_DE.shape != (D, 2 * D):
+            raise ConfigError(f"The weight of node {k} must be [{D}, {2 * D}], not {list(weight_DE.shape)}.")
+    vectors = [] if norm is None else [norm.weight_D, norm.bias_D, norm.mean_D, norm.variance_D]
+    if any(x is not None and x.shape != (D,) for x in vectors):
+        raise ConfigError(f"Weight, bias, mean and variance of the norm must be of length {D}.")

@@ -27,17 +27,6 @@ from enas.nn.recurrence import CellPlan, OutputNorm, Recurrence
 from enas.nn.threads import team
 
 
-def supports(x: Tensor, dtype: torch.dtype) -> bool:
-    """Whether the fused kernels take activations like `x` with products in `dtype`: on a CPU, in the dtype of the
-    products, or in float32 with bfloat16 products.
-    """
-    return x.device.type == "cpu" and (x.dtype, dtype) in (
-        (torch.float32, torch.float32),
-        (torch.float32, torch.bfloat16),
-        (torch.float64, torch.float64),
-    )
-
-
 def fused_recurrence(
     projected_TBE: Tensor,
     state_BD: Tensor,
@@ -49,7 +38,7 @@ def fused_recurrence(
     norm: OutputNorm | None,
     dtype: torch.dtype,
 ) -> Recurrence:
-    """`recurrence`, where `supports(state_BD, dtype)`."""
+    """`recurrence`, for what `kernels_take`."""
     fixed = _Fixed(plan, dtype, state_mask_BD, norm)
     norm_parameters = () if norm is None else (norm.weight_D, norm.bias_D)
     tensors = (projected_TBE, state_BD, *norm_parameters, recurrent_weight_DE, *node_weights_DE)
@@ -111,7 +100,7 @@ class _Fixed:
     def mask_like(self, state_BD: Tensor) -> Tensor:
         if self.mask_BD is None:
             return torch.ones_like(state_BD)
-        return self.mask_BD.detach().to(state_BD.dtype).contiguous()
+        return self.mask_BD.detach().to(state_BD.dtype).expand_as(state_BD).contiguous()
 
     def split(self, xs: Sequence[Any]) -> tuple[Any, Any, Sequence[Any], Sequence[Any]]:
         """Projected input; state; weight and bias of the norm if there is one; weights of the states 1 .. N."""
@@ -196,7 +185,7 @@ def _forward(fixed: _Fixed, tensors: Sequence[Tensor], *, keep: bool) -> tuple[R
     output_TBD = state_BD.new_empty(T, B, D)
 
     # numpy views from here on. States are rounded for keeping only if the products are of lower precision.
-    threads = team()
+    threads = team(B * D)
     rounds = dtype != state_BD.dtype
     states = kernels.array(state_BD.new_empty(M, 1, B, D) if rounds else kept.states_MSBD)
     rounded = kernels.array(kept.states_MSBD) if rounds else None
@@ -264,7 +253,7 @@ def _backward(
     d_states_MBD = state_BD.new_zeros(M, B, D)
     d_norm_2D = state_BD.new_zeros(2, D)
 
-    threads = team()
+    threads = team(B * D)
     states, d_states = kernels.array(kept.states_MSBD), kernels.array(d_states_MBD)
     saved = {j: kernels.array(x) for j, x in kept.saved_SBmE.items()}
     mask, operand = kernels.array(fixed.mask_like(state_BD)), kernels.array(kept.operand_SBD)
@@ -301,7 +290,7 @@ def _backward(
         if any(weights_needed[k - 1] for k in nodes):
             operand_TBD = kept.states_MSBD[j]
             if fixed.mask_BD is not None:
-                kernels.mask_steps(threads, T, states[j], mask, operand)
+                kernels.mask_steps(team(T * B * D), T, states[j], mask, operand)
                 operand_TBD = kept.operand_SBD
             operand_RD, d_product_RmE = operand_TBD.flatten(0, 1), kept.saved_SBmE[j].flatten(0, 1)
             for slot, k in enumerate(nodes):

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from enas.errors import DataError
+from enas.errors import ConfigError, DataError
+from enas.nn.recurrence import kernels_take
 
 CHUNK_ROWS = 320
 """Rows whose logits exist at once: few enough to stay in cache, enough for fast products."""
@@ -25,13 +26,14 @@ def tied_cross_entropy(
         dtype: precision of the operands of the matrix products; the loss has the dtype of `hidden_ND`.
 
     Raises:
+        ConfigError: shapes do not fit together.
         DataError: a target is not in the vocabulary.
     """
     if not torch.is_grad_enabled() or not (hidden_ND.requires_grad or embedding_VD.requires_grad):
         return tied_nll(hidden_ND, embedding_VD, targets_N, dtype=dtype).mean()
-    if not _fused(hidden_ND, dtype):
+    _check(hidden_ND, embedding_VD, targets_N)
+    if not kernels_take(hidden_ND, dtype):
         return tied_nll_reference(hidden_ND, embedding_VD, targets_N, dtype=dtype).mean()
-    _check(targets_N, embedding_VD)
     loss: Tensor = _TiedCrossEntropy.apply(hidden_ND, embedding_VD, targets_N, dtype)
     return loss
 
@@ -43,11 +45,12 @@ def tied_nll(
     """Negative log-likelihood (nats) of every row [N], without gradient: for evaluation and rewards.
 
     Raises:
+        ConfigError: shapes do not fit together.
         DataError: a target is not in the vocabulary.
     """
-    if not _fused(hidden_ND, dtype):
+    _check(hidden_ND, embedding_VD, targets_N)
+    if not kernels_take(hidden_ND, dtype):
         return tied_nll_reference(hidden_ND, embedding_VD, targets_N, dtype=dtype)
-    _check(targets_N, embedding_VD)
     return _forward(hidden_ND, embedding_VD, targets_N, dtype, (False, False))[0]
 
 
@@ -59,15 +62,16 @@ def tied_nll_reference(
     return F.cross_entropy(logits_NV, targets_N, reduction="none")
 
 
-def _fused(hidden_ND: Tensor, dtype: torch.dtype) -> bool:
-    from enas.nn.recurrence_fused import supports
-
-    return supports(hidden_ND, dtype)
-
-
-def _check(targets_N: Tensor, embedding_VD: Tensor) -> None:
-    V = len(embedding_VD)
-    if len(targets_N) and not 0 <= int(targets_N.min()) <= int(targets_N.max()) < V:
+def _check(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> None:
+    (N, D), V = hidden_ND.shape, len(embedding_VD)
+    if embedding_VD.shape != (V, D) or targets_N.shape != (N,):
+        raise ConfigError(
+            f"Hidden states {[N, D]} need an embedding [V, {D}] and {N} targets, not {list(embedding_VD.shape)} and "
+            f"{list(targets_N.shape)}."
+        )
+    if N == 0:
+        raise DataError("There are no targets: give at least one row.")
+    if not 0 <= int(targets_N.min()) <= int(targets_N.max()) < V:
         raise DataError(
             f"Targets must be words 0 to {V - 1} of the vocabulary; they reach from {int(targets_N.min())} "
             f"to {int(targets_N.max())}."
@@ -85,13 +89,12 @@ def _forward(
     from enas.nn.products import linear, side_by_side
     from enas.nn.threads import team
 
-    workers = team()
-
-    hidden_ND, embedding_VD = hidden_ND.detach(), embedding_VD.detach()
-    N = len(hidden_ND)
+    hidden_ND, embedding_VD, targets_N = hidden_ND.detach(), embedding_VD.detach(), targets_N.contiguous()
     operand_ND = hidden_ND.to(dtype)
+    N, V = len(hidden_ND), len(embedding_VD)
     chunks = -(-N // CHUNK_ROWS)
-    rows = -(-N // max(chunks, 1))
+    rows = -(-N // chunks)
+    threads = team(rows * V)
     logits_of = linear(embedding_VD, dtype, rows, chunks)
     d_hidden_of = side_by_side([embedding_VD], dtype, rows, chunks) if needed[0] else None
     nll_N = hidden_ND.new_empty(N)
@@ -102,10 +105,10 @@ def _forward(
         logits_RV = logits_of(operand_ND[chunk])
         targets, nll = kernels.array(targets_N[chunk]), kernels.array(nll_N[chunk])
         if not any(needed):
-            kernels.nll_rows(workers, len(nll), kernels.array(logits_RV), targets, nll)
+            kernels.nll_rows(threads, len(nll), kernels.array(logits_RV), targets, nll)
             continue
         kernels.nll_rows_with_gradient(
-            workers, len(nll), kernels.array(logits_RV), targets, nll.dtype.type(1 / N), nll
+            threads, len(nll), kernels.array(logits_RV), targets, nll.dtype.type(1 / N), nll
         )
         if d_hidden_ND is not None and d_hidden_of is not None:
             d_hidden_ND[chunk] = d_hidden_of(logits_RV)

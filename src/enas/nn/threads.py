@@ -22,10 +22,15 @@ Team = tuple[int, int]
 """Number of threads, address of `GOMP_parallel`."""
 
 
-def team() -> Team:
-    """The threads that torch uses now (`torch.get_num_threads`)."""
+_ELEMENTS_THAT_PAY_FOR_THREADS = 8192
+
+
+def team(elements: int) -> Team:
+    """The threads that torch uses now (`torch.get_num_threads`), or one for few elements, some microseconds of work."""
     address = _gomp_parallel()
-    return (torch.get_num_threads(), address) if address else (1, 0)
+    if not address or elements < _ELEMENTS_THAT_PAY_FOR_THREADS:
+        return 1, 0
+    return torch.get_num_threads(), address
 
 
 @cache
@@ -70,8 +75,7 @@ def split_rows(_typing: Any, team: Any, rows: Any, body: Any, arguments: Any) ->
         work.linkage = "internal"
         inner = ir.IRBuilder(work.append_basic_block("entry"))
         own = inner.bitcast(work.args[0], shared_type.as_pointer())
-        field = lambda i: inner.load(cgutils.gep_inbounds(inner, own, 0, i))  # noqa: E731
-        parts, total, packed = field(1), field(2), field(3)
+        parts, total, packed = (inner.load(cgutils.gep_inbounds(inner, own, 0, i)) for i in (1, 2, 3))
         loop, run, done = (work.append_basic_block(name) for name in ("loop", "run", "done"))
         inner.branch(loop)
         inner.position_at_end(loop)
