@@ -2,18 +2,22 @@
 
 import dataclasses
 import math
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import Tensor
 
 from enas.errors import ConfigError
-from enas.nn import products, recurrence_fused, threads
+from enas.nn import kernels, products, recurrence_fused, threads
 from enas.nn.recurrence import (
     ACTIVATIONS,
     CellPlan,
     OutputNorm,
     Recurrence,
+    kernels_take,
     recurrence,
     recurrence_reference,
 )
@@ -211,12 +215,37 @@ def test_the_same_bits_every_time(precision: str):
         assert all(map(torch.equal, first, case(precision, norm="batch", D=64).output_and_gradients()))
 
 
-def test_the_number_of_threads_does_not_change_what_is_computed(monkeypatch: pytest.MonkeyPatch):
-    two = (2, threads._gomp_parallel()) if threads._gomp_parallel() else (1, 0)
-    monkeypatch.setattr(recurrence_fused, "team", lambda elements: two)
-    many = case(norm="batch", B=16).output_and_gradients()
-    monkeypatch.setattr(recurrence_fused, "team", lambda elements: (1, 0))
-    assert all(map(torch.equal, many, case(norm="batch", B=16).output_and_gradients()))
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_number_of_threads_does_not_change_what_kernels_compute(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(threads, "_ELEMENTS_THAT_PAY_FOR_THREADS", 0)
+    address = threads._gomp_parallel()
+
+    def gradients(team: threads.Team) -> list[Tensor]:
+        for module in (recurrence_fused, threads):
+            monkeypatch.setattr(module, "team", lambda _elements: team)
+        return case(precision, norm="batch", B=13).output_and_gradients()
+
+    one = gradients((1, 0))
+    if address:  # not on every system; one thread is then all there is
+        for number in (2, 3):
+            assert all(map(torch.equal, one, gradients((number, address))))
+
+
+def test_few_elements_get_one_thread_and_many_those_of_torch():
+    assert threads.team(100) == (1, 0)
+    assert threads.team(10**6)[0] in (1, torch.get_num_threads())
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (16, 16), (40, 33), (3, 100), (100, 7)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_transpose(shape: tuple[int, int], dtype: torch.dtype):
+    x_RC = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x_RC = x_RC if dtype == torch.float64 else x_RC.float()
+    y_CR = torch.empty(shape[::-1], dtype=dtype)
+    kernels.transpose((1, 0), kernels.transpose_rows(shape[1]), kernels.array(x_RC), kernels.array(y_CR))
+    assert torch.equal(y_CR, x_RC.T.to(dtype))  # bfloat16: rounded as torch rounds
 
 
 def test_weights_that_need_no_gradient_get_none(monkeypatch: pytest.MonkeyPatch):
@@ -292,6 +321,34 @@ def test_an_openmp_that_cannot_be_found_leaves_one_thread(monkeypatch: pytest.Mo
     assert threads.team(10**6) == (1, 0)
 
 
+def test_without_numba_the_reference_runs(monkeypatch: pytest.MonkeyPatch):
+    fused = case("float32").output_and_gradients()
+    monkeypatch.setitem(sys.modules, "numba", None)
+    assert not kernels_take(torch.zeros(1), torch.float32)
+    plain = case("float32").output_and_gradients()
+    assert worst(fused, plain) < 3e-6
+    assert all(map(torch.equal, plain, case("float32").output_and_gradients(recurrence_reference)))
+
+
+def test_what_the_kernels_take():
+    x = torch.zeros(1)
+    assert kernels_take(x, torch.float32)
+    assert kernels_take(x, torch.bfloat16)
+    assert kernels_take(x.double(), torch.float64)
+    assert not kernels_take(x.double(), torch.float32)
+    assert not kernels_take(x.bfloat16(), torch.bfloat16)
+    assert not kernels_take(x.to("meta"), torch.float32)
+
+
+def test_freed_memory_is_kept_where_the_system_can():
+    # In a process of its own: what is set holds until its end.
+    program = "from enas.nn.memory import keep_freed_memory; print(keep_freed_memory())"
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+    assert answer.strip() == str(sys.platform == "linux" and platform.libc_ver()[0] == "glibc")
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_not_a_number_is_not_hidden(precision: str):
     for plan in (CellPlan((0,), (f, "identity"), (1,)) for f in ACTIVATIONS):
@@ -331,3 +388,21 @@ def test_impossible_plans_are_refused(sources, functions, outputs, message: str)
 def test_half_given_statistics_are_refused():
     with pytest.raises(ConfigError, match="both"):
         OutputNorm(torch.ones(3), torch.zeros(3), 1e-5, mean_D=torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"state_BD": torch.zeros(4, 19, dtype=torch.float64)}, "projected input"),
+        ({"state_BD": torch.zeros(5, 18, dtype=torch.float64)}, "projected input"),
+        ({"weights_DE": [torch.zeros(19, 38, dtype=torch.float64)] * 5}, "5 nodes"),
+        ({"weights_DE": [torch.zeros(19, 19, dtype=torch.float64)] * 6}, "weight of node 0"),
+        ({"norm": OutputNorm(torch.ones(3), torch.zeros(19), 1e-5)}, "norm"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(change: dict[str, object], message: str):
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(case(), **change).run()
+    broadcast = dataclasses.replace(case(), mask_BD=torch.full((1, 19), 0.5, dtype=torch.float64))
+    full = dataclasses.replace(case(), mask_BD=torch.full((5, 19), 0.5, dtype=torch.float64))
+    assert torch.equal(broadcast.run().output_TBD, full.run().output_TBD)

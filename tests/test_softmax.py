@@ -1,11 +1,13 @@
 """The chunked cross-entropy against torch's, finite differences, and itself."""
 
+import sys
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from enas.errors import DataError
+from enas.errors import ConfigError, DataError
 from enas.nn import products, softmax
 from enas.nn.softmax import tied_cross_entropy, tied_nll, tied_nll_reference
 
@@ -145,3 +147,22 @@ def test_a_target_outside_the_vocabulary_is_refused(target: int):
     targets_N[5] = target
     with pytest.raises(DataError, match=f"{target}"):
         tied_cross_entropy(hidden_ND, embedding_VD, targets_N)
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    hidden_ND, embedding_VD, targets_N = case(torch.float32)
+    with pytest.raises(ConfigError, match="53 targets"):
+        tied_cross_entropy(hidden_ND, embedding_VD, targets_N[:-1])
+    with pytest.raises(ConfigError, match="embedding"):
+        tied_nll(hidden_ND[:, 1:], embedding_VD, targets_N)
+    with pytest.raises(DataError, match="no targets"):
+        tied_nll(hidden_ND[:0], embedding_VD, targets_N[:0])
+
+
+def test_without_numba_the_reference_runs(monkeypatch: pytest.MonkeyPatch):
+    hidden_ND, embedding_VD, targets_N = case(torch.float32)
+    fused = tied_cross_entropy(hidden_ND, embedding_VD, targets_N)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    plain = tied_cross_entropy(hidden_ND, embedding_VD, targets_N)
+    assert torch.equal(plain, tied_nll_reference(hidden_ND, embedding_VD, targets_N).mean())
+    assert relative_error(fused.detach(), plain.detach()) < 3e-6
