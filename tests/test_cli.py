@@ -175,8 +175,8 @@ def test_flags_reach_every_depth() -> None:
     )
     config, folder, text = settings("recurrent-default", words.split())
     assert (folder, text, config.seed) == (Path("there"), None, 4)
-    assert config.shared.training.sgd.learning_rate == 2.5  # type: ignore[attr-defined]  # a recurrent run has it
-    assert config.controller.reinforce.betas == (0.5, 0.6)  # type: ignore[union-attr]  # the recipe's controller has it
+    assert config.shared.training.sgd.learning_rate == 2.5
+    assert config.controller.reinforce.betas == (0.5, 0.6)
 
 
 @pytest.mark.parametrize("controller", CONTROLLERS)

@@ -144,4 +144,4 @@ def test_uniform_controller_has_candidates_too(task: SearchTask) -> None:
 @pytest.mark.parametrize("name", ["samples", "minibatches", "shortlist", "shortlist_epochs"])
 def test_counts_below_one_are_refused_by_name(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"derive\.{name} must be at least 1, not 0"):
-        DeriveConfig(**{name: 0})  # type: ignore[arg-type]  # a name that mypy cannot know
+        DeriveConfig(**{name: 0})

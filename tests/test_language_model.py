@@ -147,7 +147,7 @@ def test_masks_follow_from_the_generator() -> None:
 @pytest.mark.parametrize("rate", [-0.1, 1.0, math.nan])
 def test_a_rate_is_a_share(place: str, rate: float) -> None:
     with pytest.raises(ConfigError, match=rf"dropout\.{place}.*{rate}"):
-        DropoutConfig(**{place: rate})  # type: ignore[arg-type]  # one of several fields
+        DropoutConfig(**{place: rate})
 
 
 # The model

@@ -155,7 +155,7 @@ def test_l2_adds_the_gradient_of_the_squares_to_what_is_used() -> None:
     used = [nn.Parameter(torch.randn(3, 4, generator=seeded(i), dtype=torch.float64)) for i in (1, 2)]
     unused = nn.Parameter(torch.ones(2))
     gradients = [torch.randn(3, 4, generator=seeded(i), dtype=torch.float64) for i in (3, 4)]
-    squares = torch.autograd.grad(0.3 * sum((w**2).sum() for w in used), used)  # type: ignore[arg-type]  # sum of tensors
+    squares = torch.autograd.grad(0.3 * sum((w**2).sum() for w in used), used)
     for parameter, gradient in zip(used, gradients, strict=True):
         parameter.grad = gradient.clone()
     add_l2([used[0], unused, used[1]], 0.3)
@@ -234,13 +234,13 @@ def test_the_learning_rate_by_epoch() -> None:
 @pytest.mark.parametrize("settings", [{"learning_rate": 0.0}, {"learning_rate": -1.0}, {"clip": 0.0}])
 def test_sgd_settings_that_make_no_sense(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="positive"):
-        SGDConfig(**settings)  # type: ignore[arg-type]  # one of several fields
+        SGDConfig(**settings)
 
 
 @pytest.mark.parametrize("settings", [{"batch": 0}, {"bptt": 1}])
 def test_window_settings_that_make_no_sense(settings: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="batch >= 1 and bptt >= 2"):
-        WindowConfig(**settings)  # type: ignore[arg-type]  # one of several fields
+        WindowConfig(**settings)
 
 
 def test_perplexity() -> None:
@@ -698,4 +698,4 @@ def test_a_child_whose_loss_is_not_finite_keeps_its_weights() -> None:
 @pytest.mark.parametrize("name", ["hidden", "epochs", "eval_batch"])
 def test_child_settings_that_make_no_sense(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} must be at least 1, not 0"):
-        ChildTrainingConfig(**{name: 0})  # type: ignore[arg-type]  # one of several fields
+        ChildTrainingConfig(**{name: 0})

@@ -561,7 +561,7 @@ class TestSeeding:
             *[(1, "", ""), (1, 1), (1, "1"), (11,), (11, 1), (1, 11), (1, 1, 1), (-1, 1), (1, -1)],
             *[(1, "a", 1), (1, "a1"), (1, "as1:b"), (1, "a", "b"), (1, "s1:a"), (1, "1:a"), (1, "i1:1")],
         ]
-        seeds = {derive_seed(*purpose) for purpose in purposes}  # type: ignore[arg-type]  # all start with an int
+        seeds = {derive_seed(*purpose) for purpose in purposes}
         assert len(seeds) == len(purposes)
         assert all(0 <= seed < 2**64 for seed in seeds)
 

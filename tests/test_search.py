@@ -189,7 +189,7 @@ def test_archive_has_every_rewarded_architecture_with_its_reward(tmp_path: Path)
             rewarded.extend((a.choices, r) for a, r in zip(architectures, rewards_N.tolist(), strict=True))
         return rewards_N
 
-    task.rewards = rewards  # type: ignore[method-assign]  # to listen
+    task.rewards = rewards
     run(tmp_path, search)
     archive = read_jsonl(tmp_path / "archive.jsonl")
     assert [(tuple(record["choices"]), record["reward"]) for record in archive] == rewarded
@@ -242,7 +242,7 @@ def test_stopped_after_any_step_and_resumed_equals_uninterrupted(tmp_path: Path)
             result: dict[str, float] = do(place, following, number)
             return result
 
-        search.step = step  # type: ignore[method-assign]  # to stop within a step
+        search.step = step
         with pytest.raises(Stopped):
             run_search(search, CheckpointStore(folder / "checkpoints", 2), stop, folder)
         assert CheckpointStore(folder / "checkpoints").steps()[-1] == stop_after
@@ -272,7 +272,7 @@ def test_reward_that_is_not_finite_stops_with_place_and_architecture(tmp_path: P
             rewards_N[1] = bad
         return rewards_N
 
-    task.rewards = rewards  # type: ignore[method-assign]  # to plant the reward
+    task.rewards = rewards
     config = SearchConfig(epochs=1, updates=4, proposals=2, checkpoint_every=2)
     search = search_of(tmp_path, config, task, IndependentConfig())
     with pytest.raises(NotFiniteError) as caught:
@@ -289,11 +289,11 @@ def test_reward_that_is_not_finite_stops_with_place_and_architecture(tmp_path: P
 )
 def test_counts_below_one_are_refused_by_name(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"search\.{name} must be at least 1, not 0"):
-        SearchConfig(**{name: 0})  # type: ignore[arg-type]  # a name that mypy cannot know
+        SearchConfig(**{name: 0})
 
 
 @pytest.mark.parametrize("name", ["warmup", "explore"])
 @pytest.mark.parametrize("value", [-0.1, 1.1])
 def test_shares_outside_0_to_1_are_refused_by_name(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=rf"search\.{name} is a share"):
-        SearchConfig(**{name: value})  # type: ignore[arg-type]  # a name that mypy cannot know
+        SearchConfig(**{name: value})

@@ -196,7 +196,7 @@ def test_spaces_that_make_no_sense() -> None:
 )
 def test_json_that_is_no_architecture(record: object) -> None:
     with pytest.raises(ArchitectureError):
-        architecture_from_json(record)  # type: ignore[arg-type]  # that is what is tested
+        architecture_from_json(record)
 
 
 def test_architectures_are_equal_by_space_and_choices() -> None:

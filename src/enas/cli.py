@@ -6,7 +6,6 @@ Exit codes: 0 done; 2 wrong usage or input, said in one line; 75 stopped by a si
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import inspect
 import io
@@ -24,7 +23,7 @@ from enas.architecture import Architecture
 from enas.config import RunConfig
 from enas.controllers.config import AUTHORS, PAPER, ControllerConfig, IndependentConfig, UniformConfig
 from enas.doctor import checks
-from enas.errors import ArchitectureError, ConfigError, EnasError, RunFolderError
+from enas.errors import ArchitectureError, ConfigError, EnasError, RunFolderError, did_you_mean
 from enas.nn.memory import keep_freed_memory
 from enas.recipes import RECIPES, recipe
 from enas.report.drawing import text_for, write_png, write_svg
@@ -76,14 +75,10 @@ def parse(argv: Sequence[str]) -> Action:
         return lambda: show_text(help_text())
     command, rest = argv[0], list(argv[1:])
     if command not in COMMANDS:
-        raise ConfigError(f"there is no command {command!r}; {nearest(command, COMMANDS)}see 'enas --help'")
+        raise ConfigError(
+            f"there is no command {command!r}; {did_you_mean(command, COMMANDS)}see 'enas --help'"
+        )
     return COMMANDS[command](rest)
-
-
-def nearest(word: str, known: Sequence[str] | dict[str, Any]) -> str:
-    """`did you mean 'search'? ` or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean {near[0]!r}? " if near else ""
 
 
 def show_text(text: str) -> int:
@@ -139,7 +134,7 @@ def take_controller(argv: Sequence[str]) -> tuple[list[str], Any]:
             if given not in CONTROLLERS:
                 known = ", ".join(CONTROLLERS)
                 raise ConfigError(
-                    f"{nearest(given, CONTROLLERS)}--controller is one of {known}, not {given!r}"
+                    f"{did_you_mean(given, CONTROLLERS)}--controller is one of {known}, not {given!r}"
                 )
             chosen = CONTROLLERS[given]
             del rest[index : index + (1 if equals else 2)]
@@ -175,7 +170,7 @@ def read_flags(
     for word in argv:
         name = word.partition("=")[0].replace("_", "-")
         if name.startswith("--") and name not in known:
-            raise ConfigError(f"there is no flag {name}; {nearest(name, known)}see '{command} --help'")
+            raise ConfigError(f"there is no flag {name}; {did_you_mean(name, known)}see '{command} --help'")
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(complaint):
@@ -369,7 +364,7 @@ def only(argv: list[str], *known: str) -> None:
     for word in argv:
         if word not in known:
             raise ConfigError(
-                f"unexpected {word!r}; {nearest(word, known)}this command takes {', '.join(known)}"
+                f"unexpected {word!r}; {did_you_mean(word, known)}this command takes {', '.join(known)}"
             )
 
 

@@ -1,5 +1,14 @@
 """Errors a person can act on: one or two sentences saying what is wrong, the value, and what to do."""
 
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`did you mean 'search'? ` for the nearest known word; nothing if none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
+
 
 class EnasError(Exception):
     """Base of every error the command line shows as one line with exit code 2, never as a traceback."""

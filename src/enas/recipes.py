@@ -7,14 +7,13 @@ code, google-research/enas_lm; "first code" is melodyguan/enas, whose language m
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 from enas.config import RecurrentConfig, RunConfig
 from enas.controllers.config import AUTHORS, PAPER, IndependentConfig
 from enas.data.sources import TextConfig
 from enas.derive import DeriveConfig
-from enas.errors import ConfigError
+from enas.errors import ConfigError, did_you_mean
 from enas.retrain import RetrainConfig
 from enas.search import SearchConfig
 from enas.spaces.recurrent.net import CellConfig
@@ -209,7 +208,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
 def recipe(name: str) -> RunConfig:
     """The settings of a recipe. Raises `ConfigError`, suggesting the nearest name, if there is none so called."""
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"there is no recipe {name!r}; {hint}The recipes are {', '.join(RECIPES)}")
+        raise ConfigError(
+            f"there is no recipe {name!r}; {did_you_mean(name, RECIPES)}The recipes are {', '.join(RECIPES)}"
+        )
     return RECIPES[name]()

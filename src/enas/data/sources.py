@@ -1,13 +1,12 @@
 """The setting that says which text a run learns from, and the one function that loads it."""
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
 from enas.data.published import PUBLISHED_TEXTS, locate
 from enas.data.stdlib import DEFAULT_VOCABULARY, read_stdlib
 from enas.data.text import Corpus, Split, read_folder
-from enas.errors import ConfigError, DataError
+from enas.errors import ConfigError, DataError, did_you_mean
 
 STDLIB = "stdlib"
 NAMED_SOURCES = (STDLIB, *PUBLISHED_TEXTS)
@@ -67,9 +66,9 @@ def load_text(config: TextConfig) -> Corpus:
         max_vocabulary = DEFAULT_VOCABULARY if config.max_vocabulary is None else config.max_vocabulary
         return read_stdlib(max_vocabulary=max_vocabulary, max_tokens=limits)
     if not Path(config.source).expanduser().is_dir():
-        near = difflib.get_close_matches(config.source, NAMED_SOURCES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
+        hint = did_you_mean(config.source, NAMED_SOURCES)
         raise DataError(
-            f"`source` is {config.source!r}, neither a folder nor one of {', '.join(NAMED_SOURCES)}{hint}"
+            f"`source` is {config.source!r}, neither a folder nor one of {', '.join(NAMED_SOURCES)}"
+            + (f"; {hint.rstrip()}" if hint else ".")
         )
     return read_folder(config.source, max_vocabulary=config.max_vocabulary, max_tokens=limits)

@@ -3,6 +3,7 @@
 Paper, appendix A, equations 2-5. Shape letters: T time, B batch, D hidden, E = 2D (candidate columns, then gate columns).
 """
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -188,7 +189,7 @@ def kernels_take(x: Tensor, dtype: torch.dtype) -> bool:
     ):
         return False
     try:
-        import numba  # noqa: F401 - here, as it takes its time to import
+        importlib.import_module("numba")  # here, as it takes its time
     except ImportError:  # numba follows new versions of Python months later
         return False
     return True

@@ -22,19 +22,18 @@ from enas.runtime.seeding import generator
 from enas.spaces.recurrent.net import CellConfig, SupernetCell
 from enas.spaces.recurrent.space import RecurrentSpace
 from enas.tasks.base import SearchTask
-from enas.tasks.language_model import LanguageModel, detach
+from enas.tasks.language_model import LanguageModel
 from enas.tasks.language_training import (
     LanguageTrainingConfig,
     Minibatch,
+    accumulate_gradient,
     cut,
     descend,
-    masks_for,
     memory_mb,
     nll,
     perplexity,
     rows_of,
     training_windows,
-    window_loss,
 )
 
 
@@ -134,21 +133,24 @@ class LanguageSearchTask(SearchTask):
         share = 1 / len(architectures)
         loss_sum = total_sum = 0.0
         for slot, architecture in enumerate(architectures):
-            masks = masks_for(
-                self.model, minibatch, regularisation, generator(self.seed, "masks", epoch, step, slot)
-            )
-            features = self.model.features(
-                minibatch.tokens_TB, self.states[slot], masks, architecture=architecture, dtype=self.dtype
-            )
-            loss, total = window_loss(self.model, features, minibatch.targets_TB, regularisation, self.dtype)
-            loss_value, total_value = float(loss.detach()), float(total.detach())
-            if not math.isfinite(total_value):
-                self.optimizer.zero_grad()
-                raise NotFiniteError(f"the loss of architecture '{architecture}' is {total_value}")
-            (total * share).backward()
-            self.states[slot] = detach(features.state)
-            loss_sum += loss_value * share
-            total_sum += total_value * share
+            draw = generator(self.seed, "masks", epoch, step, slot)
+            try:
+                loss, total, self.states[slot] = accumulate_gradient(
+                    self.model,
+                    minibatch,
+                    self.states[slot],
+                    regularisation,
+                    draw,
+                    self.dtype,
+                    share=share,
+                    whose=f" of architecture '{architecture}'",
+                    architecture=architecture,
+                )
+            except NotFiniteError:
+                self.optimizer.zero_grad()  # of the architectures before
+                raise
+            loss_sum += loss * share
+            total_sum += total * share
         return loss_sum, total_sum
 
     def reward_window(self, purpose: str, draw: int) -> Window:

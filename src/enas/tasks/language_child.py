@@ -4,7 +4,6 @@ with."""
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,23 +15,22 @@ from torch import Tensor
 from enas.architecture import Architecture
 from enas.data.text import Corpus
 from enas.data.windows import Window
-from enas.errors import ConfigError, NotFiniteError
+from enas.errors import ConfigError
 from enas.runtime.seeding import generator
 from enas.spaces.recurrent.net import CellConfig, ChildCell
 from enas.tasks.base import ChildTraining
-from enas.tasks.language_model import LanguageModel, LSTMCell, detach, lstm_hidden_of_equal_size
+from enas.tasks.language_model import LanguageModel, LSTMCell, lstm_hidden_of_equal_size
 from enas.tasks.language_training import (
     LanguageTrainingConfig,
     Minibatch,
+    accumulate_gradient,
     cut,
     descend,
     evaluate,
-    masks_for,
     memory_mb,
     perplexity,
     rows_of,
     training_windows,
-    window_loss,
 )
 
 
@@ -158,15 +156,14 @@ class LanguageChildTraining(ChildTraining):
 
     def _backward(self, minibatch: Minibatch, epoch: int, start: int) -> float:
         """Compute the gradient of a window; returns its loss."""
-        regularisation = self.config.training.regularisation
-        masks = masks_for(self.model, minibatch, regularisation, generator(self.seed, "masks", epoch, start))
-        features = self.model.features(minibatch.tokens_TB, self.state, masks, dtype=self.dtype)
-        loss, total = window_loss(self.model, features, minibatch.targets_TB, regularisation, self.dtype)
-        if not math.isfinite(value := float(total.detach())):
-            raise NotFiniteError(f"the loss is {value}")
-        total.backward()
-        self.state = detach(features.state)
-        return float(loss.detach())
+        regularisation, draw = (
+            self.config.training.regularisation,
+            generator(self.seed, "masks", epoch, start),
+        )
+        loss, _, self.state = accumulate_gradient(
+            self.model, minibatch, self.state, regularisation, draw, self.dtype
+        )
+        return loss
 
     def at_epoch_end(self) -> bool:
         return not self.windows_left

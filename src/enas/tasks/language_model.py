@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from enas.errors import ConfigError
+from enas.nn.cell import Cell
 
 
 @dataclass(frozen=True)
@@ -95,19 +96,15 @@ class Features(NamedTuple):
 
 
 class LanguageModel(nn.Module):
-    """Next-word prediction: `softmax(h_t Eᵀ)` with the embedding E on both sides (tied, no bias).
+    """Next-word prediction: `softmax(h_t Eᵀ)` with the embedding E on both sides (tied, no bias)."""
 
-    `cell` maps inputs [T, B, D] and a state to outputs [T, B, D] and the next state, and knows its `hidden`
-    size D and its `initial_state(batch)`.
-    """
+    cell: Cell
 
-    def __init__(
-        self, cell: nn.Module, vocabulary: int, init_range: float, generator: torch.Generator
-    ) -> None:
+    def __init__(self, cell: Cell, vocabulary: int, init_range: float, generator: torch.Generator) -> None:
         super().__init__()
         self.cell = cell
         self.vocabulary = vocabulary
-        self.hidden = int(cell.hidden)  # type: ignore[arg-type]  # a Tensor or a Module, says nn.Module
+        self.hidden = cell.hidden
         embedding = torch.empty(vocabulary, self.hidden)
         self.embedding = nn.Parameter(embedding.uniform_(-init_range, init_range, generator=generator))
 
@@ -133,7 +130,7 @@ class LanguageModel(nn.Module):
 
     def initial_state(self, batch: int) -> Any:
         """The state before the first word of a text."""
-        return self.cell.initial_state(batch)  # type: ignore[operator]  # see __init__
+        return self.cell.initial_state(batch)
 
 
 def detach(state: Any) -> Any:
@@ -144,7 +141,7 @@ def detach(state: Any) -> Any:
     )
 
 
-class LSTMCell(nn.Module):
+class LSTMCell(Cell):
     """One LSTM layer as wide as the embedding: the baseline every found cell is compared with.
 
     Its weights start as the library's do, U(-1/sqrt(D), 1/sqrt(D)), which suits an LSTM better than a cell's

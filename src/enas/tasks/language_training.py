@@ -148,6 +148,32 @@ def perplexity(mean_nll: float) -> float:
     return math.exp(mean_nll) if mean_nll < 700 else math.inf
 
 
+def accumulate_gradient(
+    model: LanguageModel,
+    minibatch: Minibatch,
+    state: Any,
+    config: RegularisationConfig,
+    draw: torch.Generator,
+    dtype: torch.dtype,
+    *,
+    share: float = 1.0,
+    whose: str = "",
+    **cell_settings: Any,
+) -> tuple[float, float, Any]:
+    """Add `share` times the gradient of a window to the parameters; dropout masks are drawn from `draw`.
+
+    Returns (loss, loss with regularisers, state to carry with the gradient stopped). Raises `NotFiniteError`, with
+    no gradient added, if the loss is NaN or infinite; `whose` says in its message whose loss that is.
+    """
+    masks = masks_for(model, minibatch, config, draw)
+    features = model.features(minibatch.tokens_TB, state, masks, dtype=dtype, **cell_settings)
+    loss, total = window_loss(model, features, minibatch.targets_TB, config, dtype)
+    if not math.isfinite(value := float(total.detach())):
+        raise NotFiniteError(f"the loss{whose} is {value}")
+    (total * share).backward()
+    return float(loss.detach()), value, detach(features.state)
+
+
 def add_l2(parameters: Iterable[nn.Parameter], weight: float) -> None:
     """Add the gradient of weight·Σw² to the parameters that have a gradient: those on the sampled path."""
     used = [(p.grad, p.detach()) for p in parameters if p.grad is not None]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from enas.architecture import Architecture
 from enas.errors import ConfigError
+from enas.nn.cell import Cell
 from enas.nn.recurrence import ACTIVATIONS, CellPlan, OutputNorm, recurrence
 from enas.spaces.recurrent.space import RecurrentSpace
 
@@ -182,7 +183,7 @@ def uniform_(weight: Tensor, bound: float, generator: torch.Generator) -> Tensor
         return weight.uniform_(-bound, bound, generator=generator)
 
 
-class SupernetCell(nn.Module):
+class SupernetCell(Cell):
     """The shared weights ω of every cell of a space; each call computes one architecture with its part of
     them.
 
@@ -280,7 +281,7 @@ class SupernetCell(nn.Module):
         return next(self.parameters()).new_zeros(batch, self.hidden)
 
 
-class ChildCell(nn.Module):
+class ChildCell(Cell):
     """One architecture with weights of its own, and no batch norm (paper, appendix A)."""
 
     def __init__(
