@@ -1,0 +1,104 @@
+"""Convolutions followed by a batch norm: what every block of the convolutional spaces is made of.
+
+Each takes `Activation`s and returns one, so that norm and ReLU are done where the next operation reads (see
+`enas.nn.activation`). Padding keeps the size; a stride of 2 halves it, rounded up.
+
+Shape letters: B images, C channels in, O channels out, H rows, W columns, k the width of a filter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from enas.nn.activation import Activation, ChannelNorm, Statistics
+
+
+def conv_norm(
+    x: Activation,
+    weight_OCkk: Tensor,
+    norm: ChannelNorm,
+    *,
+    stride: int = 1,
+    statistics: Statistics = "batch",
+    dtype: torch.dtype = torch.float32,
+) -> Activation:
+    """norm(convolution(x)), dense, for odd k; `dtype` is the type of the operands where that is faster."""
+    return norm.forward(_convolve(x.value(), weight_OCkk, stride, 1, dtype), statistics)
+
+
+def separable_norm(
+    x: Activation,
+    depthwise_C1kk: Tensor,
+    pointwise_OC11: Tensor,
+    norm: ChannelNorm,
+    *,
+    stride: int = 1,
+    statistics: Statistics = "batch",
+    dtype: torch.dtype = torch.float32,
+) -> Activation:
+    """norm(pointwise(depthwise(x))): a depthwise-separable convolution, the stride in its depthwise part."""
+    y_BCHW = _convolve(x.value(), depthwise_C1kk, stride, len(depthwise_C1kk), torch.float32)
+    return norm.forward(_convolve(y_BCHW, pointwise_OC11, 1, 1, dtype), statistics)
+
+
+def joined_conv_norm(
+    xs: Sequence[Activation],
+    weights_OC11: Sequence[Tensor],
+    norm: ChannelNorm,
+    *,
+    statistics: Statistics = "batch",
+    dtype: torch.dtype = torch.float32,
+) -> Activation:
+    """norm of a 1×1 convolution of the concatenation of `xs`, whose filter has one block of columns for each of them."""
+    x_BCHW = torch.cat([x.value() for x in xs], 1)
+    return norm.forward(_convolve(x_BCHW, torch.cat(list(weights_OC11), 1), 1, 1, dtype), statistics)
+
+
+def factorized_reduction_norm(
+    x: Activation,
+    even_PC11: Tensor,
+    odd_QC11: Tensor,
+    norm: ChannelNorm,
+    *,
+    statistics: Statistics = "batch",
+    dtype: torch.dtype = torch.float32,
+) -> Activation:
+    """Halve the size: a 1×1 convolution of the even rows and columns beside one of the odd ones, P + Q channels.
+
+    For an odd size the image is continued by one row and column of zeros.
+    """
+    x_BCHW = x.value()
+    shifted_BCHW = F.pad(x_BCHW, (0, 1, 0, 1))[:, :, 1:, 1:]
+    parts = [_convolve(x_BCHW, even_PC11, 2, 1, dtype), _convolve(shifted_BCHW, odd_QC11, 2, 1, dtype)]
+    return norm.forward(torch.cat(parts, 1), statistics)
+
+
+def total(xs: Sequence[Activation]) -> Tensor:
+    """The sum of feature maps of one shape."""
+    return torch.stack([x.value() for x in xs]).sum(0) if len(xs) > 1 else xs[0].value()
+
+
+def average_pool(x_BCHW: Tensor, stride: int = 1) -> Tensor:
+    """Mean over 3×3 pixels, those beyond the border left out."""
+    return F.avg_pool2d(x_BCHW, 3, stride, padding=1, count_include_pad=False)
+
+
+def max_pool(x_BCHW: Tensor, stride: int = 1) -> Tensor:
+    """Largest of 3×3 pixels."""
+    return F.max_pool2d(x_BCHW, 3, stride, padding=1)
+
+
+def global_average(x: Activation) -> Tensor:
+    """Mean over all pixels [B, C]."""
+    return x.value().mean((2, 3))
+
+
+def _convolve(x_BCHW: Tensor, weight: Tensor, stride: int, groups: int, dtype: torch.dtype) -> Tensor:
+    z_BOHW = F.conv2d(
+        x_BCHW.to(dtype), weight.to(dtype), None, stride, padding=weight.shape[-1] // 2, groups=groups
+    )
+    return z_BOHW.to(x_BCHW.dtype)
