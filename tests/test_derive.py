@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from enas.architecture import Architecture
-from enas.config import RecurrentConfig
 from enas.controllers import Controller, build_controller
 from enas.controllers.config import IndependentConfig, UniformConfig
 from enas.derive import Candidate, DeriveConfig, candidates, pick
 from enas.errors import ConfigError
+from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.seeding import generator
 from enas.tasks.base import SearchTask
 from tests import tiny

@@ -10,7 +10,6 @@ import pytest
 import safetensors.torch
 import torch
 
-from enas.config import RecurrentConfig, RecurrentWorkshop
 from enas.errors import ConfigError, NotFiniteError
 from enas.retrain import (
     Network,
@@ -21,6 +20,7 @@ from enas.retrain import (
     read_result,
     train_network,
 )
+from enas.runs.recurrent import RecurrentConfig, RecurrentWorkshop
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import JsonlLog, read_jsonl
 from enas.runtime.stop import Stopped, StopRequest
@@ -63,20 +63,20 @@ def outcome(folder: Path) -> tuple[Any, ...]:
 
 
 def test_found_comes_first_then_the_lstm_then_random_cells() -> None:
-    networks = networks_to_train(RetrainConfig(lstm=True, random=3), FOUND, 7)
+    networks = networks_to_train(RetrainConfig(random=3), FOUND, [Network("lstm", None, 7)], 7)
     assert [network.role for network in networks] == ["found", "lstm", "random", "random", "random"]
     assert networks[0].architecture == FOUND
     assert networks[1].architecture is None
     assert {network.seed for network in networks} == {7}
     assert len({network.id for network in networks}) == 5
-    alone = networks_to_train(RetrainConfig(lstm=False, random=0), FOUND, 7)
+    alone = networks_to_train(RetrainConfig(random=0), FOUND, [], 7)
     assert alone == networks[:1]
 
 
 def test_every_network_is_trained_with_the_same_recipe(workshop: RecurrentWorkshop) -> None:
-    trainings = [
-        workshop.child_training(network) for network in networks_to_train(workshop.config.retrain, FOUND, 0)
-    ]
+    config = workshop.config
+    networks = networks_to_train(config.retrain, FOUND, config.references(), 0)
+    trainings = [workshop.child_training(network) for network in networks]
     assert len(trainings) == 3
     assert all(training.config is workshop.config.retrain.child for training in trainings)
     assert len({training.total_steps for training in trainings}) == 1
@@ -103,7 +103,7 @@ def test_random_architectures_are_distinct_seeded_and_never_the_found_one() -> N
 
 
 def test_networks_survive_json() -> None:
-    for network in networks_to_train(RetrainConfig(lstm=True, random=2), FOUND, 3):
+    for network in networks_to_train(RetrainConfig(random=2), FOUND, [Network("lstm", None, 3)], 3):
         assert network_from_json(network.to_json()) == network
 
 

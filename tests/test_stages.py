@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from enas.cli import CONTROLLERS, check_command
-from enas.config import RecurrentWorkshop
 from enas.errors import ConfigError, DataError, RunFolderError
 from enas.recipes import RECIPES, recipe
 from enas.report.summary import next_commands, summary
 from enas.retrain import Network
+from enas.runs.recurrent import RecurrentWorkshop
 from enas.runtime.files import read_json, write_json
 from enas.settings import config_from_json, config_to_json
 from enas.stages import ALL_STAGES, Run, StageName, execute

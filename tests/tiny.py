@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from enas.cli import settings
-from enas.config import RecurrentConfig
+from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import read_json, read_jsonl
 

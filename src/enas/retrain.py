@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,6 @@ from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import StopRequest
 from enas.spaces import architecture_from_json
 from enas.tasks.base import ChildTraining
-from enas.tasks.language_child import ChildTrainingConfig
 
 Role = Literal["found", "candidate", "random", "lstm"]
 
@@ -28,14 +28,13 @@ WEIGHTS, RESULT, METRICS = "weights.safetensors", "result.json", "metrics.jsonl"
 
 @dataclass(frozen=True)
 class RetrainConfig:
-    """How the found cell is trained from scratch, and which networks are trained beside it."""
+    """Which networks are trained beside the found one, and how often a training is saved.
 
-    child: ChildTrainingConfig = field(default_factory=ChildTrainingConfig)
-    """The recipe, the same for every network."""
-    lstm: bool = True
-    """Also train an LSTM of equal size."""
+    Every task adds the recipe that they are all trained with.
+    """
+
     random: int = 0
-    """Also train this many uniformly random cells of the space."""
+    """Also train this many uniformly random architectures of the space."""
     checkpoint_every: int = 200
     """Training steps between checkpoints; there is one after every epoch too."""
 
@@ -49,7 +48,7 @@ class RetrainConfig:
 
 @dataclass(frozen=True)
 class Network:
-    """A network to train: its role, its architecture (None: the LSTM), its seed."""
+    """A network to train: its role, its architecture (None: an LSTM), its seed."""
 
     role: Role
     architecture: Architecture | None
@@ -77,13 +76,15 @@ def network_from_json(record: dict[str, Any]) -> Network:
     )
 
 
-def networks_to_train(config: RetrainConfig, found: Architecture, seed: int) -> list[Network]:
-    """The found architecture, then what it is compared with: the LSTM, then uniformly random architectures."""
+def networks_to_train(
+    config: RetrainConfig, found: Architecture, references: Sequence[Network], seed: int
+) -> list[Network]:
+    """The found architecture, then what it is compared with: networks of another kind, and uniformly random
+    architectures."""
     rivals = [
         Network("random", a, seed) for a in random_architectures(found.space, config.random, seed, {found})
     ]
-    lstm = [Network("lstm", None, seed)] if config.lstm else []
-    return [Network("found", found, seed), *lstm, *rivals]
+    return [Network("found", found, seed), *references, *rivals]
 
 
 def random_architectures(
@@ -142,7 +143,7 @@ def train_network(
             if epoch_ended:
                 record = training.end_epoch()
                 metrics.record(f"retrain/{network.id}", training.done, **record)
-                shown["valid_ppl"] = record["valid_ppl"]
+                shown |= {key: record[key] for key in training.shown if key in record}
                 if record["best"]:
                     weights = {name: weight.contiguous() for name, weight in training.best_weights().items()}
                     write_atomic(folder / WEIGHTS, safetensors.torch.save(weights))

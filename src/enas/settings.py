@@ -8,9 +8,10 @@ from typing import Any, get_args
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from enas.config import RecurrentConfig, RunConfig
+from enas.config import RunConfig
 from enas.controllers.config import ControllerConfig
 from enas.errors import RunFolderError
+from enas.runs.recurrent import RecurrentConfig
 
 CONFIGS: dict[str, type[RunConfig]] = {"recurrent": RecurrentConfig}
 """The kinds of run, by the name that config.json carries."""

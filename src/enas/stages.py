@@ -227,7 +227,9 @@ def put_architecture(folder: Path, architecture: Architecture) -> None:
 
 def retrain(run: Run, stop: StopRequest) -> None:
     """Train the found architecture from scratch, and what it is compared with."""
-    for network in networks_to_train(run.config.retrain, run.architecture(), run.config.seed):
+    config = run.config
+    networks = networks_to_train(config.retrain, run.architecture(), config.references(), config.seed)
+    for network in networks:
         run.train(network, "retrain", stop)
 
 

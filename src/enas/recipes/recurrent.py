@@ -1,20 +1,11 @@
-"""Recipes: whole runs as functions that return one complete typed config.
-
-Each says what it does, the command, what to expect and where that figure comes from. A variant of a recipe calls it and
-changes fields with `dataclasses.replace`. Letters of sources: "paper" is Pham et al. 2018; "authors" is their corrected
-code, google-research/enas_lm; "first code" is melodyguan/enas, whose language model its authors withdrew in 2019.
-"""
+"""The recipes of the recurrent space."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from enas.config import RecurrentConfig, RunConfig
 from enas.controllers.config import AUTHORS, PAPER, IndependentConfig
 from enas.data.sources import TextConfig
 from enas.derive import DeriveConfig
-from enas.errors import ConfigError, did_you_mean
-from enas.retrain import RetrainConfig
+from enas.runs.recurrent import LanguageRetrainConfig, RecurrentConfig
 from enas.search import SearchConfig
 from enas.spaces.recurrent.net import CellConfig
 from enas.spaces.recurrent.space import RecurrentSpace
@@ -55,8 +46,8 @@ def recurrent_quick() -> RecurrentConfig:
         search=SearchConfig(epochs=4, warmup=0.25, explore=0.25, updates=60, proposals=8, log_every=10),
         controller=IndependentConfig(),
         derive=DeriveConfig("shortlist", samples=16, minibatches=4, shortlist=3, shortlist_epochs=1),
-        retrain=RetrainConfig(
-            ChildTrainingConfig(
+        retrain=LanguageRetrainConfig(
+            child=ChildTrainingConfig(
                 hidden=100,
                 epochs=4,
                 training=LanguageTrainingConfig(
@@ -98,8 +89,8 @@ def recurrent_default() -> RecurrentConfig:
         search=SearchConfig(epochs=10, warmup=0.3, explore=0.25, updates=60, proposals=8),
         controller=IndependentConfig(),
         derive=DeriveConfig("shortlist", samples=32, minibatches=8, shortlist=4, shortlist_epochs=1),
-        retrain=RetrainConfig(
-            ChildTrainingConfig(
+        retrain=LanguageRetrainConfig(
+            child=ChildTrainingConfig(
                 hidden=200,
                 epochs=20,
                 training=LanguageTrainingConfig(
@@ -139,8 +130,8 @@ def recurrent_paper() -> RecurrentConfig:
         search=SearchConfig(epochs=150, samples=1, updates=2000, proposals=1),
         controller=PAPER,
         derive=DeriveConfig("reward", samples=10, minibatches=1),
-        retrain=RetrainConfig(
-            ChildTrainingConfig(
+        retrain=LanguageRetrainConfig(
+            child=ChildTrainingConfig(
                 hidden=788,
                 epochs=150,
                 training=LanguageTrainingConfig(windows, sgd, regularisation, init_range=0.04),
@@ -181,8 +172,8 @@ def recurrent_authors() -> RecurrentConfig:
         search=SearchConfig(epochs=600, samples=1, updates=25, proposals=10, same_minibatch=False),
         controller=AUTHORS,
         derive=DeriveConfig("reward", samples=10, minibatches=1),
-        retrain=RetrainConfig(
-            ChildTrainingConfig(
+        retrain=LanguageRetrainConfig(
+            child=ChildTrainingConfig(
                 hidden=800,
                 epochs=3000,
                 training=LanguageTrainingConfig(
@@ -195,20 +186,3 @@ def recurrent_authors() -> RecurrentConfig:
             ),
         ),
     )
-
-
-RECIPES: dict[str, Callable[[], RunConfig]] = {
-    "recurrent-quick": recurrent_quick,
-    "recurrent-default": recurrent_default,
-    "recurrent-paper": recurrent_paper,
-    "recurrent-authors": recurrent_authors,
-}
-
-
-def recipe(name: str) -> RunConfig:
-    """The settings of a recipe. Raises `ConfigError`, suggesting the nearest name, if there is none so called."""
-    if name not in RECIPES:
-        raise ConfigError(
-            f"there is no recipe {name!r}; {did_you_mean(name, RECIPES)}The recipes are {', '.join(RECIPES)}"
-        )
-    return RECIPES[name]()

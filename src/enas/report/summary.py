@@ -8,6 +8,7 @@ from enas.report.drawing import text_for
 from enas.runtime.progress import duration
 
 if TYPE_CHECKING:
+    from enas.config import Metric
     from enas.stages import Run
 
 
@@ -19,22 +20,21 @@ def summary(run: Run) -> str:
         parts += [text_for(architecture.graph()), str(architecture)]
     results = run.results()
     if results:
-        parts.append(table(results))
+        parts.append(table(results, run.config.metric))
     parts.append(next_commands(run))
     return "\n\n".join(parts)
 
 
-def table(results: list[dict[str, Any]]) -> str:
+def table(results: list[dict[str, Any]], metric: Metric) -> str:
     """One line a network: same recipe, same budget."""
-    rows = [("network", "parameters", "valid ppl", "test ppl", "time")]
+    rows = [("network", "parameters", f"valid {metric.name}", f"test {metric.name}", "time")]
     for result in results:
-        test = result.get("test", {}).get("test_ppl")
         rows.append(
             (
                 f"{result['role']} {result['id']}",
                 f"{result['parameters']:,}",
-                f"{result['valid_ppl']:.2f}",
-                "-" if test is None else f"{test:.2f}",
+                number(result.get(f"valid_{metric.name}")),
+                number(result.get("test", {}).get(f"test_{metric.name}")),
                 duration(result["seconds"]),
             )
         )
@@ -52,18 +52,26 @@ def table(results: list[dict[str, Any]]) -> str:
     caption = (
         f"trained from scratch with one recipe, {', '.join(map(str, sorted(epochs)))} epochs each, one seed:"
     )
-    return "\n".join([caption, *lines, verdict(results)]).rstrip()
+    return "\n".join([caption, *lines, verdict(results, metric)]).rstrip()
 
 
-def verdict(results: list[dict[str, Any]]) -> str:
+def number(value: float | None) -> str:
+    """With two decimals; a dash for what was not measured."""
+    return "-" if value is None else f"{value:.2f}"
+
+
+def verdict(results: list[dict[str, Any]], metric: Metric) -> str:
     """Where the found architecture stands, as far as one seed can say."""
-    tested = {result["id"]: result["test"]["test_ppl"] for result in results if "test" in result}
+    tested = {result["id"]: result["test"][f"test_{metric.name}"] for result in results if "test" in result}
     found = next((result["id"] for result in results if result["role"] == "found"), None)
     others = [result for result in results if result["id"] in tested and result["id"] != found]
     if found not in tested or not others:
         return ""
-    better = sum(tested[found] < tested[result["id"]] for result in others)
-    return f"the found cell is better than {better} of the {len(others)} others; one seed each shows no more than that"
+    better = sum(metric.better(tested[found], tested[result["id"]]) for result in others)
+    return (
+        f"the found architecture is better than {better} of the {len(others)} others; one seed each shows no more than "
+        "that"
+    )
 
 
 def next_commands(run: Run) -> str:

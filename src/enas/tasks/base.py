@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -61,9 +61,12 @@ class SearchTask(ABC):
 class ChildTraining(ABC):
     """One network being trained from scratch: resumable, one step at a time.
 
-    The best weights by the validation text are kept on the side as training goes on, so that the end of the
+    The best weights by the validation data are kept on the side as training goes on, so that the end of the
     training need not be its best moment.
     """
+
+    shown: ClassVar[tuple[str, ...]] = ()
+    """Keys of what `end_epoch` returns that are shown beside the progress."""
 
     total_steps: int
     done: int

@@ -101,6 +101,8 @@ class LanguageChildTraining(ChildTraining):
     Random numbers follow from the seed and the step's place (epoch, window).
     """
 
+    shown = ("valid_ppl",)
+
     def __init__(
         self,
         model: LanguageModel,
