@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from enas.cli import CONTROLLERS, check_command
-from enas.errors import ConfigError, DataError, RunFolderError
+from enas.errors import ConfigError, DataError, NotFiniteError, RunFolderError
 from enas.recipes import RECIPES, recipe
 from enas.report.summary import next_commands, summary
 from enas.retrain import Network
@@ -18,6 +19,7 @@ from enas.runs.recurrent import RecurrentWorkshop
 from enas.runtime.files import read_json, write_json
 from enas.settings import config_from_json, config_to_json
 from enas.stages import ALL_STAGES, Run, StageName, execute
+from enas.tasks.language_child import LanguageChildTraining
 from tests import tiny
 
 
@@ -225,6 +227,74 @@ def test_search_that_ended_just_before_it_could_say_so_is_finished(run: Run) -> 
     after = tiny.content(run.folder)
     del after["search.json"]
     assert after == before
+
+
+def diverge(monkeypatch: pytest.MonkeyPatch, architectures: set[str]) -> None:
+    """Let the trainings of these architectures (`lstm` for the LSTM) meet a gradient that is infinite."""
+    made, do_step = RecurrentWorkshop.child_training, LanguageChildTraining.step
+    doomed = []
+
+    def child_training(self: RecurrentWorkshop, network: Network, epochs: int | None = None) -> Any:
+        training = made(self, network, epochs)
+        if network.id.partition("-")[0] in architectures:
+            doomed.append(training)
+        return training
+
+    def step(self: LanguageChildTraining) -> dict[str, float]:
+        if self in doomed:
+            with torch.no_grad():
+                self.model.embedding.fill_(float("inf"))
+        return do_step(self)
+
+    monkeypatch.setattr(RecurrentWorkshop, "child_training", child_training)
+    monkeypatch.setattr(LanguageChildTraining, "step", step)
+
+
+def test_rival_that_diverges_is_a_result_and_the_run_goes_on(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, _, other = run.results()
+    for network in (found["id"], other["id"]):
+        shutil.rmtree(run.folder / "retrain" / network)
+    (run.folder / "comparison.json").unlink()
+    architecture = other["architecture"]["id"]
+    diverge(monkeypatch, {architecture})
+    execute(run, ("retrain", "test"))
+    results = read_json(run.folder / "comparison.json")
+    assert [("diverged" in result, "test" in result) for result in results] == [
+        (False, True),
+        (False, True),
+        (True, False),
+    ]
+    assert results[2]["parameters"] == other["parameters"]
+    assert architecture in results[2]["diverged"]
+    (row,) = [line for line in summary(run).splitlines() if line.startswith(f"random {other['id']}")]
+    assert "diverged" in row
+    assert "of the 2 others" in summary(run)
+
+
+def test_found_architecture_that_diverges_stops_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = run.results()[0]
+    shutil.rmtree(run.folder / "retrain" / found["id"])
+    diverge(monkeypatch, {found["architecture"]["id"]})
+    with pytest.raises(NotFiniteError, match=found["architecture"]["id"]):
+        execute(run, ("retrain",))
+    assert not (run.folder / "retrain" / found["id"] / "result.json").exists()
+
+
+def test_shortlisted_architecture_that_diverges_is_not_picked(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picked = run.architecture()
+    for name in ("architecture.json", "candidates.json"):
+        (run.folder / name).unlink()
+    shutil.rmtree(run.folder / "derive")
+    diverge(monkeypatch, {picked.id})
+    execute(run, ("derive",))
+    assert run.architecture() != picked
+    records = {r["architecture"]["id"]: r for r in read_json(run.folder / "candidates.json")}
+    assert records[picked.id]["trained_loss"] is None
+    assert records[run.architecture().id]["trained_loss"] is not None
 
 
 def test_derive_picks_the_same_again(run: Run) -> None:

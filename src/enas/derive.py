@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -52,11 +53,13 @@ class Candidate:
     reward: float
     """Mean reward with the shared weights."""
     trained_loss: float | None = None
-    """Validation loss after the short training, if it had one; lower is better."""
+    """Validation loss after the short training, if it had one; lower is better, infinite if the training diverged."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {**vars(self), "architecture": self.architecture.to_json()}
+        loss = self.trained_loss
+        finite = None if loss is None or math.isinf(loss) else loss  # JSON has no infinity
+        return {**vars(self), "architecture": self.architecture.to_json(), "trained_loss": finite}
 
 
 @torch.no_grad()

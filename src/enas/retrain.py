@@ -158,6 +158,15 @@ def train_network(
     return result
 
 
+def record_diverged(
+    network: Network, training: ChildTraining, folder: Path, error: NotFiniteError
+) -> dict[str, Any]:
+    """Leave the result of a training whose loss or gradient stopped being finite: what is known, and no scores."""
+    result = {**network.to_json(), **training.size(), "diverged": str(error)}
+    write_json(folder / RESULT, result)
+    return result
+
+
 def read_result(folder: Path) -> dict[str, Any] | None:
     """The result of a training that is finished; None otherwise."""
     if not (folder / RESULT).exists():

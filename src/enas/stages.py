@@ -13,6 +13,7 @@ A stage that is done is recognised by its files and not repeated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +26,7 @@ from enas.architecture import Architecture
 from enas.config import RunConfig, Workshop
 from enas.controllers import Controller, build_controller
 from enas.derive import candidates, pick
-from enas.errors import EnasError, RunFolderError
+from enas.errors import EnasError, NotFiniteError, RunFolderError
 from enas.report.drawing import write_svg
 from enas.retrain import (
     RESULT,
@@ -34,6 +35,7 @@ from enas.retrain import (
     network_from_json,
     networks_to_train,
     read_result,
+    record_diverged,
     train_network,
 )
 from enas.runtime.checkpoint import CheckpointStore
@@ -159,12 +161,22 @@ class Run:
     def train(
         self, network: Network, part: str, stop: StopRequest, epochs: int | None = None
     ) -> dict[str, Any]:
-        """Train a network in its folder under `part`; one that is finished is not trained again."""
+        """Train a network in its folder under `part`; one that is finished is not trained again.
+
+        That another network than the found one diverges is a result, recorded as `diverged`.
+        """
         folder = self.folder / part / network.id
-        every = self.config.retrain.checkpoint_every
-        return read_result(folder) or train_network(
-            network, self.workshop.child_training(network, epochs), folder, every, stop, self.folder
-        )
+        finished = read_result(folder)
+        if finished is not None:
+            return finished
+        training, every = self.workshop.child_training(network, epochs), self.config.retrain.checkpoint_every
+        try:
+            return train_network(network, training, folder, every, stop, self.folder)
+        except NotFiniteError as error:
+            if network.role == "found":
+                raise
+            say(f"{error}. It counts as diverged, and the run goes on.")
+            return record_diverged(network, training, folder, error)
 
     def found_model(self) -> nn.Module:
         """The found architecture as an ordinary module, with the weights of its retraining.
@@ -209,7 +221,8 @@ def derive(run: Run, stop: StopRequest) -> None:
 
     def train(architecture: Architecture) -> float:
         network = Network("candidate", architecture, run.config.seed)
-        return float(run.train(network, "derive", stop, config.shortlist_epochs)["valid_loss"])
+        result = run.train(network, "derive", stop, config.shortlist_epochs)
+        return float(result.get("valid_loss", math.inf))
 
     picked = pick(found, config, train).architecture
     write_json(run.folder / "candidates.json", [candidate.to_json() for candidate in found])
@@ -240,7 +253,7 @@ def test(run: Run, stop: StopRequest) -> None:
             f"{run.folder} has no retrained network yet; run 'enas retrain {run.folder}' first"
         )
     for result in run.results():
-        if "test" not in result:
+        if "test" not in result and "diverged" not in result:
             folder = run.folder / "retrain" / result["id"]
             say(f"test {result['role']} {result['id']}: reading the test data")
             measured = run.workshop.test(network_from_json(result), folder / WEIGHTS)

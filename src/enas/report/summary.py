@@ -33,9 +33,9 @@ def table(results: list[dict[str, Any]], metric: Metric) -> str:
             (
                 f"{result['role']} {result['id']}",
                 f"{result['parameters']:,}",
-                number(result.get(f"valid_{metric.name}")),
+                "diverged" if "diverged" in result else number(result.get(f"valid_{metric.name}")),
                 number(result.get("test", {}).get(f"test_{metric.name}")),
-                duration(result["seconds"]),
+                duration(result["seconds"]) if "seconds" in result else "-",
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -64,10 +64,10 @@ def verdict(results: list[dict[str, Any]], metric: Metric) -> str:
     """Where the found architecture stands, as far as one seed can say."""
     tested = {result["id"]: result["test"][f"test_{metric.name}"] for result in results if "test" in result}
     found = next((result["id"] for result in results if result["role"] == "found"), None)
-    others = [result for result in results if result["id"] in tested and result["id"] != found]
+    others = [r for r in results if (r["id"] in tested or "diverged" in r) and r["id"] != found]
     if found not in tested or not others:
         return ""
-    better = sum(metric.better(tested[found], tested[result["id"]]) for result in others)
+    better = sum("diverged" in r or metric.better(tested[found], tested[r["id"]]) for r in others)
     return (
         f"the found architecture is better than {better} of the {len(others)} others; one seed each shows no more than "
         "that"

@@ -92,8 +92,12 @@ class ChildTraining(ABC):
         """The weights to keep, as they are right after an `end_epoch` that said `best`."""
 
     @abstractmethod
+    def size(self) -> dict[str, Any]:
+        """What there is to say about the network before it is trained: `parameters`, `epochs` of the training, …"""
+
+    @abstractmethod
     def result(self) -> dict[str, Any]:
-        """What there is to say about the network once it is trained."""
+        """`size`, and what there is to say about the network once it is trained."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

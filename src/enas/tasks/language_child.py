@@ -208,11 +208,13 @@ class LanguageChildTraining(ChildTraining):
         # An average that the last evaluation has just started holds the very weights that were evaluated.
         return self.average or self.model.state_dict()
 
+    def size(self) -> dict[str, Any]:
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        return {"parameters": parameters, "hidden": self.model.hidden, "epochs": self.epochs}
+
     def result(self) -> dict[str, Any]:
         return {
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "hidden": self.model.hidden,
-            "epochs": self.epochs,
+            **self.size(),
             "best_epoch": 1 + self.valid_nlls.index(min(self.valid_nlls)),
             "valid_loss": min(self.valid_nlls),
             "valid_ppl": perplexity(min(self.valid_nlls)),
