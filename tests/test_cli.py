@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from enas.cli import COMMANDS, CONTROLLERS, free_folder, main, setting_names, settings
+from enas.cli import COMMANDS, free_folder, main, setting_names, settings
+from enas.config import CONTROLLERS
 from enas.recipes import RECIPES, recipe
 from enas.spaces import architecture_from_json
 from enas.spaces.recurrent.space import RecurrentSpace
@@ -166,7 +167,8 @@ def test_recipe_without_flags_is_itself(name: str) -> None:
 def test_controller_is_replaced_by_name(controller: str, joined: bool) -> None:
     flag = [f"--controller={controller}"] if joined else ["--controller", controller]
     config = settings("recurrent-quick", [*flag, "--seed", "3"])[0]
-    assert config == replace(recipe("recurrent-quick"), controller=CONTROLLERS[controller], seed=3)
+    default = recipe("recurrent-quick")
+    assert config == replace(default, controller=default.controllers[controller], seed=3)
 
 
 def test_flags_reach_every_depth() -> None:
@@ -186,7 +188,8 @@ def test_help_has_every_setting_with_its_meaning(capsys: pytest.CaptureFixture[s
     assert ended.value.code == 0
     said = capsys.readouterr().out
     offered = set(re.findall(r"^[│|\s]*(--[a-z][\w.-]*)", said, re.MULTILINE))
-    config = replace(recipe("recurrent-quick"), controller=CONTROLLERS[controller])
+    default = recipe("recurrent-quick")
+    config = replace(default, controller=default.controllers[controller])
     assert offered - {"--help", "--controller"} == {"--run", "--architecture", *setting_names(config)}
     words = " ".join(said.replace("│", " ").replace("|", " ").split())
     assert "Every random number of the run follows from it." in words

@@ -25,27 +25,48 @@ from enas.controllers import (
     UniformConfig,
     build_controller,
 )
-from enas.controllers.config import AUTHORS, PAPER
+from enas.controllers.config import (
+    AUTHORS,
+    AUTHORS_MACRO,
+    AUTHORS_MICRO,
+    PAPER,
+    PAPER_MACRO,
+    PAPER_MICRO,
+)
 from enas.controllers.independent import IndependentPolicy
 from enas.controllers.lstm import LSTMPolicy
+from enas.controllers.lstm_steps import StepwisePolicy
 from enas.controllers.policy_gradient import PolicyGradientController
 from enas.errors import ConfigError, NotFiniteError, RunFolderError
+from enas.spaces.macro.space import MacroSpace
+from enas.spaces.micro.space import MicroSpace
 from enas.spaces.recurrent.space import RecurrentSpace
 
-CONFIGS: dict[str, ControllerConfig] = {
-    "uniform": UniformConfig(),
-    "independent": IndependentConfig(),
-    "lstm": LSTMConfig(hidden=8, reinforce=ReinforceConfig()),
-    "lstm-paper": PAPER,
-    "lstm-authors": AUTHORS,
-}
-LEARNING = {name: config for name, config in CONFIGS.items() if name != "uniform"}
+LEARNING = ("independent", "lstm", "lstm-paper", "lstm-authors")
+CONTROLLERS = ("uniform", *LEARNING)
+PAPERS = {"recurrent": PAPER, "macro": PAPER_MACRO, "micro": PAPER_MICRO}
+AUTHORS_OF = {"recurrent": AUTHORS, "macro": AUTHORS_MACRO, "micro": AUTHORS_MICRO}
 SPACES = {
     "paper": RecurrentSpace(3),
     "authors": RecurrentSpace(3, input_function="tanh"),
     "many-functions-few-sources": RecurrentSpace(2),
     "few-functions-many-sources": RecurrentSpace(5, ("tanh", "relu")),
+    "macro": MacroSpace(3, ("conv3x3", "sep5x5", "max3x3")),
+    "micro": MicroSpace(1, ("sep3x3", "max3x3", "identity")),
+    "micro-two-nodes": MicroSpace(2, ("sep3x3",)),
 }
+
+
+def config_of(name: str, space: Space) -> ControllerConfig:
+    """The controller of this name for this space, small; paper and authors have settings for each."""
+    configs: dict[str, ControllerConfig] = {
+        "uniform": UniformConfig(),
+        "independent": IndependentConfig(),
+        "lstm": LSTMConfig(hidden=8, reinforce=ReinforceConfig()),
+        "lstm-paper": replace(PAPERS[space.name], hidden=8),
+        "lstm-authors": replace(AUTHORS_OF[space.name], hidden=8),
+    }
+    return configs[name]
 
 
 @dataclass(frozen=True)
@@ -90,7 +111,7 @@ def randomise(policy: nn.Module) -> None:
 
 def random_policy(name: str, space: Space) -> Policy:
     """In float64, so that sums over an enumeration can be compared closely."""
-    controller = build_controller(LEARNING[name], space, seed=0)
+    controller = build_controller(config_of(name, space), space, seed=0)
     assert isinstance(controller, PolicyGradientController)
     policy = controller.policy.double()
     randomise(policy)
@@ -124,14 +145,14 @@ def equal(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-@pytest.fixture(params=CONFIGS)
-def config(request: pytest.FixtureRequest) -> ControllerConfig:
-    return CONFIGS[request.param]
-
-
 @pytest.fixture(params=SPACES)
 def space(request: pytest.FixtureRequest) -> Space:
     return SPACES[request.param]
+
+
+@pytest.fixture(params=CONTROLLERS)
+def config(request: pytest.FixtureRequest, space: Space) -> ControllerConfig:
+    return config_of(request.param, space)
 
 
 @pytest.fixture
@@ -221,13 +242,17 @@ class TestEveryController:
 
     def test_a_state_of_another_controller_is_refused(self, config: ControllerConfig, space: Space) -> None:
         other = "independent" if config == UniformConfig() else "uniform"
-        saved = build_controller(CONFIGS[other], space, seed=0).state_dict()
+        saved = build_controller(config_of(other, space), space, seed=0).state_dict()
         with pytest.raises(RunFolderError, match="does not fit"):
             build_controller(config, space, seed=0).load_state_dict(saved)
 
-    def test_the_frequencies_are_the_probabilities(self, config: ControllerConfig) -> None:
-        """Chi-square over all 128 architectures of a small space, under weights far from uniform."""
-        space, draws = SPACES["paper"], 20_000
+    @pytest.mark.parametrize("name", CONTROLLERS)
+    @pytest.mark.parametrize(
+        "space", [SPACES["paper"], SPACES["macro"], SPACES["micro"]], ids=lambda s: s.name
+    )
+    def test_the_frequencies_are_the_probabilities(self, name: str, space: Space) -> None:
+        """Chi-square over all architectures of a small space, under weights far from uniform."""
+        config, draws = config_of(name, space), 20_000
         controller = build_controller(config, space, seed=0)
         probabilities = np.full(space.count(), 1 / space.count())
         if isinstance(controller, PolicyGradientController):
@@ -297,32 +322,35 @@ class TestEveryPolicy:
             torch.testing.assert_close(tensor, other)
 
     def test_the_seed_decides_the_initial_weights(self, name: str, space: Space) -> None:
-        states = [build_controller(LEARNING[name], space, seed).state_dict() for seed in (3, 3, 4)]
+        states = [build_controller(config_of(name, space), space, seed).state_dict() for seed in (3, 3, 4)]
         assert equal(states[0], states[1])
         assert equal(states[0], states[2]) == (name == "independent")
 
     def test_the_state_of_another_space_is_refused(self, name: str) -> None:
-        saved = build_controller(LEARNING[name], RecurrentSpace(3), seed=0).state_dict()
-        other = RecurrentSpace(4, ("tanh", "relu"))
+        space, other = RecurrentSpace(3), RecurrentSpace(4, ("tanh", "relu"))
+        saved = build_controller(config_of(name, space), space, seed=0).state_dict()
         with pytest.raises(RunFolderError, match="does not fit"):
-            build_controller(LEARNING[name], other, seed=0).load_state_dict(saved)
+            build_controller(config_of(name, other), other, seed=0).load_state_dict(saved)
 
 
 @pytest.mark.parametrize(
-    ("config", "updates"),
+    ("space", "planted", "lstm_updates"),
     [
-        (IndependentConfig(), 100),
-        (LSTMConfig(hidden=64, init_range=0.3, reinforce=ReinforceConfig(learning_rate=0.01)), 200),
+        (RecurrentSpace(4, ("tanh", "relu", "sigmoid")), (1, 0, 1, 0, 2, 0, 1), 200),
+        (RecurrentSpace(4, ("tanh", "relu", "sigmoid")), (0, 0, 2, 1, 0, 0, 1), 200),
+        (SPACES["macro"], (1, 0, 1, 2, 0, 1), 120),
+        (SPACES["micro"], (1, 1, 2, 0, 0, 0, 2, 1), 120),
     ],
-    ids=["independent", "lstm"],
+    ids=["recurrent-0", "recurrent-1", "macro", "micro"],
 )
-@pytest.mark.parametrize("planted", [(1, 0, 1, 0, 2, 0, 1), (0, 0, 2, 1, 0, 0, 1)])
+@pytest.mark.parametrize("name", ["independent", "lstm"])
 def test_a_planted_best_architecture_is_found(
-    config: ControllerConfig, updates: int, planted: tuple[int, ...]
+    name: str, space: Space, planted: tuple[int, ...], lstm_updates: int
 ) -> None:
-    """Of 486 architectures; the reward is the share of right decisions, and 8 proposals make an update."""
-    space = RecurrentSpace(4, ("tanh", "relu", "sigmoid"))
-    assert space.count() == 486
+    """Of hundreds; the reward is the share of right decisions, and 8 proposals make an update."""
+    assert 200 < space.count() < 2000
+    lstm = LSTMConfig(hidden=64, init_range=0.3, reinforce=ReinforceConfig(learning_rate=0.01))
+    config, updates = (IndependentConfig(), 100) if name == "independent" else (lstm, lstm_updates)
     controller, generator = build_controller(config, space, seed=1), seeded(1)
     start = controller.propose(200, generator)
     for _ in range(updates):
@@ -447,7 +475,7 @@ class TestLSTM:
 
     def test_the_mode_decodes_greedily(self, space: Space) -> None:
         policy = random_policy("lstm", space)
-        assert isinstance(policy, LSTMPolicy)
+        assert isinstance(policy, StepwisePolicy)
         mode_1L = torch.tensor([policy.mode()])
         assert torch.equal(policy.logits(mode_1L).argmax(-1), mode_1L)
 
@@ -477,8 +505,33 @@ class TestLSTM:
             [("function", 1, 4), ("function", 0, 4)],
             [("function", 0, 4), ("function", 1, 3)],
             [("source", 2, 1)],
+            [("operation", 0, 3), ("skip", 1, 2), ("operation", 1, 3)],
+            [("operation", 0, 3), ("operation", 1, 3)],
+            [("operation", 0, 3), ("operation", 1, 2), ("skip", 1, 2)],
+            [("operation", 0, 3), ("operation", 1, 3), ("skip", 1, 3)],
+            [("source", 2, 2), ("operation", 2, 3), ("source", 2, 2), ("operation", 2, 3)],
+            [("source", 3, 3), ("source", 3, 3), ("operation", 3, 3), ("operation", 3, 3)],
+            [("source", 2, 1), ("source", 2, 2), ("operation", 2, 3), ("operation", 2, 3)],
+            [("source", 2, 2), ("source", 2, 2), ("operation", 2, 3), ("operation", 2, 2)],
+            [("source", 2, 2), ("source", 2, 2), ("operation", 2, 3)],
         ],
-        ids=["skip", "two-sources", "function-first", "nodes-backwards", "other-functions", "not-all-nodes"],
+        ids=[
+            "skip",
+            "two-sources",
+            "function-first",
+            "nodes-backwards",
+            "other-functions",
+            "not-all-nodes",
+            "skip-first",
+            "no-skip",
+            "layers-of-other-operations",
+            "skip-of-three-options",
+            "operation-before-source",
+            "no-node-2",
+            "cell-not-all-nodes",
+            "cell-of-other-operations",
+            "one-operation",
+        ],
     )
     def test_spaces_it_cannot_decide_are_refused(self, asked: list[tuple[Kind, int, int]]) -> None:
         decisions = tuple(Decision("d", kind, node, tuple("abcd"[:n])) for kind, node, n in asked)
@@ -494,16 +547,57 @@ class TestLSTM:
         (ReinforceConfig(), "eps", 0.0),
         (ReinforceConfig(), "decay", 1.0),
         (ReinforceConfig(), "entropy_weight", -0.1),
+        (ReinforceConfig(), "skip_weight", -0.8),
+        (ReinforceConfig(), "skip_rate", 0.0),
+        (ReinforceConfig(), "skip_rate", 1.0),
         (ReinforceConfig(), "max_grad_norm", 0.0),
         (LSTMConfig(), "hidden", 0),
         (LSTMConfig(), "init_range", 0.0),
         (LSTMConfig(), "temperature", 0.0),
         (LSTMConfig(), "tanh_constant", -1.0),
+        (LSTMConfig(), "operation_tanh_reduce", 0.0),
+        (LSTMConfig(tanh_constant=None), "operation_tanh_reduce", 2.5),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named(owner: Any, setting: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"{setting} must be"):
         replace(owner, **{setting: value})
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "known_to"),
+    [
+        ("distance_prior", True, {"recurrent"}),
+        ("operation_tanh_reduce", 2.5, {"micro"}),
+        ("operation_prior", "authors", {"micro"}),
+        ("tied_softmax", True, {"recurrent", "macro", "micro"}),
+    ],
+)
+def test_a_setting_that_means_nothing_in_a_space_is_refused_there(
+    setting: str, value: Any, known_to: set[str]
+) -> None:
+    config: LSTMConfig = replace(LSTMConfig(hidden=8), **{setting: value})
+    for space in (SPACES["paper"], SPACES["macro"], SPACES["micro"]):
+        if space.name in known_to:
+            build_controller(config, space, seed=0)
+        else:
+            with pytest.raises(ConfigError, match=f"{setting} = {value} means nothing .*{space.name} space"):
+                build_controller(config, space, seed=0)
+
+
+@pytest.mark.parametrize("owner", [IndependentConfig(), LSTMConfig(hidden=8)])
+def test_a_skip_penalty_is_refused_where_there_are_no_skips(owner: Any) -> None:
+    config = replace(owner, reinforce=ReinforceConfig(skip_weight=0.8))
+    build_controller(config, SPACES["macro"], seed=0)
+    for space in (SPACES["paper"], SPACES["micro"]):
+        with pytest.raises(ConfigError, match=f"{space.name} space has no skip connections.*skip_weight"):
+            build_controller(config, space, seed=0)
+
+
+def test_a_skip_penalty_in_the_reward_of_an_independent_policy_is_refused() -> None:
+    config = IndependentConfig(ReinforceConfig(skip_weight=0.8, skip_penalty="reward"))
+    with pytest.raises(ConfigError, match="teaches nothing; set skip_penalty to regulariser"):
+        build_controller(config, SPACES["macro"], seed=0)
 
 
 def test_a_space_of_one_architecture_has_no_entropy_to_lose() -> None:

@@ -24,6 +24,7 @@ import shlex
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -215,7 +216,9 @@ def test_dependencies_are_what_the_package_imports() -> None:
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 imported.add(node.module.split(".")[0])
-    assert imported - sys.stdlib_module_names - {"enas"} == requirements(PROJECT["dependencies"])
+    names = packages_distributions()  # pillow is imported as PIL
+    needed = imported - sys.stdlib_module_names - {"enas"}
+    assert {names[name][0].lower() for name in needed} == requirements(PROJECT["dependencies"])
 
 
 def test_constraints_pin_every_dependency_to_one_version() -> None:

@@ -1,7 +1,10 @@
 """Drawings show the whole graph and nothing else: what is read back from them is the graph."""
 
+import functools
 import io
 import itertools
+import json
+import math
 import random
 import re
 import struct
@@ -15,12 +18,24 @@ import pytest
 
 from enas.architecture import Graph, GraphNode
 from enas.errors import EnasError
-from enas.report.drawing import WIDTH, layout, text_for, to_dot, to_text, write_png, write_svg
+from enas.report.drawing import text_for, to_dot, write_png, write_svg
+from enas.report.layout import layout, parts
+from enas.report.text import WIDTH, to_text
+from enas.spaces.macro.space import OPERATIONS as MACRO_OPERATIONS
+from enas.spaces.macro.space import MacroSpace
+from enas.spaces.micro.space import OPERATIONS as MICRO_OPERATIONS
+from enas.spaces.micro.space import MicroSpace
+from enas.spaces.reading import read_text as read_architecture
 from enas.spaces.recurrent.space import FUNCTIONS, RecurrentSpace, read_authors_string
 
 PUBLISHED = read_authors_string("0 0 0 1 1 2 1 2 0 2 0 5 1 1 0 6 1 8 1 8 1 8 1").graph()
 CHAIN = RecurrentSpace(12).build(tuple(range(11)), ("sigmoid",) * 12).graph()
 STAR = RecurrentSpace(12, input_function="tanh").build((0,) * 12, ("identity",) * 12).graph()
+STRINGS = json.loads((Path(__file__).parent / "data" / "published_architectures.json").read_text())
+MACRO = read_architecture(" ".join(str(n) for row in STRINGS["macro_24"]["layers"] for n in row)).graph()
+MICRO = read_architecture(
+    " ".join(map(str, STRINGS["micro"]["normal"] + STRINGS["micro"]["reduction"]))
+).graph()
 AFTER_LABEL = r"(?:  also reads ([^─│]+?))?(?: +│| (─+(?:[┐┤]|[┴─]─▶ (\S.*))))?"
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -48,6 +63,15 @@ def network_with_skips(seed: int) -> Graph:
 
 RECURRENT = [PUBLISHED, CHAIN, STAR, *(recurrent_cell(seed) for seed in range(60))]
 GRAPHS = [*RECURRENT, *(network_with_skips(seed) for seed in range(60))]
+CHAINS = [
+    MACRO,
+    Graph("upside down", MACRO.nodes[::-1], MACRO.edges[::-1]),
+    *(
+        MacroSpace(layers).sample(random.Random(layers)).graph()
+        for layers in (1, 2, 3, 7, 12, 24, 24, 30, 40)
+    ),
+]
+CELLS = [MICRO, *(MicroSpace(1 + seed % 6).sample(random.Random(seed)).graph() for seed in range(30))]
 
 
 def labelled_edges(graph: Graph) -> set[tuple[str, str]]:
@@ -110,14 +134,118 @@ def test_text_is_the_graph_in_eighty_columns(graph: Graph) -> None:
     assert all(text.count(node.label) >= 1 for node in graph.nodes)
 
 
-def test_text_of_a_small_cell_is_the_drawing_that_the_module_promises() -> None:
-    graph = RecurrentSpace(4).parse("tanh relu(1) tanh(1) relu(3)").graph()
-    drawing = to_text(graph).splitlines()[2:]
-    module = sys.modules["enas.report.drawing"].__doc__
-    assert drawing == [line[4:] for line in module.splitlines()[-len(drawing) :]]
+def read_chain(text: str, graph: Graph) -> set[tuple[str, str]]:
+    """The arrows of a drawing of a chain, as labels; the graph only tells the labels."""
+    labels = {node.label for node in graph.nodes}
+    named = {label.split()[0]: label for label in labels if " " in label}
+    edges: set[tuple[str, str]] = set()
+    before = ""
+    for line in text.splitlines()[2:]:
+        words = line.replace(",", "").replace("also reads", "").split()
+        label = next((label for label in (" ".join(words[:2]), words[0]) if label in labels), None)
+        if line.lstrip().startswith("── "):
+            assert line.strip("─ ") in {node.group for node in graph.nodes}
+            continue
+        if label is None:  # the line above goes on
+            edges |= {(named[word], before) for word in words}
+            continue
+        if before:
+            edges.add((before, label))
+        before = label
+        edges |= {(named[word], label) for word in line.partition(label)[2].split() if word in named}
+        edges |= {(named[word], label) for word in words[len(label.split()) :] if word != "·"}
+    return edges
 
 
-@pytest.mark.parametrize("graph", GRAPHS[::7], ids=lambda graph: graph.title)
+@pytest.mark.parametrize("graph", CHAINS, ids=lambda graph: graph.title)
+def test_text_of_a_chain_is_the_graph_in_eighty_columns(graph: Graph) -> None:
+    text = to_text(graph)
+    assert read_chain(text, graph) == labelled_edges(graph)
+    assert max(map(len, text.splitlines())) <= WIDTH
+
+
+def test_a_skip_of_a_chain_stands_in_the_column_of_its_source() -> None:
+    lines = to_text(MACRO).splitlines()[2:]
+    columns: dict[str, set[int]] = {}
+    for line in lines[1:]:
+        for match in re.finditer(r"(?<= )\d+(?= |$)", line[11:]):
+            columns.setdefault(match[0], set()).add(match.end())
+    assert all(len(ends) == 1 for ends in columns.values())
+    assert [min(columns[number]) for number in sorted(columns, key=int)] == [
+        3 * n for n in range(1, 1 + len(columns))
+    ]
+
+
+@pytest.mark.parametrize("graph", CHAINS, ids=lambda graph: graph.title)
+def test_text_of_a_chain_marks_where_a_group_begins(graph: Graph) -> None:
+    text = to_text(graph).splitlines()[2:]
+    for before, node in itertools.pairwise(place.node for place in layout(graph).chain):
+        at = next(number for number, line in enumerate(text) if line.lstrip().startswith(node.label))
+        assert (text[at - 1].strip("─ ") == node.group) == (before.group != node.group)
+
+
+def read_cells(text: str) -> dict[str, list[tuple[str, str, str]]]:
+    """By cell, the arrows of a drawing of sums: (source, operation, sum), and (source, "", "output")."""
+    cells: dict[str, list[tuple[str, str, str]]] = {}
+    for block in text.split("\n\n")[1:]:
+        heading, *lines = block.splitlines()
+        cells[heading] = arrows = []
+        for line in lines:
+            name = line.split()[0]
+            arrows += [(source, operation, name) for operation, source in re.findall(r"(\w+)\((\d+)\)", line)]
+            if re.search(r"─[┐┤┴─]", line):
+                arrows.append((name, "", "output"))
+    return cells
+
+
+@pytest.mark.parametrize("graph", CELLS, ids=lambda graph: graph.title)
+def test_text_of_cells_is_the_graph(graph: Graph) -> None:
+    text = to_text(graph)
+    assert max(map(len, text.splitlines())) <= WIDTH
+    nodes = {node.key: node for node in graph.nodes}
+    drawn = read_cells(text)
+    assert set(drawn) == {"normal cell", "reduction cell"}
+    for cell, arrows in drawn.items():
+        edges = [(source, target) for source, target in graph.edges if nodes[source].group == cell]
+        expected = []
+        for source, target in edges:
+            if nodes[target].role == "output":
+                expected.append((source.split()[-1], "", "output"))
+            elif nodes[target].role == "node":
+                (added_to,) = (after for before, after in edges if before == target)
+                expected.append((source.split()[-1], nodes[target].kind, added_to.split()[-1]))
+        assert sorted(arrows) == sorted(expected)
+
+
+def examples_of_the_module() -> list[list[str]]:
+    """The indented blocks of the module's docstring."""
+    blocks = re.findall(r"(?:\n {4}.*)+", sys.modules["enas.report.text"].__doc__)
+    return [[line[4:] for line in block.splitlines()[1:]] for block in blocks]
+
+
+@pytest.mark.parametrize(
+    ("number", "graph"),
+    [
+        (0, MacroSpace(4).parse("conv3x3 sep5x5(0) conv5x5(1) max3x3(0,1)").graph()),
+        (
+            1,
+            parts(
+                MicroSpace(2)
+                .parse(
+                    "avg3x3(0)+sep3x3(0) identity(1)+sep5x5(0) | avg3x3(0)+sep3x3(0) identity(1)+sep5x5(0)"
+                )
+                .graph()
+            )[0],
+        ),
+        (2, RecurrentSpace(4).parse("tanh relu(1) tanh(1) relu(3)").graph()),
+    ],
+    ids=["chain", "sums", "tree"],
+)
+def test_small_drawings_are_those_that_the_module_promises(number: int, graph: Graph) -> None:
+    assert to_text(graph).splitlines()[2:] == examples_of_the_module()[number]
+
+
+@pytest.mark.parametrize("graph", [*GRAPHS[::7], *CHAINS, *CELLS[:5]], ids=lambda graph: graph.title)
 def test_ascii_says_the_same(graph: Graph) -> None:
     text = to_text(graph, unicode=False)
     assert text.isascii()
@@ -130,15 +258,17 @@ def test_ascii_says_the_same(graph: Graph) -> None:
 
 def test_labels_without_ascii_form_do_not_break_the_ascii_drawing() -> None:
     graph = Graph("σ", (GraphNode("a", "a 3×3 → b", "input"), GraphNode("b", "b 层", "node")), (("a", "b"),))
-    assert to_text(graph, unicode=False) == "?\n\na 3x3 -> b\n`- b ?"
+    assert to_text(graph, unicode=False) == "?\n\na 3x3 -> b\nb ?"
 
 
-@pytest.mark.parametrize("graph", GRAPHS[::7], ids=lambda graph: graph.title)
+@pytest.mark.parametrize("graph", [*GRAPHS[::7], *CHAINS[:5], *CELLS[:5]], ids=lambda graph: graph.title)
 def test_layout_has_every_node_at_its_longest_distance_from_an_input(graph: Graph) -> None:
+    @functools.cache
     def depth(key: str) -> int:
         return max((1 + depth(source) for source, target in graph.edges if target == key), default=0)
 
-    places = layout(graph).places
+    plan = layout(graph)
+    places = plan.places
     assert {key: place.depth for key, place in places.items()} == {
         node.key: depth(node.key) for node in graph.nodes
     }
@@ -146,28 +276,89 @@ def test_layout_has_every_node_at_its_longest_distance_from_an_input(graph: Grap
     for key, place in places.items():
         assert place.depth == (0 if place.parent is None else 1 + places[place.parent].depth)
         assert place.children == tuple(
-            child for child in places if places[child].parent == key and child != "out"
+            child for child in places if places[child].parent == key and child != plan.output
         )
 
 
-@pytest.mark.parametrize("graph", GRAPHS[::7], ids=lambda graph: graph.title)
+def test_a_chain_is_a_graph_with_a_path_through_all_nodes() -> None:
+    rng = random.Random(1)
+    seen = set()
+    for _ in range(300):
+        pairs = list(itertools.combinations("abcde", 2))
+        edges = tuple(pair for pair in pairs if rng.random() < 0.7)
+        graph = Graph("any", tuple(GraphNode(key, key, "node") for key in "abcde"), edges)
+        path = all(pair in edges for pair in itertools.pairwise("abcde"))
+        assert [place.node.key for place in layout(graph).chain] == (list("abcde") if path else [])
+        seen.add(path)
+    assert seen == {True, False}
+
+
+def test_parts_are_groups_that_no_arrow_joins() -> None:
+    assert [part.title for part in parts(MICRO)] == ["normal cell", "reduction cell"]
+    assert [node for part in parts(MICRO) for node in part.nodes] == list(MICRO.nodes)
+    assert sorted(edge for part in parts(MICRO) for edge in part.edges) == sorted(MICRO.edges)
+    assert parts(MACRO) == (MACRO,)
+    assert parts(PUBLISHED) == (PUBLISHED,)
+
+
+@pytest.mark.parametrize("graph", [*GRAPHS[::7], *CHAINS, *CELLS[:5]], ids=lambda graph: graph.title)
 def test_dot_and_svg_are_the_graph(graph: Graph, tmp_path: Path) -> None:
     dot = pygraphviz.AGraph(string=to_dot(graph))
-    assert {(node, node.attr["label"]) for node in dot.nodes()} == {
-        (node.key, node.label) for node in graph.nodes
-    }
+    boxes = [node for node in dot.nodes() if node.attr["class"] != "ground"]
+    assert {(node, node.attr["label"]) for node in boxes} == {(node.key, node.label) for node in graph.nodes}
     assert set(dot.edges()) == set(graph.edges)
 
     write_svg(graph, tmp_path / "cell.svg")
     boxes, arrows, height = read_svg(tmp_path / "cell.svg")
     assert boxes == {node.key: node.label for node in graph.nodes}
     assert arrows == {f"{source}->{target}" for source, target in graph.edges}
-    rows: dict[int, set[float]] = {}
-    for key, place in layout(graph).places.items():
-        rows.setdefault(place.depth, set()).add(height[key])
-    assert all(len(heights) == 1 for heights in rows.values()), "nodes of one depth stand in one row"
-    downwards = [rows[depth].pop() for depth in sorted(rows)]
-    assert downwards == sorted(set(downwards))
+    for part in parts(graph):
+        rows: dict[int, set[float]] = {}
+        for key, place in layout(part).places.items():
+            rows.setdefault(place.depth, set()).add(height[key])
+        assert all(len(heights) == 1 for heights in rows.values()), "nodes of one depth stand in one row"
+        downwards = [rows[depth].pop() for depth in sorted(rows)]
+        assert downwards == sorted(set(downwards))
+
+
+@pytest.mark.parametrize("graph", CHAINS, ids=lambda graph: graph.title)
+def test_lines_of_a_chain_lead_from_the_box_to_its_reader(graph: Graph, tmp_path: Path) -> None:
+    write_svg(graph, tmp_path / "network.svg")
+    svg = "{http://www.w3.org/2000/svg}"
+    box: dict[str, tuple[float, float, float, float]] = {}
+    columns: dict[str, set[float]] = {}
+    for group in ElementTree.parse(tmp_path / "network.svg").iter(f"{svg}g"):
+        title = group.findtext(f"{svg}title")
+        path = group.find(f"{svg}path")
+        numbers = (
+            [float(number) for number in re.findall(r"-?\d+\.?\d*", path.get("d"))]
+            if path is not None
+            else []
+        )
+        xs, ys = numbers[::2], numbers[1::2]
+        if group.get("class") == "node":
+            box[title] = (min(xs), max(xs), min(ys), max(ys))
+        elif group.get("class") == "edge":
+            source, target = title.split("->")
+            tip = [
+                float(number)
+                for number in re.findall(r"-?\d+\.?\d*", group.find(f"{svg}polygon").get("points"))
+            ]
+            for name, at_x, at_y in ((source, xs[0], ys[0]), (target, *nearest(tip, box[target]))):
+                left, right, top, bottom = box[name]
+                assert left - 2 <= at_x <= right + 2
+                assert top - 2 <= at_y <= bottom + 2
+            if int(target.replace("out", "-1")) - int(source) > 1:
+                columns.setdefault(source, set()).add(max(xs))
+    assert all(len(places) == 1 for places in columns.values()), "every source has one line of its own"
+    at = [places.pop() for _, places in sorted(columns.items(), key=lambda item: int(item[0]))]
+    assert at == sorted(set(at), reverse=True)
+
+
+def nearest(points: list[float], box: tuple[float, float, float, float]) -> tuple[float, float]:
+    """The point, of x and y in turn, that is nearest to the middle of the box."""
+    middle = ((box[0] + box[1]) / 2, (box[2] + box[3]) / 2)
+    return min(zip(points[::2], points[1::2], strict=True), key=lambda point: math.dist(point, middle))
 
 
 def read_svg(path: Path) -> tuple[dict[str, str], set[str], dict[str, float]]:
@@ -197,7 +388,7 @@ def test_any_character_of_a_label_reaches_the_picture(tmp_path: Path) -> None:
     assert all(label in to_text(graph) for label in labels)
 
 
-@pytest.mark.parametrize("graph", [PUBLISHED, STAR], ids=lambda graph: graph.title)
+@pytest.mark.parametrize("graph", [PUBLISHED, STAR, MACRO, MICRO], ids=lambda graph: graph.title)
 def test_png_is_a_picture(graph: Graph, tmp_path: Path) -> None:
     write_png(graph, tmp_path / "cell.png")
     data = (tmp_path / "cell.png").read_bytes()
@@ -246,6 +437,33 @@ def test_each_function_has_one_colour_of_its_own() -> None:
     assert not inputs_and_output & set.union(*fills.values())
 
 
+def test_each_operation_has_one_colour_of_its_own() -> None:
+    networks = [
+        MacroSpace(6).build(MACRO_OPERATIONS, ((),) * 6).graph(),
+        MicroSpace(3)
+        .parse(
+            "sep3x3(0)+sep5x5(0) avg3x3(0)+max3x3(0) identity(1)+sep3x3(1) | "
+            "sep3x3(0)+sep5x5(0) avg3x3(0)+max3x3(0) identity(1)+sep3x3(1)"
+        )
+        .graph(),
+    ]
+    fills: dict[str, set[str]] = {}
+    escapes: dict[str, set[str]] = {}
+    for graph in networks:
+        dot = pygraphviz.AGraph(string=to_dot(graph))
+        text = to_text(graph, colour=True)
+        for node in graph.nodes:
+            if node.kind:
+                fills.setdefault(node.kind, set()).add(dot.get_node(node.key).attr["fillcolor"])
+                escapes.setdefault(node.kind, set()).update(
+                    re.findall(rf"(\x1b\[[0-9;]+m)[ 0-9]*{node.kind}\x1b", text)
+                )
+    for colours in (fills, escapes):
+        assert set(colours) == {*MACRO_OPERATIONS, *MICRO_OPERATIONS}
+        assert all(len(shades) == 1 for shades in colours.values())
+        assert len(set.union(*colours.values())) == len(colours)
+
+
 class Terminal(io.StringIO):
     encoding = "utf-8"
 
@@ -264,9 +482,10 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_colours_only_on_a_terminal_and_never_with_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = to_text(PUBLISHED)
     assert text_for(PUBLISHED, io.StringIO()) == plain
-    coloured = text_for(PUBLISHED, Terminal())
-    assert coloured != plain
-    assert ESCAPE.sub("", coloured) == plain
+    for graph in (PUBLISHED, MACRO, MICRO):
+        coloured = text_for(graph, Terminal())
+        assert coloured != to_text(graph)
+        assert ESCAPE.sub("", coloured) == to_text(graph)
     monkeypatch.setenv("TERM", "dumb")
     assert text_for(PUBLISHED, Terminal()) == plain
     monkeypatch.setenv("TERM", "xterm-256color")

@@ -1,44 +1,51 @@
-"""REINFORCE against enumeration: on a space of 16 architectures every expectation is an exact sum."""
+"""REINFORCE against enumeration: on spaces of 16 and 64 architectures every expectation is an exact sum."""
 
 from __future__ import annotations
 
 import itertools
+import math
+from dataclasses import replace
 from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor
 
+from enas.architecture import Space
 from enas.controllers import LSTMConfig, Policy, ReinforceConfig
+from enas.controllers.build import lstm_policy
 from enas.controllers.categorical import gumbel_noise
 from enas.controllers.independent import IndependentPolicy
-from enas.controllers.lstm import LSTMPolicy
 from enas.controllers.policy_gradient import PolicyGradientController
 from enas.controllers.reinforce import (
     ema_baseline,
     leave_one_out_baseline,
     normalise,
     policy_gradient_loss,
+    skip_penalty,
     taken_action_entropy,
 )
 from enas.errors import ConfigError, NotFiniteError
+from enas.spaces.macro.space import MacroSpace
 from enas.spaces.recurrent.space import RecurrentSpace
 
 SPACE = RecurrentSpace(2)
+SKIP_SPACE = MacroSpace(3, ("conv3x3", "max3x3"))
+SKIPS = (2, 4, 5)
+"""The positions of its skip decisions: one in layer 1, two in layer 2."""
 
 
-def random_policy(name: str) -> Policy:
+def random_policy(name: str, space: Space = SPACE) -> Policy:
     generator = torch.Generator().manual_seed(3)
-    policy = (
-        IndependentPolicy(SPACE) if name == "independent" else LSTMPolicy(SPACE, LSTMConfig(8), generator)
-    )
+    independent = name == "independent"
+    policy = IndependentPolicy(space) if independent else lstm_policy(space, LSTMConfig(8), generator)
     for parameter in policy.double().parameters():
         torch.nn.init.normal_(parameter, std=0.7, generator=generator)
     return policy
 
 
-def all_choices() -> Tensor:
-    return torch.tensor([architecture.choices for architecture in SPACE.enumerate()])
+def all_choices(space: Space = SPACE) -> Tensor:
+    return torch.tensor([architecture.choices for architecture in space.enumerate()])
 
 
 def gradient(value: Tensor, policy: Policy) -> Tensor:
@@ -48,8 +55,8 @@ def gradient(value: Tensor, policy: Policy) -> Tensor:
     return torch.cat([g.flatten() for g in gradients])
 
 
-def rewards_of_all() -> Tensor:
-    return torch.rand(SPACE.count(), dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+def rewards_of_all(space: Space = SPACE) -> Tensor:
+    return torch.rand(space.count(), dtype=torch.float64, generator=torch.Generator().manual_seed(4))
 
 
 @pytest.mark.parametrize("name", ["independent", "lstm"])
@@ -193,6 +200,115 @@ def test_entropy_in_the_reward_has_no_gradient_of_its_own(
     advantage_N = 0.5 * (1.0 + config.entropy_weight * bonus_N.detach())
     torch.testing.assert_close(actual_P, gradient(-(log_prob_N * advantage_N).mean(), policy))
     assert metrics["reward"] == pytest.approx(1.0)
+
+
+def skip_penalty_by_enumeration(choices_NL: Tensor, log_prob_N: Tensor) -> Tensor:
+    """The penalty of every architecture of `SKIP_SPACE` [N], from the probabilities of whole architectures alone."""
+    pi_N = log_prob_N.exp()
+    penalty_N = torch.zeros_like(pi_N)
+    for position in SKIPS:
+        same_NN = (choices_NL[:, None, :position] == choices_NL[None, :, :position]).all(-1).double()
+        q_N = (same_NN @ (pi_N * choices_NL[:, position])) / (same_NN @ pi_N)
+        penalty_N = penalty_N + q_N * (q_N / 0.4).log() + (1 - q_N) * ((1 - q_N) / 0.6).log()
+    return penalty_N / 2
+
+
+@pytest.mark.parametrize("name", ["independent", "lstm"])
+def test_the_skip_penalty_and_its_gradient_are_those_of_the_enumerated_probabilities(name: str) -> None:
+    policy, choices_NL = random_policy(name, SKIP_SPACE), all_choices(SKIP_SPACE)
+    expected_N = skip_penalty_by_enumeration(choices_NL, policy.score(choices_NL).log_prob_N)
+    actual_N = skip_penalty(SKIP_SPACE, policy.score(choices_NL), 0.4)
+    torch.testing.assert_close(actual_N, expected_N)
+    weights_N = rewards_of_all(SKIP_SPACE)
+    exact = gradient(weights_N @ expected_N, policy)
+    assert exact.norm() > 1e-3
+    torch.testing.assert_close(gradient(weights_N @ actual_N, policy), exact, rtol=1e-9, atol=1e-12)
+
+
+def mean_gradient_of_updates(policy: Policy, config: ReinforceConfig) -> Tensor:
+    """The mean over all architectures of `SKIP_SPACE`, by probability, of an update's gradient with that one alone."""
+    choices_NL, rewards_N = all_choices(SKIP_SPACE), rewards_of_all(SKIP_SPACE)
+    controller = PolicyGradientController(policy, replace(config, learning_rate=1e-30))
+    pi_N = policy.score(choices_NL).log_prob_N.detach().exp()
+    total = torch.zeros(sum(p.numel() for p in policy.parameters()), dtype=torch.float64)
+    for choices_L, reward, pi in zip(choices_NL, rewards_N, pi_N, strict=True):
+        controller.moving_average = None
+        controller.feedback(policy.score(choices_L.unsqueeze(0)), reward.unsqueeze(0))
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in policy.parameters()]
+        total += pi * torch.cat([g.flatten() for g in gradients])
+    return total
+
+
+HALVED = ReinforceConfig(
+    baseline="ema",
+    decay=0.5,
+    baseline_start="zero",
+    normalise_advantages=False,
+    entropy_weight=0.0,
+    skip_weight=0.8,
+)
+"""Half of the first reward is its baseline, so that its advantage is the other half."""
+
+
+@pytest.mark.parametrize("name", ["independent", "lstm"])
+def test_with_the_skip_penalty_in_the_reward_the_mean_gradient_is_that_of_the_penalised_reward(
+    name: str,
+) -> None:
+    policy, choices_NL = random_policy(name, SKIP_SPACE), all_choices(SKIP_SPACE)
+    log_prob_N = policy.score(choices_NL).log_prob_N
+    penalised_N = rewards_of_all(SKIP_SPACE) - 0.8 * skip_penalty_by_enumeration(choices_NL, log_prob_N)
+    exact = gradient(log_prob_N.exp() @ (0.5 * penalised_N.detach()), policy)
+    unpenalised = gradient(policy.score(choices_NL).log_prob_N.exp() @ rewards_of_all(SKIP_SPACE) / 2, policy)
+    actual = mean_gradient_of_updates(policy, replace(HALVED, skip_penalty="reward"))
+    torch.testing.assert_close(-actual, exact, rtol=1e-6, atol=1e-9)
+    if name == "independent":
+        torch.testing.assert_close(exact, unpenalised)  # the same for every proposal, so it teaches nothing
+    else:
+        assert (exact - unpenalised).norm() > 1e-2 * exact.norm()
+
+
+@pytest.mark.parametrize("name", ["independent", "lstm"])
+def test_with_the_skip_penalty_as_regulariser_the_mean_gradient_is_that_of_reward_and_penalty(
+    name: str,
+) -> None:
+    policy, choices_NL = random_policy(name, SKIP_SPACE), all_choices(SKIP_SPACE)
+    log_prob_N = policy.score(choices_NL).log_prob_N
+    penalty_N = skip_penalty_by_enumeration(choices_NL, log_prob_N)
+    pi_N = log_prob_N.exp()
+    objective = pi_N @ rewards_of_all(SKIP_SPACE) / 2 - 0.8 * pi_N.detach() @ penalty_N
+    exact = gradient(objective, policy)
+    actual = mean_gradient_of_updates(policy, replace(HALVED, skip_penalty="regulariser"))
+    torch.testing.assert_close(-actual, exact, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "learning_rate"), [("independent", 0.05), ("lstm", 0.01)])
+@pytest.mark.parametrize("rate", [0.4, 0.2])
+def test_by_the_penalty_alone_every_skip_is_taken_at_the_rate(
+    name: str, learning_rate: float, rate: float
+) -> None:
+    """Equal rewards teach nothing; the probability that is drawn from goes to ρ, and the penalty to 0."""
+    config = ReinforceConfig(learning_rate=learning_rate, entropy_weight=0.0, skip_weight=0.8, skip_rate=rate)
+    controller = PolicyGradientController(random_policy(name, SKIP_SPACE), config)
+    generator = torch.Generator().manual_seed(0)
+    logged = [controller.feedback(controller.propose(4, generator), torch.ones(4)) for _ in range(250)]
+    assert logged[0]["skip_penalty"] > 1e-2
+    assert logged[-1]["skip_penalty"] < 1e-4
+    taken_NM = controller.propose(4000, generator).choices_NL[:, list(SKIPS)].double()
+    standard_error = math.sqrt(rate * (1 - rate) / 4000)
+    assert (taken_NM.mean(0) - rate).abs().max().item() < 4 * standard_error + 5e-3
+
+
+def test_the_skip_penalty_is_logged_unweighted_where_there_are_skips() -> None:
+    policy = random_policy("lstm", SKIP_SPACE)
+    proposals = policy.sample(3, torch.Generator().manual_seed(0))
+    expected = skip_penalty(SKIP_SPACE, proposals, 0.4).mean().item()
+    for weight in (0.0, 0.8):
+        config = ReinforceConfig(learning_rate=1e-30, skip_weight=weight)
+        metrics = PolicyGradientController(policy, config).feedback(
+            policy.score(proposals.choices_NL), torch.tensor([1.0, 2.0, 4.0])
+        )
+        assert metrics["skip_penalty"] == pytest.approx(expected)
+    assert "skip_penalty" not in update(ReinforceConfig(), [1.0, 3.0])[0]
 
 
 def test_clipping_shortens_the_gradient_and_reports_its_length_before() -> None:

@@ -1,4 +1,5 @@
-"""The recurrent space: exact counts, strings in three notations, JSON, names that hold in every process."""
+"""The recurrent space: exact counts, strings in three notations, JSON, names that hold in every process. And which space
+a string belongs to that does not say."""
 
 from __future__ import annotations
 
@@ -17,6 +18,9 @@ import scipy.stats
 from enas.architecture import Architecture
 from enas.errors import ArchitectureError, ConfigError
 from enas.spaces import architecture_from_json, space_from_json
+from enas.spaces.macro.space import MacroSpace
+from enas.spaces.micro.space import MicroSpace
+from enas.spaces.reading import read_text
 from enas.spaces.recurrent.space import FUNCTIONS, RecurrentSpace, read_authors_string
 
 PUBLISHED = json.loads((Path(__file__).parent / "data" / "published_architectures.json").read_text())
@@ -225,3 +229,115 @@ def test_ids_are_the_same_in_every_process() -> None:
         for seed in ("1", "2")
     }
     assert ids == {f"{read_authors_string(PAPER_STRING).id} {read_authors_string(AUTHORS_STRING).id}"}
+
+
+# ------------------------------------------------------------------------------- strings that do not say their space
+
+MACRO_NUMBERS = " ".join(str(number) for row in PUBLISHED["macro_24"]["layers"] for number in row)
+NORMAL, REDUCTION = (" ".join(map(str, PUBLISHED["micro"][cell])) for cell in ("normal", "reduction"))
+
+EVERY_SPACE = [
+    RecurrentSpace(12),
+    RecurrentSpace(2),
+    RecurrentSpace(1),
+    RecurrentSpace(8, input_function="tanh"),
+    RecurrentSpace(2, input_function="sigmoid"),
+    RecurrentSpace(1, input_function="identity"),
+    MacroSpace(12),
+    MacroSpace(24),
+    MacroSpace(1),
+    MicroSpace(5),
+    MicroSpace(1),
+]
+
+
+@pytest.mark.parametrize("space", EVERY_SPACE, ids=str)
+def test_words_tell_their_space_and_its_size(space: RecurrentSpace | MacroSpace | MicroSpace) -> None:
+    rng = random.Random(3)
+    for architecture in (space.sample(rng) for _ in range(50)):
+        assert read_text(str(architecture)) == architecture
+        assert read_text(f"{space.name}: {architecture}") == architecture
+
+
+@pytest.mark.parametrize("space", EVERY_SPACE, ids=str)
+def test_numbers_with_the_name_of_their_space_read_back(
+    space: RecurrentSpace | MacroSpace | MicroSpace,
+) -> None:
+    rng = random.Random(4)
+    for architecture in (space.sample(rng) for _ in range(50)):
+        numbers = " ".join(map(str, space.tokens(architecture)))
+        again = read_text(f"{space.name}: {numbers}")
+        assert again.space.name == space.name
+        if space.name != "recurrent" or space.input_function in (None, "tanh"):
+            assert again == architecture
+
+
+def test_published_numbers_are_read_for_the_space_that_they_were_written_for() -> None:
+    assert read_text(PAPER_STRING) == RecurrentSpace(12).parse(PAPER_STRING)
+    assert read_text(AUTHORS_STRING) == RecurrentSpace(8, input_function="tanh").parse(AUTHORS_STRING)
+    assert read_text(MACRO_NUMBERS) == MacroSpace(24).parse(MACRO_NUMBERS)
+    for between in (" ", " | ", ";", "\n"):
+        assert read_text(NORMAL + between + REDUCTION) == MicroSpace().parse(f"{NORMAL} {REDUCTION}")
+
+
+@pytest.mark.parametrize("space", [MacroSpace(12), MicroSpace(5), RecurrentSpace(12)], ids=str)
+def test_numbers_of_the_papers_spaces_need_no_name(space: RecurrentSpace | MacroSpace | MicroSpace) -> None:
+    rng = random.Random(6)
+    for architecture in (space.sample(rng) for _ in range(200)):
+        assert read_text(" ".join(map(str, space.tokens(architecture)))) == architecture
+
+
+def test_the_published_macro_numbers_also_fit_a_recurrent_cell() -> None:
+    """Why reading numbers needs a rule: all 300 are in the ranges of a cell of 150 nodes."""
+    cell = read_text(f"recurrent: {MACRO_NUMBERS}")
+    assert cell.space == RecurrentSpace(150, input_function="tanh")
+    assert 1000 * MacroSpace(24).count() < cell.space.count()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "first", "second"),
+    [
+        ("0 0 1", "recurrent", "macro"),  # 16 cells, 72 networks
+        ("0 0 0 0 0 1 1 0", "micro", "recurrent"),  # 10,000 pairs of cells, 6,144 cells
+    ],
+)
+def test_numbers_that_may_well_mean_two_things_are_refused(numbers: str, first: str, second: str) -> None:
+    with pytest.raises(
+        ArchitectureError, match=r"these numbers fit the \w+ and the \w+ space; say which"
+    ) as caught:
+        read_text(numbers)
+    assert first in str(caught.value)
+    assert second in str(caught.value)
+    assert read_text(f"{first}: {numbers}").space.name == first
+    assert read_text(f"{second}: {numbers}").space.name == second
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (
+            "",
+            "none of the words of a recurrent cell (tanh, relu, identity, sigmoid), of a macro network (conv3x3",
+        ),
+        ("hello", "none of the words"),
+        ("9 0 0", "as recurrent: function number 9"),
+        ("9 0 0", "as macro: operation number 9"),
+        ("9 0 0", "as micro: 3 numbers given"),
+        ("macro: 0 0", "2 numbers given; L layers are written with L(L+1)/2"),
+        ("micro: 0 0", "2 numbers given; two cells of N nodes are written with 8N"),
+        ("0 0 0 0 0 0 0 0 | 0 0", "10 numbers given; two cells"),
+        ("macro:", "empty"),
+        ("micro:", "empty"),
+        ("recurrent:", "empty"),
+        ("conv3x3 conv3x3(1)", "'conv3x3(1)' is layer 1"),
+        ("sep3x3(0)+sep3x3(9) | sep3x3(0)+sep3x3(0)", "'sep3x3(0)+sep3x3(9)' is node 2 of the normal cell"),
+        ("tanh tanh(0) relu(2)", "'relu(2)' is node 2; it can read nodes 0 to 1 only"),
+        ("tanh tanh(1) relu(0)", "'relu(0)' is node 3; it can read nodes 1 to 2 only"),
+        ("tanh sine(0)", "function sine is not in this space"),
+    ],
+)
+def test_what_is_wrong_with_a_string_of_no_named_space(text: str, named: str) -> None:
+    with pytest.raises(ArchitectureError) as caught:
+        read_text(text)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from enas.cli import CONTROLLERS, check_command
+from enas.cli import check_command
+from enas.config import CONTROLLERS
 from enas.errors import ConfigError, DataError, NotFiniteError, RunFolderError
 from enas.recipes import RECIPES, recipe
 from enas.report.summary import next_commands, summary
@@ -57,7 +58,7 @@ def stamps(folder: Path) -> dict[str, int]:
 def test_settings_survive_json(name: str, controller: str | None) -> None:
     config = recipe(name)
     if controller is not None:
-        config = replace(config, controller=CONTROLLERS[controller])
+        config = replace(config, controller=config.controllers[controller])
     record = json.loads(json.dumps(config_to_json(config)))
     assert config_from_json(record) == config
     assert type(config_from_json(record).controller) is type(config.controller)

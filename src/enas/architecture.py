@@ -37,12 +37,16 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class GraphNode:
-    """A box of a drawing: `role` is `input`, `node` or `output`."""
+    """A box of a drawing."""
 
     key: str
     label: str
-    role: Literal["input", "node", "output"]
+    role: Literal["input", "node", "sum", "output"]
+    """A `sum` adds what it reads; a `node` computes something of its own."""
     kind: str = ""
+    """Its function or operation, which a drawing gives a colour."""
+    group: str = ""
+    """What part of the drawing it belongs to, in words: one of several cells, or a stage of a network."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import io
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
@@ -20,30 +21,23 @@ from typing import Annotated, Any
 import tyro
 
 from enas.architecture import Architecture
-from enas.config import RunConfig
-from enas.controllers.config import AUTHORS, PAPER, ControllerConfig, IndependentConfig, UniformConfig
+from enas.config import CONTROLLERS, RunConfig
 from enas.doctor import checks
+from enas.ensemble import EnsembleConfig, ensemble
 from enas.errors import ArchitectureError, ConfigError, EnasError, RunFolderError, did_you_mean
 from enas.nn.memory import keep_freed_memory
 from enas.recipes import RECIPES, recipe
 from enas.report.drawing import text_for, write_png, write_svg
 from enas.report.summary import summary
+from enas.runtime.devices import set_threads
 from enas.runtime.files import read_json
 from enas.runtime.lock import run_lock
 from enas.runtime.stop import Stopped
 from enas.spaces import architecture_from_json
-from enas.spaces.recurrent.space import RecurrentSpace, read_authors_string
+from enas.spaces.reading import read_text
 from enas.stages import ALL_STAGES, Run, StageName, execute, put_architecture
 
 EXIT_USAGE = 2
-
-CONTROLLERS: dict[str, ControllerConfig] = {
-    "independent": IndependentConfig(),
-    "uniform": UniformConfig(),
-    "lstm": PAPER,
-    "lstm-authors": AUTHORS,
-}
-"""What `--controller NAME` puts in place of a recipe's controller."""
 
 Action = Callable[[], int]
 
@@ -95,7 +89,7 @@ def settings(name: str, argv: Sequence[str]) -> tuple[RunConfig, Path | None, st
     default = recipe(name)
     rest, chosen = take_controller(argv)
     if chosen is not None:
-        default = replace(default, controller=chosen)
+        default = replace(default, controller=default.controllers[chosen])
     options = make_dataclass(
         "Options",
         [
@@ -124,7 +118,7 @@ def settings(name: str, argv: Sequence[str]) -> tuple[RunConfig, Path | None, st
 CONTROLLER_HELP = f"--controller {{{','.join(CONTROLLERS)}}} puts another controller in the recipe's place."
 
 
-def take_controller(argv: Sequence[str]) -> tuple[list[str], Any]:
+def take_controller(argv: Sequence[str]) -> tuple[list[str], str | None]:
     """Take `--controller NAME` out of the flags, since it changes which other flags there are."""
     rest, chosen = list(argv), None
     for index, word in enumerate(argv):
@@ -136,7 +130,7 @@ def take_controller(argv: Sequence[str]) -> tuple[list[str], Any]:
                 raise ConfigError(
                     f"{did_you_mean(given, CONTROLLERS)}--controller is one of {known}, not {given!r}"
                 )
-            chosen = CONTROLLERS[given]
+            chosen = given
             del rest[index : index + (1 if equals else 2)]
     return rest, chosen
 
@@ -320,13 +314,36 @@ def read_architecture(source: str) -> Architecture:
             return Run.open(path).architecture()
     if path.suffix == ".json":
         return architecture_from_json(read_json(path))
-    words = source.replace(",", " ").split()
-    if words and all(word.isdigit() for word in words):
-        return read_authors_string(source)
     try:
-        return RecurrentSpace(len(words)).parse(source)
+        return read_text(source)
     except ArchitectureError as error:
-        raise ArchitectureError(f"{source!r} is no run folder, and as an architecture: {error}") from error
+        shown = textwrap.shorten(source, 60, placeholder=" ...")
+        raise ArchitectureError(f"{shown!r} is no run folder, and as an architecture: {error}") from error
+
+
+def parse_ensemble(argv: list[str]) -> Action:
+    """`ensemble RUN [--samples N …]`."""
+    if not argv or argv[0].startswith("-"):
+        raise ConfigError("give the run folder of a finished search; see 'enas ensemble RUN --help'")
+    known = setting_names(EnsembleConfig())
+    markers = (tyro.conf.FlagCreatePairsOff,)
+    config = read_flags(EnsembleConfig, argv[1:], "enas ensemble RUN", known, ensemble.__doc__, markers)
+    return lambda: score_ensemble(Path(argv[0]), config)
+
+
+def score_ensemble(folder: Path, config: EnsembleConfig) -> int:
+    """Score an ensemble of sampled architectures with a search's shared weights."""
+    run = Run.open(folder)
+    with run_lock(folder):
+        set_threads(run.config.threads)
+        record = ensemble(run, config)
+    if config.json:
+        return show_text(json.dumps(record, indent=2))
+    return show_text(
+        f"{record['samples']} architectures with the shared weights, {record['split']} images: together "
+        f"{record['accuracy']:.2f} %; one alone {record['mean_accuracy_of_members']:.2f} % on average, "
+        f"{record['worst_member']:.2f} to {record['best_member']:.2f} %"
+    )
 
 
 def parse_recipes(argv: list[str]) -> Action:
@@ -376,6 +393,7 @@ COMMANDS: dict[str, Callable[[list[str]], Action]] = {
     "test": on_run(("test",)),
     "resume": on_run(None),
     "show": parse_show,
+    "ensemble": parse_ensemble,
     "recipes": parse_recipes,
     "doctor": parse_doctor,
 }
@@ -393,6 +411,7 @@ def help_text() -> str:
   enas test RUN                              read the test data, once a network
   enas resume RUN                            go on after a stop or a crash, exactly
   enas show RUN-OR-ARCHITECTURE              draw it (--svg FILE, --png FILE, --json)
+  enas ensemble RUN                          many architectures of a search classify together (--samples N)
   enas recipes                               what there is to run
   enas doctor                                what this machine has
 

@@ -6,6 +6,7 @@ A recipe (`enas.recipes`) is a function that returns one of these. The stages kn
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from enas.architecture import Space
-from enas.controllers.config import ControllerConfig, IndependentConfig
+from enas.controllers.config import ControllerConfig, IndependentConfig, LSTMConfig, UniformConfig
 from enas.derive import DeriveConfig
 from enas.retrain import Network, RetrainConfig
 from enas.search import SearchConfig
@@ -32,6 +33,15 @@ class Metric(NamedTuple):
         return a < b if self.lower_is_better else a > b
 
 
+CONTROLLERS = ("independent", "uniform", "lstm", "lstm-authors")
+"""Names by which a recipe's controller is replaced by another."""
+
+
+def named_controllers(paper: LSTMConfig, authors: LSTMConfig) -> Mapping[str, ControllerConfig]:
+    """The controllers called `CONTROLLERS`, those two with a space's own settings."""
+    return dict(zip(CONTROLLERS, (IndependentConfig(), UniformConfig(), paper, authors), strict=True))
+
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -40,6 +50,11 @@ class RunConfig(ABC):
     """What every run has, whatever its space and task."""
 
     metric: ClassVar[Metric]
+    """What networks are compared by."""
+    on_own_data: ClassVar[str]
+    """A command that runs the quick recipe on data of one's own, and what those are, as a comment."""
+    controllers: ClassVar[Mapping[str, ControllerConfig]]
+    """What the names of `CONTROLLERS` mean in the space: `lstm` is the paper's, `lstm-authors` the authors'."""
 
     seed: int = 0
     """Every random number of the run follows from it."""

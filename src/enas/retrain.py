@@ -134,21 +134,20 @@ def train_network(
         while training.done < training.total_steps:
             try:
                 shown = training.step()
+                record = training.end_epoch() if training.at_epoch_end() else None
             except NotFiniteError as error:
                 raise NotFiniteError(
                     f"retraining {network} ({network.architecture or 'LSTM'}) stopped in step {training.done}: {error}. "
                     "Its last checkpoint is kept. Lower the learning rate or the clipping bound of the retraining"
                 ) from error
-            epoch_ended = training.at_epoch_end()
-            if epoch_ended:
-                record = training.end_epoch()
+            if record is not None:
                 metrics.record(f"retrain/{network.id}", training.done, **record)
                 shown |= {key: record[key] for key in training.shown if key in record}
                 if record["best"]:
                     weights = {name: weight.contiguous() for name, weight in training.best_weights().items()}
                     write_atomic(folder / WEIGHTS, safetensors.torch.save(weights))
             bar.advance(1, **shown)
-            if stop.requested or epoch_ended or training.done % checkpoint_every == 0:
+            if stop.requested or record is not None or training.done % checkpoint_every == 0:
                 state = {"training": training.state_dict(), "metrics": dict(metrics.state())}
                 checkpoints.save(training.done, state)
             if stop.requested:

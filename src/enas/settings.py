@@ -11,9 +11,14 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from enas.config import RunConfig
 from enas.controllers.config import ControllerConfig
 from enas.errors import RunFolderError
+from enas.runs.images import MacroConfig, MicroConfig
 from enas.runs.recurrent import RecurrentConfig
 
-CONFIGS: dict[str, type[RunConfig]] = {"recurrent": RecurrentConfig}
+CONFIGS: dict[str, type[RunConfig]] = {
+    "recurrent": RecurrentConfig,
+    "macro": MacroConfig,
+    "micro": MicroConfig,
+}
 """The kinds of run, by the name that config.json carries."""
 
 CONTROLLERS: dict[str, type] = {cls.__name__: cls for cls in get_args(ControllerConfig)}

@@ -6,11 +6,15 @@ import torch
 
 from enas.architecture import Space
 from enas.controllers.base import Controller
-from enas.controllers.config import ControllerConfig, IndependentConfig, UniformConfig
+from enas.controllers.config import ControllerConfig, IndependentConfig, LSTMConfig, UniformConfig
 from enas.controllers.independent import IndependentPolicy
 from enas.controllers.lstm import LSTMPolicy
+from enas.controllers.lstm_macro import MacroLSTMPolicy
+from enas.controllers.lstm_micro import MicroLSTMPolicy
+from enas.controllers.lstm_steps import StepwisePolicy
 from enas.controllers.policy_gradient import PolicyGradientController
 from enas.controllers.uniform import UniformController
+from enas.errors import ConfigError
 
 
 def build_controller(
@@ -19,11 +23,29 @@ def build_controller(
     """The controller of these settings for this space, its weights drawn from `seed` alike on every device.
 
     A controller is small: the CPU is usually its fastest place, whatever device the supernet is on. Raises
-    `ConfigError` if the controller cannot decide the space.
+    `ConfigError` if the controller cannot decide the space, or has settings that mean nothing there.
     """
     if isinstance(config, UniformConfig):
         return UniformController(space, device)
     if isinstance(config, IndependentConfig):
+        if config.reinforce.skip_weight and config.reinforce.skip_penalty == "reward":
+            raise ConfigError(
+                "The skip penalty of an independent policy is the same for every proposal, so as part of the "
+                "reward it teaches nothing; set skip_penalty to regulariser."
+            )
         return PolicyGradientController(IndependentPolicy(space).to(device), config.reinforce)
-    policy = LSTMPolicy(space, config, torch.Generator().manual_seed(seed))
+    policy = lstm_policy(space, config, torch.Generator().manual_seed(seed))
     return PolicyGradientController(policy.to(device), config.reinforce)
+
+
+def lstm_policy(space: Space, config: LSTMConfig, generator: torch.Generator) -> StepwisePolicy:
+    """The paper's policy for the kinds of decisions that the space has.
+
+    Raises `ConfigError` if there is none, or if a setting means nothing there.
+    """
+    kinds = {decision.kind for decision in space.decisions}
+    if kinds <= {"operation", "skip"}:
+        return MacroLSTMPolicy(space, config, generator)
+    if kinds <= {"source", "operation"} and "operation" in kinds:
+        return MicroLSTMPolicy(space, config, generator)
+    return LSTMPolicy(space, config, generator)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from enas.errors import ConfigError
@@ -35,7 +35,15 @@ class ReinforceConfig:
     """Weight of the entropy (nats), which keeps the policy from collapsing early."""
     entropy: Literal["regulariser", "reward", "taken-action-in-reward"] = "regulariser"
     """Where the entropy enters: the loss, with gradient; the reward (paper); or the reward, where only the
-    taken option's p log(1/p) counts (authors' recurrent code)."""
+    taken option's p log(1/p) counts (authors' recurrent and macro codes)."""
+    skip_weight: float = 0.0
+    """Weight of the skip penalty: the KL divergence (nats) of the probability of each skip connection from
+    `skip_rate`, summed over the bits of a layer, averaged over the layers. For spaces with skip decisions."""
+    skip_rate: float = 0.4
+    """ρ: the probability of a skip connection at which the penalty is 0."""
+    skip_penalty: Literal["regulariser", "reward"] = "regulariser"
+    """Where the skip penalty enters: the loss, with gradient (authors' code); or the reward (paper), where it
+    can only favour the paths on which it is small, so that an independent policy learns nothing from it."""
     max_grad_norm: float | None = None
     """Clip the gradient to this norm; None does not clip."""
 
@@ -47,6 +55,8 @@ class ReinforceConfig:
         _require(self.eps > 0, "eps", self.eps, "above 0")
         _require(0 <= self.decay < 1, "decay", self.decay, "from 0 to below 1")
         _require(self.entropy_weight >= 0, "entropy_weight", self.entropy_weight, "0 or more")
+        _require(self.skip_weight >= 0, "skip_weight", self.skip_weight, "0 or more")
+        _require(0 < self.skip_rate < 1, "skip_rate", self.skip_rate, "above 0 and below 1")
         clip = self.max_grad_norm
         _require(clip is None or clip > 0, "max_grad_norm", clip, "above 0, or None")
 
@@ -73,6 +83,11 @@ AUTHORS_REINFORCE = ReinforceConfig(
 )
 """The authors' corrected recurrent code's; it makes an update of 10 proposals."""
 
+AUTHORS_CONVOLUTIONAL_REINFORCE = replace(
+    PAPER_REINFORCE, learning_rate=3.5e-3, betas=(0.0, 0.999), eps=1e-3, entropy_weight=1e-4
+)
+"""The first released code's for convolutional cells."""
+
 
 @dataclass(frozen=True)
 class UniformConfig:
@@ -89,7 +104,10 @@ class IndependentConfig:
 
 @dataclass(frozen=True)
 class LSTMConfig:
-    """The paper's controller: an LSTM that decides node after node. The defaults are the paper's."""
+    """The paper's controller: an LSTM that decides node after node. The defaults are the paper's.
+
+    A setting that means nothing in a space is refused there unless it is at its default.
+    """
 
     hidden: int = 100
     """Units of the LSTM."""
@@ -100,9 +118,16 @@ class LSTMConfig:
     tanh_constant: float | None = 2.5
     """Logits become this constant times their tanh, so none leaves ± the constant; None does not."""
     distance_prior: bool = False
-    """Subtract (k - j)²/6 from the logit of node k reading node j, as the authors' recurrent codes do."""
+    """Subtract (k - j)²/6 from the logit of node k reading node j, as the authors' recurrent codes do
+    (recurrent space)."""
     tied_softmax: bool = False
-    """Use the functions' embeddings as their softmax weights too, as the authors' corrected code does."""
+    """Use the embeddings of functions or operations as their softmax weights too, as the authors' corrected
+    code does."""
+    operation_tanh_reduce: float = 1.0
+    """Divides the tanh constant of operations (micro space)."""
+    operation_prior: Literal["none", "authors"] = "none"
+    """Favour separable convolutions at the start as much as the first released code does, by biases that are
+    added after the tanh and learn (micro space)."""
     reinforce: ReinforceConfig = PAPER_REINFORCE
     """How the policy learns from rewards."""
 
@@ -112,6 +137,14 @@ class LSTMConfig:
         for setting in ("temperature", "tanh_constant"):
             value = getattr(self, setting)
             _require(value is None or value > 0, setting, value, "above 0, or None")
+        reduce = self.operation_tanh_reduce
+        _require(reduce > 0, "operation_tanh_reduce", reduce, "above 0")
+        _require(
+            reduce == 1 or self.tanh_constant is not None,
+            "operation_tanh_reduce",
+            reduce,
+            "1 where tanh_constant is None",
+        )
 
 
 ControllerConfig = UniformConfig | IndependentConfig | LSTMConfig
@@ -121,6 +154,14 @@ DEFAULT = IndependentConfig()
 
 PAPER = LSTMConfig()
 """The paper's recurrent search (appendix A)."""
+
+PAPER_MACRO = LSTMConfig(
+    reinforce=replace(PAPER_REINFORCE, entropy_weight=0.1, skip_weight=0.8, skip_penalty="reward")
+)
+"""The paper's search for a whole convolutional network (§3.2)."""
+
+PAPER_MICRO = LSTMConfig(reinforce=replace(PAPER_REINFORCE, entropy_weight=0.1))
+"""The paper's search for convolutional cells (§3.2)."""
 
 AUTHORS = LSTMConfig(
     hidden=64,
@@ -132,3 +173,27 @@ AUTHORS = LSTMConfig(
     reinforce=AUTHORS_REINFORCE,
 )
 """The authors' corrected recurrent search."""
+
+AUTHORS_MACRO = LSTMConfig(
+    hidden=64,
+    temperature=None,
+    tanh_constant=1.5,
+    reinforce=replace(
+        AUTHORS_CONVOLUTIONAL_REINFORCE,
+        learning_rate=1e-3,
+        entropy="taken-action-in-reward",
+        skip_weight=0.8,
+        skip_penalty="regulariser",
+    ),
+)
+"""The authors' first released code's search for a whole network; it makes an update of 20 proposals."""
+
+AUTHORS_MICRO = LSTMConfig(
+    hidden=64,
+    temperature=None,
+    tanh_constant=1.10,
+    operation_tanh_reduce=2.5,
+    operation_prior="authors",
+    reinforce=AUTHORS_CONVOLUTIONAL_REINFORCE,
+)
+"""The authors' first released code's search for cells; it makes an update of 10 proposals."""

@@ -17,16 +17,24 @@ from enas.controllers.reinforce import (
     leave_one_out_baseline,
     normalise,
     policy_gradient_loss,
+    skip_penalty,
     taken_action_entropy,
 )
-from enas.errors import NotFiniteError, RunFolderError
+from enas.errors import ConfigError, NotFiniteError, RunFolderError
 
 
 class PolicyGradientController(Controller):
     """Proposes from `policy` and moves it up the gradient of the expected reward, a step a `feedback`."""
 
     def __init__(self, policy: Policy, config: ReinforceConfig) -> None:
+        """Raises `ConfigError` if the settings weight a skip penalty and the space has no skip decisions."""
         self.space = policy.space
+        self.has_skips = any(decision.kind == "skip" for decision in self.space.decisions)
+        if config.skip_weight and not self.has_skips:
+            raise ConfigError(
+                f"The {self.space.name} space has no skip connections to penalise; set skip_weight to 0, "
+                f"not {config.skip_weight}."
+            )
         self.policy = policy
         self.config = config
         self.moving_average: float | None = None
@@ -42,21 +50,25 @@ class PolicyGradientController(Controller):
     def feedback(self, proposals: Proposals, rewards_N: Tensor) -> dict[str, float]:
         """One REINFORCE step; proposals made without gradient are scored again.
 
-        Also logs `baseline` (mean), `advantage` (mean, before normalising; about 0 in health), `loss` and
-        `grad_norm` (before clipping). Raises `NotFiniteError` if the gradient is not finite; nothing has been
+        Also logs `baseline` (mean), `advantage` (mean, before normalising; about 0 in health), `loss`,
+        `grad_norm` (before clipping) and, where the space has skip connections, `skip_penalty` (nats, mean over
+        the proposals, unweighted). Raises `NotFiniteError` if the gradient is not finite; nothing has been
         learnt then.
         """
         check_rewards(self.space, proposals, rewards_N)
         if not proposals.log_prob_NL.requires_grad:
             proposals = self.policy.score(proposals.choices_NL)
         log_prob_N, entropy_N = proposals.log_prob_N, proposals.entropy_N
-        weight = self.config.entropy_weight
+        penalty_N = skip_penalty(self.space, proposals, self.config.skip_rate)
+        weight, skip_weight = self.config.entropy_weight, self.config.skip_weight
 
         reward_N = rewards_N.cpu().double()
         if self.config.entropy == "reward":
             reward_N = reward_N + weight * entropy_N.detach().cpu()
         elif self.config.entropy == "taken-action-in-reward":
             reward_N = reward_N + weight * taken_action_entropy(proposals.log_prob_NL).detach().cpu()
+        if self.config.skip_penalty == "reward":
+            reward_N = reward_N - skip_weight * penalty_N.detach().cpu()
 
         baseline_N = self._baseline(reward_N)
         advantage_N = reward_N - baseline_N
@@ -64,11 +76,14 @@ class PolicyGradientController(Controller):
         loss = policy_gradient_loss(log_prob_N, scaled_N)
         if self.config.entropy == "regulariser":
             loss = loss - weight * entropy_N.mean()
+        if self.config.skip_penalty == "regulariser":
+            loss = loss + skip_weight * penalty_N.mean()
 
         grad_norm = self._descend(loss)
         if self.config.baseline == "ema":
             self.moving_average = float(baseline_N[-1])
         entropy, largest = float(entropy_N.detach().mean()), maximum_entropy(self.space)
+        skips = {"skip_penalty": float(penalty_N.detach().mean())} if self.has_skips else {}
         return {
             "reward": float(rewards_N.mean()),
             "baseline": float(baseline_N.mean()),
@@ -77,6 +92,7 @@ class PolicyGradientController(Controller):
             "entropy_share": entropy / largest if largest else 1.0,
             "loss": float(loss.detach()),
             "grad_norm": grad_norm,
+            **skips,
         }
 
     def mode(self) -> tuple[int, ...]:

@@ -10,21 +10,16 @@ The Penn Treebank (as prepared by Mikolov) is for research use, WikiText-2 is CC
 of this package.
 """
 
-import hashlib
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pooch
-
+from enas.data.downloads import cache_folder, read_checked, retrieve
 from enas.data.text import SPLITS, Split
 from enas.errors import DataError
 
 logger = logging.getLogger(__name__)
-
-DATA_VARIABLE = "ENAS_DATA"
 
 
 @dataclass(frozen=True)
@@ -64,11 +59,6 @@ WIKITEXT_2 = PublishedText(
 PUBLISHED_TEXTS = {text.name: text for text in (PTB, WIKITEXT_2)}
 
 
-def cache_folder() -> Path:
-    """Where downloaded data are kept: $ENAS_DATA, or else the platform's cache folder for this package."""
-    return Path(os.environ.get(DATA_VARIABLE) or pooch.os_cache("enas")).expanduser()
-
-
 def locate(text: PublishedText, folder: str | Path | None = None, download: bool = True) -> Path:
     """Folder with the checked train.txt, valid.txt and test.txt of a published text.
 
@@ -97,28 +87,11 @@ def _remedy(place: Path) -> str:
 
 def _download(text: PublishedText, missing: Sequence[Split], place: Path) -> None:
     logger.info("downloading %s (%.1f MB in all) from %s to %s", text.name, text.megabytes, text.url, place)
-    pooch.get_logger().setLevel(logging.WARNING)  # it would say the same again for every file
     for split in missing:
         url = text.url.format(split=split)
-        try:
-            pooch.retrieve(url, f"sha256:{text.sha256[split]}", f"{split}.txt", place)
-        except OSError as error:  # of the network (those of requests are OSErrors) or of the disk
-            raise DataError(
-                f"{text.name} could not be downloaded from {url} ({type(error).__name__}). {_remedy(place)}"
-            ) from error
-        except ValueError as error:  # a wrong checksum; pooch has deleted the file
-            raise DataError(
-                f"What {url} sends is not the published file: its sha256 is not {text.sha256[split]}. "
-                f"{_remedy(place)}"
-            ) from error
+        retrieve(text.name, url, f"sha256:{text.sha256[split]}", place / f"{split}.txt", _remedy(place))
 
 
 def _check(text: PublishedText, split: Split, path: Path) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != text.sha256[split]:
-        raise DataError(
-            f"{path} is not the published file of {text.name}: "
-            f"its sha256 is {found}, not {text.sha256[split]}. "
-            "Replace it, or set `source` to its folder to read it as a text of your own."
-        )
+    remedy = "Replace it, or set `source` to its folder to read it as a text of your own."
+    read_checked(text.name, path, text.sha256[split], remedy)

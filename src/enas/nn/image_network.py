@@ -58,6 +58,11 @@ class ImageChild(nn.Module, ABC):
 
     architecture: Architecture
 
+    @property
+    def auxiliary(self) -> nn.Module | None:
+        """The classifier that serves the training alone, if there is one; counts of parameters leave it out."""
+        return None
+
     @abstractmethod
     def outputs(self, images_BCHW: Tensor, how: Pass) -> Outputs:
         """The class scores, with those of the auxiliary head in training."""

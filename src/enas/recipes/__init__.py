@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 from enas.config import RunConfig
 from enas.errors import ConfigError, did_you_mean
+from enas.recipes.macro import macro_authors, macro_default, macro_paper, macro_quick
+from enas.recipes.micro import micro_authors, micro_default, micro_paper, micro_quick
 from enas.recipes.recurrent import recurrent_authors, recurrent_default, recurrent_paper, recurrent_quick
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
@@ -19,6 +21,14 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "recurrent-default": recurrent_default,
     "recurrent-paper": recurrent_paper,
     "recurrent-authors": recurrent_authors,
+    "macro-quick": macro_quick,
+    "macro-default": macro_default,
+    "macro-paper": macro_paper,
+    "macro-authors": macro_authors,
+    "micro-quick": micro_quick,
+    "micro-default": micro_default,
+    "micro-paper": micro_paper,
+    "micro-authors": micro_authors,
 }
 
 

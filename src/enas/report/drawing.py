@@ -1,152 +1,27 @@
-"""Drawings of architectures: text for a terminal, SVG, PNG.
+"""Drawings of architectures: text for what a terminal can show, SVG, PNG.
 
-Any `Graph` can be drawn. `layout` works out what stands where, as plain numbers; `to_text` and `to_dot` only
-write that down. The text is a tree with one line a node, each below the deepest node that it reads and one
-step further right; what else it reads is named beside it, and a rail collects what goes into the output:
-
-    x[t]   ─┐
-    h[t-1] ─┴─ 1 tanh
-               ├─ 2 relu ────┐
-               └─ 3 tanh     │
-                  └─ 4 relu ─┴─▶ mean → h[t]
+Any `Graph` can be drawn. `enas.report.layout` works out what stands where, `enas.report.text` writes it as text, and
+`to_dot` in Graphviz's language. A picture of a chain, in which every node reads the one before it, is a column of boxes;
+what leaves a box at its right runs down a line of its own, from which branches lead back to the nodes that read it.
+Graphviz places the nodes of any other graph, in rows by depth.
 """
 
 import contextlib
-import graphlib
 import html
+import itertools
+import math
 import os
 import sys
-import textwrap
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import Literal, TextIO
 
-from rich.cells import cell_len
-from rich.color import ColorSystem
 from rich.console import Console
-from rich.style import Style
 
 from enas.architecture import Graph, GraphNode
 from enas.errors import EnasError
+from enas.report.layout import Layout, colours, layout, parts
+from enas.report.text import to_text
 from enas.runtime.files import write_atomic
-
-WIDTH = 80
-"""Columns that a text drawing keeps to, unless the architecture is so deep that indentation needs more."""
-
-_COLOURS = {
-    "tanh": ("#56B4E9", "cyan"),
-    "relu": ("#E69F00", "yellow"),
-    "sigmoid": ("#009E73", "green"),
-    "identity": ("#CC79A7", "magenta"),
-}
-"""Function: its colour in a picture and in a terminal. The palette is Okabe and Ito's, for every eyesight."""
-
-_MORE_COLOURS = (
-    ("#0072B2", "bright_blue"),
-    ("#D55E00", "red"),
-    ("#F0E442", "bright_yellow"),
-    ("#999999", "white"),
-)
-"""For functions and operations without a colour of their own, in the order in which a drawing meets them."""
-
-_TO_ASCII = str.maketrans("─│├└┐┤┴▶", "-|+`+++>")
-
-
-# ----------------------------------------------------------------------------------------------------- layout
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a node stands. `parent`, the node that it is drawn below, is the deepest one that it reads."""
-
-    node: GraphNode
-    depth: int
-    """Arrows on the longest way to it from a node that reads nothing."""
-    reads: tuple[str, ...]
-    """Keys of all nodes that it reads, in the graph's order."""
-    parent: str | None
-    children: tuple[str, ...]
-    """Keys of the nodes drawn below it, in the graph's order."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """All that a drawing shows: every node is in `places`, every arrow in the `reads` of its target."""
-
-    title: str
-    places: dict[str, Place]
-    """By key, in the graph's order."""
-    output: str | None
-    """The node that the rail of a text drawing leads to: the only output, if no other node reads it."""
-
-
-def layout(graph: Graph) -> Layout:
-    """Place every node.
-
-    Raises:
-        EnasError: an arrow leads nowhere, two nodes have one key, or arrows form a circle.
-    """
-    order = {node.key: number for number, node in enumerate(graph.nodes)}
-    if len(order) < len(graph.nodes):
-        twice = [key for key, count in Counter(node.key for node in graph.nodes).items() if count > 1]
-        raise EnasError(f"cannot draw {graph.title!r}: several nodes have the key {', '.join(twice)}")
-    reads: dict[str, list[str]] = {key: [] for key in order}
-    for source, target in sorted(dict.fromkeys(graph.edges), key=lambda edge: order.get(edge[0], -1)):
-        if source not in order or target not in order:
-            raise EnasError(
-                f"cannot draw {graph.title!r}: the arrow {source} -> {target} has an end that is no node"
-            )
-        reads[target].append(source)
-
-    depth: dict[str, int] = {}
-    try:
-        for key in graphlib.TopologicalSorter(reads).static_order():
-            depth[key] = 1 + max((depth[source] for source in reads[key]), default=-1)
-    except graphlib.CycleError as error:
-        raise EnasError(
-            f"cannot draw {graph.title!r}: arrows form a circle, {' -> '.join(error.args[1])}"
-        ) from None
-
-    sinks = order.keys() - {source for source, _ in graph.edges}
-    outputs = [node.key for node in graph.nodes if node.role == "output"]
-    output = outputs[0] if len(outputs) == 1 and outputs[0] in sinks and reads[outputs[0]] else None
-
-    parent = {
-        key: max(reads[key], key=lambda source: (depth[source], order[source]), default=None) for key in order
-    }
-    places = {
-        node.key: Place(
-            node,
-            depth[node.key],
-            tuple(reads[node.key]),
-            parent[node.key],
-            tuple(key for key in order if parent[key] == node.key and key != output),
-        )
-        for node in graph.nodes
-    }
-    return Layout(graph.title, places, output)
-
-
-# ------------------------------------------------------------------------------------------------------- text
-
-
-@dataclass(slots=True)
-class _Line:
-    """One line of a text drawing: pieces, each with its colour or emphasis."""
-
-    pieces: list[tuple[str, str]]
-    key: str | None = None
-    """The node that the line shows; none for a line that goes on with the one above."""
-
-    def width(self) -> int:
-        return sum(cell_len(text) for text, _ in self.pieces)
-
-    def render(self, colour: bool) -> str:
-        if not colour:
-            return "".join(text for text, _ in self.pieces).rstrip()
-        system = ColorSystem.STANDARD
-        return "".join(Style.parse(style).render(text, color_system=system) for text, style in self.pieces)
 
 
 def text_for(graph: Graph, stream: TextIO | None = None) -> str:
@@ -165,137 +40,12 @@ def text_for(graph: Graph, stream: TextIO | None = None) -> str:
     return text
 
 
-def to_text(graph: Graph, *, colour: bool = False, unicode: bool = True) -> str:
-    """Draw the architecture as text: its title, then one line a node. Raises `EnasError` as `layout` does.
-
-    Args:
-        graph: what to draw.
-        colour: with the escape sequences of a terminal; every function has its colour.
-        unicode: with line-drawing characters; otherwise in ASCII alone.
-    """
-    plan = layout(graph if unicode else _in_ascii(graph))
-    styles = {kind: f"bold {terminal}" for kind, (_, terminal) in _colours(graph).items()}
-    lines: list[_Line] = []
-    for step in (3, 2, 1):
-        lines = _tree(plan, styles, step)
-        _add_rail(lines, plan)
-        if max((line.width() for line in lines), default=0) <= WIDTH:
-            break
-    text = "\n".join(
-        [_Line([(plan.title, "bold")]).render(colour), "", *(line.render(colour) for line in lines)]
-    )
-    return text if unicode else text.translate(_TO_ASCII)
-
-
-def _tree(plan: Layout, styles: dict[str, str], step: int) -> list[_Line]:
-    """The drawing without its rail, every level of depth indented by `step` columns."""
-    lines: list[_Line] = []
-    joined = _joined_inputs(plan)
-    names = _short_names(plan)
-
-    def label(key: str) -> tuple[str, str]:
-        node = plan.places[key].node
-        return node.label, styles.get(node.kind, "bold")
-
-    def grow(key: str, before: list[tuple[str, str]], below: str) -> None:
-        """Draw a node behind the pieces `before`, and what hangs on it behind the text `below`."""
-        place = plan.places[key]
-        line = _Line([*before, label(key)], key)
-        lines.append(line)
-        others = [names[source] for source in place.reads if source != place.parent]
-        if others and key not in joined:
-            indent = line.width() + 2
-            room = max(WIDTH - _rail_width(plan) - indent, 20)
-            first, *more = textwrap.wrap("also reads " + ", ".join(others), room, break_long_words=False)
-            line.pieces.append(("  " + first, "dim"))
-            stem = below + ("│" if place.children else "")
-            lines.extend(_Line([(stem + " " * (indent - cell_len(stem)) + words, "dim")]) for words in more)
-        for child in place.children:
-            last = child == place.children[-1]
-            branch = ("└" if last else "├") + "─" * (step - 2) + " " * (step > 1)
-            grow(child, [(below + branch, "dim")], below + (" " if last else "│") + " " * (step - 1))
-
-    for reader, inputs in joined.items():
-        width = max(cell_len(label(key)[0]) for key in inputs)
-        for key, arm in zip(inputs, ["┐", *"┤" * (len(inputs) - 2), "┴─ "], strict=True):
-            text, style = label(key)
-            lines.append(_Line([(text, style), (" " * (width - cell_len(text)) + " ─" + arm, "dim")], key))
-        grow(reader, lines.pop().pieces, " " * (width + 5))
-    bracketed = {key for inputs in joined.values() for key in inputs}
-    for key, place in plan.places.items():
-        if not place.reads and key not in bracketed:
-            grow(key, [], "")
-    return lines
-
-
-def _joined_inputs(plan: Layout) -> dict[str, tuple[str, ...]]:
-    """Nodes that read several inputs, which nobody else reads, and nothing else: a bracket joins them."""
-    readers = Counter(source for place in plan.places.values() for source in place.reads)
-    return {
-        key: place.reads
-        for key, place in plan.places.items()
-        if key != plan.output and len(place.reads) > 1 and place.depth == 1
-        if all(readers[source] == 1 for source in place.reads)
-    }
-
-
-def _short_names(plan: Layout) -> dict[str, str]:
-    """The first word of every label, where it tells one node; the whole label where it does not."""
-    labels = {key: place.node.label for key, place in plan.places.items()}
-    count = Counter(label.split(" ")[0] for label in labels.values())
-    return {
-        key: first if count[first := label.split(" ")[0]] == 1 else label for key, label in labels.items()
-    }
-
-
-def _rail_width(plan: Layout) -> int:
-    """Columns that the rail takes beside the widest line."""
-    return 0 if plan.output is None else len(" ─┴─▶ ") + cell_len(plan.places[plan.output].node.label)
-
-
-def _add_rail(lines: list[_Line], plan: Layout) -> None:
-    """Lead every node that goes into the output to a rail at the right, and the rail to the output."""
-    if plan.output is None:
-        return
-    output = plan.places[plan.output]
-    feeding = [number for number, line in enumerate(lines) if line.key in output.reads]
-    first, last = feeding[0], feeding[-1]
-    column = max(line.width() for line in lines[first : last + 1]) + 2
-    for number, line in enumerate(lines[first : last + 1], start=first):
-        gap = column - line.width()
-        if number not in feeding:
-            line.pieces.append((" " * gap + "│", "dim"))
-        elif number < last:
-            line.pieces.append((" " + "─" * (gap - 1) + ("┐" if number == first else "┤"), "dim"))
-        else:
-            line.pieces.append((" " + "─" * (gap - 1) + ("─" if first == last else "┴") + "─▶ ", "dim"))
-            line.pieces.append((output.node.label, "bold"))
-
-
-def _in_ascii(graph: Graph) -> Graph:
-    """The graph with labels in ASCII: arrows and crosses spelled out, a question mark for anything else."""
-
-    def plain(text: str) -> str:
-        return text.replace("→", "->").replace("×", "x").encode("ascii", "replace").decode()
-
-    nodes = tuple(replace(node, label=plain(node.label)) for node in graph.nodes)
-    return Graph(plain(graph.title), nodes, graph.edges)
-
-
-def _colours(graph: Graph) -> dict[str, tuple[str, str]]:
-    """The colour of every function or operation in the graph: for a picture, and for a terminal."""
-    kinds = dict.fromkeys(node.kind for node in graph.nodes if node.kind)
-    more = [kind for kind in kinds if kind not in _COLOURS]
-    return _COLOURS | {kind: _MORE_COLOURS[i % len(_MORE_COLOURS)] for i, kind in enumerate(more)}
-
-
-# --------------------------------------------------------------------------------------------------- pictures
-
-
 def to_dot(graph: Graph) -> str:
-    """Describe the drawing in Graphviz's language. Raises `EnasError` as `layout` does."""
+    """Describe the drawing in Graphviz's language: for `dot`, or for `nop2` if it is a chain, whose nodes and arrows
+    have places already. Raises `EnasError` as `layout` does."""
     plan = layout(graph)
-    colours = {kind: picture for kind, (picture, _) in _colours(graph).items()}
+    colour = {kind: picture for kind, (picture, _) in colours(graph).items()}
+    body = _chain(plan, colour) if plan.chain else _rows(graph, plan, colour)
     lines = [
         "digraph {",
         f"  graph [label=<<b>{html.escape(plan.title)}</b><br/> >, labelloc=t, {_FONT}, fontsize=15]",
@@ -303,14 +53,29 @@ def to_dot(graph: Graph) -> str:
         f'  node [shape=box, style="rounded,filled", height=0.36, margin="0.16,0.06", {_FONT}, fontsize=12]',
         "  node [penwidth=1.4]",
         f'  edge [penwidth=1.2, arrowsize=0.65, color="{_ARROW}"]',
+        *("  " + line for line in body),
     ]
-    for key, place in plan.places.items():
-        fill, border, text = _paint(place.node, colours)
-        style = ', style="rounded,filled,dashed"' if place.node.role == "input" else ""
-        lines.append(
-            f"  {_quoted(key)} [label={_quoted(place.node.label)}, "
-            f'fillcolor="{fill}", color="{border}", fontcolor="{text}"{style}]'
-        )
+    return "\n".join([*lines, "}", ""])
+
+
+def _rows(graph: Graph, plan: Layout, colour: dict[str, str]) -> list[str]:
+    """Nodes in rows by depth, and every group that no arrow joins to another on a ground of its own."""
+    lines: list[str] = []
+    grounds = parts(graph)
+    if len(grounds) > 1:
+        lines.append("graph [pack=14, packmode=array_i1]")  # one below the other, in this order
+    for number, part in enumerate(grounds):
+        if len(grounds) > 1:
+            lines += [
+                f"subgraph cluster_{number} {{",
+                f"graph [label={_quoted(part.title)}, {_GROUND}, fontsize=13, margin=14]",
+            ]
+        lines += [f"{_quoted(node.key)} [{_box(node, colour)}]" for node in part.nodes]
+        for depth in sorted({plan.places[node.key].depth for node in part.nodes}):
+            row = (_quoted(node.key) for node in part.nodes if plan.places[node.key].depth == depth)
+            lines.append(f"{{rank=same; {'; '.join(row)}}}")
+        if len(grounds) > 1:
+            lines.append("}")
     for key, place in plan.places.items():
         for source in place.reads:
             if place.node.role == "output":
@@ -319,11 +84,77 @@ def to_dot(graph: Graph) -> str:
                 one_step = place.depth - plan.places[source].depth == 1
                 weight = 4 if one_step else 1  # the heavier, the straighter
                 style = f"weight={weight}"
-            lines.append(f"  {_quoted(source)} -> {_quoted(key)} [{style}]")
-    for depth in sorted({place.depth for place in plan.places.values()}):
-        layer = (_quoted(key) for key, place in plan.places.items() if place.depth == depth)
-        lines.append(f"  {{rank=same; {'; '.join(layer)}}}")
-    return "\n".join([*lines, "}", ""])
+            lines.append(f"{_quoted(source)} -> {_quoted(key)} [{style}]")
+    return lines
+
+
+def _chain(plan: Layout, colour: dict[str, str]) -> list[str]:
+    """Nodes in a column, and the lines of what is read further down at their right; lengths are in points.
+
+    The line of a node runs left of those of the nodes above it, so that on its way out of the box it crosses none.
+    """
+    further = {place.node.key: place.others for place in plan.chain}
+    sources = [key for key in further if any(key in taken for taken in further.values())]
+    right = 14 + 3.6 * max(len(place.node.label) for place in plan.chain)
+    line_x = {key: right + 26 + 13 * number for number, key in enumerate(reversed(sources))}
+    edge = max(line_x.values(), default=right) + 16
+    left = right + 14 + 5.8 * max(len(place.node.group) for place in plan.chain)
+
+    lines: list[str] = []
+    y: dict[str, float] = {}
+    bottom = 0.0
+    for number, (name, nodes) in enumerate(
+        itertools.groupby((place.node for place in plan.chain), key=lambda node: node.group)
+    ):
+        top = bottom
+        bottom -= 6
+        for node in nodes:
+            y[node.key] = bottom - _PITCH / 2
+            bottom -= _PITCH
+        bottom -= 6
+        if name:
+            middle = f"{(edge - left) / 2:.1f},{(top + bottom) / 2:.1f}"
+            size = f"width={(edge + left) / 72:.3f}, height={(top - bottom) / 72:.3f}"
+            caption = _quoted(name).removesuffix('"') + r'\l"'  # \l: at the left
+            look = f"class=ground, labelloc=t, fontsize=12, {_GROUND}"
+            lines.append(f'"ground {number}" [label={caption}, pos="{middle}", {size}, {look}]')
+        bottom -= 7
+
+    for place in plan.chain:
+        where = f'pos="0,{y[place.node.key]:.1f}", width={2 * right / 72:.3f}'
+        lines.append(f"{_quoted(place.node.key)} [{_box(place.node, colour)}, {where}]")
+    for before, place in itertools.pairwise(plan.chain):
+        start, end = y[before.node.key] - 13, y[place.node.key] + 13
+        lines.append(_arrow(before.node.key, place.node.key, [(0, start), (0, end)], _ARROW))
+    for key, taken in further.items():
+        for source in taken:
+            kind, x = plan.places[source].node.kind, line_x[source]
+            leave, enter = y[source] - 5, y[key] + 5
+            corners = [(right, leave), (x, leave), (x, enter), (right, enter)]
+            lines.append(_arrow(source, key, corners, colour.get(kind, _ARROW)))
+    return lines
+
+
+def _arrow(source: str, target: str, corners: list[tuple[float, float]], colour: str) -> str:
+    """An arrow along these corners, which are rounded, drawn as Bézier curves."""
+    *before, (tip_x, tip_y) = corners
+    back_x, back_y = _towards((tip_x, tip_y), before[-1], 6)
+    corners = [*before, (back_x, back_y)]
+    curve = [corners[0]]
+    for last, corner, following in zip(corners, corners[1:], corners[2:], strict=False):
+        begin, end = _towards(corner, last, _RADIUS), _towards(corner, following, _RADIUS)
+        curve += [curve[-1], begin, begin, corner, corner, end]
+    curve += [curve[-1], corners[-1], corners[-1]]
+    spline = " ".join(f"{x:.1f},{y:.1f}" for x, y in curve)
+    return (
+        f'{_quoted(source)} -> {_quoted(target)} [pos="e,{tip_x:.1f},{tip_y:.1f} {spline}", color="{colour}"]'
+    )
+
+
+def _towards(start: tuple[float, float], end: tuple[float, float], length: float) -> tuple[float, float]:
+    """The point at this distance from the start on the way to the end."""
+    share = length / math.dist(start, end)
+    return start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1])
 
 
 def write_svg(graph: Graph, path: str | os.PathLike[str]) -> None:
@@ -344,19 +175,25 @@ def write_png(graph: Graph, path: str | os.PathLike[str]) -> None:
     write_atomic(path, _picture(graph, "png"))
 
 
+_PITCH = 38  # from one node of a chain to the next, in points
+_RADIUS = 7  # of the corners of its lines
 _FONT = 'fontname="Helvetica,Arial,sans-serif"'
 _INK = "#222b36"
 _ARROW = "#6b7684"
 _PALE_ARROW = "#b4bcc6"  # into an output: there are many, and where they end is plain
+_GROUND = 'style="rounded,filled", color="#eef1f4", fillcolor="#f6f8fa", fontcolor="#5b6673"'
 
 
-def _paint(node: GraphNode, colours: dict[str, str]) -> tuple[str, str, str]:
-    """Fill, border and text of a node's box."""
+def _box(node: GraphNode, colour: dict[str, str]) -> str:
+    """How a node looks: its label, with fill, border and text of its box."""
     if node.role == "output":
-        return _INK, _INK, "#ffffff"
-    if node.role == "input" or not node.kind:
-        return "#ffffff", "#7a8594", _INK
-    return _tint(colours[node.kind]), colours[node.kind], _INK
+        fill, border, text = _INK, _INK, "#ffffff"
+    elif node.role == "input" or not node.kind:
+        fill, border, text = "#ffffff", "#7a8594", _INK
+    else:
+        fill, border, text = _tint(colour[node.kind]), colour[node.kind], _INK
+    style = ', style="rounded,filled,dashed"' if node.role == "input" else ""
+    return f'label={_quoted(node.label)}, fillcolor="{fill}", color="{border}", fontcolor="{text}"{style}'
 
 
 def _tint(colour: str) -> str:
@@ -382,8 +219,9 @@ def _picture(graph: Graph, format: Literal["svg", "png"]) -> bytes:
     dot = pygraphviz.AGraph(string=to_dot(graph))
     if format == "png":
         dot.graph_attr["dpi"] = "192"
+    program = "nop2" if layout(graph).chain else "dot"
     with _silent_libraries():
-        picture: bytes = dot.draw(format=format, prog="dot")
+        picture: bytes = dot.draw(format=format, prog=program)
     return picture
 
 

@@ -77,7 +77,7 @@ def verdict(results: list[dict[str, Any]], metric: Metric) -> str:
 def next_commands(run: Run) -> str:
     """What can be done from here."""
     folder = run.folder
-    lines = [f"enas show {folder} --png cell.png", "enas recipes"]
+    lines = [f"enas show {folder} --png architecture.png", "enas recipes"]
     if not (folder / "search.json").exists() and "search" in run.stages:
         lines = [f"enas resume {folder}"]
     elif not (folder / "architecture.json").exists():
@@ -85,7 +85,5 @@ def next_commands(run: Run) -> str:
     elif not run.results():
         lines = [f"enas show {folder}", f"enas retrain {folder}"]
     else:
-        lines.append(
-            "enas run recurrent-quick --data.source FOLDER   # train.txt, valid.txt, test.txt of your own"
-        )
+        lines.append(run.config.on_own_data)
     return "next:\n" + "\n".join(f"  {line}" for line in lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,8 @@ import safetensors.torch
 import torch
 
 from enas.architecture import Architecture, Space
-from enas.config import Metric, RunConfig, Workshop
+from enas.config import Metric, RunConfig, Workshop, named_controllers
+from enas.controllers.config import AUTHORS, PAPER, ControllerConfig
 from enas.data.sources import TextConfig, load_text
 from enas.data.text import Corpus
 from enas.retrain import Network, RetrainConfig
@@ -45,6 +47,10 @@ class RecurrentConfig(RunConfig):
     """Searching a recurrent cell for a word-level language model (paper §2.1 and §3.1)."""
 
     metric: ClassVar[Metric] = Metric("ppl", lower_is_better=True)
+    on_own_data: ClassVar[str] = (
+        "enas run recurrent-quick --data.source FOLDER   # train.txt, valid.txt, test.txt of your own"
+    )
+    controllers: ClassVar[Mapping[str, ControllerConfig]] = named_controllers(PAPER, AUTHORS)
 
     retrain: LanguageRetrainConfig = field(default_factory=LanguageRetrainConfig)
     """How the found cell, and what it is compared with, are trained from scratch."""

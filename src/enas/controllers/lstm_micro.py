@@ -1,0 +1,121 @@
+"""The paper's controller of cells (§2.4): the normal and then the reduction cell, from one run of the LSTM.
+
+* A cell starts with two steps on the "empty" embedding for its inputs, nodes 0 and 1. Their keys come from the
+  h of these steps, their anchors are 0 (authors' code).
+* Node n takes five steps. The first reads the "empty" embedding and gives source 1, by attention over nodes
+  0 .. n-1; the second reads the anchor of source 1 and gives source 2; the third reads the anchor of source 2
+  and gives operation 1; the fourth reads operation 1 and gives operation 2; the last reads operation 2, and its
+  h is the anchor of the node.
+* Operations have a bias inside the squash, z = h W_softmax + b, and a tanh constant of their own.
+* The next cell goes on from the state of the last, with anchors and keys of its own.
+
+The first released code starts b at (10, 10, 0, 0, 0), where the tanh is flat: what it favours by that it can
+never unlearn, nor can it prefer one separable convolution to the other. Here b starts at 0, and what that code
+favours is a setting, `operation_prior`: biases outside the tanh, which learn.
+
+Shape letters: those of `lstm_steps`, M cells.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from enas.architecture import Space
+from enas.controllers.config import LSTMConfig
+from enas.controllers.lstm_steps import Path, StepwisePolicy, cannot_decide, picked, refuse_settings
+from enas.errors import ConfigError
+
+INPUTS = 2
+"""Nodes 0 and 1 of a cell, the outputs of the two cells before."""
+
+SEPARABLE = ("sep3x3", "sep5x5")
+"""The operations that the first released code favours."""
+
+AUTHORS_PRIOR = ((1.10 / 2.5 + 0.25, -0.25), (1.10 / 2.5, 0.0))
+"""Its logits at the start: (separable, other) in the normal and in the reduction cell."""
+
+
+def cells_of(space: Space) -> tuple[int, ...]:
+    """The number of computed nodes of each cell.
+
+    Raises `ConfigError` unless node n = 2, 3, ... of a cell decides two sources, among all nodes before it,
+    and then two operations, the same ones everywhere.
+    """
+    decisions = space.decisions
+    firsts = [number for number, decision in enumerate(decisions[::4]) if decision.node == INPUTS]
+    cells = tuple(end - first for first, end in pairwise([*firsts, len(decisions) // 4]))
+    asked = [(decision.kind, decision.node) for decision in decisions]
+    of_node = ("source", "source", "operation", "operation")
+    if not (
+        asked == [(kind, INPUTS + i) for nodes in cells for i in range(nodes) for kind in of_node]
+        and all(len(d.options) == d.node for d in decisions if d.kind == "source")
+        and len({d.options for d in decisions if d.kind == "operation"}) == 1
+    ):
+        raise cannot_decide(
+            space,
+            "cells of nodes 2, 3, ... in order, each with two sources among all earlier nodes and then two "
+            "operations, the same ones everywhere",
+        )
+    return cells
+
+
+class MicroLSTMPolicy(StepwisePolicy):
+    """π(a) = Π of p(decision | all decisions before it), by one run of an LSTM over all cells."""
+
+    def __init__(self, space: Space, config: LSTMConfig, generator: torch.Generator) -> None:
+        """Raises `ConfigError` if the space is not one of cells."""
+        cells = cells_of(space)
+        refuse_settings(space, config, "distance_prior")
+        operations = next(decision.options for decision in space.decisions if decision.kind == "operation")
+        super().__init__(space, config, len(operations), generator)
+        self.cells = cells
+        self.operation_tanh_reduce = config.operation_tanh_reduce
+        self.bias_F = nn.Parameter(torch.zeros(len(operations)))
+        self.prior_MF = None if config.operation_prior == "none" else authors_prior(space, cells, operations)
+
+    def walk(self, path: Path) -> None:
+        h_NS = c_NS = zeros_NS = self.zeros(path.n)
+        empty_NG = self.empty_input(path.n)
+        embedding_FG = self.embedding_FS @ self.input_SG  # the inputs' part of the gates, once for all steps
+        for cell, nodes in enumerate(self.cells):
+            anchors, keys = [zeros_NS] * INPUTS, []
+            for _ in range(INPUTS):
+                h_NS, c_NS = self.step(empty_NG, h_NS, c_NS)
+                keys.append(h_NS @ self.key_SS)
+            for _ in range(nodes):
+                input_NG = empty_NG
+                for _ in range(2):
+                    h_NS, c_NS = self.step(input_NG, h_NS, c_NS)
+                    source_N = path.take(self.attend(h_NS, keys))
+                    input_NG = picked(anchors, source_N) @ self.input_SG
+                for _ in range(2):
+                    h_NS, c_NS = self.step(input_NG, h_NS, c_NS)
+                    input_NG = embedding_FG[path.take(self._operation_logits(h_NS, cell))]
+                h_NS, c_NS = self.step(input_NG, h_NS, c_NS)
+                anchors.append(h_NS)
+                keys.append(h_NS @ self.key_SS)
+
+    def _operation_logits(self, h_NS: Tensor, cell: int) -> Tensor:
+        """The logits of the operations of a node [N, F]."""
+        logits_NF = self.squash(h_NS @ self.softmax_FS.T + self.bias_F, self.operation_tanh_reduce)
+        return logits_NF if self.prior_MF is None else logits_NF + self.prior_MF[cell]
+
+
+def authors_prior(space: Space, cells: tuple[int, ...], operations: tuple[str, ...]) -> nn.Parameter:
+    """Biases that start where the first released code starts [M, F].
+
+    Raises `ConfigError` unless there is a normal and a reduction cell.
+    """
+    if len(cells) != len(AUTHORS_PRIOR):
+        raise ConfigError(
+            f"operation_prior = authors is for a normal and a reduction cell, not for the {len(cells)} of the "
+            f"{space.name} space; leave it at none."
+        )
+    return nn.Parameter(
+        torch.tensor(
+            [[sep if name in SEPARABLE else other for name in operations] for sep, other in AUTHORS_PRIOR]
+        )
+    )

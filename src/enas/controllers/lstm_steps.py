@@ -1,0 +1,177 @@
+"""What the paper's controllers of all spaces share: one LSTM that takes the decisions of a path in order.
+
+* Nodes, layers and tensors to choose from are known to the controller by their *anchors*, states h of the LSTM.
+  One of them is chosen by attention: z_j = v · tanh(h W_query + key_j), where key_j = anchor_j W_key.
+* A function or operation is chosen by z = h W_softmax; the next step reads its embedding.
+* Where there is nothing to read yet, a step reads a learned "empty" embedding.
+* Logits are c·tanh(z / temperature): flat at first, and never far from flat (Bello et al. 2017).
+
+The LSTM has no biases and starts from zeros. All N proposals take each step together.
+
+Shape letters: N proposals, L decisions, K options, D decisions taken at once, k options of each of them,
+S units of the LSTM, F functions or operations, G = 4S gate columns: input, forget, output, candidate.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from enas.architecture import Space
+from enas.controllers.base import Policy, Proposals
+from enas.controllers.categorical import gumbel_noise
+from enas.controllers.config import LSTMConfig
+from enas.errors import ConfigError
+
+Choose = Callable[[int, Tensor], Tensor]
+"""From the position of the first of D decisions and their logits [N, D, k] to the options taken [N, D]."""
+
+
+class Path:
+    """The decisions that N proposals have taken so far, in the order of the space."""
+
+    def __init__(self, n: int, options: int, choose: Choose) -> None:
+        self.n = n
+        self.options = options
+        self.choose = choose
+        self.position = 0
+        self.choices: list[Tensor] = []
+        self.logits: list[Tensor] = []
+
+    def take_together(self, logits_NDk: Tensor) -> Tensor:
+        """Take the next D decisions, none of which depends on another of them; return the options taken [N, D]."""
+        choices_ND = self.choose(self.position, logits_NDk)
+        self.position += logits_NDk.shape[1]
+        self.choices.append(choices_ND)
+        self.logits.append(F.pad(logits_NDk, (0, self.options - logits_NDk.shape[2]), value=-math.inf))
+        return choices_ND
+
+    def take(self, logits_Nk: Tensor) -> Tensor:
+        """Take the next decision; return the options taken [N]."""
+        return self.take_together(logits_Nk.unsqueeze(1)).squeeze(1)
+
+
+class StepwisePolicy(Policy):
+    """A policy that takes its decisions one after another with an LSTM; a subclass says in which steps."""
+
+    def __init__(self, space: Space, config: LSTMConfig, functions: int, generator: torch.Generator) -> None:
+        """All weights start uniform in ± `config.init_range`, drawn from `generator`."""
+        super().__init__()
+        self.space = space
+        self.options = max(len(decision.options) for decision in space.decisions)
+        self.temperature = config.temperature
+        self.tanh_constant = config.tanh_constant
+
+        def weight(*shape: int) -> nn.Parameter:
+            r = config.init_range
+            return nn.Parameter(torch.empty(shape).uniform_(-r, r, generator=generator))
+
+        units = config.hidden
+        self.empty_S = weight(units)
+        self.embedding_FS = weight(functions, units)
+        self.softmax_FS = self.embedding_FS if config.tied_softmax else weight(functions, units)
+        self.input_SG = weight(units, 4 * units)
+        self.state_SG = weight(units, 4 * units)
+        self.key_SS = weight(units, units)
+        self.query_SS = weight(units, units)
+        self.attention_S = weight(units)
+
+    @abstractmethod
+    def walk(self, path: Path) -> None:
+        """Take all decisions of the space on `path`."""
+
+    def sample(self, n: int, generator: torch.Generator) -> Proposals:
+        noise_NLK = gumbel_noise((n, len(self.space.decisions), self.options), generator, like=self.empty_S)
+
+        def draw(position: int, logits_NDk: Tensor) -> Tensor:
+            _, d, k = logits_NDk.shape
+            return (logits_NDk.detach() + noise_NLK[:, position : position + d, :k]).argmax(-1)
+
+        return Proposals.from_logits(*self._decide(n, draw))
+
+    def score(self, choices_NL: Tensor) -> Proposals:
+        return Proposals.from_logits(choices_NL, self.logits(choices_NL))
+
+    def mode(self) -> tuple[int, ...]:
+        """Greedy decoding: the most probable option at each step. A more probable architecture may exist."""
+        with torch.no_grad():
+            choices_NL, _ = self._decide(1, lambda _, logits_NDk: logits_NDk.argmax(-1))
+        return tuple(choices_NL[0].tolist())
+
+    def logits(self, choices_NL: Tensor) -> Tensor:
+        """The logits of all decisions along these paths [N, L, K]; -inf where there is no such option."""
+
+        def follow(position: int, logits_NDk: Tensor) -> Tensor:
+            return choices_NL[:, position : position + logits_NDk.shape[1]]
+
+        _, logits_NLK = self._decide(len(choices_NL), follow)
+        return logits_NLK
+
+    def _decide(self, n: int, choose: Choose) -> tuple[Tensor, Tensor]:
+        """Take all decisions in order; return the options taken [N, L] and the logits [N, L, K]."""
+        path = Path(n, self.options, choose)
+        self.walk(path)
+        return torch.cat(path.choices, 1), torch.cat(path.logits, 1)
+
+    # ---- the pieces of a walk --------------------------------------------------------------------------------
+
+    def zeros(self, n: int) -> Tensor:
+        """The LSTM's first h and c, and the anchor and key of what it has not seen [N, S]."""
+        return self.empty_S.new_zeros(n, len(self.empty_S))
+
+    def empty_input(self, n: int) -> Tensor:
+        """The gates' part of an input that says nothing [N, G]."""
+        return (self.empty_S @ self.input_SG).expand(n, -1)
+
+    def step(self, input_NG: Tensor, h_NS: Tensor, c_NS: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of the LSTM, given the input's part of the gates: the new h and c."""
+        gates_NG = torch.addmm(input_NG, h_NS, self.state_SG)
+        units = len(self.empty_S)
+        i_NS, f_NS, o_NS = gates_NG[:, : 3 * units].sigmoid().chunk(3, 1)
+        g_NS = gates_NG[:, 3 * units :].tanh()
+        c_NS = torch.addcmul(i_NS * g_NS, f_NS, c_NS)
+        return o_NS * c_NS.tanh(), c_NS
+
+    def attend(self, h_NS: Tensor, keys: Sequence[Tensor]) -> Tensor:
+        """The squashed logits of the anchors with these keys [N, S] each: one column a key [N, k]."""
+        keys_NkS = torch.stack(tuple(keys), 1)
+        z_Nk = (keys_NkS + (h_NS @ self.query_SS).unsqueeze(1)).tanh() @ self.attention_S
+        return self.squash(z_Nk)
+
+    def squash(self, z_NK: Tensor, reduce: float = 1.0) -> Tensor:
+        """c/reduce · tanh(z / temperature), or what is left of it where a constant is None."""
+        if self.temperature is not None:
+            z_NK = z_NK / self.temperature
+        if self.tanh_constant is not None:
+            z_NK = self.tanh_constant / reduce * z_NK.tanh()
+        return z_NK
+
+
+def picked(anchors: Sequence[Tensor], source_N: Tensor) -> Tensor:
+    """For each proposal the anchor that it chose [N, S]."""
+    return torch.stack(tuple(anchors))[source_N, torch.arange(len(source_N), device=source_N.device)]
+
+
+def cannot_decide(space: Space, needs: str) -> ConfigError:
+    """The error for a space whose decisions a controller does not understand."""
+    return ConfigError(
+        f"The lstm controller cannot decide the {space.name} space: it needs {needs}. "
+        "Use the independent controller."
+    )
+
+
+def refuse_settings(space: Space, config: LSTMConfig, *settings: str) -> None:
+    """Raise `ConfigError` if one of these settings, which say nothing about `space`, is not at its default."""
+    default = LSTMConfig()
+    for setting in settings:
+        value, left = getattr(config, setting), getattr(default, setting)
+        if value != left:
+            raise ConfigError(
+                f"{setting} = {value} means nothing to the lstm controller of the {space.name} space; "
+                f"leave it at {left}."
+            )

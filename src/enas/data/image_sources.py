@@ -1,0 +1,94 @@
+"""The setting that says which images a run learns from, and the one function that loads them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from enas.data.digits import read_digits
+from enas.data.image_arrays import read_image_arrays
+from enas.data.image_folder import read_image_folder
+from enas.data.image_splits import ImagePool, Parts, split_pool
+from enas.data.images import ImageData
+from enas.data.published_images import PUBLISHED_IMAGES, read_published
+from enas.errors import ConfigError, DataError, did_you_mean
+
+DIGITS = "digits"
+NAMED_SOURCES = (DIGITS, *PUBLISHED_IMAGES)
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """Which images to learn from, how many of them, and how they are split."""
+
+    source: str = DIGITS
+    """`digits` (from scikit-learn, no download), `cifar10`, `fashion-mnist`, the path of a folder of class
+    folders of pictures, or of an .npz file of arrays."""
+
+    folder: str | None = None
+    """Where the files of `cifar10` or `fashion-mnist` are; by default in a folder of their published name in
+    $ENAS_DATA, or else in the cache folder of the platform."""
+
+    size: int | None = None
+    """Scale the pictures of a folder to size × size pixels, cutting what is longer; by default all pictures
+    must be of one size."""
+
+    valid: int | float = 0.1
+    """Images held out of the training images for validation: a share below 1, or a number. The default is
+    CIFAR-10's 5,000 of 50,000. Not used if a folder has valid/ itself."""
+
+    test: int | float = 0.2
+    """Images held out for testing where the source has no test images of its own, likewise."""
+
+    max_train: int | None = None
+    """Most training and validation images together, each class in proportion. By default all."""
+
+    max_test: int | None = None
+    """Most test images, likewise. The accuracy on a part does not compare with that on the whole."""
+
+    split_seed: int = 0
+    """What images are held out follows from this number, whatever the seed of the run."""
+
+    allow_overlap: bool = False
+    """Accept images that are, pixel for pixel, in two splits."""
+
+    download: bool = True
+    """Download `cifar10` or `fashion-mnist` if it is not found and `folder` is not set."""
+
+
+def load_images(config: ImageConfig) -> ImageData:
+    """The images of a setting.
+
+    Raises `DataError` if they are missing or cannot be used, `ConfigError` if settings contradict each other.
+    """
+    parts = Parts(config.valid, config.test, config.max_train, config.max_test)
+    return split_pool(_read(config), parts, config.split_seed, config.allow_overlap)
+
+
+def _read(config: ImageConfig) -> ImagePool:
+    published = PUBLISHED_IMAGES.get(config.source)
+    path = Path(config.source).expanduser()
+    if config.folder is not None and published is None:
+        raise ConfigError(
+            f"`folder` is for {' and '.join(PUBLISHED_IMAGES)}, but `source` is {config.source!r}: "
+            f"to read pictures of your own, set `source` to {config.folder!r} and leave `folder` out."
+        )
+    own_folder = config.source not in NAMED_SOURCES and path.is_dir()
+    if config.size is not None and not own_folder:
+        raise ConfigError(
+            f"`size` is {config.size}, but only the pictures of a folder are scaled, and `source` is "
+            f"{config.source!r}: leave `size` out."
+        )
+    if config.size is not None and config.size < 1:
+        raise ConfigError(f"`size` is {config.size}; set it to 1 or more.")
+    if published is not None:
+        return read_published(published, config.folder, config.download)
+    if config.source == DIGITS:
+        return read_digits()
+    if own_folder:
+        return read_image_folder(path, config.size)
+    if path.suffix == ".npz" and path.is_file():
+        return read_image_arrays(path)
+    hint = did_you_mean(config.source, NAMED_SOURCES)
+    raise DataError(
+        f"`source` is {config.source!r}, neither a folder, nor an .npz file, nor one of "
+        f"{', '.join(NAMED_SOURCES)}" + (f"; {hint.rstrip()}" if hint else ".")
+    )

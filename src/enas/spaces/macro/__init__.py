@@ -1,0 +1,1 @@
+"""Whole convolutional networks, paper §2.3."""

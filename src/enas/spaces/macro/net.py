@@ -1,0 +1,178 @@
+"""What a macro architecture computes: with shared weights (`MacroSupernet`) or its own (`MacroChild`).
+
+Both hold one `MacroNetwork`, which runs a path: the supernet's has every weight of the space, a child's those of its
+architecture, under the same names. T[0] is the stem and T[i + 1] the output of layer i; layer i reads T[i] and joins its
+output with those of T[0] .. T[i - 1] that it has skip connections to (paper, §2.3).
+
+Shape letters: B images, C channels, H rows, W columns, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from enas.architecture import Architecture
+from enas.errors import ConfigError
+from enas.nn.activation import Activation
+from enas.nn.blocks import Classifier, DenseConv, FactorizedReduction, check_images, check_shape
+from enas.nn.image_network import ImageChild, ImageShape, ImageSupernet, Outputs, Pass
+from enas.spaces.macro.layer import Layer, MacroNetConfig
+from enas.spaces.macro.space import MacroSpace, reduction_layers
+
+__all__ = ["MacroChild", "MacroNetConfig", "MacroSupernet"]
+
+
+class Path(NamedTuple):
+    """What a network runs, layer by layer."""
+
+    operations: Sequence[str]
+    skips: Sequence[Sequence[int]]
+    """The numbers j of the tensors T[j] that each layer takes besides its input, ascending."""
+
+    @classmethod
+    def of(cls, architecture: Architecture) -> Path:
+        """An architecture's. Raises `ConfigError` if it is not of the macro space."""
+        space = macro_space(architecture)
+        return cls(space.operations_of(architecture), space.skips_of(architecture))
+
+    def last_readers(self) -> list[int]:
+        """For each tensor, the last layer that reads it; for the output of the last layer, the number of layers."""
+        last = list(range(len(self.skips) + 1))
+        for layer, sources in enumerate(self.skips):
+            for source in sources:
+                last[source] = layer
+        return last
+
+
+def macro_space(architecture: Architecture) -> MacroSpace:
+    """The architecture's space. Raises `ConfigError` if it is not a macro space."""
+    if not isinstance(architecture.space, MacroSpace):
+        raise ConfigError(
+            f"an architecture of the macro space is needed here, not one of the {architecture.space.name} space"
+        )
+    return architecture.space
+
+
+class MacroNetwork(nn.Module):
+    """Stem, layers, reductions and classifier, with the weights of every operation and source it may be asked to use."""
+
+    def __init__(
+        self,
+        operations: Sequence[Sequence[str]],
+        sources: Sequence[Sequence[int]],
+        config: MacroNetConfig,
+        shape: ImageShape,
+        generator: torch.Generator,
+    ) -> None:
+        """Layer by layer, the operations that may be asked for and the tensors that may be skipped from."""
+        super().__init__()
+        self.halving = reduction_layers(len(operations))
+        if not self.halving:
+            raise ConfigError(
+                f"a macro network has three stages and so needs at least 3 layers, not {len(operations)}"
+            )
+        check_shape(shape, halvings=len(self.halving))
+        self.shape = shape
+        channels = config.filters
+        self.stem = DenseConv(shape.channels, channels, 3, generator, config.norm)
+        self.layers = nn.ModuleList()
+        self.reductions = nn.ModuleDict()
+        for i, (named, numbered) in enumerate(zip(operations, sources, strict=True)):
+            self.layers.append(Layer(named, numbered, i == 0, channels, config, generator))
+            if i in self.halving:
+                wider = 2 * channels if config.double_channels else channels
+                for j in range(i + 2):
+                    self.reductions[f"{i}-{j}"] = FactorizedReduction(channels, wider, generator, config.norm)
+                channels = wider
+        self.classifier = Classifier(channels, shape.classes, config.dropout, generator)
+
+    def forward(self, images_BCHW: Tensor, path: Path, how: Pass) -> Outputs:
+        """The class scores [B, K] by one path; of the tensors, only those still to be read are kept and halved."""
+        check_images(images_BCHW, self.shape)
+        last = path.last_readers()
+        tensors: dict[int, Activation] = {0: self.stem(Activation(images_BCHW), how)}
+        for i, layer in enumerate(self.layers):
+            skips = {str(j): tensors[j] for j in path.skips[i]}
+            tensors[i + 1] = layer(tensors[i], skips, path.operations[i], how)
+            tensors = {j: x for j, x in tensors.items() if last[j] > i}
+            if i in self.halving:
+                tensors = {j: self.reductions[f"{i}-{j}"](x, how) for j, x in tensors.items()}
+        return Outputs(self.classifier(tensors[len(self.layers)], how))
+
+
+class MacroSupernet(ImageSupernet):
+    """The shared weights ω of the space: of every operation of every layer, and of every skip connection.
+
+    Each is a parameter of its own, so that those off the sampled path get no gradient and no optimiser work.
+    """
+
+    def __init__(
+        self, space: MacroSpace, config: MacroNetConfig, shape: ImageShape, generator: torch.Generator
+    ) -> None:
+        """Raises `ConfigError` if such images, or so few layers, cannot be halved twice."""
+        super().__init__()
+        self.space: MacroSpace = space
+        self.config = config
+        operations = [space.operations] * space.layers
+        self.network = MacroNetwork(
+            operations, [range(i) for i in range(space.layers)], config, shape, generator
+        )
+
+    def forward(self, images_BCHW: Tensor, architecture: Architecture, how: Pass) -> Outputs:
+        """The class scores of one architecture. Raises `ConfigError` if it is of another space."""
+        if architecture.space != self.space:
+            raise ConfigError(f"the architecture {architecture} is of another space than the supernet")
+        outputs: Outputs = self.network(images_BCHW, Path.of(architecture), how)
+        return outputs
+
+
+class MacroChild(ImageChild):
+    """One architecture with weights of its own, all reductions of the authors' network among them."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        config: MacroNetConfig,
+        shape: ImageShape,
+        generator: torch.Generator,
+    ) -> None:
+        """Raises `ConfigError` if such images, or so few layers, cannot be halved twice."""
+        super().__init__()
+        self.architecture = architecture
+        self.config = config
+        self.path = Path.of(architecture)
+        operations = [[operation] for operation in self.path.operations]
+        self.network = MacroNetwork(operations, self.path.skips, config, shape, generator)
+
+    def outputs(self, images_BCHW: Tensor, how: Pass) -> Outputs:
+        """The class scores."""
+        outputs: Outputs = self.network(images_BCHW, self.path, how)
+        return outputs
+
+    @torch.no_grad()
+    def load_slice(self, supernet: MacroSupernet) -> None:
+        """Copy the weights and moving statistics that the supernet holds for this architecture.
+
+        Raises `ConfigError` if the two do not run the same graph.
+        """
+        pairs = {
+            "space": (self.architecture.space, supernet.space),
+            "image shape": (self.network.shape, supernet.network.shape),
+            **{
+                setting.name: (getattr(self.config, setting.name), getattr(supernet.config, setting.name))
+                for setting in fields(MacroNetConfig)
+                if setting.name != "dropout"
+            },
+        }
+        for name, (own, shared_with) in pairs.items():
+            if own != shared_with:
+                raise ConfigError(
+                    f"the child's {name} is {own}, the supernet's is {shared_with}; they must agree"
+                )
+        shared = supernet.state_dict()
+        self.load_state_dict({name: shared[name] for name in self.state_dict()})

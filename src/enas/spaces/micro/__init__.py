@@ -1,0 +1,1 @@
+"""Convolutional cells, paper §2.4."""

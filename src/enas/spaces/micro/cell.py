@@ -1,0 +1,197 @@
+"""A cell of the micro space as a module: the same for a supernet, which holds the weights of every cell that may be
+chosen, and for a child, which holds those of one (paper, §2.4).
+
+Every use of an operation has weights of its own, named after the node that is computed, which of its two inputs this is,
+the operation, and the node that is read: `2-1-sep3x3-0`. Those off the computed path are not touched.
+
+Shape letters: B images, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from enas.nn.activation import Activation
+from enas.nn.blocks import DenseConv, FactorizedReduction, JoinedConv, NormConfig, SeparableConv, dropout_mask
+from enas.nn.convolution import average_pool, max_pool, total
+from enas.nn.image_network import Pass
+from enas.spaces.micro.joined import Calibration, Layout, Parts, rectified
+from enas.spaces.micro.space import Cell, MicroSpace
+
+OUTPUT = "output"
+"""The name of the only part that a cell with an output convolution hands on."""
+
+
+class Edge(NamedTuple):
+    """One of the two inputs of a computed node."""
+
+    node: int
+    slot: Literal[1, 2]
+    operation: str
+    source: int
+
+    @property
+    def key(self) -> str:
+        """The name of its weights."""
+        return f"{self.node}-{self.slot}-{self.operation}-{self.source}"
+
+
+class Reach(NamedTuple):
+    """What of a cell may be computed: one cell's own path in a child, everything in a supernet."""
+
+    edges: tuple[Edge, ...]
+    loose_ends: tuple[int, ...]
+
+
+def edges_of(cell: Cell) -> Iterator[tuple[Edge, Edge]]:
+    """The two inputs of every computed node."""
+    for number, node in enumerate(cell.nodes, start=2):
+        yield (
+            Edge(number, 1, node.operation_1, node.source_1),
+            Edge(number, 2, node.operation_2, node.source_2),
+        )
+
+
+def path_of(cell: Cell) -> Reach:
+    """What this cell computes."""
+    return Reach(tuple(edge for pair in edges_of(cell) for edge in pair), cell.loose_ends)
+
+
+def reach_of(space: MicroSpace) -> Reach:
+    """What any cell of the space computes."""
+    nodes = space.nodes + 2
+    edges = tuple(
+        Edge(node, slot, operation, source)
+        for node in range(2, nodes)
+        for slot in (1, 2)
+        for operation in space.operations
+        for source in range(node)
+    )
+    return Reach(edges, tuple(range(nodes)))
+
+
+def average_pooled(x: Activation, stride: int) -> Activation:
+    """Average pooling of what is in memory: the mean of scale · z + shift is scale · mean(z) + shift."""
+    return x._replace(z_BCHW=average_pool(x.z_BCHW, stride))
+
+
+def max_pooled(x: Activation, stride: int) -> Activation:
+    """Max pooling, which a norm whose scale may be negative has to come before."""
+    return Activation(max_pool(x.value(), stride))
+
+
+POOLS: dict[str, Callable[[Activation, int], Activation]] = {"avg3x3": average_pooled, "max3x3": max_pooled}
+"""The operations without weights, identity apart."""
+
+WIDTHS = {"sep3x3": 3, "sep5x5": 5}
+"""The widths of the separable convolutions."""
+
+
+class SeparableTwice(nn.Module):
+    """ReLU and separable convolution, twice; a stride is the first one's (paper, §2.4: applied twice)."""
+
+    def __init__(self, channels: int, width: int, generator: torch.Generator, norm: NormConfig) -> None:
+        super().__init__()
+        self.first = SeparableConv(channels, channels, width, generator, norm)
+        self.second = SeparableConv(channels, channels, width, generator, norm)
+
+    def forward(self, x: Activation, how: Pass, stride: int) -> Activation:
+        """[B, C, H / stride, W / stride], the second norm still to come."""
+        y: Activation = self.second(self.first(x.relu(), how, stride).relu(), how)
+        return y
+
+
+def drop_path(x: Activation, keep: float, draw: torch.Generator | None) -> Activation:
+    """Each image's x with probability `keep`, divided by it, or else zeros (Larsson et al. 2017)."""
+    images = x.z_BCHW.shape[0]
+    mask_B111 = dropout_mask((images, 1, 1, 1), 1 - keep, draw, x.z_BCHW)
+    if x.scale_C is None or x.shift_C is None:
+        return Activation(x.z_BCHW * mask_B111)
+    scale_BC11, shift_BC11 = mask_B111 * x.scale_C[:, None, None], mask_B111 * x.shift_C[:, None, None]
+    return Activation(torch.addcmul(shift_BC11, x.z_BCHW, scale_BC11))
+
+
+class MicroCell(nn.Module):
+    """One layer of the network: calibrated inputs, computed nodes, loose ends.
+
+    With a stride of 2 it halves the size: by the operations on its inputs, and by factorized reductions where an
+    identity, or nothing, reads an input.
+    """
+
+    def __init__(
+        self,
+        reach: Reach,
+        inputs: tuple[Layout, Layout],
+        channels: int,
+        generator: torch.Generator,
+        norm: NormConfig,
+        *,
+        stride: int = 1,
+        base_convolution: bool = False,
+        output_convolution: bool = False,
+    ) -> None:
+        """`inputs` are the older one, which may be of twice the size, and the newer one."""
+        super().__init__()
+        older, newer = inputs
+        halve = older.halvings < newer.halvings
+        self.stride = stride
+        self.older = Calibration(older, channels, halve, generator, norm)
+        self.newer = Calibration(newer, channels, False, generator, norm)
+        self.base = DenseConv(channels, channels, 1, generator, norm) if base_convolution else None
+        self.operations = nn.ModuleDict()
+        for edge in reach.edges:
+            if edge.operation in WIDTHS:
+                self.operations[edge.key] = SeparableTwice(channels, WIDTHS[edge.operation], generator, norm)
+            elif edge.operation == "identity" and self.stride_at(edge.source) > 1:
+                self.operations[edge.key] = FactorizedReduction(channels, channels, generator, norm)
+        self.unread = nn.ModuleDict(
+            {
+                str(node): FactorizedReduction(channels, channels, generator, norm)
+                for node in reach.loose_ends
+                if self.stride_at(node) > 1
+            }
+        )
+        names = tuple(map(str, reach.loose_ends))
+        self.output = JoinedConv(names, channels, channels, generator, norm) if output_convolution else None
+        self.layout = Layout(
+            (OUTPUT,) if output_convolution else names, channels, newer.halvings + (1 if stride > 1 else 0)
+        )
+
+    def stride_at(self, source: int) -> int:
+        """The stride of what reads a node: only the two inputs are of the size before the reduction."""
+        return self.stride if source < 2 else 1
+
+    def forward(self, older: Parts, newer: Parts, cell: Cell, how: Pass, keep: float = 1.0) -> Parts:
+        """The cell's output; in training mode every operation but identity is kept with probability `keep`."""
+        nodes: list[Activation] = [self.older(older, how), self.newer(newer, how)]
+        if self.base is not None:
+            nodes[1] = self.base(nodes[1].relu(), how)
+
+        @cache  # the same pooling of the same node may be asked for twice
+        def pooled(operation: str, source: int) -> Activation:
+            return POOLS[operation](nodes[source], self.stride_at(source))
+
+        def value(edge: Edge) -> Activation:
+            x, stride = nodes[edge.source], self.stride_at(edge.source)
+            y: Activation
+            if edge.operation == "identity":
+                y = x if stride == 1 else self.operations[edge.key](x, how)
+                return y
+            if edge.operation in POOLS:
+                y = pooled(edge.operation, edge.source)
+            else:
+                y = self.operations[edge.key](x, how, stride)
+            return drop_path(y, keep, how.draw) if self.training and keep < 1 else y
+
+        for pair in edges_of(cell):
+            nodes.append(Activation(total([value(edge) for edge in pair])))
+        loose: Parts = {}
+        for node in cell.loose_ends:
+            x = nodes[node]
+            loose[str(node)] = self.unread[str(node)](x, how) if self.stride_at(node) > 1 else x
+        return loose if self.output is None else {OUTPUT: self.output(rectified(loose), how)}

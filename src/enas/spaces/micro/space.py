@@ -1,0 +1,223 @@
+"""Convolutional cells, paper §2.4: a normal and a reduction cell, whose nodes add two operations on earlier nodes.
+
+Nodes 0 and 1 of a cell are the outputs of the two layers before it, 0 the older and 1 the newer; the computed nodes
+come after them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+from enas.architecture import Architecture, Decision, Graph, GraphNode, Space
+from enas.errors import ArchitectureError, ConfigError
+from enas.spaces.notation import check_operations, numbers_in, operation_name, operation_number
+
+OPERATIONS = ("sep3x3", "sep5x5", "avg3x3", "max3x3", "identity")
+"""Separable convolutions, pooling and identity (paper §2.4); their places are their numbers in the authors' strings."""
+
+CELLS = ("normal", "reduction")
+INPUTS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A computed node: operation 1 of source 1, plus operation 2 of source 2."""
+
+    source_1: int
+    operation_1: str
+    source_2: int
+    operation_2: str
+
+    def __str__(self) -> str:
+        return f"{self.operation_1}({self.source_1})+{self.operation_2}({self.source_2})"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """The computed nodes of a cell, numbers 2, 3, ...; 0 and 1 are its inputs."""
+
+    nodes: tuple[Node, ...]
+
+    @property
+    def loose_ends(self) -> tuple[int, ...]:
+        """The nodes that no other reads, an input included, ascending: what the cell's output is made of."""
+        read = {source for node in self.nodes for source in (node.source_1, node.source_2)}
+        return tuple(number for number in range(len(self.nodes) + INPUTS) if number not in read)
+
+    def __str__(self) -> str:
+        return " ".join(map(str, self.nodes))
+
+
+@dataclass(frozen=True)
+class MicroSpace(Space):
+    """Pairs of cells of `nodes` computed nodes each (the paper's B is two more, as it counts the inputs).
+
+    Node number n has (K·n)^2 choices with K operations. With five operations and five nodes that is
+    5,062,500,000,000 a cell, and its square, 2.56 · 10^25, a pair. The paper states 1.3 · 10^11 for both cells together
+    by (5·(B-2)!)^4, a formula that does not match its own description of what is sampled.
+    """
+
+    name: ClassVar[str] = "micro"
+
+    nodes: int = 5
+    operations: tuple[str, ...] = OPERATIONS
+
+    def __post_init__(self) -> None:
+        if self.nodes < 1:
+            raise ConfigError(f"a micro space needs at least 1 computed node in a cell, not {self.nodes}")
+        check_operations(self.operations, OPERATIONS)
+
+    @cached_property
+    def decisions(self) -> tuple[Decision, ...]:
+        decisions: list[Decision] = []
+        for cell in CELLS:
+            for node in range(INPUTS, INPUTS + self.nodes):
+                sources = tuple(map(str, range(node)))
+                decisions += [
+                    Decision(f"{cell} {node} source 1", "source", node, sources),
+                    Decision(f"{cell} {node} source 2", "source", node, sources),
+                    Decision(f"{cell} {node} operation 1", "operation", node, self.operations),
+                    Decision(f"{cell} {node} operation 2", "operation", node, self.operations),
+                ]
+        return tuple(decisions)
+
+    def cells(self, architecture: Architecture) -> tuple[Cell, Cell]:
+        """The normal and the reduction cell."""
+        quads = zip(*[iter(architecture.choices)] * 4, strict=True)
+        nodes = tuple(Node(j, self.operations[f], k, self.operations[g]) for j, k, f, g in quads)
+        return Cell(nodes[: self.nodes]), Cell(nodes[self.nodes :])
+
+    def build(self, normal: Cell, reduction: Cell) -> Architecture:
+        """The architecture of these two cells. Raises `ArchitectureError` for what is not in this space."""
+        choices: list[int] = []
+        for name, cell in zip(CELLS, (normal, reduction), strict=True):
+            if len(cell.nodes) != self.nodes:
+                raise ArchitectureError(
+                    f"the {name} cell has {len(cell.nodes)} nodes; this space has {self.nodes} a cell"
+                )
+            for number, node in enumerate(cell.nodes, start=INPUTS):
+                if not (0 <= node.source_1 < number and 0 <= node.source_2 < number):
+                    raise ArchitectureError(
+                        f"{str(node)!r} is node {number} of the {name} cell; it can read nodes 0 to {number - 1} only"
+                    )
+                operations = (node.operation_1, node.operation_2)
+                choices += [node.source_1, node.source_2]
+                choices += [operation_number(operation, self.operations) for operation in operations]
+        return self.architecture(choices)
+
+    def format(self, architecture: Architecture) -> str:
+        """For example `normal: sep3x3(0)+avg3x3(1) identity(1)+sep5x5(2) | reduction: ...`: for each node its two
+        operations, with the nodes that they read."""
+        return " | ".join(
+            f"{name}: {cell}" for name, cell in zip(CELLS, self.cells(architecture), strict=True)
+        )
+
+    def parse(self, text: str) -> Architecture:
+        """Read `format`'s notation, or the authors' numbers: for each node source 1, operation 1, source 2,
+        operation 2; the cells parted by `|`, `;` or a new line, or in a row.
+
+        Raises `ArchitectureError` naming the word that is wrong.
+        """
+        parts = split_cells(text)
+        if not parts:
+            raise ArchitectureError("the architecture string is empty")
+        numbers = numbers_in(" ".join(parts))
+        if numbers is not None and len(parts) != len(CELLS):
+            return self._parse_numbers([numbers[: 4 * self.nodes], numbers[4 * self.nodes :]])
+        if len(parts) != len(CELLS):
+            raise ArchitectureError(
+                f"a normal and a reduction cell are needed, with '|' between them; the string has parts: {len(parts)}"
+            )
+        if numbers is not None:
+            return self._parse_numbers([numbers_in(part) or [] for part in parts])
+        normal, reduction = (self._parse_cell(name, part) for name, part in zip(CELLS, parts, strict=True))
+        return self.build(normal, reduction)
+
+    def _parse_cell(self, name: str, text: str) -> Cell:
+        label, colon, rest = text.partition(":")
+        if colon and label.strip() != name:
+            raise ArchitectureError(f"{label.strip()!r} stands where the {name} cell is expected")
+        words = re.sub(r"\s*\+\s*", "+", rest if colon else text).replace(",", " ").split()
+        nodes = []
+        for word in words:
+            match = re.fullmatch(r"(\w+)\((\d+)\)\+(\w+)\((\d+)\)", word)
+            if match is None:
+                raise ArchitectureError(
+                    f"{word!r} in the {name} cell is not of the form operation(node)+operation(node), "
+                    "as in 'sep3x3(0)+avg3x3(1)'"
+                )
+            nodes.append(Node(int(match[2]), match[1], int(match[4]), match[3]))
+        return Cell(tuple(nodes))
+
+    def _parse_numbers(self, cells: Iterable[list[int]]) -> Architecture:
+        read = []
+        for name, numbers in zip(CELLS, cells, strict=True):
+            if len(numbers) != 4 * self.nodes:
+                raise ArchitectureError(
+                    f"{len(numbers)} numbers for the {name} cell; a cell of {self.nodes} computed nodes is written "
+                    f"with {4 * self.nodes} (for each node source, operation, source, operation)"
+                )
+            quads = zip(*[iter(numbers)] * 4, strict=True)
+            read.append(
+                Cell(
+                    tuple(
+                        Node(j, operation_name(f, OPERATIONS), k, operation_name(g, OPERATIONS))
+                        for j, f, k, g in quads
+                    )
+                )
+            )
+        return self.build(*read)
+
+    def tokens(self, architecture: Architecture) -> tuple[int, ...]:
+        """The architecture as the numbers of the authors' strings, the normal cell first; the inverse of `parse` for
+        numbers. A node is written as source 1, operation 1, source 2, operation 2, though both sources are decided
+        before the operations."""
+        return tuple(
+            number
+            for cell in self.cells(architecture)
+            for node in cell.nodes
+            for number in (
+                node.source_1,
+                OPERATIONS.index(node.operation_1),
+                node.source_2,
+                OPERATIONS.index(node.operation_2),
+            )
+        )
+
+    def graph(self, architecture: Architecture) -> Graph:
+        """The two cells side by side; in each, a box for every operation and one for every sum of two."""
+        nodes: list[GraphNode] = []
+        edges: list[tuple[str, str]] = []
+        for name, cell in zip(CELLS, self.cells(architecture), strict=True):
+            group = f"{name} cell"
+            inputs = enumerate(("0 older input", "1 newer input"))
+            nodes += [GraphNode(f"{name} {n}", label, "input", group=group) for n, label in inputs]
+            for number, node in enumerate(cell.nodes, start=INPUTS):
+                key = f"{name} {number}"
+                terms = ((node.source_1, node.operation_1), (node.source_2, node.operation_2))
+                for slot, (source, operation) in enumerate(terms, start=1):
+                    term = f"{key} operation {slot}"
+                    nodes.append(GraphNode(term, operation, "node", operation, group))
+                    edges += [(f"{name} {source}", term), (term, key)]
+                nodes.append(GraphNode(key, f"{number} add", "sum", group=group))
+            nodes.append(GraphNode(f"{name} output", "concat", "output", group=group))
+            edges += [(f"{name} {end}", f"{name} output") for end in cell.loose_ends]
+        return Graph(f"micro cells {architecture.id}", tuple(nodes), tuple(edges))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "nodes": self.nodes, "operations": list(self.operations)}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> MicroSpace:
+        """The space written by `to_json`."""
+        return cls(record["nodes"], tuple(record["operations"]))
+
+
+def split_cells(text: str) -> list[str]:
+    """The parts of a string between `|` and `;`, or else between new lines, empty ones left out: one a cell."""
+    parts = re.split(r"[|;]" if re.search(r"[|;]", text) else r"\n", text)
+    return [part.strip() for part in parts if part.strip(" \t\r\n[],")]

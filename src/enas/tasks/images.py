@@ -1,0 +1,200 @@
+"""Searching a network that classifies images: the shared weights, one minibatch at a time.
+
+Paper §2.2 and §3.2. The reward of an architecture is its accuracy on a minibatch of the validation images.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from enas.architecture import Architecture
+from enas.data.images import ImageData
+from enas.errors import ConfigError, NotFiniteError
+from enas.nn.activation import Statistics
+from enas.nn.image_network import ImageSupernet, Pass
+from enas.runtime.seeding import derive_seed, generator
+from enas.tasks.base import SearchTask
+from enas.tasks.image_training import (
+    EvaluationImages,
+    ImageTrainingConfig,
+    Minibatch,
+    NormStatistics,
+    TrainingImages,
+    accumulate_gradient,
+    descend,
+    is_right,
+    kept_statistics,
+    memory_mb,
+    norms_of,
+    recalibrate,
+    saved_bytes,
+    synchronize,
+)
+
+
+@dataclass(frozen=True)
+class ImageRewardConfig:
+    """How an architecture is rewarded: by its accuracy on a minibatch of validation images, nothing dropped."""
+
+    batch: int = 128
+    """Images of the validation minibatch, drawn anew for every reward."""
+    statistics: NormStatistics = "batch"
+    """What the batch norms normalise by. The moving averages are of whatever architectures were trained last."""
+    recalibration_batches: int = 4
+    """Training minibatches, not augmented, that `recalibrated` takes its means over."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "recalibration_batches"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"reward.{name} must be at least 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class ImageSharedConfig:
+    """How the shared weights are trained and used for rewards."""
+
+    training: ImageTrainingConfig = field(default_factory=ImageTrainingConfig)
+    """The recipe of the shared weights' steps."""
+    reward: ImageRewardConfig = field(default_factory=ImageRewardConfig)
+    """The controller's reward."""
+
+
+class ImageSearchTask(SearchTask):
+    """The supernet of a convolutional space on images."""
+
+    def __init__(
+        self,
+        supernet: ImageSupernet,
+        data: ImageData,
+        config: ImageSharedConfig,
+        *,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.space = supernet.space
+        self.supernet = supernet.to(device)
+        self.norms = norms_of(supernet)
+        self.config = config
+        self.seed = seed
+        self.dtype = dtype
+        self.optimizer = config.training.optimizer(self.supernet.parameters())
+        normalisation = data.train.normalisation
+        self.train = TrainingImages(data.train, normalisation, config.training, seed, device)
+        self.valid = EvaluationImages(data.valid, normalisation, device)
+
+    def steps(self, epoch: int) -> int:
+        return self.train.steps
+
+    def train_step(self, epoch: int, step: int, architectures: Sequence[Architecture]) -> dict[str, float]:
+        config = self.config.training
+        self._mode(training=True)
+        log = self._backward(self.train.minibatch(epoch, step), architectures, epoch, step)
+        rate = config.cosine.rate(epoch)
+        norm = descend(self.optimizer, rate, config.momentum.clip)
+        return {**log, "gradient_norm": norm, "learning_rate": rate}
+
+    def _mode(self, training: bool) -> None:
+        """Set the supernet's mode, which takes a while for thousands of modules, if it has another."""
+        if self.supernet.training is not training:
+            self.supernet.train(training)
+
+    def _backward(
+        self, minibatch: Minibatch, architectures: Sequence[Architecture], epoch: int, step: int
+    ) -> dict[str, float]:
+        """Accumulate the mean gradient over the architectures; returns their mean loss and accuracy."""
+        share = 1 / len(architectures)
+        loss = accuracy = 0.0
+        for slot, architecture in enumerate(architectures):
+            how = Pass("batch", self.dtype, generator(self.seed, "masks", epoch, step, slot))
+            try:
+                score = accumulate_gradient(
+                    self.supernet(minibatch.images_BCHW, architecture, how),
+                    minibatch.labels_B,
+                    self.config.training.auxiliary_weight,
+                    share=share,
+                    whose=f" of architecture '{architecture}'",
+                )
+            except NotFiniteError:
+                self.optimizer.zero_grad()  # of the architectures before
+                raise
+            loss += score.loss * share
+            accuracy += score.accuracy * share
+        return {"loss": loss, "accuracy": accuracy}
+
+    @torch.no_grad()
+    def rewards(self, architectures: Sequence[Architecture], purpose: str, draw: int) -> Tensor:
+        config = self.config.reward
+        minibatch = self.valid.sample(config.batch, generator(self.seed, "reward", purpose, draw))
+        calibration = generator(self.seed, "recalibration", purpose, draw)
+        shares = []
+        with self.evaluating(config.statistics, calibration) as forward_of:
+            for architecture in architectures:
+                scores_BK = forward_of(architecture)(minibatch.images_BCHW)
+                shares.append(is_right(scores_BK, minibatch.labels_B).float().mean())
+        return torch.stack(shares).cpu()
+
+    @contextmanager
+    def evaluating(
+        self, statistics: NormStatistics, draw: torch.Generator
+    ) -> Iterator[Callable[[Architecture], Callable[[Tensor], Tensor]]]:
+        """Inside, the function given makes of an architecture what computes its class scores with the shared weights.
+
+        Nothing is dropped, and the supernet is left as it was. `recalibrated` draws its training minibatches, the same
+        for every architecture, from `draw`; its class scores hold until the next architecture.
+        """
+        self._mode(training=False)
+        if statistics != "recalibrated":
+            yield lambda architecture: self._forward(architecture, statistics)
+            return
+        minibatches = self.train.samples(self.config.reward.recalibration_batches, draw)
+
+        def recalibrated(architecture: Architecture) -> Callable[[Tensor], Tensor]:
+            recalibrate(self.norms, minibatches, self._forward(architecture, "batch"))
+            return self._forward(architecture, "moving")
+
+        with kept_statistics(self.norms):
+            yield recalibrated
+
+    def _forward(self, architecture: Architecture, statistics: Statistics) -> Callable[[Tensor], Tensor]:
+        how = Pass(statistics, self.dtype)
+        return lambda images_BCHW: self.supernet(images_BCHW, architecture, how).logits_BK
+
+    def describe_reward(self, reward: float) -> dict[str, float]:
+        return {"valid_accuracy": 100 * reward, "valid_error": 100 * (1 - reward)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"supernet": self.supernet.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.supernet.load_state_dict(state["supernet"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def estimate(self) -> tuple[float, float, float]:
+        architecture = self.space.sample(random.Random(derive_seed(self.seed, "estimate")))
+        minibatch = self.train.minibatch(0, 0)
+        with kept_statistics(self.norms):
+            with saved_bytes() as saved:  # and the kernels warm up
+                self._throw_away(minibatch, architecture)
+            train_seconds, reward_seconds = self._throw_away(minibatch, architecture)
+        memory = memory_mb(self.supernet, saved(), self.train.images, self.valid.images)
+        return train_seconds, reward_seconds, memory
+
+    def _throw_away(self, minibatch: Minibatch, architecture: Architecture) -> tuple[float, float]:
+        """Seconds of a step that is not taken, and of a reward that nobody gets."""
+        self._mode(training=True)
+        began = time.perf_counter()
+        self._backward(minibatch, [architecture], 0, 0)
+        self.optimizer.zero_grad()
+        synchronize(minibatch.images_BCHW.device)
+        middle = time.perf_counter()
+        self.rewards([architecture], "estimate", 0)
+        return middle - began, time.perf_counter() - middle
