@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from enas.cli import settings
+from enas.runs.images import ImageRunConfig
 from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import read_json, read_jsonl
@@ -91,3 +92,31 @@ def content(run: Path) -> dict[str, Any]:
         elif path.is_file():
             found[name] = path.read_bytes()
     return found
+
+
+_IMAGE_FLAGS = """
+    --data.max-train 60 --data.max-test 30 --data.valid 20
+    --network.filters 4 --child-network.filters 4
+    --shared.training.batch 10 --shared.reward.batch 20
+    --search.epochs 2 --search.warmup 0.5 --search.updates 3 --search.proposals 3 --search.log-every 2
+    --search.checkpoint-every 3
+    --derive.samples 4 --derive.minibatches 1 --derive.shortlist 2 --derive.shortlist-epochs 1
+    --retrain.random 1 --retrain.child.epochs 2 --retrain.child.training.batch 20 --retrain.child.eval-batch 20
+    --retrain.checkpoint-every 3
+    --threads 1
+"""
+"""What makes `macro-quick` and `micro-quick` tiny: 4 steps a pass, 11 steps of search, 4 networks trained."""
+
+_SPACE_FLAGS = {
+    "macro": "--space.layers 3",
+    "micro": "--space.nodes 2 --network.layers 1 --child-network.layers 1",
+}
+
+
+def image_config(space: str, *more: str) -> ImageRunConfig:
+    """The settings of a tiny run on 60 digits; later flags win."""
+    given = [*_IMAGE_FLAGS.split(), *_SPACE_FLAGS[space].split(), *more]
+    last = dict(zip(given[::2], given[1::2], strict=True))
+    made = settings(f"{space}-quick", [word for pair in last.items() for word in pair])[0]
+    assert isinstance(made, ImageRunConfig)
+    return made

@@ -68,7 +68,8 @@ class Run:
     def create(cls, folder: Path, config: RunConfig, stages: Sequence[StageName]) -> Run:
         """Start a new run. Raises `RunFolderError` if the folder already holds one.
 
-        Device, threads and data are tried first: settings that cannot work leave no run behind.
+        Device, threads, data, controller and shared weights are tried first: settings that cannot work leave no run
+        behind.
         """
         if (folder / "config.json").exists():
             raise RunFolderError(
@@ -79,6 +80,9 @@ class Run:
         (folder / "environment.json").unlink(missing_ok=True)  # of a start that was killed right here
         run = cls(folder, config, tuple(stages))
         say(f"data: {run.workshop.description}")
+        if "search" in stages:
+            task = run.workshop.search_task()
+            build_controller(config.controller, task.space, config.seed)
         write_json(folder / "config.json", {"stages": list(stages), **config_to_json(config)})
         return run
 
