@@ -68,7 +68,8 @@ def recurrent_default() -> RecurrentConfig:
     statistics for rewards, and a shortlist that is trained for an epoch before one is taken.
 
     Command:  enas run recurrent-default        (--precision bf16 is faster where the CPU has it)
-    Expect:   not measured yet.
+    Expect:   test perplexities 91.8 (found cell), 99.7 (LSTM of equal size), 94.5 and 112.8 (random cells; a third one
+              diverged); n = 1 each, in bf16. See docs/results.md.
     Source:   settings of this package.
     """
     windows = WindowConfig(batch=64, bptt=35)
