@@ -94,7 +94,8 @@ def micro_paper() -> MicroConfig:
     """The paper's search for convolutional cells on CIFAR-10, setting by setting (§2.4, §3.2).
 
     What the paper leaves open is taken from the first code: filters, dropout, drop-path, auxiliary head, batch statistics
-    for rewards, and the 1×1 convolution of a cell's output in the search. --retrain.child.training.augmentation.cutout 16 is the paper's row with CutOut.
+    for rewards, and the 1×1 convolution of a cell's output in the search.
+    --retrain.child.training.augmentation.cutout 16 is the paper's row with CutOut.
 
     Command:  enas run micro-paper        (meant for a GPU)
     Expect:   the paper states a test error of 3.54 % (4.6 M parameters), 2.89 % with CutOut. Not run to the end for this
