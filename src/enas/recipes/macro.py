@@ -19,7 +19,8 @@ def macro_quick() -> MacroConfig:
     """A network of 6 layers on scikit-learn's handwritten digits, in minutes on a laptop. No download.
 
     Command:  enas run macro-quick
-    Expect:   not measured yet.
+    Expect:   test accuracies of 96.1 % (found network) and 95.5 to 96.7 % (three random ones); n = 1 each, under 3 minutes
+              on a core of an AMD EPYC. See docs/results.md.
     Source:   settings of this package, small enough to watch.
     """
     training = ImageTrainingConfig(

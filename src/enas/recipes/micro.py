@@ -19,7 +19,8 @@ def micro_quick() -> MicroConfig:
     """A pair of cells of 3 nodes on scikit-learn's handwritten digits, in minutes on a laptop. No download.
 
     Command:  enas run micro-quick
-    Expect:   not measured yet.
+    Expect:   test accuracies of 96.1 % (found cells) and 94.4 to 97.5 % (three random pairs); n = 1 each, under 5 minutes
+              on a core of an AMD EPYC. See docs/results.md.
     Source:   settings of this package, small enough to watch.
     """
     augmentation = AugmentConfig(pad=1, flip=False)
