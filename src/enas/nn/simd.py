@@ -1,0 +1,236 @@
+"""Vectors of 16 numbers for kernels whose registers the compiler does not find by itself.
+
+numba vectorises simple loops, but does not keep a block of sums in registers over a long loop. What needs that is written
+here instruction by instruction, with llvmlite: a `Tile` is a block of sums, and the functions made from it are called from
+compiled kernels like any other.
+
+Shape letters: O outputs, K terms of a sum, S positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = 16
+"""Numbers of a vector: 512 bits of float32. A processor with narrower registers takes several for it."""
+
+_WORD = ir.IntType(64)
+_FLOAT = ir.FloatType()
+_VECTOR = ir.VectorType(_FLOAT, LANES)
+
+
+@dataclass
+class Vectors:
+    """Writes vector instructions where an IR builder stands."""
+
+    builder: ir.IRBuilder
+    _undefined: Any = field(default_factory=lambda: ir.Constant(_VECTOR, ir.Undefined))
+
+    def sums(self, count: int) -> list[Any]:
+        """So many vectors of zeros that live in registers."""
+        places = [cgutils.alloca_once(self.builder, _VECTOR) for _ in range(count)]
+        for place in places:
+            self.builder.store(ir.Constant(_VECTOR, None), place)
+        return places
+
+    def index(self, at: Any, by: int) -> Any:
+        """at + by."""
+        return self.builder.add(at, ir.Constant(_WORD, by)) if by else at
+
+    def load(self, pointer: Any, at: Any) -> Any:
+        """The 16 numbers from `pointer[at]` on, wherever they lie."""
+        place = self.builder.bitcast(self.builder.gep(pointer, [at]), _VECTOR.as_pointer())
+        return self.builder.load(place, align=4)
+
+    def store(self, vector: Any, pointer: Any, at: Any) -> None:
+        """Write 16 numbers to `pointer[at]` and on."""
+        place = self.builder.bitcast(self.builder.gep(pointer, [at]), _VECTOR.as_pointer())
+        self.builder.store(vector, place, align=4)
+
+    def spread(self, pointer: Any, at: Any) -> Any:
+        """`pointer[at]`, 16 times."""
+        number = self.builder.load(self.builder.gep(pointer, [at]), align=4)
+        first = self.builder.insert_element(self._undefined, number, ir.Constant(ir.IntType(32), 0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), None)
+        return self.builder.shuffle_vector(first, self._undefined, zeros)
+
+    def add_product(self, sums: Any, x: Any, y: Any) -> None:
+        """sums += x · y, rounded once."""
+        fma = cgutils.get_or_insert_function(
+            self.builder.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), f"llvm.fma.v{LANES}f32"
+        )
+        self.builder.store(self.builder.call(fma, [x, y, self.builder.load(sums)]), sums)
+
+    def total(self, vector: Any) -> Any:
+        """The sum of its 16 numbers, by halves."""
+        lanes = LANES
+        while lanes > 1:
+            lanes //= 2
+            upper = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(lanes, 2 * lanes)))
+            lower = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(lanes)))
+            vector = self.builder.fadd(
+                self.builder.shuffle_vector(vector, vector, lower),
+                self.builder.shuffle_vector(vector, vector, upper),
+            )
+        return self.builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+
+
+def pointers(context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> list[Any]:
+    """The arguments of an intrinsic: addresses of the first element for arrays, whole numbers as they are."""
+    out = []
+    for kind, value in zip(signature.args, values, strict=True):
+        if isinstance(kind, types.Array):
+            out.append(context.make_array(kind)(context, builder, value).data)
+        else:
+            out.append(value)
+    return out
+
+
+def _signature(arguments: Sequence[Any]) -> Any:
+    return types.void(*(a if isinstance(a, types.Array) else types.intp for a in arguments))
+
+
+def _each_size(builder: ir.IRBuilder, rows: Any, columns: Any, most: tuple[int, int], write: Any) -> None:
+    """Run what `write(r, c)` emits for the r and c that equal `rows` and `columns`, from 1 to `most`."""
+    wide = most[1] + 1
+    which = builder.add(builder.mul(rows, ir.Constant(_WORD, wide)), columns)
+    done = builder.append_basic_block("done")
+    switch = builder.switch(which, done)
+    for r in range(1, most[0] + 1):
+        for c in range(1, most[1] + 1):
+            block = builder.append_basic_block(f"tile_{r}_{c}")
+            switch.add_case(ir.Constant(_WORD, r * wide + c), block)
+            builder.position_at_end(block)
+            write(r, c)
+            builder.branch(done)
+    builder.position_at_end(done)
+
+
+PRODUCT_TILE = (6, 4)
+"""Most outputs and vectors of `product_tile`: 24 sums, 4 operands, and the rest of 32 registers for weights."""
+
+
+@intrinsic
+def product_tile(
+    _typing: Any,
+    outputs: Any,
+    vectors: Any,
+    w: Any,
+    w_at: Any,
+    x: Any,
+    x_at: Any,
+    offset_K: Any,
+    K: Any,
+    y: Any,
+    y_at: Any,
+    y_stride: Any,
+) -> Any:
+    """y[o, s] += Σ_k w[k, o] · x[offset[k] + s] for `outputs` o and 16 · `vectors` s, the sums in registers.
+
+    w is packed as [K, outputs] from w[w_at] on; x[offset[k] + s] is the flat array's x[x_at + offset_K[k] + s]; the rows of
+    y begin at y[y_at] and lie y_stride apart. Arrays are float32, offsets int64.
+    """
+    signature = _signature((outputs, vectors, w, w_at, x, x_at, offset_K, K, y, y_at, y_stride))
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        outputs, vectors, w, w_at, x, x_at, offset_K, K, y, y_at, y_stride = pointers(
+            context, builder, signature, values
+        )
+        emit = Vectors(builder)
+        x_base, w_base = builder.gep(x, [x_at]), builder.gep(w, [w_at])
+
+        def write(rows: int, columns: int) -> None:
+            sums = emit.sums(rows * columns)
+            with cgutils.for_range(builder, K) as loop:
+                at = builder.load(builder.gep(offset_K, [loop.index]))
+                w_k = builder.mul(loop.index, ir.Constant(_WORD, rows))
+                xs = [emit.load(x_base, emit.index(at, LANES * v)) for v in range(columns)]
+                for o in range(rows):
+                    weight = emit.spread(w_base, emit.index(w_k, o))
+                    for v in range(columns):
+                        emit.add_product(sums[o * columns + v], weight, xs[v])
+            row = y_at
+            for o in range(rows):
+                for v in range(columns):
+                    place = emit.index(row, LANES * v)
+                    total = builder.fadd(emit.load(y, place), builder.load(sums[o * columns + v]))
+                    emit.store(total, y, place)
+                row = builder.add(row, y_stride)
+
+        _each_size(builder, outputs, vectors, PRODUCT_TILE, write)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+OUTER_TILE = (4, 6)
+"""Most outputs and terms of `outer_tile`."""
+
+
+@intrinsic
+def outer_tile(
+    _typing: Any,
+    outputs: Any,
+    terms: Any,
+    dy: Any,
+    dy_at: Any,
+    dy_stride: Any,
+    x: Any,
+    x_at: Any,
+    offset_K: Any,
+    k_at: Any,
+    S: Any,
+    dw: Any,
+    dw_at: Any,
+    dw_stride: Any,
+) -> Any:
+    """dw[o, k] += Σ_s dy[o, s] · x[offset[k] + s] for `outputs` o and `terms` k, over S positions, a multiple of 16.
+
+    The offsets are those from offset_K[k_at] on; the rows of dy and dw begin at dy_at and dw_at and lie their strides apart.
+    """
+    signature = _signature(
+        (outputs, terms, dy, dy_at, dy_stride, x, x_at, offset_K, k_at, S, dw, dw_at, dw_stride)
+    )
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        outputs, terms, dy, dy_at, dy_stride, x, x_at, offset_K, k_at, S, dw, dw_at, dw_stride = pointers(
+            context, builder, signature, values
+        )
+        emit = Vectors(builder)
+        steps = builder.udiv(S, ir.Constant(_WORD, LANES))
+
+        def write(rows: int, columns: int) -> None:
+            sums = emit.sums(rows * columns)
+            dys = [builder.gep(dy, [dy_at])]
+            for _ in range(rows - 1):
+                dys.append(builder.gep(dys[-1], [dy_stride]))
+            xs = []
+            for k in range(columns):
+                offset = builder.load(builder.gep(offset_K, [emit.index(k_at, k)]))
+                xs.append(builder.gep(x, [builder.add(x_at, offset)]))
+            with cgutils.for_range(builder, steps) as loop:
+                s = builder.mul(loop.index, ir.Constant(_WORD, LANES))
+                dy_s = [emit.load(row, s) for row in dys]
+                for k in range(columns):
+                    x_k = emit.load(xs[k], s)
+                    for o in range(rows):
+                        emit.add_product(sums[o * columns + k], dy_s[o], x_k)
+            row = dw_at
+            for o in range(rows):
+                for k in range(columns):
+                    place = builder.gep(dw, [emit.index(row, k)])
+                    total = emit.total(builder.load(sums[o * columns + k]))
+                    builder.store(builder.fadd(builder.load(place), total), place)
+                row = builder.add(row, dw_stride)
+
+        _each_size(builder, outputs, terms, OUTER_TILE, write)
+        return context.get_dummy_value()
+
+    return signature, generate
