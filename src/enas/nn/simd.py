@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -234,3 +235,19 @@ def outer_tile(
         return context.get_dummy_value()
 
     return signature, generate
+
+
+@intrinsic
+def _pointer(_typing: Any, address: Any) -> Any:
+    """An address as a pointer to float32."""
+
+    def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        return builder.inttoptr(values[0], context.get_value_type(types.CPointer(types.float32)))
+
+    return types.CPointer(types.float32)(types.int64), generate
+
+
+@numba.njit
+def floats_at(address: Any, shape: Any) -> Any:
+    """The float32 array [*shape] that begins at an address, so that a kernel takes any number of arrays."""
+    return numba.carray(_pointer(address), shape)
