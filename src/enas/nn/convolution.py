@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from enas.nn import recurrence
 from enas.nn.activation import Activation, ChannelNorm, Statistics
 
 
@@ -27,6 +28,10 @@ def conv_norm(
     dtype: torch.dtype = torch.float32,
 ) -> Activation:
     """norm(convolution(x)), dense, for odd k; `dtype` is the type of the operands where that is faster."""
+    if stride == 1 and kernels_take([x], dtype):
+        from enas.nn.dense import dense_norm
+
+        return dense_norm([x], weight_OCkk, norm, statistics)
     return norm.forward(_convolve(x.value(), weight_OCkk, stride, 1, dtype), statistics)
 
 
@@ -54,6 +59,10 @@ def joined_conv_norm(
     dtype: torch.dtype = torch.float32,
 ) -> Activation:
     """norm of a 1×1 convolution of the concatenation of `xs`, whose filter has one block of columns for each of them."""
+    if kernels_take(xs, dtype):
+        from enas.nn.dense import dense_norm
+
+        return dense_norm(xs, torch.cat(list(weights_OC11), 1), norm, statistics)
     x_BCHW = torch.cat([x.value() for x in xs], 1)
     return norm.forward(_convolve(x_BCHW, torch.cat(list(weights_OC11), 1), 1, 1, dtype), statistics)
 
@@ -71,10 +80,21 @@ def factorized_reduction_norm(
 
     For an odd size the image is continued by one row and column of zeros.
     """
+    if kernels_take([x], dtype):
+        from enas.nn.reduction import reduction_norm
+
+        return reduction_norm(x, even_PC11.flatten(1), odd_QC11.flatten(1), norm, statistics)
     x_BCHW = x.value()
     shifted_BCHW = F.pad(x_BCHW, (0, 1, 0, 1))[:, :, 1:, 1:]
     parts = [_convolve(x_BCHW, even_PC11, 2, 1, dtype), _convolve(shifted_BCHW, odd_QC11, 2, 1, dtype)]
     return norm.forward(torch.cat(parts, 1), statistics)
+
+
+def kernels_take(xs: Sequence[Activation], dtype: torch.dtype) -> bool:
+    """Whether there are compiled kernels for these maps: for float32 on a CPU, if numba is installed."""
+    return all(
+        x.z_BCHW.dtype is torch.float32 and recurrence.kernels_take(x.z_BCHW, dtype) for x in xs
+    )
 
 
 def total(xs: Sequence[Activation]) -> Tensor:

@@ -114,7 +114,7 @@ def _addresses(maps: Sequence[Tensor | None]) -> np.ndarray[Any, Any]:
     return np.array([0 if x is None else x.data_ptr() for x in maps], np.int64)
 
 
-def _counts(images: int, places: Geometry) -> Tensor:
+def counts(images: int, places: Geometry) -> Tensor:
     """Values a channel of every unit."""
     pixels = places.height * places.width
     whole, rest = divmod(images, places.images)
@@ -161,7 +161,7 @@ class _DenseNorm(torch.autograd.Function):
             array(y_BOHW.view(B, O, places.height, places.width)),
             array(sums_U2O),
         )
-        result = normalisation(sums_U2O, _counts(B, places), norm)
+        result = normalisation(sums_U2O, counts(B, places), norm)
         ctx.save_for_backward(
             weight_OCkk, norm_weight_O, y_BOHW, result.mean_C, result.variance_C, affine_2C, *zs
         )

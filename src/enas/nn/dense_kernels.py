@@ -16,6 +16,7 @@ import numpy as np
 from enas.nn.kernels import parallel
 from enas.nn.maps import emit, emit_gradient, floats_at, positions, stage, stage_gradient
 
+from enas.nn.simd import borrowed
 from enas.nn.tiles import add_outer, add_product
 
 
@@ -40,6 +41,7 @@ def dense_forward(
 
     `packed` holds the filters part by part; offset_K the offsets of the part with the most channels.
     """
+    y_BOHW = borrowed(y_BOHW)
     most = channels_P.max()
     x = np.zeros(most * places.plane, np.float32)
     stride = positions(places, places.images)
@@ -87,6 +89,7 @@ def dense_backward(
     Its rows are the buckets. `packed` holds, part by part, the filters turned round, [C, O · taps]; offset_L are the offsets of
     O channels. d_weight_NOK holds the filters part by part, [O, K of the part] each.
     """
+    y_BOHW, dy_BOHW = borrowed(y_BOHW), borrowed(dy_BOHW)
     O = y_BOHW.shape[1]
     most = channels_P.max()
     x = np.zeros(most * places.plane, np.float32)

@@ -237,6 +237,85 @@ def outer_tile(
     return signature, generate
 
 
+def _pairs(builder: ir.IRBuilder, at: Any, pairs: Any, write: Any) -> Any:
+    """Run what `write(lanes, pair)` emits over whole groups of 16 pairs, then of 8; returns how many are done."""
+    done = cgutils.alloca_once_value(builder, ir.Constant(_WORD, 0))
+    for lanes in (LANES, LANES // 2):
+        width = ir.Constant(_WORD, lanes)
+        groups = builder.udiv(builder.sub(pairs, builder.load(done)), width)
+        with cgutils.for_range(builder, groups):
+            write(lanes, builder.load(done))
+            builder.store(builder.add(builder.load(done), width), done)
+    return builder.load(done)
+
+
+def _lanes(numbers: Sequence[int]) -> Any:
+    return ir.Constant(ir.VectorType(ir.IntType(32), len(numbers)), list(numbers))
+
+
+def _at(builder: ir.IRBuilder, pointer: Any, index: Any, lanes: int) -> Any:
+    vector = ir.VectorType(_FLOAT, lanes).as_pointer()
+    return builder.bitcast(builder.gep(pointer, [index]), vector)
+
+
+def _second(odd: int) -> Any:
+    @intrinsic
+    def take(_typing: Any, source: Any, at: Any, pairs: Any, out: Any, out_at: Any) -> Any:
+        signature = types.intp(*_signature((source, at, pairs, out, out_at)).args)
+
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            source, at, pairs, out, out_at = pointers(context, builder, signature, values)
+
+            def write(lanes: int, pair: Any) -> None:
+                begin = builder.add(at, builder.add(pair, pair))
+                low = builder.load(_at(builder, source, begin, lanes), align=4)
+                middle = builder.add(begin, ir.Constant(_WORD, lanes))
+                high = builder.load(_at(builder, source, middle, lanes), align=4)
+                taken = builder.shuffle_vector(low, high, _lanes(range(odd, 2 * lanes, 2)))
+                builder.store(taken, _at(builder, out, builder.add(out_at, pair), lanes), align=4)
+
+            return _pairs(builder, at, pairs, write)
+
+        return signature, generate
+
+    return take
+
+
+def _spread_out(odd: int) -> Any:
+    @intrinsic
+    def put(_typing: Any, source: Any, at: Any, pairs: Any, out: Any, out_at: Any) -> Any:
+        signature = types.intp(*_signature((source, at, pairs, out, out_at)).args)
+
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            source, at, pairs, out, out_at = pointers(context, builder, signature, values)
+
+            def write(lanes: int, pair: Any) -> None:
+                taken = builder.load(_at(builder, source, builder.add(at, pair), lanes), align=4)
+                zeros = ir.Constant(ir.VectorType(_FLOAT, lanes), None)
+                begin = builder.add(out_at, builder.add(pair, pair))
+                for half in range(2):
+                    first = half * lanes // 2
+                    order = [(first + i // 2) if i % 2 == odd else lanes for i in range(lanes)]
+                    mixed = builder.shuffle_vector(taken, zeros, _lanes(order))
+                    place = builder.add(begin, ir.Constant(_WORD, half * lanes))
+                    builder.store(mixed, _at(builder, out, place, lanes), align=4)
+
+            return _pairs(builder, at, pairs, write)
+
+        return signature, generate
+
+    return put
+
+
+take_even, take_odd = _second(0), _second(1)
+"""out[out_at + i] = source[at + 2i], or source[at + 2i + 1], for the first `pairs` i or a few less; returns how many.
+
+Arrays are flat float32; neither reads nor writes beyond the pairs."""
+
+put_even, put_odd = _spread_out(0), _spread_out(1)
+"""out[out_at + 2i] = source[at + i] and the number beside it 0, or the other way round, likewise."""
+
+
 @intrinsic
 def _pointer(_typing: Any, address: Any) -> Any:
     """An address as a pointer to float32."""
@@ -251,3 +330,12 @@ def _pointer(_typing: Any, address: Any) -> Any:
 def floats_at(address: Any, shape: Any) -> Any:
     """The float32 array [*shape] that begins at an address, so that a kernel takes any number of arrays."""
     return numba.carray(_pointer(address), shape)
+
+
+@numba.njit
+def borrowed(array: Any) -> Any:
+    """The same float32 array [...] without its count of references.
+
+    Threads that slice one array would otherwise wait for each other at every slice, to count it.
+    """
+    return numba.carray(_pointer(array.ctypes.data), array.shape)

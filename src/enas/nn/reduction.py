@@ -1,0 +1,152 @@
+"""A factorized reduction of an `Activation`, and the statistics of the norm after it, in one compiled pass.
+
+The plain form is in `enas.nn.convolution`, which decides who computes.
+
+Shape letters: B images, C channels in, O channels out, of which the first E read the even pixels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from enas.nn.activation import Activation, ChannelNorm, Statistics
+from enas.nn.dense import Parts, counts
+from enas.nn.kernels import array, kernel
+from enas.nn.maps import geometry, units
+from enas.nn.normed import BUCKETS, NormInputs, norm_gradient, normalisation, normalised
+from enas.nn.reduction_kernels import reduction_backward, reduction_forward
+from enas.nn.threads import team
+from enas.nn.tiles import pack, tap_offsets
+
+
+def reduction_norm(
+    x: Activation, even_EC: Tensor, odd_OC: Tensor, norm: ChannelNorm, statistics: Statistics
+) -> Activation:
+    """norm(1×1 convolution of the even pixels of x beside one of the odd ones), by the compiled kernels."""
+    parts = Parts.of([x])
+    weight_OC = torch.cat([even_EC, odd_OC])
+    inputs = NormInputs.of(norm, statistics)
+    outputs = _ReductionNorm.apply(parts, len(even_EC), weight_OC, *inputs, *parts.tensors([x]))
+    return normalised(norm, statistics, outputs)
+
+
+@kernel
+def _pack_halves(weight_OC: Any, E: int, packed: Any) -> None:
+    """The filters of either half as `reduction_forward` reads them."""
+    C = weight_OC.shape[1]
+    pack(weight_OC[:E], packed)
+    pack(weight_OC[E:], packed[E * C :])
+
+
+@kernel
+def _pack_halves_transposed(weight_OC: Any, E: int, packed: Any) -> None:
+    """The transposed filters of either half as `reduction_backward` reads them."""
+    C = weight_OC.shape[1]
+    pack(weight_OC[:E].T, packed)
+    pack(weight_OC[E:].T, packed[E * C :])
+
+
+class _ReductionNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        parts: Parts,
+        E: int,
+        weight_OC: Tensor,
+        norm_weight_O: Tensor,
+        norm_bias_O: Tensor,
+        eps: float,
+        given_mean_O: Tensor | None,
+        given_variance_O: Tensor | None,
+        z_BCHW: Tensor,
+        *affine: Tensor,
+    ) -> Any:
+        z_BCHW = z_BCHW.contiguous()
+        affine_2C = parts.affine_2C(affine)
+        B, C, H, W = z_BCHW.shape
+        O, (high, wide) = len(weight_OC), ((H + 1) // 2, (W + 1) // 2)
+        places = geometry(B, max(O, C), high, wide, 0)
+        y_BOHW = z_BCHW.new_empty(B, O, high, wide)
+        sums_U2O = torch.empty(units(B, places), 2, O)
+        packed = torch.empty(O * C)
+        _pack_halves(array(weight_OC), E, array(packed))
+        reduction_forward(
+            team(y_BOHW.numel()),
+            len(sums_U2O),
+            array(z_BCHW),
+            array(affine_2C),
+            parts.low_P[0],
+            array(packed),
+            E,
+            tap_offsets(C, 1, places.plane, places.row),
+            places,
+            array(y_BOHW.view(B, O, places.height, places.width)),
+            array(sums_U2O),
+        )
+        norm = NormInputs(norm_weight_O, norm_bias_O, eps, given_mean_O, given_variance_O)
+        result = normalisation(sums_U2O, counts(B, places), norm)
+        ctx.save_for_backward(
+            weight_OC, norm_weight_O, y_BOHW, result.mean_C, result.variance_C, affine_2C, z_BCHW
+        )
+        ctx.parts, ctx.E, ctx.places, ctx.eps = parts, E, places, eps
+        ctx.values = 0 if given_mean_O is not None else B * high * wide
+        ctx.mark_non_differentiable(result.mean_C, result.variance_C)
+        ctx.set_materialize_grads(False)
+        return y_BOHW, *result
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, dy_BOHW: Tensor | None, d_scale_O: Tensor | None, d_shift_O: Tensor | None, *_: Any
+    ) -> Any:
+        weight_OC, norm_weight_O, y_BOHW, mean_O, variance_O, affine_2C, z_BCHW = ctx.saved_tensors
+        places = ctx.places
+        O, C = weight_OC.shape
+        d_norm_weight_O, d_norm_bias_O, ab_2O = norm_gradient(
+            d_scale_O, d_shift_O, mean_O, variance_O, norm_weight_O, ctx.eps, ctx.values
+        )
+        dy_BOHW = torch.zeros_like(y_BOHW) if dy_BOHW is None else dy_BOHW.contiguous()
+        packed = torch.empty(O * C)
+        _pack_halves_transposed(array(weight_OC), ctx.E, array(packed))
+        dz_BCHW = torch.empty_like(z_BCHW)
+        d_weight_NOC = torch.empty(BUCKETS, O, C)
+        sums_N2C = torch.empty(BUCKETS, 2, C)
+        shape = (len(y_BOHW), O, places.height, places.width)
+        reduction_backward(
+            team(z_BCHW.numel()),
+            BUCKETS,
+            BUCKETS,
+            array(z_BCHW),
+            array(affine_2C),
+            ctx.parts.low_P[0],
+            array(packed),
+            ctx.E,
+            tap_offsets(C, 1, places.plane, places.row),
+            tap_offsets(O, 1, places.plane, places.row),
+            places,
+            array(y_BOHW.view(shape)),
+            array(dy_BOHW.view(shape)),
+            array(ab_2O),
+            array(dz_BCHW),
+            array(d_weight_NOC),
+            array(sums_N2C),
+        )
+        return (
+            None,
+            None,
+            d_weight_NOC.sum(0),
+            d_norm_weight_O,
+            d_norm_bias_O,
+            None,
+            None,
+            None,
+            dz_BCHW,
+            *ctx.parts.affine_gradients(sums_N2C.sum(0)),
+        )
+
+
+
