@@ -31,7 +31,7 @@ def conv_norm(
     if stride == 1 and kernels_take([x], dtype):
         from enas.nn.dense import dense_norm
 
-        return dense_norm([x], weight_OCkk, norm, statistics)
+        return dense_norm([x], weight_OCkk, norm, statistics, dtype)
     return norm.forward(_convolve(x.value(), weight_OCkk, stride, 1, dtype), statistics)
 
 
@@ -92,9 +92,7 @@ def factorized_reduction_norm(
 
 def kernels_take(xs: Sequence[Activation], dtype: torch.dtype) -> bool:
     """Whether there are compiled kernels for these maps: for float32 on a CPU, if numba is installed."""
-    return all(
-        x.z_BCHW.dtype is torch.float32 and recurrence.kernels_take(x.z_BCHW, dtype) for x in xs
-    )
+    return all(x.z_BCHW.dtype is torch.float32 and recurrence.kernels_take(x.z_BCHW, dtype) for x in xs)
 
 
 def total(xs: Sequence[Activation]) -> Tensor:

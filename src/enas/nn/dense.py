@@ -14,23 +14,35 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from enas.nn.activation import Activation, ChannelNorm, Statistics
 from enas.nn.dense_kernels import dense_backward, dense_forward
 from enas.nn.kernels import array, kernel
 from enas.nn.maps import Geometry, geometry, units
 from enas.nn.normed import BUCKETS, NormInputs, norm_gradient, normalisation, normalised
+from enas.nn.simd import multiplies_bfloat16
 from enas.nn.threads import team
 from enas.nn.tiles import pack, tap_offsets
 
 
 def dense_norm(
-    xs: Sequence[Activation], weight_OCkk: Tensor, norm: ChannelNorm, statistics: Statistics
+    xs: Sequence[Activation],
+    weight_OCkk: Tensor,
+    norm: ChannelNorm,
+    statistics: Statistics,
+    dtype: torch.dtype = torch.float32,
 ) -> Activation:
-    """norm(convolution of the concatenation of xs), stride 1, odd k, by the compiled kernels."""
+    """norm(convolution of the concatenation of xs), stride 1, odd k, by the compiled kernels.
+
+    Products are of bfloat16 if `dtype` says so and that is faster: for filters wider than 1, on a processor that
+    multiplies it.
+    """
     parts = Parts.of(xs)
     inputs = NormInputs.of(norm, statistics)
-    outputs = _DenseNorm.apply(parts, weight_OCkk, *inputs, *parts.tensors(xs))
+    if weight_OCkk.shape[-1] == 1 or not multiplies_bfloat16():
+        dtype = torch.float32
+    outputs = _DenseNorm.apply(parts, dtype, weight_OCkk, *inputs, *parts.tensors(xs))
     return normalised(norm, statistics, outputs)
 
 
@@ -85,29 +97,35 @@ class Parts:
 
 
 @kernel
-def _pack_parts(weight_OCT: Any, channels_P: Any, packed: Any) -> None:
-    """The filters [O, C, taps], part by part, as `dense_forward` reads them."""
-    O, _, taps = weight_OCT.shape
-    channel = 0
-    for C in channels_P:
-        part = np.ascontiguousarray(weight_OCT[:, channel : channel + C]).reshape(O, C * taps)
-        pack(part, packed[O * channel * taps :])
-        channel += C
+def _pack(matrix_RK: Any, packed: Any) -> None:
+    pack(matrix_RK, packed)
 
 
-@kernel
-def _pack_turned(weight_OCT: Any, channels_P: Any, packed: Any) -> None:
-    """The filters turned round, [C, O · taps] part by part, as `dense_backward` reads them."""
-    O, _, taps = weight_OCT.shape
-    channel = 0
-    for C in channels_P:
-        part = np.empty((C, O * taps), weight_OCT.dtype)
-        for c in range(C):
-            for o in range(O):
-                for t in range(taps):
-                    part[c, o * taps + t] = weight_OCT[o, channel + c, taps - 1 - t]
-        pack(part, packed[O * channel * taps :])
-        channel += C
+def packed_filters(
+    weight_OCT: Tensor, channels: Sequence[int], dtype: torch.dtype, turned: bool = False
+) -> np.ndarray[Any, Any]:
+    """The filters part by part as the kernels read them: [O, C · taps], or turned round for the gradient, [C, O · taps].
+
+    For bfloat16, a number holds the weights of two neighbouring channels.
+    """
+    packed = []
+    for part_OCT in weight_OCT.split(list(channels), 1):
+        rows_RCT = part_OCT.transpose(0, 1).flip(2) if turned else part_OCT
+        R, C, taps = rows_RCT.shape
+        if dtype is torch.bfloat16:
+            even_RCT = F.pad(rows_RCT, (0, 0, 0, C % 2)).to(dtype)
+            pairs_RCT2 = even_RCT.view(R, -1, 2, taps).transpose(2, 3).contiguous()
+            matrix_RK = pairs_RCT2.view(torch.uint16).numpy().view(np.uint32).reshape(R, -1)
+        else:
+            matrix_RK = array(rows_RCT.reshape(R, C * taps).contiguous())
+        packed.append(np.empty(matrix_RK.size, matrix_RK.dtype))
+        _pack(matrix_RK, packed[-1])
+    return packed[0] if len(packed) == 1 else np.concatenate(packed)
+
+
+def terms(channels: int, dtype: torch.dtype) -> int:
+    """Planes of so many channels as operands."""
+    return -(-channels // 2) if dtype is torch.bfloat16 else channels
 
 
 def _addresses(maps: Sequence[Tensor | None]) -> np.ndarray[Any, Any]:
@@ -126,6 +144,7 @@ class _DenseNorm(torch.autograd.Function):
     def forward(
         ctx: Any,
         parts: Parts,
+        dtype: torch.dtype,
         weight_OCkk: Tensor,
         norm_weight_O: Tensor,
         norm_bias_O: Tensor,
@@ -143,9 +162,8 @@ class _DenseNorm(torch.autograd.Function):
         places = geometry(B, max(O, *parts.channels), H, W, k // 2)
         y_BOHW = zs[0].new_empty(B, O, H, W)
         sums_U2O = torch.empty(units(B, places), 2, O)
-        packed = torch.empty(O * C * k * k)
-        _pack_parts(array(weight_OCkk.reshape(O, C, k * k)), parts.channels_P, array(packed))
-        dense_forward(
+        weight_OCT = weight_OCkk.detach().reshape(O, C, k * k)
+        dense_forward[dtype](
             team(y_BOHW.numel()),
             len(sums_U2O),
             B,
@@ -153,9 +171,9 @@ class _DenseNorm(torch.autograd.Function):
             parts.channels_P,
             array(affine_2C),
             parts.low_P,
-            array(packed),
+            packed_filters(weight_OCT, parts.channels, dtype),
             O,
-            tap_offsets(max(parts.channels), k, places.plane, places.row),
+            tap_offsets(terms(max(parts.channels), dtype), k, places.plane, places.row),
             k * k,
             places,
             array(y_BOHW.view(B, O, places.height, places.width)),
@@ -165,7 +183,7 @@ class _DenseNorm(torch.autograd.Function):
         ctx.save_for_backward(
             weight_OCkk, norm_weight_O, y_BOHW, result.mean_C, result.variance_C, affine_2C, *zs
         )
-        ctx.parts, ctx.places, ctx.eps = parts, places, eps
+        ctx.parts, ctx.dtype, ctx.places, ctx.eps = parts, dtype, places, eps
         ctx.values = 0 if given_mean_O is not None else B * H * W
         ctx.mark_non_differentiable(result.mean_C, result.variance_C)
         ctx.set_materialize_grads(False)
@@ -178,23 +196,22 @@ class _DenseNorm(torch.autograd.Function):
     ) -> Any:
         weight_OCkk, norm_weight_O, y_BOHW, mean_O, variance_O, affine_2C, *zs = ctx.saved_tensors
         parts, places = ctx.parts, ctx.places
-        B, O, H, W = y_BOHW.shape
+        B, O = y_BOHW.shape[:2]
         _, C, k, _ = weight_OCkk.shape
         d_norm_weight_O, d_norm_bias_O, ab_2O = norm_gradient(
             d_scale_O, d_shift_O, mean_O, variance_O, norm_weight_O, ctx.eps, ctx.values
         )
         dy_BOHW = torch.zeros_like(y_BOHW) if dy_BOHW is None else dy_BOHW.contiguous()
-        first = 7  # arguments of forward before the maps
+        first = 8  # arguments of forward before the maps
         dzs = [
             torch.empty_like(z) if needed else None
             for z, needed in zip(zs, ctx.needs_input_grad[first:], strict=False)
         ]
-        packed = torch.empty(O * C * k * k)
-        _pack_turned(array(weight_OCkk.reshape(O, C, k * k)), parts.channels_P, array(packed))
+        weight_OCT = weight_OCkk.detach().reshape(O, C, k * k)
         d_weight_NOK = torch.empty(BUCKETS, O * C * k * k)
         sums_N2C = torch.empty(BUCKETS, 2, C)
         shape = (B, O, places.height, places.width)
-        dense_backward(
+        dense_backward[ctx.dtype](
             team(y_BOHW.numel()),
             BUCKETS,
             BUCKETS,
@@ -203,9 +220,9 @@ class _DenseNorm(torch.autograd.Function):
             parts.channels_P,
             array(affine_2C),
             parts.low_P,
-            array(packed),
+            packed_filters(weight_OCT, parts.channels, ctx.dtype, turned=True),
             tap_offsets(max(parts.channels), k, places.plane, places.row),
-            tap_offsets(O, k, places.plane, places.row),
+            tap_offsets(terms(O, ctx.dtype), k, places.plane, places.row),
             k * k,
             places,
             array(y_BOHW.view(shape)),
@@ -221,6 +238,7 @@ class _DenseNorm(torch.autograd.Function):
         )
         d_affine_2C = sums_N2C.sum(0)
         return (
+            None,
             None,
             d_weight_OCkk,
             d_norm_weight_O,

@@ -3,25 +3,89 @@
 Each map is read once forward and once backward, and what is written is summed for the norm on the way. The parts of a
 concatenation are given by the addresses of their memory, as their number differs from call to call.
 
-Shape letters: B images, P parts, C channels in, O channels out, K terms = C · k² (of a part), S positions of a unit, U units,
-N buckets.
+Products are of float32 or of bfloat16, which the processor multiplies in pairs: of neighbouring channels forward and in the
+input gradient, of neighbouring positions in the weight gradient. Everything else is float32.
+
+Shape letters: B images, P parts, C channels in, O channels out, K terms = C · k² (of a part), S positions of a unit,
+U units, N buckets.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numba
 import numpy as np
+import torch
 
-from enas.nn.kernels import parallel
+from enas.nn.kernels import _OPTIONS, narrow, parallel
 from enas.nn.maps import emit, emit_gradient, floats_at, positions, stage, stage_gradient
-
 from enas.nn.simd import borrowed
-from enas.nn.tiles import add_outer, add_product
+from enas.nn.tiles import add_halves_outer, add_outer, add_pairs_product, add_product
+
+_inlined = numba.njit(**_OPTIONS)
 
 
-@parallel
-def dense_forward(
+# How staged maps become the operands of a product: `parallel` binds one of each kind in the place of these names.
+
+
+@_inlined
+def _same_scratch(x: Any, _size: int) -> Any:
+    return x
+
+
+@_inlined
+def _same(_x: Any, _C: int, _plane: int, _operands: Any) -> None:
+    pass
+
+
+@_inlined
+def _one_each(C: int) -> int:
+    return C
+
+
+@_inlined
+def _pairs_scratch(_x: Any, size: int) -> Any:
+    return np.empty(size, np.uint32)
+
+
+@_inlined
+def _halves_scratch(_x: Any, size: int) -> Any:
+    return np.empty(size, np.uint16)
+
+
+@_inlined
+def _to_pairs(x: Any, C: int, plane: int, pairs: Any) -> None:
+    """Two neighbouring channels in one plane; a missing last one is zeros."""
+    like = np.empty(1, np.uint16)
+    for c in range(0, C, 2):
+        low = x[c * plane : (c + 1) * plane]
+        out = pairs[c // 2 * plane : (c // 2 + 1) * plane]
+        if c + 1 < C:
+            high = x[(c + 1) * plane : (c + 2) * plane]
+            for s in range(plane):
+                out[s] = np.uint32(narrow(low[s], like)) | (np.uint32(narrow(high[s], like)) << np.uint32(16))
+        else:
+            for s in range(plane):
+                out[s] = np.uint32(narrow(low[s], like))
+
+
+@_inlined
+def _to_halves(x: Any, C: int, plane: int, halves: Any) -> None:
+    for s in range(C * plane):
+        halves[s] = narrow(x[s], halves)
+
+
+@_inlined
+def _two_each(C: int) -> int:
+    return (C + 1) // 2
+
+
+_paired_scratch, _paired, _terms, _product = _same_scratch, _same, _one_each, add_product
+_halved_scratch, _halved, _outer = _same_scratch, _same, add_outer
+
+
+def _dense_forward(
     first: int,
     last: int,
     images: int,
@@ -37,33 +101,31 @@ def dense_forward(
     y_BOHW: Any,
     sums_U2O: Any,
 ) -> None:
-    """y = convolution of the parts' max(scale · z + shift, low); its rows are the units.
-
-    `packed` holds the filters part by part; offset_K the offsets of the part with the most channels.
-    """
     y_BOHW = borrowed(y_BOHW)
     most = channels_P.max()
     x = np.zeros(most * places.plane, np.float32)
+    operands = _paired_scratch(x, most * places.plane)
     stride = positions(places, places.images)
     y = np.empty(O * stride, np.float32)
     for u in range(first, last):
         begin, end = u * places.images, min((u + 1) * places.images, images)
         S = positions(places, end - begin)
         y[:] = 0
-        channel = 0
+        channel = weight = 0
         for p in range(len(address_P)):
             C = channels_P[p]
+            K = _terms(C) * taps
             z_BCHW = floats_at(address_P[p], (images, C, places.height, places.width))
             affine = affine_2C[:, channel : channel + C]
             stage(z_BCHW, begin, end, affine[0], affine[1], low_P[p], places, x)
-            weights = packed[O * channel * taps : O * (channel + C) * taps]
-            add_product(weights, O, C * taps, x, 0, offset_K, S, y, 0, stride)
+            _paired(x, C, places.plane, operands)
+            _product(packed[weight : weight + O * K], O, K, operands, 0, offset_K, S, y, 0, stride)
             channel += C
+            weight += O * K
         emit(y, stride, 0, O, begin, end, places, y_BOHW, sums_U2O[u])
 
 
-@parallel
-def dense_backward(
+def _dense_backward(
     first: int,
     last: int,
     buckets: int,
@@ -84,16 +146,14 @@ def dense_backward(
     d_weight_NOK: Any,
     sums_N2C: Any,
 ) -> None:
-    """The gradients of every part's z (where d_address_P is not 0), scale and shift, and of the filters.
-
-    Its rows are the buckets. `packed` holds, part by part, the filters turned round, [C, O · taps]; offset_L are the offsets of
-    O channels. d_weight_NOK holds the filters part by part, [O, K of the part] each.
-    """
     y_BOHW, dy_BOHW = borrowed(y_BOHW), borrowed(dy_BOHW)
     O = y_BOHW.shape[1]
+    L = _terms(O) * taps
     most = channels_P.max()
     x = np.zeros(most * places.plane, np.float32)
     d = np.zeros(O * places.plane, np.float32)
+    halved_x, halved_d = _halved_scratch(x, most * places.plane), _halved_scratch(d, O * places.plane)
+    paired_d = _paired_scratch(d, O * places.plane)
     stride = positions(places, places.images)
     dx = np.empty(most * stride, np.float32)
     units = (images + places.images - 1) // places.images
@@ -105,19 +165,21 @@ def dense_backward(
             begin, end = u * places.images, min((u + 1) * places.images, images)
             S = positions(places, end - begin)
             stage_gradient(dy_BOHW, y_BOHW, begin, end, ab_2O, places, d)
-            channel = 0
+            _halved(d, O, places.plane, halved_d)
+            _paired(d, O, places.plane, paired_d)
+            channel = weight = 0
             for p in range(len(address_P)):
                 C = channels_P[p]
                 K = C * taps
                 z_BCHW = floats_at(address_P[p], (images, C, places.height, places.width))
                 affine = affine_2C[:, channel : channel + C]
                 stage(z_BCHW, begin, end, affine[0], affine[1], low_P[p], places, x)
+                _halved(x, C, places.plane, halved_x)
                 d_part = d_weight[O * channel * taps : O * (channel + C) * taps].reshape(O, K)
-                add_outer(d, places.lead, places.plane, O, x, 0, offset_K, K, S, d_part)
+                _outer(halved_d, places.lead, places.plane, O, halved_x, 0, offset_K, K, S, d_part)
                 if d_address_P[p] != 0:
                     dx[: C * stride] = 0
-                    weights = packed[O * channel * taps : O * (channel + C) * taps]
-                    add_product(weights, C, O * taps, d, 0, offset_L, S, dx, 0, stride)
+                    _product(packed[weight : weight + C * L], C, L, paired_d, 0, offset_L, S, dx, 0, stride)
                     dz_BCHW = floats_at(d_address_P[p], (images, C, places.height, places.width))
                     emit_gradient(
                         dx,
@@ -133,6 +195,35 @@ def dense_backward(
                         sums_2C[:, channel : channel + C],
                     )
                 channel += C
+                weight += C * L
 
 
+_BRAIN = {
+    "_paired_scratch": _pairs_scratch,
+    "_paired": _to_pairs,
+    "_terms": _two_each,
+    "_product": add_pairs_product,
+}
+_BRAIN_BACKWARD = {
+    **_BRAIN,
+    "_halved_scratch": _halves_scratch,
+    "_halved": _to_halves,
+    "_outer": add_halves_outer,
+}
 
+dense_forward = {torch.float32: parallel(_dense_forward), torch.bfloat16: parallel(_dense_forward, **_BRAIN)}
+"""By type of the products: y = convolution of the parts' max(scale · z + shift, low); its rows are the units.
+
+`packed` holds the filters part by part; offset_K the offsets of the part with the most channels.
+"""
+
+dense_backward = {
+    torch.float32: parallel(_dense_backward),
+    torch.bfloat16: parallel(_dense_backward, **_BRAIN_BACKWARD),
+}
+"""By type of the products: the gradients of every part's z (where d_address_P is not 0), scale and shift, and of
+the filters.
+
+Its rows are the buckets. `packed` holds, part by part, the filters turned round, [C, O · taps]; offset_L are the offsets
+of the O channels. d_weight_NOK holds the filters part by part, [O, K of the part] each.
+"""

@@ -5,8 +5,12 @@ nothing to float32 and float64, so that every kernel is written once. The approx
 straight-line code that the compiler turns into vector instructions; NaN passes through them.
 """
 
+import contextlib
+import hashlib
 import math
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from types import FunctionType
 from typing import Any, cast
 
@@ -15,6 +19,7 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import types
+from numba.core.caching import FunctionCache
 from numba.extending import intrinsic, overload
 
 from enas.nn.threads import split_rows
@@ -25,12 +30,28 @@ _OPTIONS: dict[str, Any] = {"fastmath": {"contract", "nsz"}, "error_model": "num
 _inlined = numba.njit(**_OPTIONS)
 
 
+@cache
+def _sources() -> str:
+    """A hash of this package's kernels and of all that they may call."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+class _KernelCache(FunctionCache):
+    """numba's cache on disk, which by itself only notices changes of the file that a kernel stands in."""
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        return *super()._index_key(sig, codegen), _sources()
+
+
 def kernel(function: Callable[..., None]) -> Callable[..., None]:
     """Compile at the first call for each combination of types; kept on disk for the next process if it can be."""
-    try:
-        compiled = numba.njit(nogil=True, cache=True, **_OPTIONS)(function)
-    except RuntimeError:  # neither the package nor the user has a folder to write to
-        compiled = numba.njit(nogil=True, **_OPTIONS)(function)
+    compiled = numba.njit(nogil=True, **_OPTIONS)(function)
+    # Without a folder that the package or the user can write to, there is no cache.
+    with contextlib.suppress(RuntimeError):
+        compiled._cache = _KernelCache(function)
     return cast(Callable[..., None], compiled)
 
 

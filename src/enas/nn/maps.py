@@ -1,8 +1,8 @@
 """How feature maps of a few images stand in a kernel's scratch memory, and how they come and go.
 
-A unit is a few images. In scratch, each channel has a plane of its own in which the rows of pixels, and the images, stand one
-below the other with a border of zeros between them: the zeros right of a row are those left of the next one. So a filter's tap
-sees the pixels of every position at one fixed distance, and all positions of a unit are one contiguous run.
+A unit is a few images. In scratch, each channel has a plane of its own in which the rows of pixels, and the images, stand
+one below the other with a border of zeros between them: the zeros right of a row are those left of the next one. So a
+filter's tap sees the pixels of every position at one fixed distance, and all positions of a unit are one contiguous run.
 
 Shape letters: B images, C channels, H rows, W columns.
 """
@@ -52,7 +52,7 @@ def geometry(images: int, channels: int, height: int, width: int, border: int) -
     image = (height + border) * row
     unit = min(images, max(1, _UNIT_FLOATS // (channels * image)))
     lead = border * row + border
-    plane = lead + unit * image + lead + 2 * LANES
+    plane = lead + unit * image + lead + 4 * LANES
     return Geometry(height, width, row, image, lead, plane, unit)
 
 
@@ -62,9 +62,9 @@ def units(images: int, places: Geometry) -> int:
 
 
 @inlined
-def positions(places: Any, images: int) -> int:
-    """The contiguous positions of so many images of a unit, rounded up to whole vectors."""
-    return (images * places.image + LANES - 1) // LANES * LANES
+def positions(places: Any, images: int) -> Any:
+    """The contiguous positions of so many images of a unit, rounded up to whole vectors of bfloat16."""
+    return (images * places.image + 2 * LANES - 1) // (2 * LANES) * (2 * LANES)
 
 
 @inlined
@@ -87,10 +87,11 @@ def stage(
 
 
 @inlined
-def stage_gradient(
-    dy_BCHW: Any, y_BCHW: Any, first: int, last: int, ab_2C: Any, places: Any, d: Any
-) -> None:
-    """Write dy + a + b · y of images first .. last - 1 between the zeros of d [C · plane], with zeros to the next vector."""
+def stage_gradient(dy_BCHW: Any, y_BCHW: Any, first: int, last: int, ab_2C: Any, places: Any, d: Any) -> None:
+    """Write dy + a + b · y of images first .. last - 1 between the zeros of d [C · plane].
+
+    Zeros follow to the end of the last vector.
+    """
     C = y_BCHW.shape[1]
     W = places.width
     end = places.lead + (last - first) * places.image
@@ -103,7 +104,7 @@ def stage_gradient(
                 for w in range(W):
                     out[w] = dy[w] + (a + b_c * y[w])
                 at += places.row
-        d[c * places.plane + end : c * places.plane + end + LANES] = 0
+        d[c * places.plane + end : c * places.plane + end + 2 * LANES] = 0
 
 
 @_summing
@@ -124,7 +125,15 @@ def _row_squares(x: Any, mean: Any) -> Any:
 
 @inlined
 def emit(
-    y: Any, stride: int, at_channel: int, C: int, first: int, last: int, places: Any, y_BCHW: Any, sums_2C: Any
+    y: Any,
+    stride: int,
+    at_channel: int,
+    C: int,
+    first: int,
+    last: int,
+    places: Any,
+    y_BCHW: Any,
+    sums_2C: Any,
 ) -> None:
     """Write images first .. last - 1 of the unbordered y [C · stride] to channels at_channel and on of y_BCHW.
 
@@ -146,7 +155,7 @@ def emit(
         squares = np.float32(0)
         for b in range(first, last):
             at = c * stride + (b - first) * places.image
-            for h in range(places.height):
+            for _ in range(places.height):
                 squares += _row_squares(y[at : at + W], mean)
                 at += places.row
         sums_2C[0, at_channel + c] = total
@@ -190,9 +199,7 @@ def emit_gradient(
         for b in range(first, last):
             at = c * stride + (b - first) * places.image
             for h in range(places.height):
-                more = _gradient_row(
-                    dx[at : at + W], z_BCHW[b, c, h], scale, shift, low, dz_BCHW[b, c, h]
-                )
+                more = _gradient_row(dx[at : at + W], z_BCHW[b, c, h], scale, shift, low, dz_BCHW[b, c, h])
                 d_scale += more[0]
                 d_shift += more[1]
                 at += places.row
@@ -200,4 +207,14 @@ def emit_gradient(
         sums_2C[1, c] += d_shift
 
 
-__all__ = ["Geometry", "emit", "emit_gradient", "floats_at", "geometry", "positions", "stage", "stage_gradient", "units"]
+__all__ = [
+    "Geometry",
+    "emit",
+    "emit_gradient",
+    "floats_at",
+    "geometry",
+    "positions",
+    "stage",
+    "stage_gradient",
+    "units",
+]

@@ -147,6 +147,3 @@ class _ReductionNorm(torch.autograd.Function):
             dz_BCHW,
             *ctx.parts.affine_gradients(sums_N2C.sum(0)),
         )
-
-
-

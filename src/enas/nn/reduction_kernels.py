@@ -1,10 +1,10 @@
 """A compiled factorized reduction: 1×1 convolutions of the even and of the odd pixels, side by side, between pending norms.
 
-Even pixels are those of even rows and columns, odd ones those of odd rows and columns; half of the pixels are not read. For an
-odd size the image is continued by a row and a column of zeros.
+Even pixels are those of even rows and columns, odd ones those of odd rows and columns; half of the pixels are not read. For
+an odd size the image is continued by a row and a column of zeros.
 
-Shape letters: B images, C channels in, O channels out, of which the first E read the even pixels, H rows, W columns, U units,
-N buckets.
+Shape letters: B images, C channels in, O channels out, of which the first E read the even pixels, H rows, W columns,
+U units, N buckets.
 """
 
 from __future__ import annotations

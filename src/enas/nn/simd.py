@@ -10,21 +10,62 @@ Shape letters: O outputs, K terms of a sum, S positions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numba
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np.numpy_support import carray
 
 LANES = 16
-"""Numbers of a vector: 512 bits of float32. A processor with narrower registers takes several for it."""
+"""Sums of a vector: 512 bits of float32. A processor with narrower registers takes several for it."""
 
 _WORD = ir.IntType(64)
 _FLOAT = ir.FloatType()
-_VECTOR = ir.VectorType(_FLOAT, LANES)
+_SUMS = ir.VectorType(_FLOAT, LANES)
+
+
+class _Brain(ir.Type):
+    """bfloat16, which llvmlite has no name for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Brain)
+
+    def __hash__(self) -> int:
+        return hash(_Brain)
+
+
+@dataclass(frozen=True)
+class Operands:
+    """What the vectors that are multiplied hold: one float32 to a sum, or two bfloat16."""
+
+    element: ir.Type
+    lanes: int
+
+    @property
+    def vector(self) -> ir.VectorType:
+        """A register full."""
+        return ir.VectorType(self.element, self.lanes)
+
+
+FLOATS = Operands(_FLOAT, LANES)
+PAIRS = Operands(ir.IntType(32), LANES)
+"""Two bfloat16 terms of a sum in one number of 32 bits."""
+HALVES = Operands(ir.IntType(16), 2 * LANES)
+"""bfloat16 one after the other, of which two neighbours belong to one sum."""
+
+
+@cache
+def multiplies_bfloat16() -> bool:
+    """Whether the processor multiplies pairs of bfloat16 and adds them up in float32, in one instruction."""
+    return bool(binding.get_host_cpu_features().get("avx512bf16", False))
 
 
 @dataclass
@@ -32,13 +73,13 @@ class Vectors:
     """Writes vector instructions where an IR builder stands."""
 
     builder: ir.IRBuilder
-    _undefined: Any = field(default_factory=lambda: ir.Constant(_VECTOR, ir.Undefined))
+    operands: Operands = FLOATS
 
     def sums(self, count: int) -> list[Any]:
         """So many vectors of zeros that live in registers."""
-        places = [cgutils.alloca_once(self.builder, _VECTOR) for _ in range(count)]
+        places = [cgutils.alloca_once(self.builder, _SUMS) for _ in range(count)]
         for place in places:
-            self.builder.store(ir.Constant(_VECTOR, None), place)
+            self.builder.store(ir.Constant(_SUMS, None), place)
         return places
 
     def index(self, at: Any, by: int) -> Any:
@@ -46,41 +87,52 @@ class Vectors:
         return self.builder.add(at, ir.Constant(_WORD, by)) if by else at
 
     def load(self, pointer: Any, at: Any) -> Any:
-        """The 16 numbers from `pointer[at]` on, wherever they lie."""
-        place = self.builder.bitcast(self.builder.gep(pointer, [at]), _VECTOR.as_pointer())
-        return self.builder.load(place, align=4)
-
-    def store(self, vector: Any, pointer: Any, at: Any) -> None:
-        """Write 16 numbers to `pointer[at]` and on."""
-        place = self.builder.bitcast(self.builder.gep(pointer, [at]), _VECTOR.as_pointer())
-        self.builder.store(vector, place, align=4)
+        """The operands from `pointer[at]` on, wherever they lie."""
+        place = self.builder.bitcast(self.builder.gep(pointer, [at]), self.operands.vector.as_pointer())
+        return self.builder.load(place, align=1)
 
     def spread(self, pointer: Any, at: Any) -> Any:
-        """`pointer[at]`, 16 times."""
-        number = self.builder.load(self.builder.gep(pointer, [at]), align=4)
-        first = self.builder.insert_element(self._undefined, number, ir.Constant(ir.IntType(32), 0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), None)
-        return self.builder.shuffle_vector(first, self._undefined, zeros)
+        """`pointer[at]` in every lane."""
+        number = self.builder.load(self.builder.gep(pointer, [at]))
+        undefined = ir.Constant(self.operands.vector, ir.Undefined)
+        first = self.builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
+        return self.builder.shuffle_vector(first, undefined, _lanes([0] * self.operands.lanes))
 
     def add_product(self, sums: Any, x: Any, y: Any) -> None:
-        """sums += x · y, rounded once."""
-        fma = cgutils.get_or_insert_function(
-            self.builder.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), f"llvm.fma.v{LANES}f32"
-        )
-        self.builder.store(self.builder.call(fma, [x, y, self.builder.load(sums)]), sums)
+        """sums += x · y: rounded once for float32; for bfloat16 the sum of a pair's two products."""
+        terms = [x, y]
+        if self.operands is FLOATS:
+            name, vector, terms = f"llvm.fma.v{LANES}f32", _SUMS, [x, y, self.builder.load(sums)]
+        else:
+            name, vector = f"llvm.x86.avx512bf16.dpbf16ps.{32 * LANES}", ir.VectorType(_Brain(), 2 * LANES)
+            terms = [self.builder.load(sums), *(self.builder.bitcast(term, vector) for term in terms)]
+        kind = ir.FunctionType(_SUMS, [term.type for term in terms])
+        instruction = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        self.builder.store(self.builder.call(instruction, terms), sums)
 
-    def total(self, vector: Any) -> Any:
-        """The sum of its 16 numbers, by halves."""
-        lanes = LANES
+    def add_sums(self, sums: Any, pointer: Any, at: Any) -> None:
+        """pointer[at], … += the 16 sums."""
+        place = self.builder.bitcast(self.builder.gep(pointer, [at]), _SUMS.as_pointer())
+        total = self.builder.fadd(self.builder.load(place, align=4), self.builder.load(sums))
+        self.builder.store(total, place, align=4)
+
+    def add_total(self, sums: Any, pointer: Any, at: Any) -> None:
+        """pointer[at] += the total of the 16 sums, added up by halves."""
+        vector, lanes = self.builder.load(sums), LANES
         while lanes > 1:
             lanes //= 2
-            upper = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(lanes, 2 * lanes)))
-            lower = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(lanes)))
-            vector = self.builder.fadd(
-                self.builder.shuffle_vector(vector, vector, lower),
-                self.builder.shuffle_vector(vector, vector, upper),
-            )
-        return self.builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+            halves = [
+                self.builder.shuffle_vector(vector, vector, _lanes(range(start, start + lanes)))
+                for start in (0, lanes)
+            ]
+            vector = self.builder.fadd(*halves)
+        total = self.builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+        place = self.builder.gep(pointer, [at])
+        self.builder.store(self.builder.fadd(self.builder.load(place), total), place)
+
+
+def _lanes(numbers: Sequence[int]) -> Any:
+    return ir.Constant(ir.VectorType(ir.IntType(32), len(numbers)), list(numbers))
 
 
 def pointers(context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> list[Any]:
@@ -118,123 +170,133 @@ PRODUCT_TILE = (6, 4)
 """Most outputs and vectors of `product_tile`: 24 sums, 4 operands, and the rest of 32 registers for weights."""
 
 
-@intrinsic
-def product_tile(
-    _typing: Any,
-    outputs: Any,
-    vectors: Any,
-    w: Any,
-    w_at: Any,
-    x: Any,
-    x_at: Any,
-    offset_K: Any,
-    K: Any,
-    y: Any,
-    y_at: Any,
-    y_stride: Any,
-) -> Any:
-    """y[o, s] += Σ_k w[k, o] · x[offset[k] + s] for `outputs` o and 16 · `vectors` s, the sums in registers.
+def _product_tile(operands: Operands) -> Any:
+    @intrinsic
+    def tile(
+        _typing: Any,
+        outputs: Any,
+        vectors: Any,
+        w: Any,
+        w_at: Any,
+        x: Any,
+        x_at: Any,
+        offset_K: Any,
+        K: Any,
+        y: Any,
+        y_at: Any,
+        y_stride: Any,
+    ) -> Any:
+        signature = _signature((outputs, vectors, w, w_at, x, x_at, offset_K, K, y, y_at, y_stride))
 
-    w is packed as [K, outputs] from w[w_at] on; x[offset[k] + s] is the flat array's x[x_at + offset_K[k] + s]; the rows of
-    y begin at y[y_at] and lie y_stride apart. Arrays are float32, offsets int64.
-    """
-    signature = _signature((outputs, vectors, w, w_at, x, x_at, offset_K, K, y, y_at, y_stride))
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            outputs, vectors, w, w_at, x, x_at, offset_K, K, y, y_at, y_stride = pointers(
+                context, builder, signature, values
+            )
+            emit = Vectors(builder, operands)
+            x_base, w_base = builder.gep(x, [x_at]), builder.gep(w, [w_at])
 
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        outputs, vectors, w, w_at, x, x_at, offset_K, K, y, y_at, y_stride = pointers(
-            context, builder, signature, values
-        )
-        emit = Vectors(builder)
-        x_base, w_base = builder.gep(x, [x_at]), builder.gep(w, [w_at])
-
-        def write(rows: int, columns: int) -> None:
-            sums = emit.sums(rows * columns)
-            with cgutils.for_range(builder, K) as loop:
-                at = builder.load(builder.gep(offset_K, [loop.index]))
-                w_k = builder.mul(loop.index, ir.Constant(_WORD, rows))
-                xs = [emit.load(x_base, emit.index(at, LANES * v)) for v in range(columns)]
+            def write(rows: int, columns: int) -> None:
+                sums = emit.sums(rows * columns)
+                with cgutils.for_range(builder, K) as loop:
+                    at = builder.load(builder.gep(offset_K, [loop.index]))
+                    w_k = builder.mul(loop.index, ir.Constant(_WORD, rows))
+                    xs = [emit.load(x_base, emit.index(at, LANES * v)) for v in range(columns)]
+                    for o in range(rows):
+                        weight = emit.spread(w_base, emit.index(w_k, o))
+                        for v in range(columns):
+                            emit.add_product(sums[o * columns + v], weight, xs[v])
+                row = y_at
                 for o in range(rows):
-                    weight = emit.spread(w_base, emit.index(w_k, o))
                     for v in range(columns):
-                        emit.add_product(sums[o * columns + v], weight, xs[v])
-            row = y_at
-            for o in range(rows):
-                for v in range(columns):
-                    place = emit.index(row, LANES * v)
-                    total = builder.fadd(emit.load(y, place), builder.load(sums[o * columns + v]))
-                    emit.store(total, y, place)
-                row = builder.add(row, y_stride)
+                        emit.add_sums(sums[o * columns + v], y, emit.index(row, LANES * v))
+                    row = builder.add(row, y_stride)
 
-        _each_size(builder, outputs, vectors, PRODUCT_TILE, write)
-        return context.get_dummy_value()
+            _each_size(builder, outputs, vectors, PRODUCT_TILE, write)
+            return context.get_dummy_value()
 
-    return signature, generate
+        return signature, generate
 
+    return tile
+
+
+product_tile, pairs_product_tile = _product_tile(FLOATS), _product_tile(PAIRS)
+"""y[o, s] += Σ_k w[k, o] · x[offset[k] + s] for `outputs` o and 16 · `vectors` s, the sums in registers.
+
+w is packed as [K, outputs] from w[w_at] on; x[offset[k] + s] is the flat array's x[x_at + offset_K[k] + s]; the rows of y
+begin at y[y_at] and lie y_stride apart. y is float32, offsets int64; w and x are float32, or uint32 that hold two terms
+each.
+"""
 
 OUTER_TILE = (4, 6)
 """Most outputs and terms of `outer_tile`."""
 
 
-@intrinsic
-def outer_tile(
-    _typing: Any,
-    outputs: Any,
-    terms: Any,
-    dy: Any,
-    dy_at: Any,
-    dy_stride: Any,
-    x: Any,
-    x_at: Any,
-    offset_K: Any,
-    k_at: Any,
-    S: Any,
-    dw: Any,
-    dw_at: Any,
-    dw_stride: Any,
-) -> Any:
-    """dw[o, k] += Σ_s dy[o, s] · x[offset[k] + s] for `outputs` o and `terms` k, over S positions, a multiple of 16.
-
-    The offsets are those from offset_K[k_at] on; the rows of dy and dw begin at dy_at and dw_at and lie their strides apart.
-    """
-    signature = _signature(
-        (outputs, terms, dy, dy_at, dy_stride, x, x_at, offset_K, k_at, S, dw, dw_at, dw_stride)
-    )
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        outputs, terms, dy, dy_at, dy_stride, x, x_at, offset_K, k_at, S, dw, dw_at, dw_stride = pointers(
-            context, builder, signature, values
+def _outer_tile(operands: Operands) -> Any:
+    @intrinsic
+    def tile(
+        _typing: Any,
+        outputs: Any,
+        terms: Any,
+        dy: Any,
+        dy_at: Any,
+        dy_stride: Any,
+        x: Any,
+        x_at: Any,
+        offset_K: Any,
+        k_at: Any,
+        S: Any,
+        dw: Any,
+        dw_at: Any,
+        dw_stride: Any,
+    ) -> Any:
+        signature = _signature(
+            (outputs, terms, dy, dy_at, dy_stride, x, x_at, offset_K, k_at, S, dw, dw_at, dw_stride)
         )
-        emit = Vectors(builder)
-        steps = builder.udiv(S, ir.Constant(_WORD, LANES))
 
-        def write(rows: int, columns: int) -> None:
-            sums = emit.sums(rows * columns)
-            dys = [builder.gep(dy, [dy_at])]
-            for _ in range(rows - 1):
-                dys.append(builder.gep(dys[-1], [dy_stride]))
-            xs = []
-            for k in range(columns):
-                offset = builder.load(builder.gep(offset_K, [emit.index(k_at, k)]))
-                xs.append(builder.gep(x, [builder.add(x_at, offset)]))
-            with cgutils.for_range(builder, steps) as loop:
-                s = builder.mul(loop.index, ir.Constant(_WORD, LANES))
-                dy_s = [emit.load(row, s) for row in dys]
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            outputs, terms, dy, dy_at, dy_stride, x, x_at, offset_K, k_at, S, dw, dw_at, dw_stride = pointers(
+                context, builder, signature, values
+            )
+            emit = Vectors(builder, operands)
+            lanes = ir.Constant(_WORD, operands.lanes)
+            steps = builder.udiv(S, lanes)
+
+            def write(rows: int, columns: int) -> None:
+                sums = emit.sums(rows * columns)
+                dys = [builder.gep(dy, [dy_at])]
+                for _ in range(rows - 1):
+                    dys.append(builder.gep(dys[-1], [dy_stride]))
+                xs = []
                 for k in range(columns):
-                    x_k = emit.load(xs[k], s)
-                    for o in range(rows):
-                        emit.add_product(sums[o * columns + k], dy_s[o], x_k)
-            row = dw_at
-            for o in range(rows):
-                for k in range(columns):
-                    place = builder.gep(dw, [emit.index(row, k)])
-                    total = emit.total(builder.load(sums[o * columns + k]))
-                    builder.store(builder.fadd(builder.load(place), total), place)
-                row = builder.add(row, dw_stride)
+                    offset = builder.load(builder.gep(offset_K, [emit.index(k_at, k)]))
+                    xs.append(builder.gep(x, [builder.add(x_at, offset)]))
+                with cgutils.for_range(builder, steps) as loop:
+                    s = builder.mul(loop.index, lanes)
+                    dy_s = [emit.load(row, s) for row in dys]
+                    for k in range(columns):
+                        x_k = emit.load(xs[k], s)
+                        for o in range(rows):
+                            emit.add_product(sums[o * columns + k], dy_s[o], x_k)
+                row = dw_at
+                for o in range(rows):
+                    for k in range(columns):
+                        emit.add_total(sums[o * columns + k], dw, emit.index(row, k))
+                    row = builder.add(row, dw_stride)
 
-        _each_size(builder, outputs, terms, OUTER_TILE, write)
-        return context.get_dummy_value()
+            _each_size(builder, outputs, terms, OUTER_TILE, write)
+            return context.get_dummy_value()
 
-    return signature, generate
+        return signature, generate
+
+    return tile
+
+
+outer_tile, halves_outer_tile = _outer_tile(FLOATS), _outer_tile(HALVES)
+"""dw[o, k] += Σ_s dy[o, s] · x[offset[k] + s] for `outputs` o and `terms` k, over S positions, whole vectors.
+
+The offsets are those from offset_K[k_at] on; the rows of dy and dw begin at dy_at and dw_at and lie their strides apart.
+dw is float32; dy and x are float32 (a vector is 16 positions), or bfloat16 seen as uint16 (32 positions).
+"""
 
 
 def _pairs(builder: ir.IRBuilder, at: Any, pairs: Any, write: Any) -> Any:
@@ -247,10 +309,6 @@ def _pairs(builder: ir.IRBuilder, at: Any, pairs: Any, write: Any) -> Any:
             write(lanes, builder.load(done))
             builder.store(builder.add(builder.load(done), width), done)
     return builder.load(done)
-
-
-def _lanes(numbers: Sequence[int]) -> Any:
-    return ir.Constant(ir.VectorType(ir.IntType(32), len(numbers)), list(numbers))
 
 
 def _at(builder: ir.IRBuilder, pointer: Any, index: Any, lanes: int) -> Any:
@@ -329,7 +387,7 @@ def _pointer(_typing: Any, address: Any) -> Any:
 @numba.njit
 def floats_at(address: Any, shape: Any) -> Any:
     """The float32 array [*shape] that begins at an address, so that a kernel takes any number of arrays."""
-    return numba.carray(_pointer(address), shape)
+    return carray(_pointer(address), shape)
 
 
 @numba.njit
@@ -338,4 +396,4 @@ def borrowed(array: Any) -> Any:
 
     Threads that slice one array would otherwise wait for each other at every slice, to count it.
     """
-    return numba.carray(_pointer(array.ctypes.data), array.shape)
+    return carray(_pointer(array.ctypes.data), array.shape)

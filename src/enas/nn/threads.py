@@ -3,8 +3,6 @@
 Torch's OpenMP threads stay awake between two products; a second pool of threads would fight them for the same cores.
 So a kernel's rows are handed to that very pool, through `GOMP_parallel` of the OpenMP runtime torch is linked with.
 Where there is none, kernels run on one thread.
-
-numba caches compiled kernels by the file they stand in: after a change here, touch `kernels.py`.
 """
 
 import ctypes

@@ -15,7 +15,15 @@ import numba
 import numpy as np
 
 from enas.nn.kernels import _OPTIONS
-from enas.nn.simd import LANES, OUTER_TILE, PRODUCT_TILE, outer_tile, product_tile
+from enas.nn.simd import (
+    LANES,
+    OUTER_TILE,
+    PRODUCT_TILE,
+    halves_outer_tile,
+    outer_tile,
+    pairs_product_tile,
+    product_tile,
+)
 
 inlined = numba.njit(**_OPTIONS)
 
@@ -36,52 +44,81 @@ def pack(w_OK: Any, packed: Any) -> None:
                 at += 1
 
 
-@inlined
-def add_product(
-    packed: Any, O: int, K: int, x: Any, x_at: int, offset_K: Any, S: int, y: Any, y_at: int, y_stride: int
-) -> None:
-    """y[o, s] += Σ_k w[o, k] · x[offset[k] + s] for s < S rounded up to a multiple of 16.
+def _add_product(tile: Any) -> Any:
+    @inlined
+    def add(
+        packed: Any,
+        O: int,
+        K: int,
+        x: Any,
+        x_at: int,
+        offset_K: Any,
+        S: int,
+        y: Any,
+        y_at: int,
+        y_stride: int,
+    ) -> None:
+        step = LANES * _PRODUCT_VECTORS
+        for s in range(0, S, step):
+            vectors = min(_PRODUCT_VECTORS, (S - s + LANES - 1) // LANES)
+            for o in range(0, O, _PRODUCT_ROWS):
+                rows = min(_PRODUCT_ROWS, O - o)
+                tile(
+                    rows,
+                    vectors,
+                    packed,
+                    o * K,
+                    x,
+                    x_at + s,
+                    offset_K,
+                    K,
+                    y,
+                    y_at + o * y_stride + s,
+                    y_stride,
+                )
 
-    `packed` has O · K weights from `pack`; x and y are flat: x[x_at + offset_K[k] + s], y[y_at + o · y_stride + s].
-    """
-    step = LANES * _PRODUCT_VECTORS
-    for s in range(0, S, step):
-        vectors = min(_PRODUCT_VECTORS, (S - s + LANES - 1) // LANES)
-        for o in range(0, O, _PRODUCT_ROWS):
-            rows = min(_PRODUCT_ROWS, O - o)
-            product_tile(
-                rows, vectors, packed, o * K, x, x_at + s, offset_K, K, y, y_at + o * y_stride + s, y_stride
-            )
+    return add
 
 
-@inlined
-def add_outer(
-    dy: Any, dy_at: int, dy_stride: int, O: int, x: Any, x_at: int, offset_K: Any, K: int, S: int, dw_OK: Any
-) -> None:
-    """dw[o, k] += Σ_s dy[o, s] · x[offset[k] + s] over s < S, a multiple of 16; dw is contiguous.
+add_product, add_pairs_product = _add_product(product_tile), _add_product(pairs_product_tile)
+"""y[o, s] += Σ_k w[o, k] · x[offset[k] + s] for s < S rounded up to a multiple of 16.
 
-    dy and x are flat: dy[dy_at + o · dy_stride + s], x[x_at + offset_K[k] + s].
-    """
-    dw = dw_OK.reshape(-1)
-    for k in range(0, K, _OUTER_TERMS):
-        terms = min(_OUTER_TERMS, K - k)
-        for o in range(0, O, _OUTER_ROWS):
-            rows = min(_OUTER_ROWS, O - o)
-            outer_tile(
-                rows,
-                terms,
-                dy,
-                dy_at + o * dy_stride,
-                dy_stride,
-                x,
-                x_at,
-                offset_K,
-                k,
-                S,
-                dw,
-                o * K + k,
-                K,
-            )
+`packed` has O · K weights from `pack`; x and y are flat: x[x_at + offset_K[k] + s], y[y_at + o · y_stride + s]. In pairs, a
+term k is two channels: uint32 of two bfloat16 in x and in `packed`.
+"""
+
+
+def _add_outer(tile: Any) -> Any:
+    @inlined
+    def add(
+        dy: Any,
+        dy_at: int,
+        dy_stride: int,
+        O: int,
+        x: Any,
+        x_at: int,
+        offset_K: Any,
+        K: int,
+        S: int,
+        dw_OK: Any,
+    ) -> None:
+        dw = dw_OK.reshape(-1)
+        for k in range(0, K, _OUTER_TERMS):
+            terms = min(_OUTER_TERMS, K - k)
+            for o in range(0, O, _OUTER_ROWS):
+                rows = min(_OUTER_ROWS, O - o)
+                at = dy_at + o * dy_stride
+                tile(rows, terms, dy, at, dy_stride, x, x_at, offset_K, k, S, dw, o * K + k, K)
+
+    return add
+
+
+add_outer, add_halves_outer = _add_outer(outer_tile), _add_outer(halves_outer_tile)
+"""dw[o, k] += Σ_s dy[o, s] · x[offset[k] + s] over s < S; dw is contiguous.
+
+dy and x are flat: dy[dy_at + o · dy_stride + s], x[x_at + offset_K[k] + s]. S is a multiple of 16, or of 32 for the bfloat16
+(seen as uint16) of `add_halves_outer`.
+"""
 
 
 def tap_offsets(channels: int, width: int, plane: int, row: int) -> np.ndarray[Any, np.dtype[np.int64]]:
