@@ -8,6 +8,7 @@ Shape letters: B images, C channels in, O channels out, H rows, W columns, k the
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 
 import torch
@@ -46,6 +47,12 @@ def separable_norm(
     dtype: torch.dtype = torch.float32,
 ) -> Activation:
     """norm(pointwise(depthwise(x))): a depthwise-separable convolution, the stride in its depthwise part."""
+    if stride <= 2 and kernels_take(x, depthwise_C1kk, pointwise_OC11):
+        from enas.nn.separable import fused_separable_norm
+
+        return fused_separable_norm(
+            x, depthwise_C1kk, pointwise_OC11, norm, stride=stride, statistics=statistics
+        )
     y_BCHW = _convolve(x.value(), depthwise_C1kk, stride, len(depthwise_C1kk), torch.float32)
     return norm.forward(_convolve(y_BCHW, pointwise_OC11, 1, 1, dtype), statistics)
 
@@ -113,6 +120,23 @@ def max_pool(x_BCHW: Tensor, stride: int = 1) -> Tensor:
 def global_average(x: Activation) -> Tensor:
     """Mean over all pixels [B, C]."""
     return x.value().mean((2, 3))
+
+
+def kernels_take(x: Activation, *weights: Tensor) -> bool:
+    """Whether there are compiled kernels for such feature maps and weights.
+
+    There are for contiguous float32 on a CPU, if numba is installed.
+    """
+    if not x.z_BCHW.is_contiguous() or not x.z_BCHW.numel():
+        return False
+    tensors = [tensor for tensor in (x.z_BCHW, x.scale_C, x.shift_C, *weights) if tensor is not None]
+    if any(tensor.device.type != "cpu" or tensor.dtype != torch.float32 for tensor in tensors):
+        return False
+    try:
+        importlib.import_module("numba")  # here, as it takes its time
+    except ImportError:  # numba follows new versions of Python months later
+        return False
+    return True
 
 
 def _convolve(x_BCHW: Tensor, weight: Tensor, stride: int, groups: int, dtype: torch.dtype) -> Tensor:
