@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from enas.nn.kernels import _OPTIONS, narrow, parallel
-from enas.nn.maps import emit, emit_gradient, floats_at, positions, stage, stage_gradient
+from enas.nn.scratch import emit, emit_gradient, floats_at, positions, stage, stage_gradient
 from enas.nn.simd import borrowed
 from enas.nn.tiles import add_halves_outer, add_outer, add_pairs_product, add_product
 

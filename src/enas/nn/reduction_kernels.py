@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from enas.nn.kernels import _OPTIONS, parallel
-from enas.nn.maps import emit, positions, stage_gradient
+from enas.nn.scratch import emit, positions, stage_gradient
 from enas.nn.simd import borrowed, put_even, put_odd, take_even, take_odd
 from enas.nn.tiles import add_outer, add_product
 
