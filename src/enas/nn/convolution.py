@@ -8,15 +8,13 @@ Shape letters: B images, C channels in, O channels out, H rows, W columns, k the
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from enas.nn import recurrence
-from enas.nn.activation import Activation, ChannelNorm, Statistics
+from enas.nn.activation import Activation, ChannelNorm, Statistics, kernels_take
 
 
 def conv_norm(
@@ -29,7 +27,7 @@ def conv_norm(
     dtype: torch.dtype = torch.float32,
 ) -> Activation:
     """norm(convolution(x)), dense, for odd k; `dtype` is the type of the operands where that is faster."""
-    if stride == 1 and kernels_take([x], dtype):
+    if stride == 1 and kernels_take(x.z_BCHW):
         from enas.nn.dense import dense_norm
 
         return dense_norm([x], weight_OCkk, norm, statistics, dtype)
@@ -47,7 +45,7 @@ def separable_norm(
     dtype: torch.dtype = torch.float32,
 ) -> Activation:
     """norm(pointwise(depthwise(x))): a depthwise-separable convolution, the stride in its depthwise part."""
-    if stride <= 2 and kernels_take(x, depthwise_C1kk, pointwise_OC11):
+    if stride <= 2 and kernels_take(x.z_BCHW):
         from enas.nn.separable import fused_separable_norm
 
         return fused_separable_norm(
@@ -66,7 +64,7 @@ def joined_conv_norm(
     dtype: torch.dtype = torch.float32,
 ) -> Activation:
     """norm of a 1×1 convolution of the concatenation of `xs`, whose filter has one block of columns for each of them."""
-    if kernels_take(xs, dtype):
+    if kernels_take(*(x.z_BCHW for x in xs)):
         from enas.nn.dense import dense_norm
 
         return dense_norm(xs, torch.cat(list(weights_OC11), 1), norm, statistics)
@@ -87,7 +85,7 @@ def factorized_reduction_norm(
 
     For an odd size the image is continued by one row and column of zeros.
     """
-    if kernels_take([x], dtype):
+    if kernels_take(x.z_BCHW):
         from enas.nn.reduction import reduction_norm
 
         return reduction_norm(x, even_PC11.flatten(1), odd_QC11.flatten(1), norm, statistics)
@@ -97,46 +95,55 @@ def factorized_reduction_norm(
     return norm.forward(torch.cat(parts, 1), statistics)
 
 
-def kernels_take(xs: Sequence[Activation], dtype: torch.dtype) -> bool:
-    """Whether there are compiled kernels for these maps: for float32 on a CPU, if numba is installed."""
-    return all(x.z_BCHW.dtype is torch.float32 and recurrence.kernels_take(x.z_BCHW, dtype) for x in xs)
+def total(xs: Sequence[Activation], kept_B: Sequence[Tensor | None] | None = None) -> Tensor:
+    """The sum of feature maps of one shape; `kept_B` has a factor of at least 0 for each image of a part, or None for 1."""
+    kept = [None] * len(xs) if kept_B is None else list(kept_B)
+    itself = len(xs) == 1 and kept[0] is None
+    if not itself and kernels_take(*(x.z_BCHW for x in xs)):
+        from enas.nn import maps
+
+        return maps.total(xs, kept)
+    values = [
+        x.value() if factor_B is None else x.value() * factor_B[:, None, None, None]
+        for x, factor_B in zip(xs, kept, strict=True)
+    ]
+    return values[0] if len(values) == 1 else torch.stack(values).sum(0)
 
 
-def total(xs: Sequence[Activation]) -> Tensor:
-    """The sum of feature maps of one shape."""
-    return torch.stack([x.value() for x in xs]).sum(0) if len(xs) > 1 else xs[0].value()
+def total_norm(xs: Sequence[Activation], norm: ChannelNorm, statistics: Statistics = "batch") -> Activation:
+    """norm(Σ xs)."""
+    if statistics == "batch" and kernels_take(*(x.z_BCHW for x in xs)):
+        from enas.nn import maps
+
+        return maps.total_norm(xs, norm)
+    return norm.forward(total(xs), statistics)
 
 
-def average_pool(x_BCHW: Tensor, stride: int = 1) -> Tensor:
+def average_pool(x: Activation, stride: int = 1) -> Tensor:
     """Mean over 3×3 pixels, those beyond the border left out."""
-    return F.avg_pool2d(x_BCHW, 3, stride, padding=1, count_include_pad=False)
+    if kernels_take(x.z_BCHW):
+        from enas.nn import maps
+
+        return maps.average_pool(x, stride)
+    return F.avg_pool2d(x.value(), 3, stride, padding=1, count_include_pad=False)
 
 
-def max_pool(x_BCHW: Tensor, stride: int = 1) -> Tensor:
+def max_pool(x: Activation, stride: int = 1) -> Tensor:
     """Largest of 3×3 pixels."""
-    return F.max_pool2d(x_BCHW, 3, stride, padding=1)
+    if kernels_take(x.z_BCHW):
+        from enas.nn import maps
+
+        return maps.max_pool(x, stride)
+    return F.max_pool2d(x.value(), 3, stride, padding=1)
 
 
 def global_average(x: Activation) -> Tensor:
     """Mean over all pixels [B, C]."""
+    if kernels_take(x.z_BCHW):
+        from enas.nn import maps
+
+        return maps.global_average(x)
     return x.value().mean((2, 3))
-
-
-def kernels_take(x: Activation, *weights: Tensor) -> bool:
-    """Whether there are compiled kernels for such feature maps and weights.
-
-    There are for contiguous float32 on a CPU, if numba is installed.
-    """
-    if not x.z_BCHW.is_contiguous() or not x.z_BCHW.numel():
-        return False
-    tensors = [tensor for tensor in (x.z_BCHW, x.scale_C, x.shift_C, *weights) if tensor is not None]
-    if any(tensor.device.type != "cpu" or tensor.dtype != torch.float32 for tensor in tensors):
-        return False
-    try:
-        importlib.import_module("numba")  # here, as it takes its time
-    except ImportError:  # numba follows new versions of Python months later
-        return False
-    return True
 
 
 def _convolve(x_BCHW: Tensor, weight: Tensor, stride: int, groups: int, dtype: torch.dtype) -> Tensor:

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from enas.nn.activation import Activation, ChannelNorm, Statistics
 from enas.nn.dense_kernels import dense_backward, dense_forward
 from enas.nn.kernels import array, kernel
-from enas.nn.scratch import Geometry, geometry, units
 from enas.nn.normed import BUCKETS, NormInputs, norm_gradient, normalisation, normalised
+from enas.nn.scratch import Geometry, geometry, units
 from enas.nn.simd import multiplies_bfloat16
 from enas.nn.threads import team
 from enas.nn.tiles import pack, tap_offsets

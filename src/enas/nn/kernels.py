@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import types
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.extending import intrinsic, overload
 
 from enas.nn.threads import split_rows
@@ -40,10 +40,18 @@ def _sources() -> str:
 
 
 class _KernelCache(FunctionCache):
-    """numba's cache on disk, which by itself only notices changes of the file that a kernel stands in."""
+    """numba's cache on disk, which by itself only notices changes of the file that a kernel stands in.
 
-    def _index_key(self, sig: Any, codegen: Any) -> Any:
-        return *super()._index_key(sig, codegen), _sources()
+    So files are named after all kernels as they are, and those of other versions are never read.
+    """
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        super().__init__(function)
+        self._cache_file = IndexDataCacheFile(
+            self._cache_path,
+            f"{self._impl.filename_base}-{_sources()[:16]}",
+            self._impl.locator.get_source_stamp(),
+        )
 
 
 def kernel(function: Callable[..., None]) -> Callable[..., None]:

@@ -16,9 +16,9 @@ from torch.autograd.function import once_differentiable
 from enas.nn.activation import Activation, ChannelNorm, Statistics
 from enas.nn.dense import Parts, counts
 from enas.nn.kernels import array, kernel
-from enas.nn.scratch import geometry, units
 from enas.nn.normed import BUCKETS, NormInputs, norm_gradient, normalisation, normalised
 from enas.nn.reduction_kernels import reduction_backward, reduction_forward
+from enas.nn.scratch import geometry, units
 from enas.nn.threads import team
 from enas.nn.tiles import pack, tap_offsets
 
