@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from enas.nn import separable_kernels
 from enas.nn.activation import Activation, ChannelNorm, Statistics
-from enas.nn.kernels import array, f32
+from enas.nn.kernels import array
 from enas.nn.threads import team
 
 _BUCKETS = 16
@@ -67,7 +67,7 @@ class _SeparableNorm(torch.autograd.Function):
         layout = _Layout.of(z_BCHW, depthwise_C1kk, pointwise_OC11, stride)
         y_BOHW = z_BCHW.new_empty(layout.B, layout.O, layout.rows, layout.wide)
         sums_U2O = z_BCHW.new_empty(layout.units, 2, layout.O)
-        kernel = separable_kernels.forward(layout.width, layout.lanes)
+        kernel = separable_kernels.forward(layout.width)
         kernel(
             team(z_BCHW.numel()),
             layout.units,
@@ -113,13 +113,12 @@ class _SeparableNorm(torch.autograd.Function):
         d_planes_DCP = z_BCHW.new_empty(_BUCKETS, *layout.planes(depthwise_C1kk).shape)
         d_pointwise_DOC = z_BCHW.new_zeros(_BUCKETS, layout.O, layout.C)
         d_affine_D2C = z_BCHW.new_zeros(_BUCKETS, 2, layout.C)
-        kernel = separable_kernels.backward(layout.width, layout.lanes)
+        kernel = separable_kernels.backward(layout.width)
         kernel(
             team(z_BCHW.numel()),
             _BUCKETS,
             *_staging(z_BCHW, scale_C, shift_C, ctx.rectified),
             *layout.sizes,
-            layout.lanes,
             array(layout.planes(depthwise_C1kk)),
             array(pointwise_OC11.flatten(1).contiguous()),
             array(y_BOHW),
@@ -154,11 +153,12 @@ class _SeparableNorm(torch.autograd.Function):
 def _staging(
     z_BCHW: Tensor, scale_C: Tensor | None, shift_C: Tensor | None, rectified: bool
 ) -> tuple[Any, ...]:
-    """What a kernel reads its input by: z, scale, shift, and the least value that is let through."""
-    C = z_BCHW.shape[1]
-    scale_C = z_BCHW.new_ones(C) if scale_C is None else scale_C.contiguous()
-    shift_C = z_BCHW.new_zeros(C) if shift_C is None else shift_C.contiguous()
-    return array(z_BCHW), array(scale_C), array(shift_C), f32(0 if rectified else -math.inf)
+    """What a kernel reads its input by: z; and scale, shift and the least value that is let through."""
+    numbers_C3 = z_BCHW.new_empty(z_BCHW.shape[1], 3)
+    numbers_C3[:, 0] = 1 if scale_C is None else scale_C
+    numbers_C3[:, 1] = 0 if shift_C is None else shift_C
+    numbers_C3[:, 2] = 0 if rectified else -math.inf
+    return array(z_BCHW), array(numbers_C3)
 
 
 class _Layout(NamedTuple):
@@ -210,7 +210,7 @@ class _Layout(NamedTuple):
     @property
     def sizes(self) -> tuple[int, ...]:
         """What both kernels take of this."""
-        return self.stride, self.images, self.columns, self.width
+        return self.stride, self.images, self.columns, self.width, self.lanes
 
     def planes(self, depthwise_C1kk: Tensor) -> Tensor:
         """The filter of each plane [C, P · width²], with zeros for what the filter does not see."""
