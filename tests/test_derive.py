@@ -160,7 +160,9 @@ def effects(task: SearchTask) -> Effects:
     everything = [a.choices for a in task.space.enumerate()] * 3
     choices_NL = np.array(everything)
     reward_N = choices_NL.sum(1) + np.random.default_rng(0).normal(size=len(everything)) * 0.01
-    found = fit_effects(task.space, choices_NL, reward_N, np.arange(len(everything)) % 6, "update")
+    found = fit_effects(
+        task.space, choices_NL, reward_N, np.random.default_rng(1).permutation(len(everything)) // 8, "update"
+    )
     assert found is not None
     return found
 
