@@ -251,6 +251,7 @@ def test_every_variant_is_an_ordinary_run_of_its_settings(text: Path, done: Path
     config = alone(tiny.config(text))
     rows = {row["name"]: row for row in read_json(done / "ablation.json")}
     assert list(rows) == ["recipe", *NAMES]
+    assert tiny.keys(list(rows.values())) - tiny.documented() == set()
     for name in ("no-warmup", "derive-mode"):
         variant = variants_of(config)[name]
         assert isinstance(variant, OfSettings)
@@ -293,7 +294,7 @@ def test_search_that_would_be_the_same_is_not_repeated(text: Path, tmp_path: Pat
     assert searched == [tmp_path / "a" / f"recipe-seed{seed}" for seed in (0, 1)]
 
 
-@pytest.mark.parametrize("moment", [1, 2, 4, 6, 7])
+@pytest.mark.parametrize("moment", [1, 3, 5])
 def test_stopped_and_continued_equals_uninterrupted(
     text: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:
@@ -310,13 +311,9 @@ def test_stopped_and_continued_equals_uninterrupted(
     folder = tmp_path / "a"
     with monkeypatch.context() as patch:
         patch.setattr(StopRequest, "__enter__", enter)
-        names = NAMES
-        if moment <= 5:  # a stop for each run of the recipe and its four variants
-            with pytest.raises(Stopped):
-                ablate(tiny.config(text), names, 1, folder)
-        else:
-            ablate(tiny.config(text), names, 1, folder)
-    ablate(tiny.config(text), names, 1, folder)
+        with pytest.raises(Stopped):  # in the recipe's run, or in one of its four variants'
+            ablate(tiny.config(text), NAMES, 1, folder)
+    ablate(tiny.config(text), NAMES, 1, folder)
     assert tiny.content(folder) == tiny.content(done)
 
 

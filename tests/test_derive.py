@@ -381,6 +381,9 @@ def test_stage_prints_and_keeps_the_effects(tmp_path: Path, capsys: pytest.Captu
     listed = read_json(run.folder / "candidates.json")
     best = max(listed, key=lambda candidate: candidate["predicted"])
     assert read_json(run.folder / "architecture.json") == best["architecture"]
+    written = ("effects.json", "candidates.json", "search.json")
+    keys = set().union(*(tiny.keys(read_json(run.folder / name)) for name in written))
+    assert keys - tiny.documented() == set()
 
 
 def test_ridge_without_rewards_is_refused_and_not_needed_otherwise(tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ def gradient_power(logits_NLK: Tensor, choices_NL: Tensor, reward_N: Tensor) -> 
     n = len(choices_NL)
     if n < 2:
         raise ConfigError(f"the noise of a gradient needs at least 2 proposals, not {n}")
-    probability_NLK = logits_NLK.detach().double().softmax(-1)
-    taken_NLK = torch.nn.functional.one_hot(choices_NL, probability_NLK.shape[-1])
+    probability_NLK = logits_NLK.detach().cpu().double().softmax(-1)
+    taken_NLK = torch.nn.functional.one_hot(choices_NL.cpu(), probability_NLK.shape[-1])
     reward_N = reward_N.to(probability_NLK)
     advantage_N = (reward_N - reward_N.mean()) * (n / (n - 1))
     estimate_ND = ((taken_NLK - probability_NLK) * advantage_N[:, None, None]).flatten(1)
@@ -57,7 +57,7 @@ def relative_probabilities(space: Space, logits_NLK: Tensor) -> tuple[float, flo
     uniform."""
     exists_LK = uniform_logits(space) == 0
     counts_L1 = exists_LK.sum(1, keepdim=True)
-    relative_NLK = (logits_NLK.detach().double().softmax(-1).cpu() * counts_L1)[:, exists_LK]
+    relative_NLK = (logits_NLK.detach().cpu().double().softmax(-1) * counts_L1)[:, exists_LK]
     return float(relative_NLK.min()), float(relative_NLK.max())
 
 

@@ -344,7 +344,8 @@ def run_search(search: Search, checkpoints: CheckpointStore, stop: StopRequest, 
                 ) from error
             done += 1
             following = search.resolved(following)
-            bar.total = search.total_steps()
+            if search.updates_end == (place.epoch, place.step):  # there are fewer steps than it seemed
+                bar.total = search.total_steps()
             bar.advance(1, epoch=place.epoch + 1, **shown)
             at_end = following.epoch == search.config.epochs
             if stop.requested or at_end or done % search.config.checkpoint_every == 0:

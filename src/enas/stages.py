@@ -235,7 +235,11 @@ def search(run: Run, stop: StopRequest) -> None:
     run_search(searching, run.search_checkpoints(), stop, run.folder)
     write_json(
         run.folder / "search.json",
-        {"steps": searching.total_steps(), "seconds": round(searching.metrics.seconds(), 1)},
+        {
+            "steps": searching.total_steps(),
+            "updates_end": searching.updates_end,
+            "seconds": round(searching.metrics.seconds(), 1),
+        },
     )
 
 

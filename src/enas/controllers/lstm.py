@@ -110,7 +110,7 @@ class LSTMPolicy(StepwisePolicy):
         if self.distance_prior:
             for k, node in enumerate(self.nodes):
                 if node.source is not None:
-                    penalty_k = self._distance_K[-k:].square() / 6
+                    penalty_k = self._distance_K[-k:].cpu().square() / 6
                     low_LK[node.source, :k] -= penalty_k
                     high_LK[node.source, :k] -= penalty_k
         return low_LK, high_LK
