@@ -390,7 +390,7 @@ def test_ridge_without_rewards_is_refused_and_not_needed_otherwise(tmp_path: Pat
     text = tiny.write_text(tmp_path / "t")
     more = ("--search.updates", "0", "--derive.rule")
     run = Run.create(tmp_path / "a", tiny.config(text, *more, "ridge"), ("search", "derive"))
-    with pytest.raises(RunFolderError, match="no rewards that can be compared"):
+    with pytest.raises(RunFolderError, match="no rewards that differ on one minibatch"):
         execute(run, ("search", "derive"))
     assert not (run.folder / "architecture.json").exists()
     plain = Run.create(tmp_path / "b", tiny.config(text, *more, "mode"), ("search", "derive"))

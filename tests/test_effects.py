@@ -76,7 +76,7 @@ def test_effects_are_those_of_scikit_learns_ridge_with_the_best_penalty_of_cross
         w_K = weights_D[start : start + len(decision.options)]
         start += len(decision.options)
         average = w_K[choices_NL[:, position]].mean()
-        assert [o.effect for o in options] == pytest.approx((w_K - average).tolist(), rel=1e-4, abs=1e-6)
+        assert [o.effect for o in options] == pytest.approx((w_K - average).tolist(), rel=1e-4, abs=1e-5)
         assert [o.option for o in options] == list(decision.options)
         assert [o.count for o in options] == [
             (choices_NL[:, position] == k).sum() for k in range(len(options))
@@ -134,6 +134,24 @@ def test_rewards_that_depend_on_nothing_explain_nothing_and_say_so() -> None:
     assert found.explained < 0.05
     if found.explained <= 0:
         assert "none that carry over" in found.table()
+
+
+def test_equal_rewards_have_no_effects_however_their_means_are_rounded() -> None:
+    space = MicroSpace(2)
+    (choices_NL, _, group_N), _ = planted(space, groups=20, each=7, noise=0.0)
+    reward_N = np.float32([0.1, 0.3, 0.7, 0.9]).astype(float)[group_N % 4]
+    assert fit_effects(space, choices_NL, reward_N, group_N, "update") is None
+
+
+def test_what_is_kept_does_not_depend_on_rounding_errors() -> None:
+    space = MicroSpace(2)
+    (choices_NL, reward_N, group_N), _ = planted(space, groups=20, each=6, noise=1.0)
+    same = fitted(space, (choices_NL, reward_N, group_N))
+    for seed in range(5):
+        nudge_N = 1 + 1e-15 * np.random.default_rng(seed).normal(size=len(reward_N))
+        nudged = fitted(space, (choices_NL, reward_N * nudge_N, group_N))
+        a, b = json.dumps(same.to_json()), json.dumps(nudged.to_json())
+        assert a == b
 
 
 def test_sums_do_not_depend_on_how_many_rows_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ Shape letters: N rewarded architectures, L decisions, D columns, one for every o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -34,7 +35,9 @@ PENALTIES = np.logspace(-4, 2, 13)
 CHUNK = 20_000
 """Rows of the design matrix that are held at once."""
 DIGITS = 6
-"""Significant digits of what is kept: the rest may depend on the order of sums."""
+"""Digits that are kept, from the first one of the spread of rewards on: the rest may depend on the order of sums."""
+NOISE = 1e-10
+"""A spread of rewards within groups that is smaller than this share of the rewards themselves is rounding."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ class Effects:
 
 
 def archive_effects(space: Space, archive: Sequence[Mapping[str, Any]], within: Groups) -> Effects | None:
-    """Fit the records of archive.jsonl. None if no two of them can be compared."""
+    """Fit the records of archive.jsonl. None if no two of them can be compared, or all that can are equal."""
     if not archive:
         return None
     choices_NL = np.array([record["choices"] for record in archive], dtype=np.int64)
@@ -154,7 +157,7 @@ def fit_effects(
     space: Space, choices_NL: Integers, reward_N: Floats, group_N: Integers, within: Groups
 ) -> Effects | None:
     """Ridge regression within groups, its penalty chosen by cross-validation over whole groups (over architectures,
-    where there are fewer groups than folds). None if no two rewards can be compared."""
+    where there are fewer groups than folds). None if no two rewards can be compared, or all that can are equal."""
     n, groups = len(reward_N), int(group_N.max()) + 1
     counts_G = np.bincount(group_N, minlength=groups)
     if counts_G.max() < 2:
@@ -182,24 +185,29 @@ def fit_effects(
     gram_DD: Floats = gram_FDD.sum(0)
     moment_D: Floats = moment_FD.sum(0)
     power = float(power_F.sum())
+    spread = math.sqrt(power / n)
+    if spread <= NOISE * float(np.abs(reward_N).max()):
+        return None
 
     def solved(gram_DD: Floats, moment_D: Floats, alpha: float) -> Floats:
         return np.asarray(np.linalg.solve(gram_DD + alpha * np.eye(width), moment_D), dtype=np.float64)
 
     def held_out(alpha: float) -> float:
+        """Share of the variance that is not predicted; to digits that do not depend on the order of sums."""
         error = 0.0
         for fold in range(FOLDS):
             w_D = solved(gram_DD - gram_FDD[fold], moment_D - moment_FD[fold], alpha)
             error += power_F[fold] - 2 * w_D @ moment_FD[fold] + w_D @ gram_FDD[fold] @ w_D
-        return float(error)
+        return round(float(error) / power, DIGITS)
 
-    alphas = sorted((n * PENALTIES).tolist(), reverse=True)
+    alphas = sorted((n * PENALTIES).tolist(), reverse=True)  # of equally good ones the largest
     alpha = min(alphas, key=held_out)
     w_D = solved(gram_DD, moment_D, alpha)
     inverse_DD = np.linalg.inv(gram_DD + alpha * np.eye(width))
     residual = max(float(power - 2 * w_D @ moment_D + w_D @ gram_DD @ w_D), 0.0)
     freedom = max(n - groups - float(np.trace(inverse_DD @ gram_DD)), 1.0)
     covariance_DD = inverse_DD @ gram_DD @ inverse_DD * (residual / freedom)
+    decimals = DIGITS - 1 - math.floor(math.log10(spread))
 
     taken_D = np.bincount(column_NL.ravel(), minlength=width)
     decisions = []
@@ -208,10 +216,12 @@ def fit_effects(
         share_K = taken_D[here] / n
         contrast_KK = np.eye(len(share_K)) - share_K  # row k: option k minus the average one
         effect_K = np.where(taken_D[here] > 0, contrast_KK @ w_D[here], 0.0)
-        variance_K = np.einsum("ij,jk,ik->i", contrast_KK, covariance_DD[here, here], contrast_KK)
+        variance_K = (contrast_KK @ covariance_DD[here, here] * contrast_KK).sum(1)
         decisions.append(
             tuple(
-                Effect(name, _rounded(effect), _rounded(max(variance, 0.0) ** 0.5), int(count))
+                Effect(
+                    name, rounded(effect, decimals), rounded(max(variance, 0.0) ** 0.5, decimals), int(count)
+                )
                 for name, effect, variance, count in zip(
                     decision.options, effect_K.tolist(), variance_K.tolist(), taken_D[here], strict=True
                 )
@@ -223,11 +233,12 @@ def fit_effects(
         records=n,
         groups=groups,
         within=within,
-        mean_reward=_rounded(float(reward_N.mean())),
-        alpha=_rounded(alpha),
-        explained=_rounded(1 - held_out(alpha) / power) if power > 0 else 0.0,
+        mean_reward=round(float(reward_N.mean()), decimals),
+        alpha=alpha,
+        explained=rounded(1 - held_out(alpha), DIGITS),
     )
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
+def rounded(value: float, decimals: int) -> float:
+    """With so many decimals, and no zero below 0."""
+    return round(value, decimals) + 0.0

@@ -254,7 +254,7 @@ def derive(run: Run, stop: StopRequest) -> None:
         say(effects.table())
     elif config.needs_ridge:
         raise RunFolderError(
-            f"{run.folder} has no rewards that can be compared, which the ridge regression needs; choose another "
+            f"{run.folder} has no rewards that differ on one minibatch, which the ridge regression needs; choose another "
             "derive.rule and derive.shortlist_order, and no derive.ridge_candidate"
         )
     found = candidates(
