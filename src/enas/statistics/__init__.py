@@ -14,6 +14,7 @@ from enas.statistics.random_search import (
 )
 from enas.statistics.runs import (
     claim_better,
+    claim_better_unpaired,
     claim_difference,
     mean_difference,
     probability_better,
@@ -27,6 +28,7 @@ __all__ = [
     "best_of_k",
     "best_of_k_draws",
     "claim_better",
+    "claim_better_unpaired",
     "claim_difference",
     "end_to_end_cost",
     "mean_difference",

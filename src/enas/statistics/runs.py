@@ -99,11 +99,27 @@ def seeds_needed(p: float, level: float = 0.95, power: float = 0.8) -> float:
 def claim_better(better: Interval, than: str) -> str:
     """What a P(better) over pairs allows to say about a method and another one, called `than`."""
     if better.holds(0.5):
-        needed = max(seeds_needed(better.value, better.level), better.n + 1)
-        enough = f"; about {needed:,.0f} seeds would be needed" if needed < math.inf else ""
-        return f"no difference from {than} shown: P = {better} over {better.n} pairs{enough}"
-    word, share = ("better", better.value) if better.value > 0.5 else ("worse", 1 - better.value)
-    return f"{word} than {than} in {share * better.n:g} of {better.n} pairs, P = {better}"
+        return _undecided(better, than, "pairs")
+    share = max(better.value, 1 - better.value)
+    return f"{_verdict(better)} than {than} in {share * better.n:g} of {better.n} pairs, P = {better}"
+
+
+def claim_better_unpaired(better: Interval, than: str) -> str:
+    """What a P(better) of independent runs allows to say about a method and another one, called `than`."""
+    if better.holds(0.5):
+        return _undecided(better, than, "runs")
+    return f"{_verdict(better)} than {than}, P = {better} with at least {better.n} runs of each"
+
+
+def _verdict(better: Interval) -> str:
+    return "better" if better.value > 0.5 else "worse"
+
+
+def _undecided(better: Interval, than: str, unit: str) -> str:
+    """No more than that, and what it would take."""
+    needed = max(seeds_needed(better.value, better.level), better.n + 1)
+    enough = f"; about {needed:,.0f} seeds would be needed" if needed < math.inf else ""
+    return f"no difference from {than} shown: P = {better} over {better.n} {unit}{enough}"
 
 
 def claim_difference(difference: Interval, than: str) -> str:
