@@ -152,6 +152,7 @@ def test_the_text_says_what_the_numbers_carry() -> None:
         "enas: no difference from evolution shown: P = 0.67 [0.09, 0.99] over 3 pairs; about 48 seeds" in text
     )
     assert "at another budget: evolution had 1.10 times the evaluations" in text
+    assert "at another budget: sampling" not in text
     clear = compare([*runs("enas", [5.0] * 10), *runs("rival", [4.0] * 10)], "enas", ACCURACY)
     words = comparison_text(clear)
     assert "enas: better than rival in 10 of 10 pairs, P = 1.00 [0.69, 1.00]" in words

@@ -32,7 +32,7 @@ def comparison_text(comparison: Comparison, width: int = 100) -> str:
                 highlight=False,
             )
         ratio = contest.evaluations_ratio
-        if ratio is not None and abs(ratio - 1) > 0.01:
+        if contest.paired and ratio is not None and abs(ratio - 1) > 0.01:
             console.print(f"  at another budget: {contest.rival} had {ratio:.2f} times the evaluations")
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
