@@ -174,8 +174,9 @@ def test_intervals_of_probabilities_hold_the_truth_as_often_as_they_say(shift: f
 def test_mean_difference_has_scipys_interval() -> None:
     a, b = numbers().gamma(2.0, size=25), numbers(1).gamma(1.0, size=25)
     found = mean_difference(a, b, numbers(2), level=0.9)
+    expanded = 2 * stats.norm.cdf(math.sqrt(25 / 24) * stats.t.ppf(0.95, 24)) - 1
     expected = stats.bootstrap(
-        (a, b), lambda x, y, axis: (x - y).mean(axis), paired=True, confidence_level=0.9, rng=numbers(2)
+        (a, b), lambda x, y, axis: (x - y).mean(axis), paired=True, confidence_level=expanded, rng=numbers(2)
     ).confidence_interval
     assert found.value == pytest.approx((a - b).mean())
     assert (found.low, found.high) == pytest.approx(tuple(expected), abs=1e-9)
@@ -183,14 +184,21 @@ def test_mean_difference_has_scipys_interval() -> None:
     assert mean_difference(a, b, numbers(2)) == mean_difference(a, b, numbers(2))
 
 
-def test_mean_difference_holds_the_truth_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """500 samples of 40 differences of two exponential variables with means 2 and 1."""
+@pytest.mark.parametrize(("n", "least"), [(6, 0.88), (10, 0.91), (40, 0.91)])
+def test_mean_difference_holds_the_truth_as_often_as_it_says(
+    n: int, least: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """400 samples of n differences of normal variables with means 2 and 1, and unequal spread."""
     monkeypatch.setattr("enas.statistics.runs.RESAMPLES", 999)
     rng = numbers(6)
-    held = [
-        mean_difference(rng.exponential(2, 40), rng.exponential(1, 40), rng).holds(1.0) for _ in range(500)
-    ]
-    assert 0.91 < np.mean(held) < 0.975
+    held = [mean_difference(rng.normal(2, 2, n), rng.normal(1, 1, n), rng).holds(1.0) for _ in range(400)]
+    assert least < np.mean(held) < 0.98
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_few_pairs_have_an_interval_within_their_differences(n: int) -> None:
+    found = mean_difference(np.arange(n), np.zeros(n), numbers())
+    assert 0 <= found.low < found.value < found.high <= n - 1
 
 
 def test_equal_differences_have_an_interval_without_width() -> None:
@@ -262,6 +270,11 @@ def test_ten_pairs_carry_a_claim_from_nine_wins_on(wins: int) -> None:
             Interval(0.1, -0.2, 0.4, 0.95, 9),
             "no difference from uniform shown: 0.10 [-0.20, 0.40] on average over 9 pairs",
         ),
+        (
+            Interval(0.3, 0.2, 0.4, 0.95, 5),
+            "no difference from uniform shown: 0.30 [0.20, 0.40] on average over 5 pairs",
+        ),
+        (Interval(0.3, 0.2, 0.4, 0.95, 6), "0.30 [0.20, 0.40] above uniform on average over 6 pairs"),
     ],
 )
 def test_a_difference_is_claimed_only_if_the_interval_leaves_out_zero(

@@ -61,24 +61,28 @@ def mean_difference(
 ) -> Interval:
     """The mean of a - b over pairs, with the bias-corrected and accelerated bootstrap interval (Efron 1987).
 
-    Of 10 pairs it is somewhat narrow, as every bootstrap of so few: of normal differences it holds the mean in 90 of 100
-    cases instead of 95; of 30 pairs in 94. Raises `DataError` for fewer than two pairs.
+    The bootstrap of few pairs is too narrow, so its level is raised by what the normal distribution lacks of Student's
+    (Hesterberg 2015, The American Statistician 69, expanded percentiles): of 5, 10 and 30 normal differences it holds
+    the mean in 92, 96 and 95 of 100 cases, of 3 in 74. Raises `DataError` for fewer than two pairs.
     """
     a_N, b_N = checked_pairs(("a", "b"), a, b)
     difference_N = a_N - b_N
     value = float(difference_N.mean())
     if np.ptp(difference_N) == 0:
         return Interval(value, value, value, level, len(a_N))
+    n = len(difference_N)
+    reach = math.sqrt(n / (n - 1)) * float(stats.t.ppf((1 + level) / 2, n - 1))
+    expanded = min(2 * float(stats.norm.cdf(reach)) - 1, 1 - 1 / RESAMPLES)
     found = stats.bootstrap(
         (difference_N,),
         np.mean,
         n_resamples=RESAMPLES,
         batch=RESAMPLES,
-        confidence_level=level,
+        confidence_level=expanded,
         method="BCa",
         rng=rng,
     ).confidence_interval
-    return Interval(value, float(found.low), float(found.high), level, len(a_N))
+    return Interval(value, float(found.low), float(found.high), level, n)
 
 
 def seeds_needed(p: float, level: float = 0.95, power: float = 0.8) -> float:
@@ -123,8 +127,12 @@ def _undecided(better: Interval, than: str, unit: str) -> str:
 
 
 def claim_difference(difference: Interval, than: str) -> str:
-    """What a mean difference over pairs allows to say about a method and another one, called `than`."""
-    if difference.holds(0.0):
+    """What a mean difference over pairs allows to say about a method and another one, called `than`.
+
+    Nothing, if chance alone would put all of so few pairs on one side more often than the level allows: at 0.95, fewer
+    than six.
+    """
+    if difference.holds(0.0) or 2.0 ** (1 - difference.n) > 1 - difference.level:
         return f"no difference from {than} shown: {difference} on average over {difference.n} pairs"
     word = "above" if difference.value > 0 else "below"
     low, high = sorted((abs(difference.low), abs(difference.high)))
