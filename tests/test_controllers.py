@@ -17,6 +17,7 @@ from enas.architecture import Architecture, Decision, Graph, Kind, Space
 from enas.controllers import (
     Controller,
     ControllerConfig,
+    EvolutionConfig,
     IndependentConfig,
     LSTMConfig,
     Policy,
@@ -42,32 +43,6 @@ from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
 from enas.spaces.recurrent.space import RecurrentSpace
 
-LEARNING = ("independent", "lstm", "lstm-paper", "lstm-authors")
-CONTROLLERS = ("uniform", *LEARNING)
-PAPERS = {"recurrent": PAPER, "macro": PAPER_MACRO, "micro": PAPER_MICRO}
-AUTHORS_OF = {"recurrent": AUTHORS, "macro": AUTHORS_MACRO, "micro": AUTHORS_MICRO}
-SPACES = {
-    "paper": RecurrentSpace(3),
-    "authors": RecurrentSpace(3, input_function="tanh"),
-    "many-functions-few-sources": RecurrentSpace(2),
-    "few-functions-many-sources": RecurrentSpace(5, ("tanh", "relu")),
-    "macro": MacroSpace(3, ("conv3x3", "sep5x5", "max3x3")),
-    "micro": MicroSpace(1, ("sep3x3", "max3x3", "identity")),
-    "micro-two-nodes": MicroSpace(2, ("sep3x3",)),
-}
-
-
-def config_of(name: str, space: Space) -> ControllerConfig:
-    """The controller of this name for this space, small; paper and authors have settings for each."""
-    configs: dict[str, ControllerConfig] = {
-        "uniform": UniformConfig(),
-        "independent": IndependentConfig(),
-        "lstm": LSTMConfig(hidden=8, reinforce=ReinforceConfig()),
-        "lstm-paper": replace(PAPERS[space.name], hidden=8),
-        "lstm-authors": replace(AUTHORS_OF[space.name], hidden=8),
-    }
-    return configs[name]
-
 
 @dataclass(frozen=True)
 class PlainSpace(Space):
@@ -92,6 +67,46 @@ class PlainSpace(Space):
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name}
+
+
+LEARNING = ("independent", "lstm", "lstm-paper", "lstm-authors")
+CONTROLLERS = ("uniform", "evolution", *LEARNING)
+PAPERS = {"recurrent": PAPER, "macro": PAPER_MACRO, "micro": PAPER_MICRO, "plain": PAPER}
+AUTHORS_OF = {
+    "recurrent": AUTHORS,
+    "macro": AUTHORS_MACRO,
+    "micro": AUTHORS_MICRO,
+    "plain": replace(AUTHORS, distance_prior=False),
+}
+SPACES = {
+    "paper": RecurrentSpace(3),
+    "authors": RecurrentSpace(3, input_function="tanh"),
+    "many-functions-few-sources": RecurrentSpace(2),
+    "few-functions-many-sources": RecurrentSpace(5, ("tanh", "relu")),
+    "macro": MacroSpace(3, ("conv3x3", "sep5x5", "max3x3")),
+    "micro": MicroSpace(1, ("sep3x3", "max3x3", "identity")),
+    "micro-two-nodes": MicroSpace(2, ("sep3x3",)),
+    "structure": PlainSpace(
+        (
+            Decision("structure", "structure", 0, ("tree", "chain")),
+            Decision("first", "operation", 1, ("a", "b", "c")),
+            Decision("second", "operation", 2, ("a", "b", "c")),
+        )
+    ),
+}
+
+
+def config_of(name: str, space: Space) -> ControllerConfig:
+    """The controller of this name for this space, small; paper and authors have settings for each."""
+    configs: dict[str, ControllerConfig] = {
+        "uniform": UniformConfig(),
+        "evolution": EvolutionConfig(population=6, tournament=3),
+        "independent": IndependentConfig(),
+        "lstm": LSTMConfig(hidden=8, reinforce=ReinforceConfig()),
+        "lstm-paper": replace(PAPERS[space.name], hidden=8),
+        "lstm-authors": replace(AUTHORS_OF[space.name], hidden=8),
+    }
+    return configs[name]
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -248,7 +263,7 @@ class TestEveryController:
 
     @pytest.mark.parametrize("name", CONTROLLERS)
     @pytest.mark.parametrize(
-        "space", [SPACES["paper"], SPACES["macro"], SPACES["micro"]], ids=lambda s: s.name
+        "space", [SPACES[name] for name in ("paper", "macro", "micro", "structure")], ids=lambda s: s.name
     )
     def test_the_frequencies_are_the_probabilities(self, name: str, space: Space) -> None:
         """Chi-square over all architectures of a small space, under weights far from uniform."""

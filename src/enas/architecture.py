@@ -18,8 +18,9 @@ from typing import Any, ClassVar, Literal
 
 from enas.errors import ArchitectureError
 
-Kind = Literal["source", "function", "operation", "skip"]
-"""What a decision asks: an earlier node to read; a node's function or operation; whether to take one skip connection."""
+Kind = Literal["source", "function", "operation", "skip", "structure"]
+"""What a decision asks: an earlier node to read; a node's function or operation; whether to take one skip connection; or
+which of several graphs joins all nodes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from enas.config import CONTROLLERS, RunConfig
 from enas.doctor import checks
 from enas.ensemble import EnsembleConfig, ensemble
 from enas.errors import ArchitectureError, ConfigError, EnasError, RunFolderError, did_you_mean
+from enas.ground_truth.benchmark import BenchmarkConfig, as_json, as_text, benchmark
 from enas.nn.memory import keep_freed_memory
 from enas.recipes import RECIPES, recipe
 from enas.report.drawing import text_for, write_png, write_svg
@@ -408,6 +409,30 @@ def score_ensemble(folder: Path, config: EnsembleConfig) -> int:
     )
 
 
+def parse_benchmark(argv: list[str]) -> Action:
+    """`benchmark NAME [--controllers … --seeds N …]`."""
+    if not argv:
+        raise ConfigError("name a benchmark: nas-bench-graph; see 'enas benchmark --help'")
+    known = [name for name in setting_names(BenchmarkConfig("nas-bench-graph")) if name != "--name"]
+    markers = (tyro.conf.FlagCreatePairsOff,)
+    config = read_flags(BenchmarkConfig, argv, "enas benchmark", known, BENCHMARK_HELP, markers)
+    return lambda: score_controllers(config)
+
+
+BENCHMARK_HELP = """Controllers against random search where every architecture's score is known; nothing is trained.
+
+nas-bench-graph: graph neural networks on eight data sets; needs pip install 'enas[graph]'."""
+
+
+def score_controllers(config: BenchmarkConfig) -> int:
+    """Search tables of known scores, and say how the controllers did."""
+    set_threads(1)  # the tensors of a controller are too small to share
+    found = benchmark(config)
+    if config.json:
+        return show_text("\n".join(json.dumps(record) for record in as_json(found)))
+    return show_text(as_text(found))
+
+
 def parse_recipes(argv: list[str]) -> Action:
     """`recipes [--json]`."""
     only(argv, "--json")
@@ -457,6 +482,7 @@ COMMANDS: dict[str, Callable[[list[str]], Action]] = {
     "show": parse_show,
     "ensemble": parse_ensemble,
     "ablate": parse_ablate,
+    "benchmark": parse_benchmark,
     "recipes": parse_recipes,
     "doctor": parse_doctor,
 }
@@ -476,6 +502,7 @@ def help_text() -> str:
   enas show RUN-OR-ARCHITECTURE              draw it (--svg FILE, --png FILE, --json)
   enas ensemble RUN                          many architectures of a search classify together (--samples N)
   enas ablate RECIPE --variant NAME ...      the recipe against variants of it, and against the paper's figures
+  enas benchmark NAME                        controllers against random search on known scores (nas-bench-graph)
   enas recipes                               what there is to run
   enas doctor                                what this machine has
 

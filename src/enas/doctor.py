@@ -52,6 +52,7 @@ def checks() -> list[Check]:
     for package, purpose in (
         ("pygraphviz", "SVG and PNG drawings"),
         ("tensorboard", "metrics in TensorBoard"),
+        ("nas_bench_graph", "scores of trained networks for enas benchmark"),
     ):
         ok = importlib.util.find_spec(package) is not None
         found.append(Check(package, ok, False, purpose if ok else f"{purpose}: pip install {package}"))

@@ -6,11 +6,19 @@ import torch
 
 from enas.architecture import Space
 from enas.controllers.base import Controller
-from enas.controllers.config import ControllerConfig, IndependentConfig, LSTMConfig, UniformConfig
+from enas.controllers.config import (
+    ControllerConfig,
+    EvolutionConfig,
+    IndependentConfig,
+    LSTMConfig,
+    UniformConfig,
+)
+from enas.controllers.evolution import EvolutionController
 from enas.controllers.independent import IndependentPolicy
 from enas.controllers.lstm import LSTMPolicy
 from enas.controllers.lstm_macro import MacroLSTMPolicy
 from enas.controllers.lstm_micro import MicroLSTMPolicy
+from enas.controllers.lstm_sequence import SequenceLSTMPolicy
 from enas.controllers.lstm_steps import StepwisePolicy
 from enas.controllers.policy_gradient import PolicyGradientController
 from enas.controllers.uniform import UniformController
@@ -27,6 +35,8 @@ def build_controller(
     """
     if isinstance(config, UniformConfig):
         return UniformController(space, device)
+    if isinstance(config, EvolutionConfig):
+        return EvolutionController(space, config, device)
     if isinstance(config, IndependentConfig):
         if config.reinforce.skip_weight and config.reinforce.skip_penalty == "reward":
             raise ConfigError(
@@ -44,6 +54,8 @@ def lstm_policy(space: Space, config: LSTMConfig, generator: torch.Generator) ->
     Raises `ConfigError` if there is none, or if a setting means nothing there.
     """
     kinds = {decision.kind for decision in space.decisions}
+    if "structure" in kinds:
+        return SequenceLSTMPolicy(space, config, generator)
     if kinds <= {"operation", "skip"}:
         return MacroLSTMPolicy(space, config, generator)
     if kinds <= {"source", "operation"} and "operation" in kinds:

@@ -6,12 +6,13 @@ from typing import Any
 
 from enas.architecture import Architecture, Space
 from enas.errors import ArchitectureError
+from enas.spaces.graph.space import GraphSpace
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
 from enas.spaces.recurrent.space import RecurrentSpace
 
-SPACES: dict[str, type[RecurrentSpace] | type[MacroSpace] | type[MicroSpace]] = {
-    space.name: space for space in (RecurrentSpace, MacroSpace, MicroSpace)
+SPACES: dict[str, type[RecurrentSpace] | type[MacroSpace] | type[MicroSpace] | type[GraphSpace]] = {
+    space.name: space for space in (RecurrentSpace, MacroSpace, MicroSpace, GraphSpace)
 }
 
 

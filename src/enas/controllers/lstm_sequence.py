@@ -1,0 +1,44 @@
+"""The paper's controller for spaces that are no networks of its own: decision after decision, each a choice of a name.
+
+Every decision takes one LSTM step that reads the option taken before it (at first, the "empty" embedding); its h gives
+the logits. Decisions with the same options share their embeddings and softmax weights, as functions and operations do
+in the paper. There is no attention: nothing is chosen by what was decided about it.
+
+Shape letters: those of `lstm_steps`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from enas.architecture import Space
+from enas.controllers.config import LSTMConfig
+from enas.controllers.lstm_steps import Path, StepwisePolicy, refuse_settings
+
+
+class SequenceLSTMPolicy(StepwisePolicy):
+    """π(a) = Π of p(decision | all decisions before it), by an LSTM."""
+
+    def __init__(self, space: Space, config: LSTMConfig, generator: torch.Generator) -> None:
+        refuse_settings(space, config, "distance_prior", "operation_tanh_reduce", "operation_prior")
+        starts: dict[tuple[str, ...], int] = {}
+        rows = 0
+        for decision in space.decisions:
+            if decision.options not in starts:
+                starts[decision.options] = rows
+                rows += len(decision.options)
+        super().__init__(space, config, rows, generator)
+        del self.key_SS, self.query_SS, self.attention_S
+        self.rows = [
+            slice(starts[decision.options], starts[decision.options] + len(decision.options))
+            for decision in space.decisions
+        ]
+        """Of each decision, where its options stand among all."""
+
+    def walk(self, path: Path) -> None:
+        h_NS = c_NS = self.zeros(path.n)
+        embedding_FG = self.embedding_FS @ self.input_SG  # the inputs' part of the gates, once for all steps
+        input_NG = self.empty_input(path.n)
+        for rows in self.rows:
+            h_NS, c_NS = self.step(input_NG, h_NS, c_NS)
+            input_NG = embedding_FG[rows][path.take(self.squash(h_NS @ self.softmax_FS[rows].T))]

@@ -1,0 +1,239 @@
+"""Controllers against random search on tables of known scores: searches, the numbers they come to, and those as text.
+
+Letters: S seeds, T tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from enas.config import named_controllers
+from enas.controllers.config import AUTHORS, PAPER, ControllerConfig, UniformConfig
+from enas.errors import ConfigError, did_you_mean
+from enas.ground_truth.nas_bench_graph import SHA256, load_table
+from enas.ground_truth.table import Table, Trial, search_table
+from enas.runtime.files import append_jsonl
+from enas.runtime.progress import progress
+from enas.runtime.seeding import derive_seed
+from enas.statistics import (
+    Interval,
+    claim_better,
+    claim_difference,
+    mean_difference,
+    probability_better_paired,
+    random_equivalents,
+)
+from enas.statistics.interval import Floats
+
+RANDOM = "uniform"
+"""The controller that is random search."""
+
+ALL = "all"
+"""The name of the row of all tables together."""
+
+POINTS = 100.0
+"""Scores are shares; differences are told in points."""
+
+
+LOADERS = {"nas-bench-graph": (tuple(SHA256), load_table)}
+"""What `enas benchmark` knows: the names of the tables, and what reads one."""
+
+NAMED = named_controllers(PAPER, replace(AUTHORS, distance_prior=False))
+"""The controllers by name; on a table, `lstm` has the settings of the paper's recurrent search."""
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Which searches are made."""
+
+    name: tyro.conf.Positional[str]
+    """The benchmark: nas-bench-graph."""
+    controllers: tuple[str, ...] = ("independent", "evolution", "lstm")
+    """Compared with `uniform`, which is random search and always there."""
+    tables: tuple[str, ...] = ()
+    """Data sets of the benchmark; all of them if none is named."""
+    evaluations: int = 300
+    """Architectures that a search may look up, repeated ones counted again."""
+    proposals: int = 4
+    """Architectures rewarded for one update."""
+    seeds: int = 50
+    """Searches of every controller on every table, with seeds from 0 on."""
+    records: Path | None = None
+    """Also append every search to this file, as a line of JSON."""
+    json: bool = False
+    """Print one line of JSON a table instead of text."""
+
+    def __post_init__(self) -> None:
+        if self.name not in LOADERS:
+            raise ConfigError(
+                f"there is no benchmark {self.name!r}; {did_you_mean(self.name, LOADERS)}there is {', '.join(LOADERS)}"
+            )
+        for what, given, known in (
+            ("controller", self.controllers, tuple(NAMED)),
+            ("table", self.tables, LOADERS[self.name][0]),
+        ):
+            unknown = next((word for word in given if word not in known), None)
+            if unknown is not None:
+                raise ConfigError(
+                    f"there is no {what} {unknown!r}; {did_you_mean(unknown, known)}there are {', '.join(known)}"
+                )
+        if self.seeds < 2:
+            raise ConfigError(
+                f"seeds must be at least 2, so that there is a spread to tell, not {self.seeds}"
+            )
+        if self.proposals < 2 and "independent" in self.controllers:
+            raise ConfigError(
+                f"proposals must be at least 2 for the baseline of independent, not {self.proposals}"
+            )
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one controller did on one table, or on all of them."""
+
+    table: str
+    controller: str
+    best_valid: float
+    """Mean over the seeds of the best validation score found."""
+    best_test: float
+    """Mean test score of the architectures that had it."""
+    better: Interval
+    """P(a better validation score than random search), over pairs of equal seeds."""
+    policy_gain: Interval
+    """By how many points samples of the final policy exceed the mean of the space, which is what uniform ones have."""
+    equivalents: float | None
+    """Different random architectures whose expected best is `best_valid`; None for all tables together."""
+    seconds: float
+    """Mean of a search."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def benchmark(config: BenchmarkConfig) -> list[Standing]:
+    """Make all searches, on the CPU, and return the numbers that they come to."""
+    known, load = LOADERS[config.name]
+    tables = [load(table) for table in config.tables or known]
+    controllers = {name: NAMED[name] for name in (RANDOM, *config.controllers)}
+    trials = []
+    with progress("benchmark", len(tables) * len(controllers) * config.seeds, "searches") as bar:
+        for trial in searches(tables, controllers, config.evaluations, config.proposals, config.seeds):
+            trials.append(trial)
+            if config.records is not None:
+                append_jsonl(config.records, trial.to_json())
+            bar.advance()
+    return standings(trials, tables)
+
+
+def searches(
+    tables: Sequence[Table],
+    controllers: Mapping[str, ControllerConfig],
+    evaluations: int,
+    proposals: int,
+    seeds: int,
+) -> Iterator[Trial]:
+    """Searches of every table with random search and every controller, seeds 0 .. S-1, one after the other."""
+    for table in tables:
+        for name, config in {RANDOM: UniformConfig(), **controllers}.items():
+            for seed in range(seeds):
+                yield search_table(table, name, config, evaluations, proposals, seed)
+
+
+def standings(trials: Sequence[Trial], tables: Sequence[Table]) -> list[Standing]:
+    """The numbers that the searches come to: table by table, then all together, and controller by controller.
+
+    Of all tables together, P(better) is over the pairs of all tables, and a seed's policy gain is its mean over them.
+    """
+    names = list(dict.fromkeys(trial.controller for trial in trials))
+    by_place: dict[tuple[str, str], list[Trial]] = {}
+    for trial in trials:
+        by_place.setdefault((trial.table, trial.controller), []).append(trial)
+
+    def values(table: str, controller: str, what: str) -> Floats:
+        """One number a seed [S], in the order of the seeds."""
+        ordered = sorted(by_place[table, controller], key=lambda trial: trial.seed)
+        return np.array([getattr(trial, what) for trial in ordered])
+
+    def standing(name: str, part: Sequence[Table], controller: str) -> Standing:
+        best_TS, random_TS, test_TS, policy_TS, seconds_TS = (
+            np.stack([values(table.name, method, what) for table in part])
+            for method, what in (
+                (controller, "best_valid"),
+                (RANDOM, "best_valid"),
+                (controller, "best_test"),
+                (controller, "policy_valid"),
+                (controller, "seconds"),
+            )
+        )
+        space_mean_T1 = np.array([[table.valid.mean()] for table in part])
+        gain_S = POINTS * (policy_TS - space_mean_T1).mean(0)
+        rng = np.random.default_rng(derive_seed(0, "bootstrap", name, controller))
+        return Standing(
+            table=name,
+            controller=controller,
+            best_valid=float(best_TS.mean()),
+            best_test=float(test_TS.mean()),
+            better=probability_better_paired(best_TS.ravel(), random_TS.ravel()),
+            policy_gain=mean_difference(gain_S, np.zeros_like(gain_S), rng),
+            equivalents=random_equivalents(float(best_TS.mean()), part[0].valid) if len(part) == 1 else None,
+            seconds=float(seconds_TS.mean()),
+        )
+
+    parts = [(table.name, [table]) for table in tables]
+    if len(tables) > 1:
+        parts.append((ALL, list(tables)))
+    return [standing(name, part, controller) for name, part in parts for controller in names]
+
+
+def as_json(found: Sequence[Standing]) -> list[dict[str, Any]]:
+    """One record a table: its name, and what is known of every controller."""
+    records: dict[str, dict[str, Any]] = {}
+    for standing in found:
+        values = standing.to_json()
+        table, controller = values.pop("table"), values.pop("controller")
+        records.setdefault(table, {"table": table, "controllers": {}})["controllers"][controller] = values
+    return list(records.values())
+
+
+def as_text(found: Sequence[Standing]) -> str:
+    """The numbers as a table to read, and what may be said of all."""
+    rows = [("", "controller", "best valid", "its test", "P(better)", "policy gain", "k*", "seconds")]
+    for standing in found:
+        random = standing.controller == RANDOM
+        rows.append(
+            (
+                standing.table,
+                standing.controller,
+                f"{POINTS * standing.best_valid:.2f}",
+                f"{POINTS * standing.best_test:.2f}",
+                "" if random else str(standing.better),
+                str(standing.policy_gain),
+                "" if standing.equivalents is None else f"{standing.equivalents:,.0f}",
+                f"{standing.seconds:.2f}",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for before, row in zip([rows[0], *rows], rows, strict=False):
+        shown = ("" if row[0] == before[0] else row[0], *row[1:])
+        lines.append("  ".join(cell.ljust(width) for cell, width in zip(shown, widths, strict=True)).rstrip())
+    return "\n".join([*lines, "", *claims(found)])
+
+
+def claims(found: Sequence[Standing]) -> list[str]:
+    """One sentence a controller about the last table, which is all together where there are several."""
+    last = [standing for standing in found if standing.table == found[-1].table]
+    return [
+        f"{standing.controller}, {standing.table}: best validation score "
+        f"{claim_better(standing.better, 'random search')}; policy "
+        f"{claim_difference(standing.policy_gain, 'the mean of the space')}"
+        for standing in last
+        if standing.controller != RANDOM
+    ]

@@ -1,0 +1,73 @@
+"""A comparison as a table to read."""
+
+from __future__ import annotations
+
+import io
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from enas.compare import Comparison, MethodSummary
+from enas.runtime.progress import duration
+
+CURVE = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""The numbers of random architectures whose expected best is shown."""
+
+
+def comparison_text(comparison: Comparison, width: int = 100) -> str:
+    """The methods, what random architectures reach, and what may be said of each pair of methods."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, force_terminal=False)
+    console.print(_methods(comparison))
+    if comparison.best_of_random:
+        curve = comparison.best_of_random
+        shown = [f"{k}: {curve[k - 1]:.2f}" for k in CURVE if k <= len(curve)]
+        console.print(f"expected best {comparison.metric} of k random architectures: {', '.join(shown)}")
+    for contest in comparison.contests:
+        console.print(f"{comparison.method}: {contest.claim}", highlight=False)
+        if contest.difference is not None:
+            console.print(
+                f"  better by {contest.difference} on average over {contest.difference.n} pairs",
+                highlight=False,
+            )
+        ratio = contest.evaluations_ratio
+        if contest.paired and ratio is not None and abs(ratio - 1) > 0.01:
+            console.print(f"  at another budget: {contest.rival} had {ratio:.2f} times the evaluations")
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def _methods(comparison: Comparison) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    for heading in (
+        "method",
+        "runs",
+        comparison.metric,
+        "best",
+        "worst",
+        "evaluations",
+        "a run",
+        "in all",
+        "k*",
+    ):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for summary in comparison.summaries:
+        table.add_row(*_cells(summary))
+    return table
+
+
+def _cells(summary: MethodSummary) -> tuple[str, ...]:
+    diverged = f" ({summary.diverged} diverged)" if summary.diverged else ""
+    scores = (
+        "-" if score is None else f"{score:.2f}" for score in (summary.score, summary.best, summary.worst)
+    )
+    equivalents = summary.random_equivalents
+    return (
+        summary.method,
+        f"{summary.runs}{diverged}",
+        *scores,
+        f"{summary.evaluations:,.0f}",
+        duration(summary.seconds),
+        duration(summary.end_to_end_seconds),
+        "-" if equivalents is None else f"{equivalents:,.0f}",
+    )

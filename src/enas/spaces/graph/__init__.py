@@ -1,0 +1,1 @@
+"""Graph neural networks of four nodes, for searches on known scores."""
