@@ -66,7 +66,7 @@ def printed(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         ("run recurrent-quick --controller lstmm", "did you mean 'lstm'? --controller is one of"),
         (
             "run recurrent-quick --controller",
-            "--controller is one of independent, uniform, lstm, lstm-authors, not ''",
+            "--controller is one of independent, uniform, evolution, lstm, lstm-authors, not ''",
         ),
         ("run recurrent-quick --controller lstm --controller.hiden 3", "did you mean '--controller.hidden'?"),
         ("run recurrent-quick --architecture tanh", "--architecture goes with 'enas retrain RECIPE'"),
@@ -193,7 +193,7 @@ def test_help_has_every_setting_with_its_meaning(capsys: pytest.CaptureFixture[s
     assert offered - {"--help", "--controller"} == {"--run", "--architecture", *setting_names(config)}
     words = " ".join(said.replace("│", " ").replace("|", " ").split())
     assert "Every random number of the run follows from it." in words
-    assert "--controller {independent,uniform,lstm,lstm-authors} puts another controller" in words
+    assert "--controller {independent,uniform,evolution,lstm,lstm-authors} puts another controller" in words
 
 
 # ---- what is printed ---------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from enas.architecture import Architecture, Decision, Graph, Kind, Space
 from enas.controllers import (
     Controller,
     ControllerConfig,
+    EvolutionConfig,
     IndependentConfig,
     LSTMConfig,
     Policy,
@@ -43,7 +44,7 @@ from enas.spaces.micro.space import MicroSpace
 from enas.spaces.recurrent.space import RecurrentSpace
 
 LEARNING = ("independent", "lstm", "lstm-paper", "lstm-authors")
-CONTROLLERS = ("uniform", *LEARNING)
+CONTROLLERS = ("uniform", "evolution", *LEARNING)
 PAPERS = {"recurrent": PAPER, "macro": PAPER_MACRO, "micro": PAPER_MICRO}
 AUTHORS_OF = {"recurrent": AUTHORS, "macro": AUTHORS_MACRO, "micro": AUTHORS_MICRO}
 SPACES = {
@@ -61,6 +62,7 @@ def config_of(name: str, space: Space) -> ControllerConfig:
     """The controller of this name for this space, small; paper and authors have settings for each."""
     configs: dict[str, ControllerConfig] = {
         "uniform": UniformConfig(),
+        "evolution": EvolutionConfig(population=6, tournament=3),
         "independent": IndependentConfig(),
         "lstm": LSTMConfig(hidden=8, reinforce=ReinforceConfig()),
         "lstm-paper": replace(PAPERS[space.name], hidden=8),

@@ -15,7 +15,13 @@ import torch
 from torch import nn
 
 from enas.architecture import Space
-from enas.controllers.config import ControllerConfig, IndependentConfig, LSTMConfig, UniformConfig
+from enas.controllers.config import (
+    ControllerConfig,
+    EvolutionConfig,
+    IndependentConfig,
+    LSTMConfig,
+    UniformConfig,
+)
 from enas.derive import DeriveConfig
 from enas.retrain import Network, RetrainConfig
 from enas.search import SearchConfig
@@ -33,13 +39,14 @@ class Metric(NamedTuple):
         return a < b if self.lower_is_better else a > b
 
 
-CONTROLLERS = ("independent", "uniform", "lstm", "lstm-authors")
+CONTROLLERS = ("independent", "uniform", "evolution", "lstm", "lstm-authors")
 """Names by which a recipe's controller is replaced by another."""
 
 
 def named_controllers(paper: LSTMConfig, authors: LSTMConfig) -> Mapping[str, ControllerConfig]:
     """The controllers called `CONTROLLERS`, those two with a space's own settings."""
-    return dict(zip(CONTROLLERS, (IndependentConfig(), UniformConfig(), paper, authors), strict=True))
+    settings = (IndependentConfig(), UniformConfig(), EvolutionConfig(), paper, authors)
+    return dict(zip(CONTROLLERS, settings, strict=True))
 
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -6,7 +6,14 @@ import torch
 
 from enas.architecture import Space
 from enas.controllers.base import Controller
-from enas.controllers.config import ControllerConfig, IndependentConfig, LSTMConfig, UniformConfig
+from enas.controllers.config import (
+    ControllerConfig,
+    EvolutionConfig,
+    IndependentConfig,
+    LSTMConfig,
+    UniformConfig,
+)
+from enas.controllers.evolution import EvolutionController
 from enas.controllers.independent import IndependentPolicy
 from enas.controllers.lstm import LSTMPolicy
 from enas.controllers.lstm_macro import MacroLSTMPolicy
@@ -27,6 +34,8 @@ def build_controller(
     """
     if isinstance(config, UniformConfig):
         return UniformController(space, device)
+    if isinstance(config, EvolutionConfig):
+        return EvolutionController(space, config, device)
     if isinstance(config, IndependentConfig):
         if config.reinforce.skip_weight and config.reinforce.skip_penalty == "reward":
             raise ConfigError(

@@ -95,6 +95,20 @@ class UniformConfig:
 
 
 @dataclass(frozen=True)
+class EvolutionConfig:
+    """Regularised evolution (Real et al. 2019)."""
+
+    population: int = 50
+    """Architectures alive; so many are drawn uniformly at first."""
+    tournament: int = 10
+    """Members drawn, with replacement, of which the best is mutated."""
+
+    def __post_init__(self) -> None:
+        _require(self.population >= 1, "population", self.population, "1 or more")
+        _require(self.tournament >= 1, "tournament", self.tournament, "1 or more")
+
+
+@dataclass(frozen=True)
 class IndependentConfig:
     """One distribution per decision, independent of the other decisions."""
 
@@ -147,7 +161,7 @@ class LSTMConfig:
         )
 
 
-ControllerConfig = UniformConfig | IndependentConfig | LSTMConfig
+ControllerConfig = UniformConfig | EvolutionConfig | IndependentConfig | LSTMConfig
 
 DEFAULT = IndependentConfig()
 """What works by today's evidence; meant for 8 proposals an update."""

@@ -1,0 +1,40 @@
+"""How good a search was, in numbers that say how sure they are: pure functions on NumPy arrays.
+
+A score is better the higher it is. Randomness is an argument, a `numpy.random.Generator`.
+"""
+
+from enas.statistics.agreement import RankAgreement, rank_agreement, top
+from enas.statistics.interval import Interval
+from enas.statistics.random_search import (
+    best_of_k,
+    best_of_k_draws,
+    end_to_end_cost,
+    percentile,
+    random_equivalents,
+)
+from enas.statistics.runs import (
+    claim_better,
+    claim_difference,
+    mean_difference,
+    probability_better,
+    probability_better_paired,
+    seeds_needed,
+)
+
+__all__ = [
+    "Interval",
+    "RankAgreement",
+    "best_of_k",
+    "best_of_k_draws",
+    "claim_better",
+    "claim_difference",
+    "end_to_end_cost",
+    "mean_difference",
+    "percentile",
+    "probability_better",
+    "probability_better_paired",
+    "random_equivalents",
+    "rank_agreement",
+    "seeds_needed",
+    "top",
+]
