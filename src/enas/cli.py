@@ -25,7 +25,12 @@ from enas.config import CONTROLLERS, RunConfig
 from enas.doctor import checks
 from enas.ensemble import EnsembleConfig, ensemble
 from enas.errors import ArchitectureError, ConfigError, EnasError, RunFolderError, did_you_mean
+from enas.ground_truth.build import BuildOptions, build, describe, figures, read_shown
+from enas.ground_truth.build import ShowOptions as TableOptions
+from enas.ground_truth.minispaces import MINI_SPACES, mini_space
 from enas.nn.memory import keep_freed_memory
+from enas.rank import RankConfig, rank
+from enas.rank import describe as describe_rank
 from enas.recipes import RECIPES, recipe
 from enas.report.drawing import text_for, write_png, write_svg
 from enas.report.summary import summary
@@ -346,6 +351,50 @@ def score_ensemble(folder: Path, config: EnsembleConfig) -> int:
     )
 
 
+def parse_rank(argv: list[str]) -> Action:
+    """`rank RUN [--architectures N …]`."""
+    if not argv or argv[0].startswith("-"):
+        raise ConfigError("give the run folder of a finished search; see 'enas rank RUN --help'")
+    known = setting_names(RankConfig())
+    markers = (tyro.conf.FlagCreatePairsOff,)
+    config = read_flags(RankConfig, argv[1:], "enas rank RUN", known, RankConfig.__doc__, markers)
+    return lambda: show_rank(Path(argv[0]), config)
+
+
+def show_rank(folder: Path, config: RankConfig) -> int:
+    """Compare shared-weight scores of architectures with what they reach trained alone."""
+    run = Run.open(folder)
+    with run_lock(folder):
+        set_threads(run.config.threads)
+        record = rank(run, config)
+    return show_text(json.dumps(record, indent=2) if config.json else describe_rank(record))
+
+
+def parse_table(argv: list[str]) -> Action:
+    """`table build NAME --run FOLDER`, `table show NAME`."""
+    does, name, rest = (*argv, "", "")[0], (*argv, "", "")[1], argv[2:]
+    known: tuple[str, ...] = ("build", "show")
+    if does not in known or name.startswith("-") or not name:
+        raise ConfigError(
+            f"say what to do with which table: enas table build|show {'|'.join(MINI_SPACES)}; see "
+            f"'enas table build {next(iter(MINI_SPACES))} --help'"
+        )
+    space, command = mini_space(name), f"enas table {does} {name}"
+    markers = (tyro.conf.FlagCreatePairsOff,)
+    if does == "build":
+        names = ["--run", "--first", "--workers"]
+        building = read_flags(BuildOptions, rest, command, names, BuildOptions.__doc__, markers)
+        return lambda: show_text(describe(build(space, building)))
+    showing = read_flags(TableOptions, rest, command, ["--file", "--json"], TableOptions.__doc__, markers)
+    return lambda: show_table(name, showing)
+
+
+def show_table(name: str, options: TableOptions) -> int:
+    """Say what a table holds."""
+    table = read_shown(name, options)
+    return show_text(json.dumps(figures(table), indent=2) if options.json else describe(table))
+
+
 def parse_recipes(argv: list[str]) -> Action:
     """`recipes [--json]`."""
     only(argv, "--json")
@@ -394,6 +443,8 @@ COMMANDS: dict[str, Callable[[list[str]], Action]] = {
     "resume": on_run(None),
     "show": parse_show,
     "ensemble": parse_ensemble,
+    "rank": parse_rank,
+    "table": parse_table,
     "recipes": parse_recipes,
     "doctor": parse_doctor,
 }
@@ -412,6 +463,9 @@ def help_text() -> str:
   enas resume RUN                            go on after a stop or a crash, exactly
   enas show RUN-OR-ARCHITECTURE              draw it (--svg FILE, --png FILE, --json)
   enas ensemble RUN                          many architectures of a search classify together (--samples N)
+  enas rank RUN                              do the shared weights order architectures as training alone does?
+  enas table show NAME                       the truth about a mini-space: every architecture trained alone
+  enas table build NAME --run FOLDER         train it again, side by side (--first N, --workers N)
   enas recipes                               what there is to run
   enas doctor                                what this machine has
 

@@ -1,0 +1,1 @@
+"""Spaces of which the truth is known: what each architecture reaches when it is trained alone."""
