@@ -25,6 +25,7 @@ from enas.runs.recurrent import RecurrentWorkshop
 from enas.runtime.files import read_json
 from enas.runtime.seeding import derive_seed
 from enas.spaces.macro.net import MacroChild, MacroSupernet
+from enas.spaces.macro.space import MacroSpace
 from enas.spaces.recurrent.net import ChildCell, SupernetCell
 from enas.spaces.recurrent.space import RecurrentSpace
 from enas.stages import Run, execute
@@ -47,7 +48,11 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=["recurrent", "macro"])
 def searched(request: pytest.FixtureRequest, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished search; not to be changed but by rankings."""
-    config: RunConfig = tiny.image_config("macro") if request.param == "macro" else tiny.config(text)
+    config: RunConfig = tiny.config(text)
+    if request.param == "macro":
+        images = tiny.image_config("macro")
+        assert isinstance(images, MacroConfig)
+        config = replace(images, space=MacroSpace(3, ("conv3x3", "avg3x3")))
     folder = tmp_path_factory.mktemp("runs") / request.param
     execute(Run.create(folder, config, ("search",)), ("search",))
     return folder

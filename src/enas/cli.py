@@ -28,6 +28,8 @@ from enas.errors import ArchitectureError, ConfigError, EnasError, RunFolderErro
 from enas.ground_truth.build import BuildOptions, build, describe, figures, read_shown
 from enas.ground_truth.build import ShowOptions as TableOptions
 from enas.ground_truth.minispaces import MINI_SPACES, mini_space
+from enas.ground_truth.scoring import ScoreOptions, score_methods
+from enas.ground_truth.scoring import describe as describe_score
 from enas.nn.memory import keep_freed_memory
 from enas.rank import RankConfig, rank
 from enas.rank import describe as describe_rank
@@ -373,10 +375,10 @@ def show_rank(folder: Path, config: RankConfig) -> int:
 def parse_table(argv: list[str]) -> Action:
     """`table build NAME --run FOLDER`, `table show NAME`."""
     does, name, rest = (*argv, "", "")[0], (*argv, "", "")[1], argv[2:]
-    known: tuple[str, ...] = ("build", "show")
+    known: tuple[str, ...] = ("build", "score", "show")
     if does not in known or name.startswith("-") or not name:
         raise ConfigError(
-            f"say what to do with which table: enas table build|show {'|'.join(MINI_SPACES)}; see "
+            f"say what to do with which table: enas table build|score|show {'|'.join(MINI_SPACES)}; see "
             f"'enas table build {next(iter(MINI_SPACES))} --help'"
         )
     space, command = mini_space(name), f"enas table {does} {name}"
@@ -385,8 +387,18 @@ def parse_table(argv: list[str]) -> Action:
         names = ["--run", "--first", "--workers"]
         building = read_flags(BuildOptions, rest, command, names, BuildOptions.__doc__, markers)
         return lambda: show_text(describe(build(space, building)))
+    if does == "score":
+        names = ["--run", "--methods", "--seeds", "--first-seed", "--file", "--json"]
+        scoring = read_flags(ScoreOptions, rest, command, names, ScoreOptions.__doc__, markers)
+        return lambda: show_score(name, scoring)
     showing = read_flags(TableOptions, rest, command, ["--file", "--json"], TableOptions.__doc__, markers)
     return lambda: show_table(name, showing)
+
+
+def show_score(name: str, options: ScoreOptions) -> int:
+    """Search a mini-space and score what comes out."""
+    record = score_methods(name, options)
+    return show_text(json.dumps(record, indent=2) if options.json else describe_score(record))
 
 
 def show_table(name: str, options: TableOptions) -> int:
@@ -466,6 +478,7 @@ def help_text() -> str:
   enas rank RUN                              do the shared weights order architectures as training alone does?
   enas table show NAME                       the truth about a mini-space: every architecture trained alone
   enas table build NAME --run FOLDER         train it again, side by side (--first N, --workers N)
+  enas table score NAME --run FOLDER         searches on it, scored against the truth (--methods, --seeds N)
   enas recipes                               what there is to run
   enas doctor                                what this machine has
 

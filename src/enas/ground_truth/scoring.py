@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from enas.architecture import Architecture
 from enas.config import RunConfig
 from enas.derive import candidates, pick
 from enas.errors import ConfigError, DataError, did_you_mean
@@ -25,7 +24,7 @@ from enas.runtime.files import read_json, write_json
 from enas.runtime.lock import run_lock
 from enas.runtime.progress import say
 from enas.runtime.seeding import generator
-from enas.runtime.stop import StopRequest
+from enas.runtime.stop import Stopped, StopRequest
 from enas.stages import Run, search
 from enas.statistics import (
     mean_difference,
@@ -157,10 +156,8 @@ def score_methods(name: str, options: ScoreOptions) -> dict[str, Any]:
                 say(f"{name}: {method}, seed {seed}")
                 try:
                     records.append(score_search(settings, table, folder, stop))
-                except DataError:
-                    raise
-                if stop.requested:
-                    raise stop.stopped(options.run, command(name, options))
+                except Stopped as stopped:
+                    raise stop.stopped(options.run, command(name, options)) from stopped
     return summarise(found)
 
 
@@ -185,13 +182,13 @@ def summarise(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any
     }
     against = {}
     for other in others:
-        pairs = [
+        ours, theirs = (
             [record["test"]["samples_percentile"] for record in found[method]] for method in (first, other)
-        ]
-        if len(pairs[0]) > 1:
+        )
+        if len(ours) > 1:
             against[other] = {
-                "probability_better": probability_better_paired(*pairs).to_json(),
-                "difference": mean_difference(*pairs, np.random.default_rng(0)).to_json(),
+                "probability_better": probability_better_paired(ours, theirs).to_json(),
+                "difference": mean_difference(ours, theirs, np.random.default_rng(0)).to_json(),
             }
     return {"methods": methods, "first": first, "against": against, "searches": dict(found)}
 
@@ -225,9 +222,3 @@ def describe(record: Mapping[str, Any]) -> str:
             f"{difference['high']:+.3f}]"
         )
     return "\n".join(lines)
-
-
-def percentile_of(table: Table, architecture: Architecture, split: Split = "test") -> float:
-    """The share of the table's architectures that an architecture is better than, ties counted half."""
-    known = table.truth(split)
-    return percentile([known[architecture]], list(known.values()))
