@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from enas.config import RunConfig
 from enas.derive import candidates, pick
@@ -31,7 +32,6 @@ from enas.statistics import (
     percentile,
     probability_better_paired,
     random_equivalents,
-    rank_agreement,
 )
 from enas.tasks.shared_scores import shared_scores
 
@@ -132,7 +132,7 @@ def tau(a_N: Any, b_N: Any) -> float | None:
     """Kendall's tau-b; None where all scores are equal."""
     if min(np.ptp(a_N), np.ptp(b_N)) == 0:
         return None
-    return rank_agreement(a_N, b_N, 1, np.random.default_rng(0)).kendall.value
+    return float(stats.kendalltau(a_N, b_N).statistic)
 
 
 def score_methods(name: str, options: ScoreOptions) -> dict[str, Any]:
