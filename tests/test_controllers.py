@@ -381,7 +381,7 @@ class TestIndependent:
         """Whatever stands in the padding: never sampled, never the mode, no gradient, no entropy."""
         space = RecurrentSpace(3)
         policy = IndependentPolicy(space)
-        missing_LK = policy.logits().isneginf()
+        missing_LK = policy.table().isneginf()
         assert missing_LK.sum().item() == 3 + 2
         with torch.no_grad():
             policy.logits_LK[missing_LK] = 100.0

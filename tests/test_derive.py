@@ -1,17 +1,27 @@
 """Deriving: candidates are scored alike, and each rule picks what a direct computation picks."""
 
+import copy
+import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from enas.architecture import Architecture
 from enas.controllers import Controller, build_controller
 from enas.controllers.config import IndependentConfig, UniformConfig
-from enas.derive import Candidate, DeriveConfig, candidates, pick
-from enas.errors import ConfigError
+from enas.derive import Candidate, DeriveConfig, candidates, pick, ranks
+from enas.effects import Effects, fit_effects
+from enas.errors import ConfigError, NotFiniteError, RunFolderError
 from enas.runs.recurrent import RecurrentConfig
+from enas.runtime.checkpoint import CheckpointStore
+from enas.runtime.files import read_json, read_jsonl, write_json
 from enas.runtime.seeding import generator
+from enas.stages import Run, execute
 from enas.tasks.base import SearchTask
 from tests import tiny
 
@@ -141,7 +151,266 @@ def test_uniform_controller_has_candidates_too(task: SearchTask) -> None:
     assert {candidate.architecture for candidate in listed} >= set(drawn)
 
 
-@pytest.mark.parametrize("name", ["samples", "minibatches", "shortlist", "shortlist_epochs"])
+# ---- ridge regression as a collector, an order and a rule ---------------------------------------------------------------
+
+
+@pytest.fixture
+def effects(task: SearchTask) -> Effects:
+    """Of rewards that favour the last options."""
+    everything = [a.choices for a in task.space.enumerate()] * 3
+    choices_NL = np.array(everything)
+    reward_N = choices_NL.sum(1) + np.random.default_rng(0).normal(size=len(everything)) * 0.01
+    found = fit_effects(
+        task.space, choices_NL, reward_N, np.random.default_rng(1).permutation(len(everything)) // 8, "update"
+    )
+    assert found is not None
+    return found
+
+
+def test_best_by_ridge_joins_the_candidates_after_the_mode(
+    task: SearchTask, controller: Controller, effects: Effects
+) -> None:
+    config = DeriveConfig(samples=3, ridge_candidate=True)
+    listed = candidates(task, controller, config, SEED, effects=effects)
+    best = max(task.space.enumerate(), key=lambda architecture: sum(architecture.choices))
+    plain = candidates(task, controller, DeriveConfig(samples=3), SEED)
+    assert [c.architecture for c in listed] == [
+        plain[0].architecture,
+        best,
+        *(c.architecture for c in plain[1:] if c.architecture != best),
+    ]
+    assert listed[1].log_prob is None or best in [c.architecture for c in plain]
+    for candidate in listed:
+        assert candidate.predicted == effects.predict(candidate.architecture)
+    assert all(candidate.predicted is None for candidate in plain)
+
+
+def test_rule_ridge_and_order_ridge_follow_the_prediction(
+    task: SearchTask, controller: Controller, effects: Effects
+) -> None:
+    config = DeriveConfig("ridge", samples=SAMPLES, ridge_candidate=True)
+    listed = candidates(task, controller, config, SEED, effects=effects)
+    picked = pick(listed, config, no_training)
+    assert sum(picked.architecture.choices) == max(sum(a.choices) for a in task.space.enumerate())
+    trained: list[Architecture] = []
+
+    def train(architecture: Architecture) -> float:
+        trained.append(architecture)
+        return float(len(trained))
+
+    pick(listed, DeriveConfig("shortlist", shortlist=4, shortlist_order="ridge"), train)
+    expected = sorted((c.architecture for c in listed), key=lambda a: -effects.predict(a))[:4]
+    assert trained == expected
+
+
+def test_order_reward_trains_those_with_the_highest_rewards(found: list[Candidate]) -> None:
+    trained: list[Architecture] = []
+
+    def train(architecture: Architecture) -> float:
+        trained.append(architecture)
+        return 0.0
+
+    pick(found, DeriveConfig("shortlist", shortlist=3, shortlist_order="reward"), train)
+    assert trained == [c.architecture for c in sorted(found, key=lambda c: -c.reward)[:3]]
+
+
+# ---- several checkpoints ------------------------------------------------------------------------------------------------
+
+
+def test_ranks_are_scipys_with_the_highest_score_first() -> None:
+    scores = np.random.default_rng(0).integers(0, 8, size=30).astype(float)
+    expected = stats.rankdata(-scores, method="average")
+    assert ranks(torch.tensor(scores)).tolist() == expected.tolist()
+
+
+def test_candidates_are_compared_by_their_mean_rank_over_checkpoints(
+    task: SearchTask, controller: Controller
+) -> None:
+    states = []
+    for step in range(3):  # the newest last
+        task.train_step(0, step, [task.space.architecture(controller.mode())])
+        states.append(copy.deepcopy(task.state_dict()))
+    config = DeriveConfig("reward", samples=SAMPLES, minibatches=2, checkpoints=3)
+    listed = candidates(task, controller, config, SEED, earlier=[states[1], states[0]])
+    architectures = [candidate.architecture for candidate in listed]
+    rewards, places = [], []
+    for state in states:
+        task.load_state_dict(state)
+        reward_N = torch.stack([task.rewards(architectures, "derive", draw) for draw in range(2)]).mean(0)
+        rewards.append(reward_N)
+        places.append(stats.rankdata(-reward_N.numpy(), method="average"))
+    mean_rank = np.mean(places, axis=0)
+    assert [candidate.rank for candidate in listed] == pytest.approx(mean_rank.tolist())
+    assert [candidate.reward for candidate in listed] == pytest.approx(torch.stack(rewards).mean(0).tolist())
+    sampled_ones = [i for i, candidate in enumerate(listed) if candidate.log_prob is not None]
+    best = min(sampled_ones, key=lambda i: mean_rank[i])
+    assert pick(listed, config, no_training) is listed[best]
+
+
+def test_derive_reads_the_late_checkpoints_of_a_search(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tiny.write_text(tmp_path / "t")
+    more = ("--search.keep-checkpoints", "9", "--derive.checkpoints", "3", "--derive.rule", "reward")
+    run = Run.create(tmp_path / "run", tiny.config(text, *more), ("search", "derive"))
+    execute(run, ("search",))
+    store = CheckpointStore(tmp_path / "run" / "checkpoints", 9)
+    assert store.steps() == [0, 5, 10, 15, 20, 24]
+    earlier = [state["place"] for _, state in list(store.whole())[1:3]]
+    task = run.workshop.search_task()
+    given = list(run.earlier_tasks(2))
+    assert len(given) == 2
+    for state, (step, whole) in zip(given, list(store.whole())[1:3], strict=True):
+        assert tiny.plain(state) == tiny.plain(whole["task"]), step
+        task.load_state_dict(state)
+    assert earlier == [[1, "controller", 0], [1, "weights", 5]]
+    execute(run, ("derive",))
+    assert all(record["rank"] >= 1 for record in read_json(run.folder / "candidates.json"))
+    capsys.readouterr()
+    assert len(list(run.earlier_tasks(7))) == 4  # the one before the first step is none
+    assert "the search left 4 checkpoints before the newest, not 7" in capsys.readouterr().err
+
+
+def test_more_checkpoints_than_are_kept_are_refused(config: RecurrentConfig) -> None:
+    with pytest.raises(
+        ConfigError, match=r"derive\.checkpoints = 3 needs as many kept: raise search\.keep_checkpoints"
+    ):
+        replace(config, derive=DeriveConfig(checkpoints=3))
+
+
+# ---- fine-tuning --------------------------------------------------------------------------------------------------------
+
+
+def image_task(space: str) -> tuple[SearchTask, Any]:
+    config = tiny.image_config(space)
+    return config.load().search_task(), config
+
+
+@pytest.mark.parametrize("space", ["recurrent", "macro", "micro"])
+def test_finetuned_weights_are_trained_and_put_back_bit_for_bit(space: str, tmp_path: Path) -> None:
+    if space == "recurrent":
+        task: SearchTask = tiny.config(tiny.write_text(tmp_path / "text")).load().search_task()
+    else:
+        task = image_task(space)[0]
+    architecture, other = (task.space.architecture([0] * len(task.space.decisions)) for _ in range(2))
+    other = next(a for a in task.space.enumerate() if a.choices[-1] == 1)
+    task.train_step(0, 0, [other])
+    before, reward = tiny.plain(copy.deepcopy(task.state_dict())), task.rewards([architecture], "derive", 0)
+    with task.finetuned(architecture, 3, 1):
+        inside = tiny.plain(copy.deepcopy(task.state_dict()))
+        tuned = task.rewards([architecture], "derive", 0)
+    assert tiny.plain(task.state_dict()) == before
+    assert inside != before
+    assert torch.equal(task.rewards([architecture], "derive", 0), reward)
+    for step in range(3):  # the same by hand
+        task.train_step(1, step, [architecture])
+    assert tiny.plain(task.state_dict()) == inside
+    assert torch.equal(task.rewards([architecture], "derive", 0), tuned)
+
+
+def test_search_goes_on_after_a_finetuning_as_if_there_had_been_none(task: SearchTask) -> None:
+    architecture = task.space.architecture([0] * len(task.space.decisions))
+    for step in range(2):
+        task.train_step(0, step, [architecture])
+    state = copy.deepcopy(task.state_dict())
+    task.train_step(0, 2, [architecture])
+    expected = tiny.plain(copy.deepcopy(task.state_dict()))
+    task.load_state_dict(state)
+    with task.finetuned(architecture, 5, 0):
+        pass
+    task.train_step(0, 2, [architecture])
+    assert tiny.plain(task.state_dict()) == expected
+
+
+def test_finetuning_longer_than_a_pass_begins_it_again(task: SearchTask) -> None:
+    architecture = task.space.architecture([0] * len(task.space.decisions))
+    steps = task.steps(0)
+    with task.finetuned(architecture, steps + 1, 0):
+        inside = tiny.plain(copy.deepcopy(task.state_dict()))
+    for step in (*range(steps), 0):
+        task.train_step(0, step, [architecture])
+    assert tiny.plain(task.state_dict()) == inside
+
+
+def test_weights_are_put_back_when_a_finetuning_fails(task: SearchTask) -> None:
+    architecture = task.space.architecture([0] * len(task.space.decisions))
+    before, real = tiny.plain(copy.deepcopy(task.state_dict())), task.train_step
+
+    def train_step(epoch: int, step: int, architectures: Any) -> dict[str, float]:
+        if step == 2:
+            raise NotFiniteError("the loss is nan")
+        return real(epoch, step, architectures)
+
+    task.train_step = train_step
+    with pytest.raises(NotFiniteError), task.finetuned(architecture, 5, 0):
+        raise AssertionError("never inside")
+    assert tiny.plain(task.state_dict()) == before
+
+
+def test_each_candidate_is_finetuned_alone_before_it_is_scored(
+    task: SearchTask, controller: Controller
+) -> None:
+    config = DeriveConfig(samples=5, minibatches=2, finetune=2)
+    listed = candidates(task, controller, config, SEED, epoch=1)
+    before = copy.deepcopy(task.state_dict())
+    for candidate in listed:
+        for step in range(2):
+            task.train_step(1, step, [candidate.architecture])
+        rewards = [task.rewards([candidate.architecture], "derive", draw) for draw in range(2)]
+        assert candidate.reward == pytest.approx(float(torch.cat(rewards).mean()), rel=1e-6)
+        task.load_state_dict(before)
+    assert [c.reward for c in listed] != [
+        c.reward for c in candidates(task, controller, DeriveConfig(samples=5, minibatches=2), SEED)
+    ]
+
+
+# ---- as a stage ---------------------------------------------------------------------------------------------------------
+
+
+def test_stage_prints_and_keeps_the_effects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tiny.write_text(tmp_path / "t")
+    more = ("--derive.rule", "ridge", "--derive.ridge-candidate", "True", "--derive.finetune", "1")
+    run = Run.create(tmp_path / "run", tiny.config(text, *more), ("search", "derive"))
+    execute(run, ("search", "derive"))
+    assert "effects of single decisions" in capsys.readouterr().err
+    record = read_json(run.folder / "effects.json")
+    archive = read_jsonl(run.folder / "archive.jsonl")
+    assert record["records"] == len(archive) == 12
+    assert (record["groups"], record["within"]) == (4, "update")
+    assert record["mean_reward"] == pytest.approx(sum(r["reward"] for r in archive) / 12, rel=1e-5)
+    listed = read_json(run.folder / "candidates.json")
+    best = max(listed, key=lambda candidate: candidate["predicted"])
+    assert read_json(run.folder / "architecture.json") == best["architecture"]
+    written = ("effects.json", "candidates.json", "search.json")
+    keys = set().union(*(tiny.keys(read_json(run.folder / name)) for name in written))
+    assert keys - tiny.documented() == set()
+
+
+def test_ridge_without_rewards_is_refused_and_not_needed_otherwise(tmp_path: Path) -> None:
+    text = tiny.write_text(tmp_path / "t")
+    more = ("--search.updates", "0", "--derive.rule")
+    run = Run.create(tmp_path / "a", tiny.config(text, *more, "ridge"), ("search", "derive"))
+    with pytest.raises(RunFolderError, match="no rewards that can be compared"):
+        execute(run, ("search", "derive"))
+    assert not (run.folder / "architecture.json").exists()
+    plain = Run.create(tmp_path / "b", tiny.config(text, *more, "mode"), ("search", "derive"))
+    execute(plain, ("search", "derive"))
+    assert not (plain.folder / "effects.json").exists()
+    assert all(record["predicted"] is None for record in read_json(plain.folder / "candidates.json"))
+
+
+def test_candidate_is_plain_json(tmp_path: Path, found: list[Candidate]) -> None:
+    found[0].trained_loss = math.inf
+    write_json(tmp_path / "c.json", [candidate.to_json() for candidate in found])
+    assert read_json(tmp_path / "c.json")[0]["trained_loss"] is None
+
+
+@pytest.mark.parametrize("name", ["samples", "minibatches", "shortlist", "shortlist_epochs", "checkpoints"])
 def test_counts_below_one_are_refused_by_name(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"derive\.{name} must be at least 1, not 0"):
         DeriveConfig(**{name: 0})
+
+
+def test_finetuning_by_fewer_minibatches_than_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"derive\.finetune must be at least 0, not -1"):
+        DeriveConfig(finetune=-1)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,19 @@ def content(run: Path) -> dict[str, Any]:
         elif path.is_file():
             found[name] = path.read_bytes()
     return found
+
+
+def documented() -> set[str]:
+    """Every word that docs/metrics.md defines, or mentions, as a key."""
+    text = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    return set(re.findall(r"`([\w/]+)`", text))
+
+
+def keys(value: Any) -> set[str]:
+    """Every key of a JSON value, at any depth."""
+    if isinstance(value, dict):
+        return set(value) | {key for item in value.values() for key in keys(item)}
+    return {key for item in value for key in keys(item)} if isinstance(value, list) else set()
 
 
 _IMAGE_FLAGS = """

@@ -90,6 +90,14 @@ class Space(ABC):
     def to_json(self) -> dict[str, Any]:
         """The space as plain values; `enas.spaces.space_from_json` reads it back."""
 
+    def parameter_free(self, decision: Decision) -> tuple[str, ...]:
+        """The options of one of its decisions that have no weights of their own to train, such as identity and pooling.
+
+        None unless a space says so. A policy that takes little else has collapsed: they are what shared weights favour
+        early, as there is nothing in them to learn (Zela et al. 2020; Liang et al. 2019, "DARTS+").
+        """
+        return ()
+
     def count(self) -> int:
         """The exact number of architectures: the product of the numbers of options."""
         return math.prod(len(decision.options) for decision in self.decisions)

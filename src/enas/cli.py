@@ -20,6 +20,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from enas.ablations import ablate, list_variants, named, variants_of
+from enas.ablations import table as ablation_table
 from enas.architecture import Architecture
 from enas.config import CONTROLLERS, RunConfig
 from enas.doctor import checks
@@ -269,6 +271,66 @@ def parse_retrain(argv: list[str]) -> Action:
     return lambda: begin(argv[0], config, folder, ("retrain", "test"), given)
 
 
+# ---- ablations ---------------------------------------------------------------------------------------------------------
+
+
+def parse_ablate(argv: list[str]) -> Action:
+    """`ablate RECIPE --variant NAME ... [--seeds N] [--SETTING VALUE ...]`."""
+    if not argv or argv[0].startswith("-"):
+        raise ConfigError(f"name a recipe: {', '.join(RECIPES)}")
+    name, rest = argv[0], argv[1:]
+    if "--help" in rest or "-h" in rest:
+        return lambda: show_text(ablate_help(name))
+    rest, names = take_words(rest, "--variant")
+    rest, counts = take_words(rest, "--seeds")
+    config, folder, text = settings(name, rest)
+    if text is not None:
+        raise ConfigError("--architecture goes with 'enas retrain RECIPE'")
+    if not names:
+        raise ConfigError(
+            f"name variants: --variant {' '.join(variants_of(config))}; see 'enas ablate {name} --help'"
+        )
+    if len(counts) > 1 or not all(count.isdecimal() for count in counts):
+        raise ConfigError(f"--seeds takes one number, not {' '.join(counts)!r}")
+    named(config, names)
+    folder = Path("runs") / f"{name}-ablation" if folder is None else folder
+    return lambda: run_ablation(config, names, int(counts[0]) if counts else 1, folder)
+
+
+def take_words(argv: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
+    """Take `FLAG WORD ...`, which may be there several times, out of the flags: (the rest, the words)."""
+    rest: list[str] = []
+    words: list[str] = []
+    taking = False
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            taking = name == flag
+            if not taking:
+                rest.append(word)
+            elif equals:
+                words.append(value)
+        else:
+            (words if taking else rest).append(word)
+    return rest, words
+
+
+def run_ablation(config: RunConfig, names: Sequence[str], seeds: int, folder: Path) -> int:
+    """Run a recipe and variants of it, and print the table."""
+    return show_text(ablation_table(ablate(config, names, seeds, folder), config.metric))
+
+
+def ablate_help(name: str) -> str:
+    """What `enas ablate RECIPE --help` prints."""
+    return f"""enas ablate {name} --variant NAME ... [--seeds N] [--run FOLDER] [--SETTING VALUE ...]
+
+Runs the recipe as it is and each variant with N seeds (1), each in a folder of its own below FOLDER, by default
+runs/{name}-ablation, and prints a table with the paper's figures beside what was measured. The same command goes on
+after a stop. Settings are those of 'enas run {name} --help'. Variants:
+
+{list_variants(recipe(name))}"""
+
+
 # ---- show, recipes, doctor ---------------------------------------------------------------------------------------------
 
 
@@ -457,6 +519,7 @@ COMMANDS: dict[str, Callable[[list[str]], Action]] = {
     "ensemble": parse_ensemble,
     "rank": parse_rank,
     "table": parse_table,
+    "ablate": parse_ablate,
     "recipes": parse_recipes,
     "doctor": parse_doctor,
 }
@@ -479,6 +542,7 @@ def help_text() -> str:
   enas table show NAME                       the truth about a mini-space: every architecture trained alone
   enas table build NAME --run FOLDER         train it again, side by side (--first N, --workers N)
   enas table score NAME --run FOLDER         searches on it, scored against the truth (--methods, --seeds N)
+  enas ablate RECIPE --variant NAME ...      the recipe against variants of it, and against the paper's figures
   enas recipes                               what there is to run
   enas doctor                                what this machine has
 

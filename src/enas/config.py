@@ -23,6 +23,7 @@ from enas.controllers.config import (
     UniformConfig,
 )
 from enas.derive import DeriveConfig
+from enas.errors import ConfigError
 from enas.retrain import Network, RetrainConfig
 from enas.search import SearchConfig
 from enas.tasks.base import ChildTraining, SearchTask
@@ -81,6 +82,13 @@ class RunConfig(ABC):
     """How an architecture is picked at the end of the search."""
     retrain: RetrainConfig = field(default_factory=RetrainConfig)
     """How the found architecture, and what it is compared with, are trained from scratch."""
+
+    def __post_init__(self) -> None:
+        asked, kept = self.derive.checkpoints, self.search.keep_checkpoints
+        if asked > kept:
+            raise ConfigError(
+                f"derive.checkpoints = {asked} needs as many kept: raise search.keep_checkpoints, which is {kept}"
+            )
 
     @abstractmethod
     def searched_space(self) -> Space:

@@ -1,21 +1,29 @@
-"""Deriving: from the trained policy and shared weights to one architecture (paper §2.2, "Deriving Architectures")."""
+"""Deriving: from the trained policy and shared weights to one architecture (paper §2.2, "Deriving Architectures").
+
+Three steps, each with settings of its own: candidates are collected, scored, and one of them is picked.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
-from enas.architecture import Architecture
+from enas.architecture import Architecture, Space
 from enas.controllers.base import Controller
+from enas.effects import Effects
 from enas.errors import ConfigError
 from enas.runtime.seeding import generator
 from enas.tasks.base import SearchTask
 
-Rule = Literal["reward", "mode", "shortlist"]
+Rule = Literal["reward", "mode", "shortlist", "ridge"]
+Order = Literal["drawn", "reward", "ridge"]
+Train = Callable[[Architecture], float]
+"""Trains an architecture from scratch for a short while; returns its validation loss."""
 
 
 @dataclass(frozen=True)
@@ -24,21 +32,41 @@ class DeriveConfig:
 
     rule: Rule = "shortlist"
     """`reward`: the sample with the highest reward on validation minibatches, with the shared weights (paper);
-    `mode`: the policy's most probable architecture; `shortlist`: the mode and the first samples are trained from
-    scratch for a short while, and the best of them on the validation data is taken."""
+    `mode`: the policy's most probable architecture; `ridge`: the candidate of the highest reward predicted from the
+    search's logged rewards; `shortlist`: the first candidates are trained from scratch for a short while, and the best
+    of them on the validation data is taken."""
     samples: int = 10
-    """Architectures sampled from the policy and scored with the shared weights."""
+    """Architectures sampled from the policy and scored with the shared weights, beside its most probable one."""
     minibatches: int = 1
-    """Validation minibatches a sample is scored on, the same for all."""
+    """Validation minibatches a candidate is scored on, the same for all."""
     shortlist: int = 4
-    """Architectures of the shortlist, the mode among them."""
+    """Architectures of the shortlist."""
     shortlist_epochs: int = 2
     """Epochs each of the shortlist is trained for, with the recipe of the retraining."""
+    shortlist_order: Order = "drawn"
+    """Which candidates are the first: the policy's most probable one, then its samples as `drawn`; or those of the
+    highest `reward` with the shared weights, or of the highest reward predicted by `ridge` regression."""
+    ridge_candidate: bool = False
+    """Whether the architecture of the highest reward predicted by ridge regression, of all in the space, is a candidate
+    too, right after the policy's most probable one."""
+    checkpoints: int = 1
+    """The newest checkpoints of the search whose shared weights score the candidates. With more than one, candidates
+    are compared by the mean of their ranks; they are as far apart as `search.checkpoint_every` says."""
+    finetune: int = 0
+    """Training minibatches that the shared weights are trained on by a candidate alone before it is scored; the weights
+    are put back afterwards."""
 
     def __post_init__(self) -> None:
-        for name in ("samples", "minibatches", "shortlist", "shortlist_epochs"):
+        for name in ("samples", "minibatches", "shortlist", "shortlist_epochs", "checkpoints"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"derive.{name} must be at least 1, not {getattr(self, name)}")
+        if self.finetune < 0:
+            raise ConfigError(f"derive.finetune must be at least 0, not {self.finetune}")
+
+    @property
+    def needs_ridge(self) -> bool:
+        """Whether a setting asks for the ridge regression, which needs rewards to be there."""
+        return self.rule == "ridge" or self.ridge_candidate or self.shortlist_order == "ridge"
 
 
 @dataclass
@@ -49,11 +77,26 @@ class Candidate:
     is_mode: bool
     """Whether it is the policy's most probable architecture."""
     log_prob: float | None
-    """log π if it was sampled; None for a mode that was not."""
-    reward: float
-    """Mean reward with the shared weights."""
+    """log π if it was sampled; None if it was not."""
+    reward: float = math.nan
+    """Mean reward with the shared weights, over minibatches and checkpoints."""
+    rank: float | None = None
+    """Mean over several checkpoints of its place among the candidates by reward, 1 for the best, equal ones in the
+    middle of their places; None with a single checkpoint, whose rewards say the same."""
+    predicted: float | None = None
+    """Reward predicted by ridge regression of the logged rewards; None without any."""
     trained_loss: float | None = None
     """Validation loss after the short training, if it had one; lower is better, infinite if the training diverged."""
+
+    @property
+    def standing(self) -> float:
+        """What candidates are compared by with the shared weights; higher is better."""
+        return self.reward if self.rank is None else -self.rank
+
+    @property
+    def promise(self) -> float:
+        """What candidates are compared by without the shared weights of the end; higher is better."""
+        return -math.inf if self.predicted is None else self.predicted
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -62,31 +105,121 @@ class Candidate:
         return {**vars(self), "architecture": self.architecture.to_json(), "trained_loss": finite}
 
 
+# ---- collecting -------------------------------------------------------------------------------------------------------
+
+
 @torch.no_grad()
-def candidates(task: SearchTask, controller: Controller, config: DeriveConfig, seed: int) -> list[Candidate]:
-    """The policy's mode, then distinct samples of it in the order drawn, each with its mean reward."""
+def collect(
+    space: Space, controller: Controller, config: DeriveConfig, seed: int, effects: Effects | None
+) -> list[Candidate]:
+    """The policy's mode, the best by ridge regression if asked for, then distinct samples of the policy as drawn."""
     proposals = controller.propose(config.samples, generator(seed, "derive"))
-    sampled = dict(zip(proposals.architectures(task.space), proposals.log_prob_N.tolist(), strict=True))
-    mode = task.space.architecture(controller.mode())
-    architectures = list(dict.fromkeys([mode, *sampled]))
+    sampled = dict(zip(proposals.architectures(space), proposals.log_prob_N.tolist(), strict=True))
+    mode = space.architecture(controller.mode())
+    best = [effects.best()] if config.ridge_candidate and effects is not None else []
+    architectures = dict.fromkeys([mode, *best, *sampled])
+    return [Candidate(one, one == mode, sampled.get(one)) for one in architectures]
+
+
+# ---- scoring ----------------------------------------------------------------------------------------------------------
+
+
+def shared_rewards(
+    task: SearchTask, architectures: Sequence[Architecture], config: DeriveConfig, epoch: int
+) -> Tensor:
+    """Mean rewards [N] with the shared weights of the task as they are, each fine-tuned for a moment if asked for."""
     draws = range(config.minibatches)
-    reward_N = torch.stack([task.rewards(architectures, "derive", draw) for draw in draws]).mean(0)
-    return [
-        Candidate(architecture, architecture == mode, sampled.get(architecture), reward)
-        for architecture, reward in zip(architectures, reward_N.tolist(), strict=True)
-    ]
+    if not config.finetune:
+        return torch.stack([task.rewards(architectures, "derive", draw) for draw in draws]).mean(0)
+    means = []
+    for architecture in architectures:
+        with task.finetuned(architecture, config.finetune, epoch):
+            rewards = [task.rewards([architecture], "derive", draw) for draw in draws]
+        means.append(torch.cat(rewards).mean())
+    return torch.stack(means)
 
 
-def pick(
-    found: Sequence[Candidate], config: DeriveConfig, train: Callable[[Architecture], float]
-) -> Candidate:
-    """The candidate that the rule picks. `train` trains an architecture briefly and returns its validation loss."""
-    if config.rule == "mode":
-        return next(candidate for candidate in found if candidate.is_mode)
-    if config.rule == "reward":
-        return max((c for c in found if c.log_prob is not None), key=lambda candidate: candidate.reward)
-    shortlist = found[: config.shortlist]  # in the order drawn: the shared weights misjudge the best ones
+def ranks(scores_N: Tensor) -> Tensor:
+    """The place of every score, 1 for the highest; equal ones share the middle of their places."""
+    above_NN = scores_N[None, :] > scores_N[:, None]
+    equal_NN = scores_N[None, :] == scores_N[:, None]
+    return above_NN.sum(1) + (equal_NN.sum(1).double() + 1) / 2
+
+
+def candidates(
+    task: SearchTask,
+    controller: Controller,
+    config: DeriveConfig,
+    seed: int,
+    *,
+    effects: Effects | None = None,
+    earlier: Iterable[dict[str, Any]] = (),
+    epoch: int = 0,
+) -> list[Candidate]:
+    """Collect the candidates and score them.
+
+    `earlier` are states of the task at the checkpoints before the newest, which it has now; it is left in the last of
+    them. `epoch` is the one whose minibatches and learning rate a fine-tuning takes.
+    """
+    found = collect(task.space, controller, config, seed, effects)
+    architectures = [candidate.architecture for candidate in found]
+    scores = [shared_rewards(task, architectures, config, epoch)]
+    for state in earlier:
+        task.load_state_dict(state)
+        scores.append(shared_rewards(task, architectures, config, epoch))
+    reward_N = torch.stack(scores).mean(0)
+    rank_N = torch.stack([ranks(score_N) for score_N in scores]).mean(0)
+    for candidate, reward, rank in zip(found, reward_N.tolist(), rank_N.tolist(), strict=True):
+        candidate.reward = reward
+        candidate.rank = rank if len(scores) > 1 else None
+        candidate.predicted = None if effects is None else effects.predict(candidate.architecture)
+    return found
+
+
+# ---- picking ----------------------------------------------------------------------------------------------------------
+
+
+def pick_mode(found: Sequence[Candidate], config: DeriveConfig, train: Train) -> Candidate:
+    """The policy's most probable architecture."""
+    return next(candidate for candidate in found if candidate.is_mode)
+
+
+def pick_reward(found: Sequence[Candidate], config: DeriveConfig, train: Train) -> Candidate:
+    """The best with the shared weights; not a mode that was not sampled, as in the paper."""
+    drawn = [candidate for candidate in found if candidate.log_prob is not None or not candidate.is_mode]
+    return max(drawn, key=lambda candidate: candidate.standing)
+
+
+def pick_ridge(found: Sequence[Candidate], config: DeriveConfig, train: Train) -> Candidate:
+    """The best by the ridge regression."""
+    return max(found, key=lambda candidate: candidate.promise)
+
+
+ORDERS: dict[Order, Callable[[Candidate], float]] = {
+    "drawn": lambda candidate: 0.0,
+    "reward": lambda candidate: -candidate.standing,
+    "ridge": lambda candidate: -candidate.promise,
+}
+"""What the candidates are sorted by, ascending; equal ones stay in the order they were collected in."""
+
+
+def pick_shortlist(found: Sequence[Candidate], config: DeriveConfig, train: Train) -> Candidate:
+    """The best of the first after a short training."""
+    shortlist = sorted(found, key=ORDERS[config.shortlist_order])[: config.shortlist]
     losses = [train(candidate.architecture) for candidate in shortlist]
     for candidate, loss in zip(shortlist, losses, strict=True):
         candidate.trained_loss = loss
     return shortlist[losses.index(min(losses))]
+
+
+RULES: dict[Rule, Callable[[Sequence[Candidate], DeriveConfig, Train], Candidate]] = {
+    "reward": pick_reward,
+    "mode": pick_mode,
+    "ridge": pick_ridge,
+    "shortlist": pick_shortlist,
+}
+
+
+def pick(found: Sequence[Candidate], config: DeriveConfig, train: Train) -> Candidate:
+    """The candidate that the rule picks."""
+    return RULES[config.rule](found, config, train)

@@ -16,12 +16,14 @@ import torch
 from enas.controllers.base import Controller
 from enas.controllers.uniform import UniformController
 from enas.errors import ConfigError, NotFiniteError
+from enas.health import collapse_warning, collapsed, parameter_free, percentile
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import JsonlLog
 from enas.runtime.metrics import Metrics
 from enas.runtime.progress import estimate_line, progress, say
 from enas.runtime.seeding import generator
 from enas.runtime.stop import StopRequest
+from enas.samplers import EXPLORERS, Exploration, FromController, Mixture
 from enas.tasks.base import SearchTask
 
 Phase = Literal["weights", "controller"]
@@ -34,15 +36,21 @@ class SearchConfig:
     epochs: int = 150
     """Rounds of the two phases: a pass over the training data, then the controller's updates."""
     warmup: float = 0.0
-    """Share of the epochs at the start in which architectures are sampled uniformly and the controller rests."""
+    """Share of the epochs at the start in which the controller rests and architectures are sampled without it."""
     samples: int = 1
     """M: architectures sampled for a training step, whose gradients are averaged (paper, eq. 1)."""
     explore: float = 0.0
-    """Share of the training steps after the warm-up whose architectures are sampled uniformly."""
+    """Share of the training steps after the warm-up whose architectures are sampled without the controller."""
+    exploration: Exploration = "uniform"
+    """How architectures are sampled without the controller: each decision `uniform`ly, or `fair`ly, so that the options
+    of a decision take turns and are trained equally often."""
     updates: int = 2000
     """Controller updates after a pass."""
     proposals: int = 1
     """Architectures rewarded for one controller update."""
+    stop_entropy: float | None = None
+    """Share of the largest possible entropy at which the controller's updates end; the shared weights are trained on.
+    A policy that is trained to certainty picks worse than one that is stopped early; None goes on to the end."""
     same_minibatch: bool = True
     """Whether the proposals of an update are rewarded on the same validation minibatch, which takes the minibatch's own
     difficulty out of their comparison, or each on one of its own (paper, authors)."""
@@ -52,14 +60,24 @@ class SearchConfig:
     """How many of the newest checkpoints stay."""
     log_every: int = 20
     """Training steps that share one record in metrics.jsonl, their mean."""
+    percentile_every: int | None = None
+    """Epochs between measurements of where the policy's samples stand among random architectures, by their reward with
+    the shared weights; also at the last update's epoch. None never measures it."""
+    percentile_samples: int = 16
+    """Samples of the policy, and as many random architectures, that are rewarded for such a measurement."""
+    collapse_share: float = 0.8
+    """Share of parameter-free options in the policy's mode from which on a collapse is reported."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "samples", "proposals", "checkpoint_every", "keep_checkpoints", "log_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"search.{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("warmup", "explore"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"search.{name} is a share in [0, 1], not {getattr(self, name)}")
+        counts = ("epochs", "samples", "proposals", "checkpoint_every", "keep_checkpoints", "log_every")
+        for name in (*counts, "percentile_every", "percentile_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"search.{name} must be at least 1, not {value}")
+        for name in ("warmup", "explore", "stop_entropy", "collapse_share"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ConfigError(f"search.{name} is a share in [0, 1], not {value}")
 
     @property
     def warmup_epochs(self) -> int:
@@ -88,21 +106,24 @@ class Search:
 
     def __post_init__(self) -> None:
         self.uniform = UniformController(self.task.space)
+        self.explorer = EXPLORERS[self.config.exploration](self.task.space, self.seed)
+        self.mixture = Mixture(self.config.explore, self.explorer, FromController(self.controller))
         self.running: dict[str, float] = {}
         self.running_steps = 0
+        self.running_power = {"gradient_signal": 0.0, "gradient_noise": 0.0}
+        """Sums over the updates of the epoch."""
+        self.updates_end: tuple[int, int] | None = None
+        """Epoch and step of the last controller update, once the entropy has ended them."""
+        self.warned = False
+        """Whether a collapse has been reported."""
 
     # ---- one step each ---------------------------------------------------------------------------------------------
 
     def train_weights(self, epoch: int, step: int) -> dict[str, float]:
         """Sample M architectures and train their weights on the next minibatch."""
-        draw = generator(self.seed, "weights", epoch, step)
-        explores = (
-            epoch < self.config.warmup_epochs or float(torch.rand((), generator=draw)) < self.config.explore
-        )
-        sampler = self.uniform if explores else self.controller
-        with torch.no_grad():
-            proposals = sampler.propose(self.config.samples, draw)
-        return self.task.train_step(epoch, step, proposals.architectures(self.task.space))
+        sampler = self.explorer if epoch < self.config.warmup_epochs else self.mixture
+        architectures = sampler.sample(self.config.samples, generator(self.seed, "weights", epoch, step))
+        return self.task.train_step(epoch, step, architectures)
 
     def train_controller(self, epoch: int, step: int) -> dict[str, float]:
         """Propose N architectures, reward them on validation minibatches, and let the controller learn."""
@@ -118,6 +139,14 @@ class Search:
             singles = zip(architectures, draws, strict=True)
             rewards_N = torch.cat([self.task.rewards([one], "controller", draw) for one, draw in singles])
         learnt = self.controller.feedback(proposals, rewards_N)
+        for key in self.running_power:
+            self.running_power[key] += learnt.get(key, 0.0)
+        if self.config.stop_entropy is not None and learnt["entropy_share"] <= self.config.stop_entropy:
+            self.updates_end = (epoch, step)
+            say(
+                f"search: the policy's entropy is {100 * learnt['entropy_share']:.1f} % of the largest possible after "
+                f"{self.updates_done(epoch, step)} updates; it learns no more, the shared weights go on"
+            )
         for architecture, reward in zip(architectures, rewards_N.tolist(), strict=True):
             self.archive.append(
                 {"epoch": epoch, "step": step, "choices": list(architecture.choices), "reward": reward}
@@ -134,7 +163,60 @@ class Search:
             return {"ppl": result["ppl"]} if "ppl" in result else {"loss": result["loss"]}
         result = self.train_controller(place.epoch, place.step)
         self.metrics.record("search/controller", number, epoch=place.epoch, **result)
-        return {"reward": result["reward"]}
+        if self.resolved(following).epoch != place.epoch:
+            self.log_health(number, place.epoch)
+        return {"reward": result["reward"], "entropy_share": result["entropy_share"]}
+
+    # ---- how the policy is doing -----------------------------------------------------------------------------------
+
+    def log_prior(self) -> None:
+        """Log and say what the controller favours before any reward."""
+        prior = self.controller.prior(generator(self.seed, "prior"))
+        if prior:
+            self.metrics.record("search/start", 0, epoch=0, **prior)
+            say(
+                f"policy: an option starts at {prior['initial_smallest']:.2f} to {prior['initial_largest']:.2f} times its "
+                f"uniform probability; training can raise any of them to {prior['attainable']:.2f}"
+            )
+
+    def log_health(self, number: int, epoch: int) -> None:
+        """Log how the policy stands after the updates of an epoch; warn, once, if it has collapsed."""
+        health: dict[str, float] = {}
+        signal, noise = self.running_power.values()
+        if noise > 0:
+            health["gradient_snr"] = signal / noise
+        self.running_power = dict.fromkeys(self.running_power, 0.0)
+        free = parameter_free(self.task.space, self.controller.mode())
+        if free is not None:
+            alarm = collapsed(free, self.config.collapse_share)
+            health |= {
+                "parameter_free": free.share,
+                "parameter_free_of_random": free.expected / free.asked,
+                "collapsed": float(alarm),
+            }
+            if alarm and not self.warned:
+                say(collapse_warning(free))
+                self.warned = True
+        if self.measures_percentile(epoch):
+            health["percentile"] = self.policy_percentile(epoch)
+        if health:
+            self.metrics.record("search/health", number, epoch=epoch, **health)
+
+    def measures_percentile(self, epoch: int) -> bool:
+        """Whether the policy's samples are compared with random architectures after an epoch's updates."""
+        every = self.config.percentile_every
+        last = epoch == self.config.epochs - 1 or self.updates_end is not None
+        return every is not None and (last or (epoch + 1) % every == 0)
+
+    def policy_percentile(self, epoch: int) -> float:
+        """Where samples of the policy stand among random architectures, all rewarded on one minibatch."""
+        count, space = self.config.percentile_samples, self.task.space
+        draw = generator(self.seed, "percentile", epoch)
+        with torch.no_grad():
+            drawn = [controller.propose(count, draw) for controller in (self.controller, self.uniform)]
+        architectures = [a for proposals in drawn for a in proposals.architectures(space)]
+        rewards = self.task.rewards(architectures, "percentile", epoch)
+        return percentile(rewards[:count], rewards[count:])
 
     # ---- the order of the steps ------------------------------------------------------------------------------------
 
@@ -142,19 +224,31 @@ class Search:
         """How many steps a phase of an epoch has."""
         if phase == "weights":
             return self.task.steps(epoch)
-        return 0 if epoch < self.config.warmup_epochs else self.config.updates
+        if epoch < self.config.warmup_epochs:
+            return 0
+        if self.updates_end is None or epoch < self.updates_end[0]:
+            return self.config.updates
+        return self.updates_end[1] + 1 if epoch == self.updates_end[0] else 0
+
+    def updates_done(self, epoch: int, step: int) -> int:
+        """The number of controller updates up to and including one."""
+        return (epoch - self.config.warmup_epochs) * self.config.updates + step + 1
+
+    def resolved(self, place: Place) -> Place:
+        """The place itself if it is a step, otherwise the first step after it, or the end."""
+        while place.epoch < self.config.epochs and place.step >= self.phase_steps(place.epoch, place.phase):
+            weights = place.phase == "weights"
+            place = Place(place.epoch, "controller", 0) if weights else Place(place.epoch + 1, "weights", 0)
+        return place
 
     def places(self, start: Place) -> Iterator[tuple[Place, Place]]:
-        """Every step from `start` on, with the one that comes after it."""
-        order = [
-            Place(epoch, phase, step)
-            for epoch in range(start.epoch, self.config.epochs)
-            for phase in ("weights", "controller")
-            for step in range(self.phase_steps(epoch, phase))
-        ]
-        order = order[order.index(start) :] if start in order else []
-        end = Place(self.config.epochs, "weights", 0)
-        return zip(order, [*order, end][1:], strict=True)
+        """Every step from `start` on, with the one that comes after it as far as can be told before it is done: the
+        entropy may end the controller's updates at any of them."""
+        place = self.resolved(start)
+        while place.epoch < self.config.epochs:
+            following = self.resolved(place._replace(step=place.step + 1))
+            yield place, following
+            place = self.resolved(following)
 
     def total_steps(self) -> int:
         """Steps of both phases of the whole search."""
@@ -168,8 +262,10 @@ class Search:
         train_seconds, reward_seconds, memory = self.task.estimate()
         epochs = range(self.config.epochs)
         train = sum(self.task.steps(epoch) for epoch in epochs) * self.config.samples * train_seconds
-        updates = sum(self.phase_steps(epoch, "controller") for epoch in epochs)
-        return estimate_line("search", train + updates * self.config.proposals * reward_seconds, memory)
+        updates = [self.phase_steps(epoch, "controller") for epoch in epochs]
+        measured = sum(1 for epoch in epochs if updates[epoch] and self.measures_percentile(epoch))
+        rewards = sum(updates) * self.config.proposals + 2 * measured * self.config.percentile_samples
+        return estimate_line("search", train + rewards * reward_seconds, memory)
 
     # ---- state -----------------------------------------------------------------------------------------------------
 
@@ -181,6 +277,10 @@ class Search:
             "controller": self.controller.state_dict(),
             "running": dict(self.running),
             "running_steps": self.running_steps,
+            "running_power": dict(self.running_power),
+            "samplers": self.mixture.state_dict(),
+            "updates_end": None if self.updates_end is None else list(self.updates_end),
+            "warned": self.warned,
             "metrics": dict(self.metrics.state()),
             "archive": self.archive.position(),
         }
@@ -190,6 +290,11 @@ class Search:
         self.task.load_state_dict(state["task"])
         self.controller.load_state_dict(state["controller"])
         self.running, self.running_steps = dict(state["running"]), state["running_steps"]
+        self.running_power = dict(state["running_power"])
+        self.mixture.load_state_dict(state["samplers"])
+        end = state["updates_end"]
+        self.updates_end = None if end is None else (end[0], end[1])
+        self.warned = state["warned"]
         self.metrics.restore(state["metrics"])
         self.archive.rewind(state["archive"])
         epoch, phase, step = state["place"]
@@ -222,6 +327,7 @@ def run_search(search: Search, checkpoints: CheckpointStore, stop: StopRequest, 
         done, start = 0, Place(0, "weights", 0)
         search.clear_logs()
         say(search.estimate())
+        search.log_prior()
         checkpoints.save(done, search.state_dict(start))
     else:
         done, start = found[0], search.load_state_dict(found[1])
@@ -237,6 +343,9 @@ def run_search(search: Search, checkpoints: CheckpointStore, stop: StopRequest, 
                     "learning rate or clipping bound"
                 ) from error
             done += 1
+            following = search.resolved(following)
+            if search.updates_end == (place.epoch, place.step):  # there are fewer steps than it seemed
+                bar.total = search.total_steps()
             bar.advance(1, epoch=place.epoch + 1, **shown)
             at_end = following.epoch == search.config.epochs
             if stop.requested or at_end or done % search.config.checkpoint_every == 0:

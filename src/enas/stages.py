@@ -4,7 +4,7 @@
       config.json environment.json    settings and stages; versions, hardware, hash of the data
       metrics.jsonl archive.jsonl     the search's numbers; every rewarded architecture
       checkpoints/                    the search's newest few
-      candidates.json architecture.json architecture.svg
+      candidates.json effects.json architecture.json architecture.svg
       derive/ID-seedS/ retrain/ID-seedS/   one training each: weights.safetensors, result.json
       comparison.json                 what came out, network by network
 
@@ -14,9 +14,10 @@ A stage that is done is recognised by its files and not repeated.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,6 +27,7 @@ from enas.architecture import Architecture
 from enas.config import RunConfig, Workshop
 from enas.controllers import Controller, build_controller
 from enas.derive import candidates, pick
+from enas.effects import Effects, Groups, archive_effects
 from enas.errors import EnasError, NotFiniteError, RunFolderError
 from enas.report.drawing import write_svg
 from enas.retrain import (
@@ -41,7 +43,7 @@ from enas.retrain import (
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.devices import pick_device, set_threads
 from enas.runtime.environment import environment
-from enas.runtime.files import JsonlLog, read_json, write_json
+from enas.runtime.files import JsonlLog, read_json, read_jsonl, write_json
 from enas.runtime.metrics import Metrics
 from enas.runtime.progress import say
 from enas.runtime.seeding import derive_seed
@@ -153,6 +155,29 @@ class Run:
         search.controller.load_state_dict(end["controller"])
         return search.task, search.controller
 
+    def earlier_tasks(self, count: int) -> Iterator[dict[str, Any]]:
+        """States of the search's task at so many checkpoints before the newest, one at a time, the latest first.
+
+        Says so if there are fewer; one from before the first step is none.
+        """
+        earlier = (
+            state["task"] for step, state in islice(self.search_checkpoints().whole(), 1, None) if step
+        )
+        read = 0
+        for state in islice(earlier, count):
+            read += 1
+            yield state
+        if read < count:
+            say(
+                f"derive: the search left {read} checkpoints before the newest, not {count}; candidates are ranked by those"
+            )
+
+    def effects(self) -> Effects | None:
+        """What the logged rewards say each option is worth; None if there are none to compare."""
+        path, config = self.folder / "archive.jsonl", self.config.search
+        within: Groups = "update" if config.same_minibatch and config.proposals > 1 else "epoch"
+        return archive_effects(self.config.searched_space(), read_jsonl(path), within)
+
     def architecture(self) -> Architecture:
         """The derived architecture. Raises `RunFolderError` if there is none yet."""
         path = self.folder / "architecture.json"
@@ -224,7 +249,11 @@ def search(run: Run, stop: StopRequest) -> None:
     run_search(searching, run.search_checkpoints(), stop, run.folder)
     write_json(
         run.folder / "search.json",
-        {"steps": searching.total_steps(), "seconds": round(searching.metrics.seconds(), 1)},
+        {
+            "steps": searching.total_steps(),
+            "updates_end": searching.updates_end,
+            "seconds": round(searching.metrics.seconds(), 1),
+        },
     )
 
 
@@ -232,18 +261,41 @@ def derive(run: Run, stop: StopRequest) -> None:
     """Pick an architecture from the trained policy."""
     if (run.folder / "architecture.json").exists():
         return
-    task, controller = run.searched()
-    config = run.config.derive
-    found = candidates(task, controller, config, run.config.seed)
-    del task  # its memory is needed for the shortlist's trainings
 
     def train(architecture: Architecture) -> float:
         network = Network("candidate", architecture, run.config.seed)
-        result = run.train(network, "derive", stop, config.shortlist_epochs)
+        result = run.train(network, "derive", stop, run.config.derive.shortlist_epochs)
         return float(result.get("valid_loss", math.inf))
 
+    derive_by(run, train)
+
+
+def derive_by(run: Run, train: Callable[[Architecture], float]) -> None:
+    """Pick an architecture; `train` says what the short training of one comes to, its validation loss."""
+    task, controller = run.searched()
+    config = run.config.derive
+    effects = run.effects()
+    if effects is not None:
+        say(effects.table())
+    elif config.needs_ridge:
+        raise RunFolderError(
+            f"{run.folder} has no rewards that can be compared, which the ridge regression needs; choose another "
+            "derive.rule and derive.shortlist_order, and no derive.ridge_candidate"
+        )
+    found = candidates(
+        task,
+        controller,
+        config,
+        run.config.seed,
+        effects=effects,
+        earlier=run.earlier_tasks(config.checkpoints - 1),
+        epoch=run.config.search.epochs - 1,
+    )
+    del task  # its memory is needed for the shortlist's trainings
     picked = pick(found, config, train).architecture
     write_json(run.folder / "candidates.json", [candidate.to_json() for candidate in found])
+    if effects is not None:
+        write_json(run.folder / "effects.json", effects.to_json())
     put_architecture(run.folder, picked)
 
 

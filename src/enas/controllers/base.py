@@ -5,6 +5,7 @@ Shape letters: N proposals, L decisions of the space, K options.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from enas.architecture import Architecture, Space
-from enas.controllers.categorical import entropies, log_probs
+from enas.controllers.categorical import entropies, log_probs, uniform_logits
 from enas.errors import ConfigError, NotFiniteError
 
 
@@ -82,6 +83,16 @@ class Controller(ABC):
     def mode(self) -> tuple[int, ...]:
         """The choices the controller believes in most."""
 
+    def prior(self, generator: torch.Generator) -> dict[str, float]:
+        """What it favours before any reward and how far it can be moved, to be logged at the start of a search.
+
+        `initial_smallest` and `initial_largest`: over all options of all decisions, the probability of an option times
+        the number of options; 1 is uniform. `attainable`: the probability that every option, even the one that is
+        hardest to prefer, can be brought to. Nothing for a controller without a policy. `generator` draws the paths
+        along which the probabilities are taken, where they depend on earlier decisions.
+        """
+        return {}
+
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """All that resuming needs, as tensors and plain values, free of references to the live state."""
@@ -107,6 +118,19 @@ class Policy(nn.Module, ABC):
     @abstractmethod
     def mode(self) -> tuple[int, ...]:
         """The most probable choices, as far as the policy can tell."""
+
+    @abstractmethod
+    def logits(self, choices_NL: Tensor) -> Tensor:
+        """The logits of all options of all decisions along these paths [N, L, K]; -inf where there is no such option."""
+
+    def logit_bounds(self) -> tuple[Tensor, Tensor]:
+        """The lowest and the highest logit [L, K] that training can give each option; -inf twice where there is none.
+
+        Without bounds unless a policy has some.
+        """
+        exists_LK = uniform_logits(self.space) == 0
+        low_LK = torch.full(exists_LK.shape, -math.inf)
+        return low_LK, torch.where(exists_LK, math.inf, low_LK)
 
 
 def check_rewards(space: Space, proposals: Proposals, rewards_N: Tensor) -> None:

@@ -104,6 +104,17 @@ class LSTMPolicy(StepwisePolicy):
                 h_NS, c_NS = self.step(input_NG, h_NS, c_NS)
                 input_NG = embedding_FG[path.take(self.squash(h_NS @ self.softmax_FS.T))]
 
+    def logit_bounds(self) -> tuple[Tensor, Tensor]:
+        """Those of the squash, the distance of a source subtracted."""
+        low_LK, high_LK = super().logit_bounds()
+        if self.distance_prior:
+            for k, node in enumerate(self.nodes):
+                if node.source is not None:
+                    penalty_k = self._distance_K[-k:].cpu().square() / 6
+                    low_LK[node.source, :k] -= penalty_k
+                    high_LK[node.source, :k] -= penalty_k
+        return low_LK, high_LK
+
     def _source_logits(self, h_NS: Tensor, keys: list[Tensor]) -> Tensor:
         """The logits of node k reading node j = 0 .. k-1 [N, k]."""
         logits_Nk = self.attend(h_NS, keys)

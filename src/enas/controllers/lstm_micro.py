@@ -18,6 +18,7 @@ Shape letters: those of `lstm_steps`, M cells.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
@@ -97,6 +98,16 @@ class MicroLSTMPolicy(StepwisePolicy):
                 h_NS, c_NS = self.step(input_NG, h_NS, c_NS)
                 anchors.append(h_NS)
                 keys.append(h_NS @ self.key_SS)
+
+    def logit_bounds(self) -> tuple[Tensor, Tensor]:
+        """Those of the squash, narrower for operations; none for them if they have biases outside of it."""
+        low_LK, high_LK = super().logit_bounds()
+        scale = 1 / self.operation_tanh_reduce if self.prior_MF is None else math.inf
+        for position, decision in enumerate(self.space.decisions):
+            if decision.kind == "operation":
+                low_LK[position] *= scale
+                high_LK[position] *= scale
+        return low_LK, high_LK
 
     def _operation_logits(self, h_NS: Tensor, cell: int) -> Tensor:
         """The logits of the operations of a node [N, F]."""

@@ -103,9 +103,18 @@ class StepwisePolicy(Policy):
             choices_NL, _ = self._decide(1, lambda _, logits_NDk: logits_NDk.argmax(-1))
         return tuple(choices_NL[0].tolist())
 
-    def logits(self, choices_NL: Tensor) -> Tensor:
-        """The logits of all decisions along these paths [N, L, K]; -inf where there is no such option."""
+    def logit_bounds(self) -> tuple[Tensor, Tensor]:
+        """± the tanh constant, if there is one."""
+        low_LK, high_LK = super().logit_bounds()
+        if self.tanh_constant is None:
+            return low_LK, high_LK
+        missing_LK = high_LK.isneginf()
+        return (
+            torch.full_like(low_LK, -self.tanh_constant).masked_fill(missing_LK, -math.inf),
+            torch.full_like(low_LK, self.tanh_constant).masked_fill(missing_LK, -math.inf),
+        )
 
+    def logits(self, choices_NL: Tensor) -> Tensor:
         def follow(position: int, logits_NDk: Tensor) -> Tensor:
             return choices_NL[:, position : position + logits_NDk.shape[1]]
 

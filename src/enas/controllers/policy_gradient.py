@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from enas.controllers.base import Controller, Policy, Proposals, check_rewards
-from enas.controllers.categorical import maximum_entropy
+from enas.controllers.categorical import maximum_entropy, uniform_logits
 from enas.controllers.config import ReinforceConfig
 from enas.controllers.reinforce import (
     ema_baseline,
@@ -20,7 +20,9 @@ from enas.controllers.reinforce import (
     skip_penalty,
     taken_action_entropy,
 )
+from enas.controllers.uniform import UniformController
 from enas.errors import ConfigError, NotFiniteError, RunFolderError
+from enas.health import attainable_probabilities, gradient_power, relative_probabilities
 
 
 class PolicyGradientController(Controller):
@@ -51,7 +53,8 @@ class PolicyGradientController(Controller):
         """One REINFORCE step; proposals made without gradient are scored again.
 
         Also logs `baseline` (mean), `advantage` (mean, before normalising; about 0 in health), `loss`,
-        `grad_norm` (before clipping) and, where the space has skip connections, `skip_penalty` (nats, mean over
+        `grad_norm` (before clipping), `gradient_signal` and `gradient_noise` (of two proposals or more; see
+        `enas.health.gradient_power`) and, where the space has skip connections, `skip_penalty` (nats, mean over
         the proposals, unweighted). Raises `NotFiniteError` if the gradient is not finite; nothing has been
         learnt then.
         """
@@ -79,11 +82,17 @@ class PolicyGradientController(Controller):
         if self.config.skip_penalty == "regulariser":
             loss = loss + skip_weight * penalty_N.mean()
 
+        with torch.no_grad():  # of the policy that made the proposals
+            logits_NLK = self.policy.logits(proposals.choices_NL) if len(proposals) > 1 else None
         grad_norm = self._descend(loss)
         if self.config.baseline == "ema":
             self.moving_average = float(baseline_N[-1])
         entropy, largest = float(entropy_N.detach().mean()), maximum_entropy(self.space)
         skips = {"skip_penalty": float(penalty_N.detach().mean())} if self.has_skips else {}
+        power = {}
+        if logits_NLK is not None:
+            signal, noise = gradient_power(logits_NLK, proposals.choices_NL, reward_N)
+            power = {"gradient_signal": signal, "gradient_noise": noise}
         return {
             "reward": float(rewards_N.mean()),
             "baseline": float(baseline_N.mean()),
@@ -92,7 +101,22 @@ class PolicyGradientController(Controller):
             "entropy_share": entropy / largest if largest else 1.0,
             "loss": float(loss.detach()),
             "grad_norm": grad_norm,
+            **power,
             **skips,
+        }
+
+    @torch.no_grad()
+    def prior(self, generator: torch.Generator) -> dict[str, float]:
+        """Along 64 uniformly random paths, which reach options that the policy itself would rarely take."""
+        choices_NL = UniformController(self.space).propose(64, generator).choices_NL
+        logits_NLK = self.policy.logits(choices_NL.to(next(self.policy.parameters()).device))
+        smallest, largest = relative_probabilities(self.space, logits_NLK)
+        attainable_LK = attainable_probabilities(*self.policy.logit_bounds())
+        exists_LK = uniform_logits(self.space) == 0
+        return {
+            "initial_smallest": smallest,
+            "initial_largest": largest,
+            "attainable": float(attainable_LK[exists_LK].min()),
         }
 
     def mode(self) -> tuple[int, ...]:

@@ -17,7 +17,6 @@ import numpy as np
 from scipy import stats
 
 from enas.config import RunConfig
-from enas.derive import candidates, pick
 from enas.errors import ConfigError, DataError, did_you_mean
 from enas.ground_truth.minispaces import mini_space, shipped_table
 from enas.ground_truth.table import Split, Table, read_table, recipe_hash
@@ -26,7 +25,7 @@ from enas.runtime.lock import run_lock
 from enas.runtime.progress import say
 from enas.runtime.seeding import generator
 from enas.runtime.stop import Stopped, StopRequest
-from enas.stages import Run, search
+from enas.stages import Run, derive_by, search
 from enas.statistics import (
     mean_difference,
     percentile,
@@ -111,8 +110,8 @@ def score_of(run: Run, table: Table) -> dict[str, Any]:
     proposals = controller.propose(SAMPLES, generator(seed, "score"))
     sampled = proposals.architectures(task.space)
     mode = task.space.architecture(controller.mode())
-    found = candidates(task, controller, run.config.derive, seed)
-    picked = pick(found, run.config.derive, lambda a: -truth["valid"][a]).architecture
+    derive_by(run, lambda architecture: -truth["valid"][architecture])
+    picked = run.architecture()
     everything = list(truth["valid"])
     shared_N = np.array(shared_scores(task, everything))
     record: dict[str, Any] = {"samples": SAMPLES, "mode": str(mode), "picked": str(picked)}

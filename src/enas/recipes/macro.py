@@ -37,7 +37,9 @@ def macro_quick() -> MacroConfig:
         network=network,
         child_network=network,
         shared=ImageSharedConfig(training, ImageRewardConfig(batch=128)),
-        search=SearchConfig(epochs=24, warmup=0.25, explore=0.25, updates=8, proposals=8, log_every=10),
+        search=SearchConfig(
+            epochs=24, warmup=0.25, explore=0.25, updates=8, proposals=8, log_every=10, percentile_every=6
+        ),
         controller=IndependentConfig(),
         derive=DeriveConfig("shortlist", samples=16, minibatches=2, shortlist=3, shortlist_epochs=4),
         retrain=ImageRetrainConfig(
@@ -75,7 +77,9 @@ def macro_default() -> MacroConfig:
             ImageTrainingConfig(batch=128, cosine=CosineConfig(0.05, 0.001, first_period=70)),
             ImageRewardConfig(batch=512),
         ),
-        search=SearchConfig(epochs=70, warmup=0.25, explore=0.25, updates=20, proposals=8),
+        search=SearchConfig(
+            epochs=70, warmup=0.25, explore=0.25, updates=20, proposals=8, percentile_every=10
+        ),
         controller=IndependentConfig(),
         derive=DeriveConfig("shortlist", samples=32, minibatches=4, shortlist=5, shortlist_epochs=10),
         retrain=ImageRetrainConfig(

@@ -43,7 +43,9 @@ def recurrent_quick() -> RecurrentConfig:
             ),
             reward=RewardConfig(batch=32, bptt=25),
         ),
-        search=SearchConfig(epochs=4, warmup=0.25, explore=0.25, updates=60, proposals=8, log_every=10),
+        search=SearchConfig(
+            epochs=4, warmup=0.25, explore=0.25, updates=60, proposals=8, log_every=10, percentile_every=1
+        ),
         controller=IndependentConfig(),
         derive=DeriveConfig("shortlist", samples=16, minibatches=4, shortlist=3, shortlist_epochs=1),
         retrain=LanguageRetrainConfig(
@@ -87,7 +89,7 @@ def recurrent_default() -> RecurrentConfig:
             ),
             reward=RewardConfig(batch=64, bptt=35),
         ),
-        search=SearchConfig(epochs=10, warmup=0.3, explore=0.25, updates=60, proposals=8),
+        search=SearchConfig(epochs=10, warmup=0.3, explore=0.25, updates=60, proposals=8, percentile_every=2),
         controller=IndependentConfig(),
         derive=DeriveConfig("shortlist", samples=32, minibatches=8, shortlist=4, shortlist_epochs=1),
         retrain=LanguageRetrainConfig(

@@ -6,7 +6,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,22 +73,30 @@ class CheckpointStore:
         self._prune(step)
         return path
 
-    def load_newest(self) -> tuple[int, dict[str, Any]] | None:
-        """Return the newest whole checkpoint, (step, state) with tensors on the CPU; None if there is none.
-
-        Raises:
-            RunFolderError: there are checkpoints, but all of them are damaged.
-        """
-        steps = self.steps()
-        for step in reversed(steps):
+    def whole(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Read whole checkpoints as they are asked for, the newest first: (step, state) with tensors on the CPU."""
+        for step in reversed(self.steps()):
             try:
-                return step, _read(self.path(step))
+                state = _read(self.path(step))
             except MemoryError:
                 raise
             except Exception as error:  # the kinds of damage, and what readers raise on them, have no end
                 self.warn(
                     f"Checkpoint {self.path(step)} is damaged ({_reason(error)}); trying the one before."
                 )
+            else:
+                yield step, state
+
+    def load_newest(self) -> tuple[int, dict[str, Any]] | None:
+        """Return the newest whole checkpoint; None if there is none.
+
+        Raises:
+            RunFolderError: there are checkpoints, but all of them are damaged.
+        """
+        steps = self.steps()
+        newest = next(self.whole(), None)
+        if newest is not None:
+            return newest
         if steps:
             raise RunFolderError(
                 f"All {len(steps)} checkpoints in {self.folder} are damaged. Restore them from a copy, or "

@@ -66,7 +66,7 @@ class _Bar:
         self._task = rich.add_task(stage, total=total, completed=done, text="")
 
     def show(self, progress: Progress) -> None:
-        self._rich.update(self._task, completed=progress.done, text=progress.text())
+        self._rich.update(self._task, completed=progress.done, total=progress.total, text=progress.text())
 
 
 class _Lines:

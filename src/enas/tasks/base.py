@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -51,6 +53,21 @@ class SearchTask(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
+
+    @contextlib.contextmanager
+    def finetuned(self, architecture: Architecture, minibatches: int, epoch: int) -> Iterator[None]:
+        """Inside, the shared weights have been trained on so many minibatches by this architecture alone.
+
+        They are the first of `epoch`, whose learning rate they have too. Afterwards everything is as it was, bit for
+        bit. Raises `NotFiniteError`, with everything as it was, if the loss is NaN.
+        """
+        before = copy.deepcopy(self.state_dict())
+        try:
+            for step in range(minibatches):
+                self.train_step(epoch, step % self.steps(epoch), [architecture])
+            yield
+        finally:
+            self.load_state_dict(before)
 
     @abstractmethod
     def estimate(self) -> tuple[float, float, float]:

@@ -21,6 +21,9 @@ OPERATIONS = ("conv3x3", "sep3x3", "conv5x5", "sep5x5", "avg3x3", "max3x3")
 """Convolutions, separable convolutions and pooling (paper §2.3); their places are their numbers in the authors'
 strings."""
 
+PARAMETER_FREE = ("avg3x3", "max3x3")
+"""Those of them with nothing to learn; the 1×1 convolution before them is before every operation alike."""
+
 SIZES = ("full size", "half size", "quarter size")
 """What height and width are in the three stages, whatever those of the images."""
 
@@ -58,6 +61,9 @@ class MacroSpace(Space):
                 for tensor in range(layer)
             ]
         return tuple(decisions)
+
+    def parameter_free(self, decision: Decision) -> tuple[str, ...]:
+        return tuple(option for option in decision.options if option in PARAMETER_FREE)
 
     def operations_of(self, architecture: Architecture) -> tuple[str, ...]:
         """The operation of every layer."""

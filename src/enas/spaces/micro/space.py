@@ -19,6 +19,9 @@ from enas.spaces.notation import check_operations, numbers_in, operation_name, o
 OPERATIONS = ("sep3x3", "sep5x5", "avg3x3", "max3x3", "identity")
 """Separable convolutions, pooling and identity (paper §2.4); their places are their numbers in the authors' strings."""
 
+PARAMETER_FREE = ("avg3x3", "max3x3", "identity")
+"""Those of them with nothing to learn."""
+
 CELLS = ("normal", "reduction")
 INPUTS = 2
 
@@ -84,6 +87,9 @@ class MicroSpace(Space):
                     Decision(f"{cell} {node} operation 2", "operation", node, self.operations),
                 ]
         return tuple(decisions)
+
+    def parameter_free(self, decision: Decision) -> tuple[str, ...]:
+        return tuple(option for option in decision.options if option in PARAMETER_FREE)
 
     def cells(self, architecture: Architecture) -> tuple[Cell, Cell]:
         """The normal and the reduction cell."""

@@ -1,0 +1,233 @@
+"""What each option is worth: ridge regression of a search's logged rewards on one-hot decisions.
+
+The reward of an architecture is taken for the sum of one number for every option it takes. Proposals that were rewarded on
+one validation minibatch share that minibatch's difficulty, and those of one time the state of the shared weights; both are
+taken out by comparing an architecture with its group only, the proposals rewarded with it (the "within" estimator of panel
+data). What is left ranks candidates, and is a table that a person can read.
+
+In every space of this package an architecture answers all decisions. A decision with one option, and an option that was
+never rewarded, say nothing: their effect is 0, that of an average option.
+
+Shape letters: N rewarded architectures, L decisions, D columns, one for every option of every decision, G groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enas.architecture import Architecture, Space
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+Groups = Literal["update", "epoch"]
+"""What rewards are compared within: the proposals of an update, if they share a minibatch; otherwise those of an epoch."""
+
+FOLDS = 5
+PENALTIES = np.logspace(-4, 2, 13)
+"""Ridge penalties α that are tried, as multiples of N."""
+CHUNK = 20_000
+"""Rows of the design matrix that are held at once."""
+DIGITS = 6
+"""Significant digits of what is kept: the rest may depend on the order of sums."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What an option is worth, against the options of its decision as they were taken on average."""
+
+    option: str
+    effect: float
+    """In units of the reward."""
+    standard_error: float
+    """Of `effect`, if rewards are a sum of effects and independent noise; the shrinkage towards 0 is not in it."""
+    count: int
+    """Rewarded architectures that took the option."""
+
+
+@dataclass(frozen=True)
+class Effects:
+    """The fitted sum."""
+
+    space: Space
+    decisions: tuple[tuple[Effect, ...], ...]
+    """For every decision, its options."""
+    records: int
+    """Rewarded architectures."""
+    groups: int
+    """Groups that they were compared within."""
+    within: Groups
+    mean_reward: float
+    alpha: float
+    """The ridge penalty, the best of some by cross-validation."""
+    explained: float
+    """Share of the variance within groups that is predicted for groups that were held out; not above 0 if nothing is."""
+
+    def predict(self, architecture: Architecture) -> float:
+        """The expected reward of an architecture on an average minibatch."""
+        pairs = zip(self.decisions, architecture.choices, strict=True)
+        return self.mean_reward + sum(options[choice].effect for options, choice in pairs)
+
+    def best(self) -> Architecture:
+        """The architecture of the highest prediction: at every decision the best option, of equal ones the first."""
+        effects = [[option.effect for option in options] for options in self.decisions]
+        return self.space.architecture([of.index(max(of)) for of in effects])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; options that were never taken have no effect (null)."""
+        return {
+            "records": self.records,
+            "groups": self.groups,
+            "within": self.within,
+            "mean_reward": self.mean_reward,
+            "alpha": self.alpha,
+            "explained": self.explained,
+            "decisions": [
+                {
+                    "decision": decision.name,
+                    "options": [
+                        {
+                            "option": option.option,
+                            "effect": option.effect if option.count else None,
+                            "standard_error": option.standard_error if option.count else None,
+                            "count": option.count,
+                        }
+                        for option in options
+                    ],
+                }
+                for decision, options in zip(self.space.decisions, self.decisions, strict=True)
+            ],
+        }
+
+    def table(self, most: int = 10) -> str:
+        """The decisions on which most depends, a line each, in percent of the mean reward, for a person to read."""
+        said = f"{self.records} rewards compared within {self.groups} {self.within}s"
+        if self.explained <= 0:
+            return (
+                f"effects of single decisions: none that carry over ({said}; cross-validated share explained "
+                f"{self.explained:.2f})"
+            )
+        spreads = [
+            max(taken) - min(taken) if (taken := [o.effect for o in options if o.count]) else 0.0
+            for options in self.decisions
+        ]
+        shown = sorted(range(len(spreads)), key=lambda position: -spreads[position])[:most]
+        lines = [
+            f"effects of single decisions on the reward, in % of its mean, ± standard error ({said}; cross-validated "
+            f"share explained {self.explained:.2f}):"
+        ]
+        for position in shown:
+            options = [option for option in self.decisions[position] if option.count]
+            options.sort(key=lambda option: -option.effect)
+            words = [
+                f"{o.option} {self._percent(o.effect):+.1f} ± {self._percent(o.standard_error):.1f}"
+                for o in options
+            ]
+            lines.append(f"  {self.space.decisions[position].name}: {', '.join(words)}")
+        if len(spreads) > most:
+            lines.append(f"  and {len(spreads) - most} decisions with smaller differences: see effects.json")
+        return "\n".join(lines)
+
+    def _percent(self, value: float) -> float:
+        """Of the mean reward; of 1 where that is 0."""
+        return 100 * value / (abs(self.mean_reward) or 1.0)
+
+
+def archive_effects(space: Space, archive: Sequence[Mapping[str, Any]], within: Groups) -> Effects | None:
+    """Fit the records of archive.jsonl. None if no two of them can be compared."""
+    if not archive:
+        return None
+    choices_NL = np.array([record["choices"] for record in archive], dtype=np.int64)
+    reward_N = np.array([record["reward"] for record in archive], dtype=np.float64)
+    keys = [(r["epoch"], r["step"]) if within == "update" else (r["epoch"], 0) for r in archive]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    group_N = np.array([numbers[key] for key in keys], dtype=np.int64)
+    return fit_effects(space, choices_NL, reward_N, group_N, within)
+
+
+def fit_effects(
+    space: Space, choices_NL: Integers, reward_N: Floats, group_N: Integers, within: Groups
+) -> Effects | None:
+    """Ridge regression within groups, its penalty chosen by cross-validation over whole groups (over architectures,
+    where there are fewer groups than folds). None if no two rewards can be compared."""
+    n, groups = len(reward_N), int(group_N.max()) + 1
+    counts_G = np.bincount(group_N, minlength=groups)
+    if counts_G.max() < 2:
+        return None
+    start_L = np.cumsum([0, *(len(decision.options) for decision in space.decisions)])
+    width = int(start_L[-1])
+    column_NL = choices_NL + start_L[:-1]
+    cell_NL = group_N[:, None] * width + column_NL
+    mean_GD = (
+        np.bincount(cell_NL.ravel(), minlength=groups * width).reshape(groups, width) / counts_G[:, None]
+    )
+    centred_N = reward_N - (np.bincount(group_N, reward_N, groups) / counts_G)[group_N]
+
+    fold_N = (group_N if groups >= FOLDS else np.arange(n)) % FOLDS
+    gram_FDD, moment_FD = np.zeros((FOLDS, width, width)), np.zeros((FOLDS, width))
+    power_F = np.bincount(fold_N, centred_N**2, FOLDS)
+    for fold in range(FOLDS):
+        rows = np.flatnonzero(fold_N == fold)
+        for begin in range(0, len(rows), CHUNK):
+            part = rows[begin : begin + CHUNK]
+            x_ND = -mean_GD[group_N[part]]
+            x_ND[np.arange(len(part))[:, None], column_NL[part]] += 1
+            gram_FDD[fold] += x_ND.T @ x_ND
+            moment_FD[fold] += x_ND.T @ centred_N[part]
+    gram_DD: Floats = gram_FDD.sum(0)
+    moment_D: Floats = moment_FD.sum(0)
+    power = float(power_F.sum())
+
+    def solved(gram_DD: Floats, moment_D: Floats, alpha: float) -> Floats:
+        return np.asarray(np.linalg.solve(gram_DD + alpha * np.eye(width), moment_D), dtype=np.float64)
+
+    def held_out(alpha: float) -> float:
+        error = 0.0
+        for fold in range(FOLDS):
+            w_D = solved(gram_DD - gram_FDD[fold], moment_D - moment_FD[fold], alpha)
+            error += power_F[fold] - 2 * w_D @ moment_FD[fold] + w_D @ gram_FDD[fold] @ w_D
+        return float(error)
+
+    alphas = sorted((n * PENALTIES).tolist(), reverse=True)
+    alpha = min(alphas, key=held_out)
+    w_D = solved(gram_DD, moment_D, alpha)
+    inverse_DD = np.linalg.inv(gram_DD + alpha * np.eye(width))
+    residual = max(float(power - 2 * w_D @ moment_D + w_D @ gram_DD @ w_D), 0.0)
+    freedom = max(n - groups - float(np.trace(inverse_DD @ gram_DD)), 1.0)
+    covariance_DD = inverse_DD @ gram_DD @ inverse_DD * (residual / freedom)
+
+    taken_D = np.bincount(column_NL.ravel(), minlength=width)
+    decisions = []
+    for start, decision in zip(start_L, space.decisions, strict=False):
+        here = slice(int(start), int(start) + len(decision.options))
+        share_K = taken_D[here] / n
+        contrast_KK = np.eye(len(share_K)) - share_K  # row k: option k minus the average one
+        effect_K = np.where(taken_D[here] > 0, contrast_KK @ w_D[here], 0.0)
+        variance_K = np.einsum("ij,jk,ik->i", contrast_KK, covariance_DD[here, here], contrast_KK)
+        decisions.append(
+            tuple(
+                Effect(name, _rounded(effect), _rounded(max(variance, 0.0) ** 0.5), int(count))
+                for name, effect, variance, count in zip(
+                    decision.options, effect_K.tolist(), variance_K.tolist(), taken_D[here], strict=True
+                )
+            )
+        )
+    return Effects(
+        space=space,
+        decisions=tuple(decisions),
+        records=n,
+        groups=groups,
+        within=within,
+        mean_reward=_rounded(float(reward_N.mean())),
+        alpha=_rounded(alpha),
+        explained=_rounded(1 - held_out(alpha) / power) if power > 0 else 0.0,
+    )
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")

@@ -1,0 +1,189 @@
+"""Effects of options: equal to scikit-learn's ridge, and to what was planted."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+
+import enas.effects
+from enas.architecture import Space
+from enas.effects import FOLDS, PENALTIES, Effects, archive_effects, fit_effects
+from enas.spaces.macro.space import MacroSpace
+from enas.spaces.micro.space import MicroSpace
+from enas.spaces.recurrent.space import RecurrentSpace
+
+Data = tuple[Any, Any, Any]
+
+
+def planted(
+    space: Space, groups: int, each: int, noise: float, difficulty: float = 5.0, seed: int = 0
+) -> tuple[Data, list[Any]]:
+    """Choices, rewards and groups of `each` proposals, and what every option of every decision is really worth."""
+    rng = np.random.default_rng(seed)
+    worth = [rng.normal(size=len(decision.options)) for decision in space.decisions]
+    n = groups * each
+    choices_NL = np.stack([rng.integers(len(decision.options), size=n) for decision in space.decisions], 1)
+    group_N = np.repeat(np.arange(groups), each)
+    reward_N = sum(w[choices_NL[:, position]] for position, w in enumerate(worth)) + noise * rng.normal(
+        size=n
+    )
+    return (choices_NL, reward_N + difficulty * rng.normal(size=groups)[group_N], group_N), worth
+
+
+def one_hot(space: Space, choices_NL: Any) -> Any:
+    columns = [
+        choices_NL[:, [position]] == np.arange(len(decision.options))
+        for position, decision in enumerate(space.decisions)
+    ]
+    return np.concatenate(columns, 1).astype(float)
+
+
+def within(values: Any, group_N: Any) -> Any:
+    return np.concatenate([values[group_N == g] - values[group_N == g].mean(0) for g in np.unique(group_N)])
+
+
+def fitted(space: Space, data: Data) -> Effects:
+    found = fit_effects(space, *data, "update")
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("space", [RecurrentSpace(4), MacroSpace(3), MicroSpace(2)])
+def test_effects_are_those_of_scikit_learns_ridge_with_the_best_penalty_of_cross_validation(
+    space: Space,
+) -> None:
+    data, _ = planted(space, groups=40, each=6, noise=3.0)
+    choices_NL, reward_N, group_N = data
+    x_ND, y_N = within(one_hot(space, choices_NL), group_N), within(reward_N, group_N)
+    fold_N = group_N % FOLDS
+
+    def error(alpha: float) -> float:
+        total = 0.0
+        for fold in range(FOLDS):
+            model = Ridge(alpha, fit_intercept=False).fit(x_ND[fold_N != fold], y_N[fold_N != fold])
+            total += ((model.predict(x_ND[fold_N == fold]) - y_N[fold_N == fold]) ** 2).sum()
+        return total
+
+    alpha = min((240 * PENALTIES).tolist(), key=error)
+    found = fitted(space, data)
+    assert found.alpha == pytest.approx(alpha, rel=1e-5)
+    assert found.explained == pytest.approx(1 - error(alpha) / (y_N**2).sum(), rel=1e-4)
+    weights_D = Ridge(alpha, fit_intercept=False).fit(x_ND, y_N).coef_
+    start = 0
+    for position, (options, decision) in enumerate(zip(found.decisions, space.decisions, strict=True)):
+        w_K = weights_D[start : start + len(decision.options)]
+        start += len(decision.options)
+        average = w_K[choices_NL[:, position]].mean()
+        assert [o.effect for o in options] == pytest.approx((w_K - average).tolist(), rel=1e-4, abs=1e-6)
+        assert [o.option for o in options] == list(decision.options)
+        assert [o.count for o in options] == [
+            (choices_NL[:, position] == k).sum() for k in range(len(options))
+        ]
+    assert (found.records, found.groups) == (240, 40)
+
+
+def test_planted_effects_come_out_whatever_the_difficulty_of_the_minibatches() -> None:
+    space = MicroSpace(2)
+    data, worth = planted(space, groups=200, each=8, noise=0.0, difficulty=100.0)
+    found = fitted(space, data)
+    for position, (options, true_K) in enumerate(zip(found.decisions, worth, strict=True)):
+        average = true_K[data[0][:, position]].mean()
+        assert [o.effect for o in options] == pytest.approx((true_K - average).tolist(), abs=0.01)
+    assert found.explained > 0.999
+    assert found.best().choices == tuple(int(true_K.argmax()) for true_K in worth)
+    sums = [
+        sum(w[c] for w, c in zip(worth, a.choices, strict=True))
+        for a in map(space.architecture, data[0][:20])
+    ]
+    said = [found.predict(space.architecture(choices)) for choices in data[0][:20]]
+    assert np.ptp(np.array(sums) - np.array(said)) < 0.1
+
+
+def test_without_comparing_within_groups_difficulty_would_drown_the_effects() -> None:
+    space = MicroSpace(2)
+    (choices_NL, reward_N, group_N), worth = planted(space, groups=60, each=8, noise=0.1, difficulty=100.0)
+    best = tuple(int(true_K.argmax()) for true_K in worth)
+    together = fit_effects(space, choices_NL, reward_N, np.zeros_like(group_N), "epoch")
+    assert together is not None
+    assert together.best().choices != best
+    assert fitted(space, (choices_NL, reward_N, group_N)).best().choices == best
+
+
+def test_standard_errors_cover_what_was_planted() -> None:
+    space = RecurrentSpace(3)
+    hits = total = 0
+    for seed in range(40):
+        (choices_NL, reward_N, group_N), worth = planted(space, groups=100, each=8, noise=2.0, seed=seed)
+        found = fitted(space, (choices_NL, reward_N, group_N))
+        for position, (options, true_K) in enumerate(zip(found.decisions, worth, strict=True)):
+            average = true_K[choices_NL[:, position]].mean()
+            for option, true in zip(options, true_K - average, strict=True):
+                if len(options) > 1:
+                    hits += abs(option.effect - true) < 1.96 * option.standard_error
+                    total += 1
+    assert 0.90 < hits / total < 0.99
+
+
+def test_rewards_that_depend_on_nothing_explain_nothing_and_say_so() -> None:
+    space = MicroSpace(2)
+    rng = np.random.default_rng(1)
+    (choices_NL, reward_N, group_N), _ = planted(space, groups=30, each=8, noise=1.0)
+    found = fitted(space, (choices_NL, rng.normal(size=len(reward_N)), group_N))
+    assert found.explained < 0.05
+    if found.explained <= 0:
+        assert "none that carry over" in found.table()
+
+
+def test_sums_do_not_depend_on_how_many_rows_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = MacroSpace(3)
+    data, _ = planted(space, groups=30, each=7, noise=1.0)
+    whole = fitted(space, data)
+    monkeypatch.setattr(enas.effects, "CHUNK", 11)
+    assert fitted(space, data).to_json() == whole.to_json()
+
+
+def test_option_never_taken_is_average_and_has_no_effect_in_the_table() -> None:
+    space = RecurrentSpace(2)
+    (choices_NL, reward_N, group_N), _ = planted(space, groups=30, each=8, noise=0.1)
+    choices_NL[:, 2] = np.where(choices_NL[:, 2] == 3, 0, choices_NL[:, 2])
+    found = fitted(space, (choices_NL, reward_N, group_N))
+    never = found.decisions[2][3]
+    assert (never.effect, never.count) == (0.0, 0)
+    record = found.to_json()["decisions"][2]["options"]
+    assert record[3] == {"option": "sigmoid", "effect": None, "standard_error": None, "count": 0}
+    assert all(option["effect"] is not None for option in record[:3])
+    assert found.decisions[1][0].effect == 0  # the only source of node 2
+    assert json.loads(json.dumps(found.to_json())) == found.to_json()
+
+
+def test_records_of_an_archive_are_compared_within_updates_or_epochs() -> None:
+    space = RecurrentSpace(2)
+    (choices_NL, reward_N, group_N), _ = planted(space, groups=12, each=4, noise=0.5)
+    archive = [
+        {"epoch": int(g) // 3, "step": int(g) % 3, "choices": choices.tolist(), "reward": float(reward)}
+        for choices, reward, g in zip(choices_NL, reward_N, group_N, strict=True)
+    ]
+    assert archive_effects(space, archive, "update") == fitted(space, (choices_NL, reward_N, group_N))
+    by_epoch = fit_effects(space, choices_NL, reward_N, group_N // 3, "epoch")
+    assert archive_effects(space, archive, "epoch") == by_epoch
+    assert by_epoch is not None
+    assert by_epoch.groups == 4
+    assert archive_effects(space, [], "update") is None
+    assert (
+        archive_effects(space, archive[::4], "update") is None
+    )  # one proposal an update: nothing to compare
+
+
+def test_table_is_read_in_percent_of_the_mean_and_begins_with_what_matters_most() -> None:
+    space = RecurrentSpace(2)
+    (choices_NL, _, group_N), _ = planted(space, groups=50, each=8, noise=0.0)
+    reward_N = 10 + 0.1 * (choices_NL[:, 0] == 1) - 0.4 * (choices_NL[:, 2] == 2)
+    found = fitted(space, (choices_NL, reward_N, group_N))
+    lines = found.table().splitlines()
+    assert lines[0].startswith("effects of single decisions on the reward, in % of its mean")
+    assert lines[1].startswith("  node 2 function: ")
+    assert lines[1].rindex("identity -3.") > lines[1].index("tanh +1.")
+    assert lines[2].startswith("  node 1 function: relu +0.")
+    assert "and 2 decisions with smaller differences" in found.table(most=1)

@@ -1,0 +1,116 @@
+"""Samplers of the weight steps: fair counts are exactly equal, mixtures and the rest are what they say."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from scipy import stats
+
+from enas.architecture import Architecture, Space
+from enas.controllers import build_controller
+from enas.controllers.config import IndependentConfig
+from enas.controllers.uniform import UniformController
+from enas.runtime.seeding import generator
+from enas.samplers import EXPLORERS, Fair, FromController, Mixture
+from enas.search import SearchConfig
+from enas.spaces.macro.space import MacroSpace
+from enas.spaces.micro.space import MicroSpace
+from enas.spaces.recurrent.space import RecurrentSpace
+from tests.test_search import PlantedTask, calls_of, search_of
+
+UNUSED = torch.Generator()
+
+
+def counts(drawn: list[Architecture], position: int) -> list[int]:
+    counter = Counter(architecture.choices[position] for architecture in drawn)
+    options = len(drawn[0].space.decisions[position].options)
+    return [counter[option] for option in range(options)]
+
+
+@pytest.mark.parametrize("space", [RecurrentSpace(6), MacroSpace(4), MicroSpace(3)])
+def test_fair_counts_are_equal_after_every_turn_and_never_differ_by_more_than_one(space: Space) -> None:
+    drawn: list[Architecture] = []
+    sampler = Fair(space, 0)
+    for n in (1, 3, 7, 24, 25, 60):
+        drawn += sampler.sample(n, UNUSED)
+        for position, decision in enumerate(space.decisions):
+            options = len(decision.options)
+            taken = counts(drawn, position)
+            assert max(taken) - min(taken) <= 1
+            whole = (
+                counts(drawn[: len(drawn) // options * options], position) if len(drawn) >= options else [0]
+            )
+            assert len(set(whole)) == 1
+    assert len(drawn) == 120
+    assert all(set(counts(drawn, p)) == {120 // len(d.options)} for p, d in enumerate(space.decisions))
+
+
+def test_fair_orders_differ_between_decisions_turns_and_seeds() -> None:
+    space = MicroSpace(2)
+    first, second = (Fair(space, seed).sample(30, UNUSED) for seed in (0, 1))
+    columns = [
+        tuple(a.choices[p] for a in first) for p, d in enumerate(space.decisions) if d.kind == "operation"
+    ]
+    assert len(set(columns)) == len(columns)
+    assert len({columns[0][start : start + 5] for start in range(0, 30, 5)}) > 3
+    assert first != second
+    assert first == Fair(space, 0).sample(30, UNUSED)
+
+
+def test_fair_sampling_is_uniform_for_every_sample() -> None:
+    space = RecurrentSpace(2, functions=("tanh", "relu", "identity"))
+    seen = Counter(Fair(space, seed).sample(5, UNUSED)[4].choices for seed in range(900))
+    assert len(seen) == space.count() == 9
+    assert stats.chisquare(list(seen.values())).pvalue > 1e-4
+
+
+def test_fair_goes_on_from_its_state() -> None:
+    space = MicroSpace(2)
+    whole = Fair(space, 3).sample(40, UNUSED)
+    for split in (0, 1, 13, 20):
+        first, second = Fair(space, 3), Fair(space, 3)
+        begun = first.sample(split, UNUSED)
+        second.load_state_dict(first.state_dict())
+        assert begun + second.sample(40 - split, UNUSED) == whole
+
+
+def test_uniform_and_policy_are_what_their_controllers_propose() -> None:
+    space = MicroSpace(2)
+    policy = build_controller(IndependentConfig(), space, 0)
+    for sampler, controller in (
+        (EXPLORERS["uniform"](space, 0), UniformController(space)),
+        (FromController(policy), policy),
+    ):
+        expected = controller.propose(7, generator(1, "x")).architectures(space)
+        assert sampler.sample(7, generator(1, "x")) == expected
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_mixture_takes_its_share_and_keeps_both_states(share: float) -> None:
+    space = MicroSpace(2)
+
+    def mixture() -> tuple[Mixture, Fair, Fair]:
+        a, b = Fair(space, 0), Fair(space, 1)
+        return Mixture(share, a, b), a, b
+
+    mixed, a, b = mixture()
+    for step in range(1000):
+        mixed.sample(2, generator(0, step))
+    assert a.sampled + b.sampled == 2000
+    assert abs(a.sampled / 2000 - share) < 0.06 if 0 < share < 1 else a.sampled == 2000 * share
+    again, c, d = mixture()
+    again.load_state_dict(mixed.state_dict())
+    assert (c.sampled, d.sampled) == (a.sampled, b.sampled)
+
+
+def test_fair_warm_up_trains_every_option_equally_often(tmp_path: Path) -> None:
+    steps, epochs, samples = 15, 4, 2  # 120 architectures
+    config = SearchConfig(epochs=epochs, warmup=1.0, updates=1, samples=samples, exploration="fair")
+    search = search_of(tmp_path, config, PlantedTask((steps,)))
+    for epoch in range(epochs):
+        for step in range(steps):
+            search.train_weights(epoch, step)
+    drawn = [a for kind, _, _, architectures in calls_of(search) if kind == "weights" for a in architectures]
+    for position, decision in enumerate(search.task.space.decisions):
+        assert counts(drawn, position) == [120 // len(decision.options)] * len(decision.options)
