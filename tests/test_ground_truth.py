@@ -24,8 +24,8 @@ from enas.ground_truth.minispaces import (
     convolutional,
     mini_space,
     recurrent,
-    shipped_table,
     table_for,
+    table_of,
 )
 from enas.ground_truth.table import Row, Table, first_difference, read_table, recipe_hash
 from enas.runs.images import ImageRunConfig
@@ -132,7 +132,7 @@ def test_a_table_grows_row_by_row_and_repeats_none(
     assert whole.rows[:2] == begun.rows  # seconds too
     assert whole.complete
     assert not begun.complete
-    assert read_table(tmp_path / "a" / "table.jsonl") == whole
+    assert read_table(tmp_path / "a" / "table.jsonl", toy.config()) == whole
     again = build(toy, BuildOptions(tmp_path / "b", first=3))
     assert first_difference(again.rows, whole.rows) is None
     assert rows_without_seconds(again) == rows_without_seconds(whole)[:3]
@@ -163,7 +163,7 @@ def test_first_row_of_the_shipped_table_is_what_training_gives_here(name: str, t
     space = MINI_SPACES[name]
     if not space.shipped.exists():
         pytest.skip("this version comes without that table")
-    table, run = shipped_table(name), Run.create(tmp_path / "run", space.config(), ("retrain",))
+    table, run = table_of(name), Run.create(tmp_path / "run", space.config(), ("retrain",))
     if not table.made_like_here(run.workshop.data_hash):
         pytest.skip("the table was made with other data, versions or instructions")
     assert train_row(run, space.plan()[0]).same_training(table.rows[0])
@@ -174,7 +174,7 @@ def test_shipped_tables_are_of_their_mini_space(name: str) -> None:
     space = MINI_SPACES[name]
     if not space.shipped.exists():
         pytest.skip("this version comes without that table")
-    table = shipped_table(name)
+    table = table_of(name)
     assert recipe_hash(table.config) == recipe_hash(space.config())
     assert [(r.architecture, r.seed) for r in table.rows] == [(n.architecture, n.seed) for n in space.plan()]
     assert table.complete
@@ -210,7 +210,7 @@ def made(toy: MiniSpace, values: Sequence[float | None], again: Sequence[float] 
 def test_a_table_survives_its_file(toy: MiniSpace, tmp_path: Path) -> None:
     table = made(toy, [9.5, None, 11.25, 10.0], [9.0, 12.0])
     table.write(tmp_path / "t.jsonl")
-    assert read_table(tmp_path / "t.jsonl") == table
+    assert read_table(tmp_path / "t.jsonl", toy.config()) == table
 
 
 def edited(lines: list[str], number: int, **changes: Any) -> list[str]:
@@ -228,7 +228,7 @@ def edited(lines: list[str], number: int, **changes: Any) -> list[str]:
         (3, {"valid": None}, "line 3: no row of the table .*valid"),
         (3, {"test": "good"}, "line 3: no row of the table .*must be numbers"),
         (1, {"data_hash": None}, "line 1: no head of a table, it lacks data_hash"),
-        (1, {"recipe_hash": "0" * 12}, "the settings of its trainings have the hash"),
+        (1, {"recipe_hash": "0" * 12}, "is of trainings with other settings than this version"),
     ],
 )
 def test_a_wrong_line_is_named(
@@ -238,7 +238,7 @@ def test_a_wrong_line_is_named(
     made(toy, [9.5, 12.0, 11.0, 10.0]).write(path)
     path.write_text("\n".join(edited(path.read_text().splitlines(), number, **changes)) + "\n")
     with pytest.raises(DataError, match=message):
-        read_table(path)
+        read_table(path, toy.config())
 
 
 def test_a_row_that_stands_there_twice_is_refused(toy: MiniSpace, tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_a_row_that_stands_there_twice_is_refused(toy: MiniSpace, tmp_path: Path
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines, lines[1]]) + "\n")
     with pytest.raises(DataError, match=r"line 4: .* with seed 0 is there already"):
-        read_table(path)
+        read_table(path, toy.config())
 
 
 # ---- what it says ------------------------------------------------------------------------------------------------------
@@ -339,7 +339,7 @@ def test_a_stopped_build_ends_with_its_code_and_goes_on_with_the_same_command(
     assert len(list(tmp_path.glob("table/*/result.json"))) == 2
     monkeypatch.setattr(building.LocalExecutor, "for_run", lambda config, workers=None: InThisProcess())
     assert cli.main(command) == 0
-    assert len(read_table(tmp_path / "table.jsonl").rows) == 4
+    assert len(table_of("toy", tmp_path / "table.jsonl").rows) == 4
 
 
 @pytest.mark.parametrize(

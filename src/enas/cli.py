@@ -27,9 +27,9 @@ from enas.config import CONTROLLERS, RunConfig
 from enas.doctor import checks
 from enas.ensemble import EnsembleConfig, ensemble
 from enas.errors import ArchitectureError, ConfigError, EnasError, RunFolderError, did_you_mean
-from enas.ground_truth.build import BuildOptions, build, describe, figures, read_shown
+from enas.ground_truth.build import BuildOptions, build, describe, figures
 from enas.ground_truth.build import ShowOptions as TableOptions
-from enas.ground_truth.minispaces import MINI_SPACES, mini_space
+from enas.ground_truth.minispaces import MINI_SPACES, mini_space, table_of
 from enas.ground_truth.scoring import ScoreOptions, score_methods
 from enas.ground_truth.scoring import describe as describe_score
 from enas.nn.memory import keep_freed_memory
@@ -465,7 +465,7 @@ def show_score(name: str, options: ScoreOptions) -> int:
 
 def show_table(name: str, options: TableOptions) -> int:
     """Say what a table holds."""
-    table = read_shown(name, options)
+    table = table_of(name, options.file)
     return show_text(json.dumps(figures(table), indent=2) if options.json else describe(table))
 
 

@@ -82,8 +82,8 @@ def rank(run: Run, config: RankConfig) -> dict[str, Any]:
     table = None if config.epochs is not None else table_for(run.config, run.workshop.data_hash)
     with StopRequest() as stop:
         if table is not None and table.complete:
-            first, second = (table.scores(seed) for seed in table.seeds[:2])
-            truth = Truth(first, second, f"the table {table.name}")
+            first, *more = (table.scores(seed) for seed in table.seeds)
+            truth = Truth(first, more[0] if more else {}, f"the table {table.name}")
         else:
             seed = derive_seed(run.config.seed, PART)
             drawn = random_architectures(space, min(config.architectures, space.count()), seed, set())

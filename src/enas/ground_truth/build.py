@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from enas.errors import ConfigError, RunFolderError
-from enas.ground_truth.minispaces import MiniSpace, mini_space, shipped_table
-from enas.ground_truth.table import Row, Split, Table, read_table, recipe_hash
+from enas.ground_truth.minispaces import MiniSpace
+from enas.ground_truth.table import Row, Split, Table, recipe_hash
 from enas.retrain import Network
 from enas.runtime.files import read_json
 from enas.runtime.lock import run_lock
@@ -57,7 +57,7 @@ def build(space: MiniSpace, options: BuildOptions) -> Table:
         jobs = [Job(run.folder, PART, network, test=True) for network in plan]
         command = " ".join(["enas table build", shlex.quote(space.name), *_flags(options), "--run"])
         outcomes = {outcome.job: outcome for outcome in train_all(run, jobs, executor, stop, PART, command)}
-        table = table_of(space, run, [outcomes[job] for job in jobs])
+        table = collected(space, run, [outcomes[job] for job in jobs])
         table.write(run.folder / TABLE)
     missing = len(plan) - len(table.rows)
     if missing:
@@ -83,7 +83,7 @@ def _run(space: MiniSpace, folder: Path) -> Run:
     return run
 
 
-def table_of(space: MiniSpace, run: Run, outcomes: Sequence[Outcome]) -> Table:
+def collected(space: MiniSpace, run: Run, outcomes: Sequence[Outcome]) -> Table:
     """The table of these trainings, without those whose process died."""
     rows = []
     for outcome in outcomes:
@@ -112,20 +112,9 @@ class ShowOptions:
     """Say what a table holds, and how well two trainings of an architecture agree."""
 
     file: Path | None = None
-    """A table.jsonl; by default the one that comes with the package."""
+    """A table.jsonl of the mini-space; by default the one that comes with the package."""
     json: bool = False
     """Print JSON."""
-
-
-def read_shown(name: str, options: ShowOptions) -> Table:
-    """The table to show. Raises `DataError` if the file is another mini-space's."""
-    space = mini_space(name)
-    if options.file is None:
-        return shipped_table(name)
-    table = read_table(options.file)
-    if table.name != space.name:
-        raise ConfigError(f"{options.file} is the table of {table.name!r}, not of {space.name!r}")
-    return table
 
 
 def figures(table: Table) -> dict[str, Any]:

@@ -154,19 +154,19 @@ def mini_space(name: str) -> MiniSpace:
     return MINI_SPACES[name]
 
 
-def shipped_table(name: str) -> Table:
-    """The table of a mini-space that comes with the package. Raises `DataError` if it does not."""
+def table_of(name: str, file: Path | None = None) -> Table:
+    """The table of a mini-space: of a file, or the one that comes with the package. Raises `DataError` if it does not."""
     space = mini_space(name)
-    if not space.shipped.exists():
+    if file is None and not space.shipped.exists():
         raise DataError(
             f"this version comes without the table of {name!r}; build it: enas table build {name} --run FOLDER"
         )
-    return read_table(space.shipped)
+    return read_table(space.shipped if file is None else file, space.config())
 
 
 def table_for(config: RunConfig, data_hash: str) -> Table | None:
     """The shipped table whose trainings are those of this run, if there is one."""
     for space in MINI_SPACES.values():
-        if space.shipped.exists() and (table := read_table(space.shipped)).fits(config, data_hash):
+        if space.shipped.exists() and (table := table_of(space.name)).fits(config, data_hash):
             return table
     return None

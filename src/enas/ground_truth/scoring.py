@@ -18,8 +18,8 @@ from scipy import stats
 
 from enas.config import RunConfig
 from enas.errors import ConfigError, DataError, did_you_mean
-from enas.ground_truth.minispaces import mini_space, shipped_table
-from enas.ground_truth.table import Split, Table, read_table, recipe_hash
+from enas.ground_truth.minispaces import mini_space, table_of
+from enas.ground_truth.table import Split, Table, recipe_hash
 from enas.runtime.files import read_json, write_json
 from enas.runtime.lock import run_lock
 from enas.runtime.progress import say
@@ -137,7 +137,7 @@ def tau(a_N: Any, b_N: Any) -> float | None:
 def score_methods(name: str, options: ScoreOptions) -> dict[str, Any]:
     """Every search of every method, and what they come to together."""
     space = mini_space(name)
-    table = shipped_table(name) if options.file is None else read_table(options.file)
+    table = table_of(name, options.file)
     config = space.config()
     unknown = [method for method in options.names() if method not in config.controllers]
     if unknown:

@@ -1,6 +1,6 @@
 """A table of trainings: what architectures of a space reach, each trained from scratch, some with several seeds.
 
-A file of JSON lines. The first says how all rows were made: the settings, a hash of those that a training depends on, the
+A file of JSON lines. The first says how all rows were made: the settings that a training depends on and their hash, the
 data, the machine. Then a line a training. Tables of the package's own mini-spaces come with it; see
 `enas.ground_truth.minispaces`.
 """
@@ -26,7 +26,6 @@ from enas.runs.images import ImageRunConfig
 from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.environment import environment
 from enas.runtime.files import read_jsonl, write_atomic
-from enas.settings import config_from_json, config_to_json
 
 Split = Literal["valid", "test"]
 
@@ -198,28 +197,27 @@ class Table:
             "recipe_hash": recipe_hash(self.config),
             "data_hash": self.data_hash,
             "metric": self.config.metric._asdict(),
+            "training": training_settings(self.config),
             "environment": dict(self.environment),
-            **config_to_json(self.config),
         }
         lines = [json.dumps(record, allow_nan=False) for record in (head, *(r.to_json() for r in self.rows))]
         write_atomic(path, "\n".join(lines) + "\n")
 
 
-def read_table(path: Path) -> Table:
-    """A table that `Table.write` wrote.
+def read_table(path: Path, config: RunConfig) -> Table:
+    """A table that `Table.write` wrote of trainings with these settings.
 
-    Raises `DataError` naming the line if one is no row of the space, stands there twice or lacks a number, or if the
-    settings are not those of the hash; `RunFolderError` if the file is missing or not JSON lines.
+    Raises `DataError` naming the line if one is no row of the space, stands there twice or lacks a number, or if it is of
+    trainings with other settings; `RunFolderError` if the file is missing or not JSON lines.
     """
     head, *records = read_jsonl(path) or [{}]
-    missing = [key for key in ("table", "recipe_hash", "data_hash", "environment", "kind") if key not in head]
+    missing = [key for key in ("table", "recipe_hash", "data_hash", "environment") if key not in head]
     if missing:
         raise DataError(f"{path}, line 1: no head of a table, it lacks {', '.join(missing)}")
-    config = config_from_json(head)
     if recipe_hash(config) != head["recipe_hash"]:
         raise DataError(
-            f"{path}: the settings of its trainings have the hash {recipe_hash(config)}, not {head['recipe_hash']}; "
-            "it was edited, or written by another version: build it again"
+            f"{path} is of trainings with other settings than this version's (hash {head['recipe_hash']}, here "
+            f"{recipe_hash(config)}); build it again"
         )
     rows: list[Row] = []
     seen: set[tuple[Architecture, int]] = set()
