@@ -1,421 +1,365 @@
-"""Tables of known scores: NAS-Bench-Graph against its own package, searches on them, and the numbers they come to."""
-
-from __future__ import annotations
+"""Tables of trainings: what is in them, in which order, that they rebuild bit for bit, and what their numbers mean."""
 
 import json
+import math
 import os
-import pickle
-import random
-import re
-import struct
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from nas_bench_graph.architecture import Arch, all_archs, gnn_list, link_list
+import scipy.stats
 
-from enas.architecture import Architecture
-from enas.cli import main
-from enas.controllers import build_controller
-from enas.controllers.config import PAPER, EvolutionConfig, IndependentConfig, LSTMConfig, UniformConfig
-from enas.errors import ArchitectureError, ConfigError, DataError
-from enas.ground_truth import benchmark as module
-from enas.ground_truth.benchmark import (
-    NAMED,
-    Standing,
-    as_json,
-    as_text,
-    claims,
-    searches,
-    standings,
+from enas import cli
+from enas.config import RunConfig
+from enas.errors import ConfigError, DataError, RunFolderError
+from enas.ground_truth import build as building
+from enas.ground_truth.build import BuildOptions, build, ceiling, figures, train_row
+from enas.ground_truth.minispaces import (
+    MINI_SPACES,
+    MiniSpace,
+    convolutional,
+    mini_space,
+    recurrent,
+    table_for,
+    table_of,
 )
-from enas.ground_truth.nas_bench_graph import (
-    NETWORKS,
-    SHA256,
-    load_table,
-    network_codes,
-    package_folder,
-    read_plain_pickle,
-)
-from enas.ground_truth.table import SAMPLES, Table, Trial, search_table
-from enas.runtime.seeding import generator
-from enas.spaces import architecture_from_json
-from enas.spaces.graph.space import OPERATIONS, STRUCTURES, GraphSpace
-from enas.spaces.recurrent.space import RecurrentSpace
-from enas.statistics import Interval, best_of_k
-
-SPACE = GraphSpace()
-SMALL = RecurrentSpace(3)
-
-
-def drawn(count: int) -> list[Architecture]:
-    rng = random.Random(0)
-    return [SPACE.sample(rng) for _ in range(count)]
-
-
-def table_of(name: str, seed: int) -> Table:
-    """Random scores of 128 architectures, the test score being the validation score less 1."""
-    valid = np.random.default_rng(seed).random(SMALL.count())
-    return Table(name, SMALL, valid, valid - 1)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """A controller's tensors are too small to share."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-# ---- the space ---------------------------------------------------------------------------------------------------------
-
-
-def test_structures_and_operations_are_the_packages() -> None:
-    assert [[int(source) for source in structure] for structure in STRUCTURES] == link_list
-    assert list(OPERATIONS) == gnn_list
-
-
-def test_the_space_is_that_of_the_trained_networks() -> None:
-    """Every pair of structure and operations but the nine of skips only is a trained network; no other was trained."""
-    assert SPACE.count() == 9 * 9**4
-    codes = network_codes()
-    skips = [architecture.choices[1:] == (8, 8, 8, 8) for architecture in SPACE.enumerate()]
-    assert sum(skips) == 9
-    trained = {arch.hash_arch() for arch in all_archs()}
-    assert set(codes[~np.array(skips)].tolist()) == trained
-    assert len(trained) == NETWORKS
-    assert not set(codes[skips].tolist()) & trained
-
-
-def test_scores_are_those_the_package_looks_up() -> None:
-    with open(package_folder() / "light" / "cora.bench", "rb") as file:
-        networks = pickle.load(file)
-    table = load_table("cora")
-    for architecture in drawn(300):
-        structure, *operations = architecture.choices
-        arch = Arch(list(link_list[structure]), [gnn_list[operation] for operation in operations])
-        expected = networks[arch.valid_hash()]
-        row = table.rows([architecture.choices])[0]
-        assert (table.valid[row], table.test[row]) == (expected["valid_perf"], expected["perf"])
-
-
-def test_equal_networks_have_equal_scores_and_skips_alone_the_worst() -> None:
-    table = load_table("citeseer")
-    same = [
-        SPACE.parse("gcn(0) gin(0) fc(0) gat(0)"),
-        SPACE.parse("fc(0) gat(0) gin(0) gcn(0)"),
-        SPACE.parse("gat(0) fc(0) gcn(0) gin(0)"),
-    ]
-    assert len({table.valid[table.rows([a.choices])[0]] for a in same}) == 1
-    skips = SPACE.parse("skip(0) skip(1) skip(2) skip(3)")
-    assert table.valid[table.rows([skips.choices])[0]] == table.valid.min()
-
-
-def test_rows_are_the_order_of_the_enumeration() -> None:
-    table = table_of("t", 0)
-    assert table.rows([a.choices for a in SMALL.enumerate()]).tolist() == list(range(SMALL.count()))
-
-
-def test_architectures_survive_text_and_json() -> None:
-    for architecture in drawn(50):
-        assert SPACE.parse(str(architecture)) == architecture
-        assert architecture_from_json(json.loads(json.dumps(architecture.to_json()))) == architecture
-    assert str(SPACE.architecture([8, 1, 2, 7, 3])) == "gcn(0) gin(1) fc(2) cheb(3)"
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("gcn(0) gin(1)", "not four nodes"),
-        ("gcn gin fc cheb", "not four nodes"),
-        ("gcn(0) gin(0) fc(2) cheb(0)", "nodes that read 0, 0, 2, 0 are none of the structures"),
-        ("gcn(0) gin(0) conv(0) cheb(0)", "operation conv is none of"),
-    ],
-)
-def test_text_that_is_no_architecture_is_refused(text: str, says: str) -> None:
-    with pytest.raises(ArchitectureError, match=says):
-        SPACE.parse(text)
-
-
-def test_a_drawing_joins_the_ends_to_the_output() -> None:
-    graph = SPACE.parse("gcn(0) gin(1) fc(1) skip(2)").graph()
-    assert [node.key for node in graph.nodes] == ["0", "1", "2", "3", "4", "out"]
-    assert set(graph.edges) == {("0", "1"), ("1", "2"), ("1", "3"), ("2", "4"), ("3", "out"), ("4", "out")}
-
-
-# ---- reading the files -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("data_set", SHA256)
-def test_every_table_is_read_whole(data_set: str) -> None:
-    table = load_table(data_set)
-    assert table.valid.shape == table.test.shape == (59_049,)
-    for scores in (table.valid, table.test):
-        assert 0 <= scores.min() < scores.max() <= 1
-    assert len(np.unique(network_codes())) == NETWORKS + 1
-
-
-class Calls:
-    """What a hostile pickle would do: a call when it is read."""
-
-    def __init__(self, function: object, *arguments: object) -> None:
-        self.call = (function, arguments)
-
-    def __reduce__(self) -> object:
-        return self.call
-
-
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize("function", [print, exec, os.mkdir])
-def test_a_pickle_that_calls_something_is_refused_and_calls_nothing(
-    function: object, protocol: int, tmp_path: Path
-) -> None:
-    made = str(tmp_path / "made")
-    argument = f"open({made!r}, 'w')" if function is exec else made
-    content = pickle.dumps({"a": [Calls(function, argument)]}, protocol)
-    with pytest.raises(DataError, match=r"more than plain values: it names \w+\."):
-        read_plain_pickle(content)
-    assert not list(tmp_path.iterdir())
-
-
-def test_plain_pickles_are_read() -> None:
-    plain = {"a": [1, 2.5, ("x", None, True)], "b": {"c": b"bytes"}}
-    assert read_plain_pickle(pickle.dumps(plain)) == plain
-    scalar = b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(Vf8\nI00\nI01\ntR(I3\nV<\nNNNI-1\nI-1\nI0\ntb"
-    content = scalar + b"C\x08" + struct.pack("<d", 0.3) + b"tR."
-    assert read_plain_pickle(content) == 0.3
-    for wrong in (content.replace(b"Vf8", b"VO8"), content.replace(b"V<", b"V>"), content[:-3], b""):
-        with pytest.raises(DataError, match="damaged or holds more"):
-            read_plain_pickle(wrong)
-
-
-def test_a_file_that_is_not_the_published_one_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("enas.ground_truth.nas_bench_graph.package_folder", lambda: tmp_path)
-    with pytest.raises(DataError, match=r"cora.bench is missing\. Install"):
-        load_table("cora")
-    (tmp_path / "light").mkdir()
-    (tmp_path / "light" / "cora.bench").write_bytes(pickle.dumps({}))
-    with pytest.raises(DataError, match="is not the published file"):
-        load_table("cora")
-    with pytest.raises(DataError, match="no data set 'proteins'; it has arxiv"):
-        load_table("proteins")
-
-
-def test_without_the_package_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DataError, match=r"pip install 'enas\[graph\]'"):
-        package_folder()
-
-
-# ---- the LSTM of such a space ------------------------------------------------------------------------------------------
-
-
-def test_the_lstm_decides_the_space() -> None:
-    """Its probabilities sum to 1 over the space, given a structure; later decisions depend on earlier ones."""
-    controller = build_controller(LSTMConfig(hidden=8, init_range=1.5), SPACE, seed=0)
-    policy = controller.policy.double()
-    assert {name for name, _ in policy.named_parameters()} == {
-        "empty_S",
-        "embedding_FS",
-        "softmax_FS",
-        "input_SG",
-        "state_SG",
-    }
-    assert len(policy.softmax_FS) == len(STRUCTURES) + len(OPERATIONS)
-    choices_NL = torch.tensor([a.choices for a in SPACE.enumerate()])
-    with torch.no_grad():
-        first = policy.score(choices_NL[:6561]).log_prob_NL
-        total = first[:, 1:].sum(1).exp().sum().item()
-        other = policy.score(choices_NL[6561:6562]).log_prob_NL
-    assert total == pytest.approx(1.0)
-    assert not torch.allclose(first[0, 1], other[0, 1])
-
-
-# ---- searches ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", NAMED)
-def test_every_controller_searches_with_the_same_budget(name: str) -> None:
-    trial = search_table(load_table("cora"), name, NAMED[name], evaluations=50, proposals=8, seed=3)
-    assert (trial.controller, trial.seed, trial.evaluations, trial.table) == (name, 3, 50, "cora")
-    assert len(trial.trajectory) == 50
-    assert (np.diff(trial.trajectory) >= 0).all()
-    assert trial.best_valid == trial.trajectory[-1]
-    again = search_table(load_table("cora"), name, NAMED[name], evaluations=50, proposals=8, seed=3)
-    assert replace(again, seconds=0) == replace(trial, seconds=0)
-    other = search_table(load_table("cora"), name, NAMED[name], evaluations=50, proposals=8, seed=4)
-    assert other.trajectory != trial.trajectory
-
-
-def test_a_search_reports_what_it_looked_up() -> None:
-    table = table_of("t", 1)
-    trial = search_table(table, "uniform", UniformConfig(), evaluations=10, proposals=4, seed=0)
-    controller = build_controller(UniformConfig(), SMALL, 0)
-    seen = np.concatenate(
-        [
-            controller.propose(n, generator(0, "uniform", "proposals", start)).choices_NL.numpy()
-            for start, n in ((0, 4), (4, 4), (8, 2))
-        ]
-    )
-    samples = controller.propose(SAMPLES, generator(0, "uniform", "samples")).choices_NL.numpy()
-    scores = table.valid[table.rows(seen)]
-    assert trial.trajectory == tuple(np.maximum.accumulate(scores))
-    assert trial.best_test == scores.max() - 1
-    assert trial.policy_valid == table.valid[table.rows(samples)].mean()
-
-
-def test_the_best_of_uniform_searches_is_what_the_table_says() -> None:
-    table = table_of("t", 2)
-    found = [search_table(table, "uniform", UniformConfig(), 20, 20, seed).best_valid for seed in range(400)]
-    assert np.mean(found) == pytest.approx(best_of_k(table.valid, 20), abs=4 * np.std(found) / 20)
-
-
-@pytest.mark.parametrize("config", [IndependentConfig(), EvolutionConfig(30, 8), PAPER])
-def test_a_table_with_one_good_option_a_decision_is_learnt_by_all_but_the_papers_settings(
-    config: IndependentConfig | EvolutionConfig | LSTMConfig,
-) -> None:
-    good = np.array([sum(c == 1 for c in a.choices) / 5 for a in SMALL.enumerate()])
-    table = Table("sum", SMALL, good, good)
-    trials = [search_table(table, "c", config, 300, 4, seed) for seed in range(5)]
-    gain = np.mean([trial.policy_valid for trial in trials]) - good.mean()
-    assert (gain > 0.2) == (config != PAPER)
-
-
-@pytest.mark.parametrize("wrong", [{"evaluations": 0, "proposals": 1}, {"evaluations": 1, "proposals": 0}])
-def test_a_search_of_nothing_is_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match="evaluations and proposals must be at least 1"):
-        search_table(table_of("t", 0), "uniform", UniformConfig(), seed=0, **wrong)
-
-
-def test_a_table_needs_a_score_of_every_architecture() -> None:
-    valid = np.ones(SMALL.count())
-    with pytest.raises(DataError, match="needs a finite test score of each of the 128"):
-        Table("t", SMALL, valid, valid[:-1])
-    with pytest.raises(DataError, match="needs a finite validation score"):
-        Table("t", SMALL, np.where(np.arange(len(valid)) == 3, np.nan, valid), valid)
-
-
-# ---- from searches to numbers ------------------------------------------------------------------------------------------
-
-
-def trial(table: str, controller: str, seed: int, best: float, policy: float) -> Trial:
-    return Trial(table, controller, seed, 4, best, best - 1, policy, 0.5, (best,))
-
-
-def test_standings_pair_equal_seeds_and_average_over_tables() -> None:
-    tables = [table_of("one", 0), table_of("two", 1)]
-    means = [table.valid.mean() for table in tables]
-    trials = [
-        trial("one", "uniform", 0, 0.5, 0.0),
-        trial("one", "uniform", 1, 0.6, 0.0),
-        trial("one", "c", 1, 0.7, means[0] + 0.03),
-        trial("one", "c", 0, 0.5, means[0] + 0.01),
-        trial("two", "uniform", 0, 0.5, 0.0),
-        trial("two", "uniform", 1, 0.6, 0.0),
-        trial("two", "c", 0, 0.4, means[1] + 0.03),
-        trial("two", "c", 1, 0.7, means[1] + 0.05),
-    ]
-    found = {(s.table, s.controller): s for s in standings(trials, tables)}
-    assert list(found) == [(t, c) for t in ("one", "two", "all") for c in ("uniform", "c")]
-    one, both = found["one", "c"], found["all", "c"]
-    assert (one.better.value, one.better.n) == (0.75, 2)
-    assert (both.better.value, both.better.n) == (2.5 / 4, 4)
-    assert both.policy_gain.value == pytest.approx(3.0)
-    assert (both.policy_gain.low, both.policy_gain.high) == pytest.approx((2.0, 4.0))
-    assert both.policy_gain.n == 2
-    assert one.best_valid == pytest.approx(0.6)
-    assert one.best_test == pytest.approx(-0.4)
-    assert both.equivalents is None
-    assert one.equivalents is not None
-    k = int(one.equivalents)
-    assert best_of_k(tables[0].valid, k) >= 0.6 > best_of_k(tables[0].valid, k - 1)
-
-
-def test_searches_are_all_there_and_random_search_is_always_among_them() -> None:
-    trials = list(searches([table_of("t", 0)], {"independent": IndependentConfig()}, 8, 4, seeds=3))
-    assert [(t.controller, t.seed) for t in trials] == [
-        (name, seed) for name in ("uniform", "independent") for seed in range(3)
-    ]
+from enas.ground_truth.table import Row, Table, first_difference, read_table, recipe_hash
+from enas.runs.images import ImageRunConfig
+from enas.runtime.environment import environment
+from enas.runtime.stop import EXIT_STOPPED
+from enas.search import SearchConfig
+from enas.stages import Run
+from enas.workers import LocalExecutor
+from tests import tiny
+from tests.test_trainings import InThisProcess
+
+SPACES = sorted(MINI_SPACES)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> MiniSpace:
+    text = tiny.write_text(tmp_path_factory.mktemp("data") / "text")
+    config = tiny.config(text, "--space.nodes", "1", "--retrain.child.training.sgd.learning-rate", "1.0")
+    return MiniSpace("toy", lambda: config, 2)
 
 
 @pytest.fixture
-def _two_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    tables = {name: table_of(name, number) for number, name in enumerate(("one", "two"))}
-    monkeypatch.setattr(module, "LOADERS", {"nas-bench-graph": (tuple(tables), tables.__getitem__)})
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building.LocalExecutor, "for_run", lambda config, workers=None: InThisProcess())
 
 
-@pytest.mark.usefixtures("_two_tables")
-def test_the_command_prints_a_table_or_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    flags = ["--controllers", "independent", "evolution", "--evaluations", "12", "--seeds", "3"]
-    records = tmp_path / "trials.jsonl"
-    assert main(["benchmark", "nas-bench-graph", *flags, "--records", str(records)]) == 0
-    text = capsys.readouterr().out
-    lines = records.read_text().splitlines()
-    trials = [Trial(**{**r, "trajectory": tuple(r["trajectory"])}) for r in map(json.loads, lines)]
-    assert len(trials) == 2 * 3 * 3
-    assert text == as_text(standings(trials, [table_of("one", 0), table_of("two", 1)])) + "\n"
-    assert main(["benchmark", "nas-bench-graph", *flags, "--json", "--tables", "two"]) == 0
-    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [record["table"] for record in printed] == ["two"]
-    assert set(printed[0]["controllers"]) == {"uniform", "independent", "evolution"}
+# ---- the mini-spaces ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "count"), [("recurrent", 4**3 * 2), ("convolutional", 3**3 * 2**3)])
+def test_a_plan_has_every_architecture_once_and_a_third_again(name: str, count: int) -> None:
+    space = MINI_SPACES[name]
+    plan = space.plan()
+    everything = set(space.config().searched_space().enumerate())
+    first, second = ([n.architecture for n in plan if n.seed == seed] for seed in (0, 1))
+    assert len(everything) == len(first) == count
+    assert set(first) == everything
+    assert second == first[: space.repeated]
+    assert len(second) >= count / 3
+    assert plan == space.plan()
+    assert [n.seed for n in plan] == sorted(
+        n.seed for n in plan
+    )  # any first rows have as many architectures as can be
+    assert first != list(space.config().searched_space().enumerate())
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_a_training_of_a_plan_validates_and_is_no_other_mini_spaces(name: str) -> None:
+    config = MINI_SPACES[name].config()
+    assert config.threads == 1  # so that tables do not depend on the machine's number of cores
+    if isinstance(config, ImageRunConfig):
+        assert config.retrain.child.train_on == "train"
+    others = [MINI_SPACES[other].config() for other in SPACES if other != name]
+    assert recipe_hash(config) not in {recipe_hash(other) for other in others}
+
+
+def test_unknown_mini_space_suggests_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'recurrent'"):
+        mini_space("recurent")
+
+
+@pytest.mark.parametrize("make", [recurrent, convolutional])
+def test_hash_is_of_what_a_training_depends_on_only(make: Callable[[], Any]) -> None:
+    config: Any = make()
+    searched_otherwise = replace(config, search=SearchConfig(epochs=3), seed=5, threads=2)
+    assert recipe_hash(searched_otherwise) == recipe_hash(config)
+    child = replace(config.retrain.child, epochs=3)
+    assert recipe_hash(replace(config, retrain=replace(config.retrain, child=child))) != recipe_hash(config)
+    assert recipe_hash(replace(config, precision="bf16")) != recipe_hash(config)
+
+
+def test_sharing_of_weights_leaves_trainings_as_they_are() -> None:
+    config = recurrent()
+    assert recipe_hash(replace(config, cell=replace(config.cell, sharing="function-source"))) == recipe_hash(
+        config
+    )
+    assert recipe_hash(replace(config, cell=replace(config.cell, output="all"))) != recipe_hash(config)
+
+
+# ---- building ----------------------------------------------------------------------------------------------------------
+
+
+def rows_without_seconds(table: Table) -> list[Any]:
+    return [{**row.to_json(), "seconds": None} for row in table.rows]
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_table_grows_row_by_row_and_repeats_none(
+    toy: MiniSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = build(toy, BuildOptions(tmp_path / "a", first=2))
+    assert len(begun.rows) == 2
+    trained: list[str] = []
+    train = Run.train
+
+    def counted(self: Run, network: Any, *more: Any) -> Any:
+        trained.append(network.id)
+        return train(self, network, *more)
+
+    monkeypatch.setattr(Run, "train", counted)
+    whole = build(toy, BuildOptions(tmp_path / "a"))
+    assert len(trained) == len(set(trained)) == 4
+    assert [(r.architecture, r.seed) for r in whole.rows] == [(n.architecture, n.seed) for n in toy.plan()]
+    assert whole.rows[:2] == begun.rows  # seconds too
+    assert whole.complete
+    assert not begun.complete
+    assert read_table(tmp_path / "a" / "table.jsonl", toy.config()) == whole
+    again = build(toy, BuildOptions(tmp_path / "b", first=3))
+    assert first_difference(again.rows, whole.rows) is None
+    assert rows_without_seconds(again) == rows_without_seconds(whole)[:3]
+
+
+def test_a_build_in_processes_equals_one_in_this_process(toy: MiniSpace, tmp_path: Path) -> None:
+    table = build(toy, BuildOptions(tmp_path / "table", first=3, workers=2))
+    alone = Run.create(tmp_path / "alone", toy.config(), ("retrain",))
+    rows = [train_row(alone, network) for network in toy.plan()[:3]]
+    assert first_difference(table.rows, rows) is None
+    assert all(row.test is not None and row.test > 1 for row in table.rows)
+    assert table.environment["threads"] == 1
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_first_row_of_a_mini_space_is_the_same_in_every_build(name: str, tmp_path: Path) -> None:
+    space = MINI_SPACES[name]
+    config: Any = space.config()  # one epoch of it
+    child = replace(config.retrain.child, epochs=1)
+    short: RunConfig = replace(config, retrain=replace(config.retrain, child=child))
+    runs = [Run.create(tmp_path / folder, short, ("retrain",)) for folder in "ab"]
+    first, second = (train_row(run, space.plan()[0]) for run in runs)
+    assert first.same_training(second)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_first_row_of_the_shipped_table_is_what_training_gives_here(name: str, tmp_path: Path) -> None:
+    space = MINI_SPACES[name]
+    if not space.shipped.exists():
+        pytest.skip("this version comes without that table")
+    table, run = table_of(name), Run.create(tmp_path / "run", space.config(), ("retrain",))
+    if not table.made_like_here(run.workshop.data_hash):
+        pytest.skip("the table was made with other data, versions or instructions")
+    assert train_row(run, space.plan()[0]).same_training(table.rows[0])
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_shipped_tables_are_of_their_mini_space(name: str) -> None:
+    space = MINI_SPACES[name]
+    if not space.shipped.exists():
+        pytest.skip("this version comes without that table")
+    table = table_of(name)
+    assert recipe_hash(table.config) == recipe_hash(space.config())
+    assert [(r.architecture, r.seed) for r in table.rows] == [(n.architecture, n.seed) for n in space.plan()]
+    assert table.complete
+    assert table_for(space.config(), table.data_hash) == table
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_another_tables_folder_is_refused(toy: MiniSpace, tmp_path: Path) -> None:
+    build(toy, BuildOptions(tmp_path, first=1))
+    other = MiniSpace("toy", lambda: replace(toy.config(), precision="bf16"), 2)
+    with pytest.raises(RunFolderError, match="other settings"):
+        build(other, BuildOptions(tmp_path, first=1))
+
+
+# ---- the file ----------------------------------------------------------------------------------------------------------
+
+
+def made(toy: MiniSpace, values: Sequence[float | None], again: Sequence[float] = ()) -> Table:
+    """A table with these perplexities."""
+    order = toy.order()
+    rows = [
+        Row(a, 0, None, None, None, None, None, "nan")
+        if value is None
+        else Row(a, 0, value, math.log(value), value + 1, 1, 2.0)
+        for a, value in zip(order, values, strict=False)
+    ]
+    rows += [
+        Row(a, 1, value, math.log(value), value + 1, 1, 2.0) for a, value in zip(order, again, strict=False)
+    ]
+    return Table("toy", toy.config(), "abc", environment(), tuple(rows))
+
+
+def test_a_table_survives_its_file(toy: MiniSpace, tmp_path: Path) -> None:
+    table = made(toy, [9.5, None, 11.25, 10.0], [9.0, 12.0])
+    table.write(tmp_path / "t.jsonl")
+    assert read_table(tmp_path / "t.jsonl", toy.config()) == table
+
+
+def edited(lines: list[str], number: int, **changes: Any) -> list[str]:
+    record = json.loads(lines[number - 1])
+    for key, value in changes.items():
+        record.pop(key) if value is None else record.update({key: value})
+    return [*lines[: number - 1], json.dumps(record), *lines[number:]]
 
 
 @pytest.mark.parametrize(
-    ("argv", "says"),
+    ("number", "changes", "message"),
     [
-        ([], "name a benchmark: nas-bench-graph"),
-        (["nas-bench-grap"], "did you mean 'nas-bench-graph'?"),
-        (["nas-bench-graph", "--controllers", "evolutio"], "there is no controller 'evolutio'; did you mean"),
-        (["nas-bench-graph", "--tables", "corra"], "there is no table 'corra'; did you mean 'cora'?"),
-        (["nas-bench-graph", "--seeds", "1"], "seeds must be at least 2"),
-        (
-            ["nas-bench-graph", "--proposals", "1"],
-            "proposals must be at least 2 for the baseline of independent",
-        ),
-        (["nas-bench-graph", "--sseeds", "1"], "no flag --sseeds; did you mean '--seeds'?"),
+        (3, {"choices": [9]}, "line 3: no row of the table .*choice 9 is not in 0..3"),
+        (3, {"choices": [0, 0]}, "line 3: no row"),
+        (3, {"valid": None}, "line 3: no row of the table .*valid"),
+        (3, {"test": "good"}, "line 3: no row of the table .*must be numbers"),
+        (1, {"data_hash": None}, "line 1: no head of a table, it lacks data_hash"),
+        (1, {"recipe_hash": "0" * 12}, "is of trainings with other settings than this version"),
     ],
 )
-def test_mistakes_are_refused_in_one_line(
-    capsys: pytest.CaptureFixture[str], argv: list[str], says: str
+def test_a_wrong_line_is_named(
+    toy: MiniSpace, tmp_path: Path, number: int, changes: dict[str, Any], message: str
 ) -> None:
-    assert main(["benchmark", *argv]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert says in lines[0]
+    path = tmp_path / "t.jsonl"
+    made(toy, [9.5, 12.0, 11.0, 10.0]).write(path)
+    path.write_text("\n".join(edited(path.read_text().splitlines(), number, **changes)) + "\n")
+    with pytest.raises(DataError, match=message):
+        read_table(path, toy.config())
 
 
-def test_the_text_has_every_number_and_claims_no_more_than_they_carry() -> None:
-    clear = Interval(0.9, 0.7, 0.97, 0.95, 50)
-    gain = Interval(2.5, 2.0, 3.0, 0.95, 50)
-    nothing = Interval(0.5, 0.3, 0.7, 0.95, 50)
-    found = [
-        Standing("cora", "uniform", 0.8, 0.79, nothing, Interval(0.0, -0.1, 0.1, 0.95, 50), 300.0, 0.02),
-        Standing("cora", "independent", 0.81, 0.8, clear, gain, 1234.0, 0.1),
-        Standing("cora", "lstm", 0.8, 0.79, nothing, Interval(0.1, -0.1, 0.3, 0.95, 50), 299.0, 0.1),
+def test_a_row_that_stands_there_twice_is_refused(toy: MiniSpace, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    made(toy, [9.5, 12.0]).write(path)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, lines[1]]) + "\n")
+    with pytest.raises(DataError, match=r"line 4: .* with seed 0 is there already"):
+        read_table(path, toy.config())
+
+
+# ---- what it says ------------------------------------------------------------------------------------------------------
+
+
+def test_scores_are_higher_where_better_and_last_where_diverged(toy: MiniSpace) -> None:
+    table = made(toy, [9.5, None, 11.25, 10.0], [9.0])
+    order = toy.order()
+    scores = table.scores(0)
+    assert [order.index(a) for a in sorted(scores, key=scores.__getitem__)] == [1, 2, 3, 0]
+    assert scores[order[3]] == -math.log(10.0)
+    assert all(math.isfinite(score) for score in scores.values())
+    assert table.scores(0, "test")[order[3]] == -math.log(11.0)
+    assert table.truth()[order[0]] == -(math.log(9.5) + math.log(9.0)) / 2
+    assert table.truth()[order[3]] == scores[order[3]]
+
+
+def test_ceiling_is_that_of_scipy_and_spreads_are_recovered() -> None:
+    rng = np.random.default_rng(0)
+    space = MINI_SPACES["recurrent"]
+    order, config = space.order(), space.config()
+    true_N = 5 + 0.3 * rng.standard_normal(len(order))
+    rows = [
+        Row(a, seed, math.exp(loss), loss, math.exp(loss), 1, 1.0)
+        for seed in (0, 1)
+        for a, loss in zip(order, true_N + 0.1 * rng.standard_normal(len(order)), strict=True)
     ]
-    rows = as_text(found).splitlines()
-    cells = ["independent", "81.00", "80.00", "0.90 [0.70, 0.97]", "2.50 [2.00, 3.00]", "1,234", "0.10"]
-    assert re.split(r" {2,}", rows[2].strip()) == cells
-    assert claims(found) == [
-        "independent, cora: best validation score better than random search in 45 of 50 pairs, "
-        "P = 0.90 [0.70, 0.97]; policy 2.50 [2.00, 3.00] above the mean of the space on average over 50 pairs",
-        "lstm, cora: best validation score no difference from random search shown: P = 0.50 [0.30, 0.70] over 50 "
-        "pairs; policy no difference from the mean of the space shown: 0.10 [-0.10, 0.30] on average over 50 pairs",
-    ]
-    assert [record["table"] for record in as_json(found)] == ["cora"]
+    table = Table("recurrent", config, "abc", {}, tuple(rows))
+    found = ceiling(table, "valid")
+    assert found is not None
+    first, second = table.pairs()
+    assert found["kendall"]["value"] == pytest.approx(scipy.stats.kendalltau(first, second).statistic)
+    assert found["spread_of_architectures"] == pytest.approx(0.3, rel=0.2)
+    assert found["spread_of_seeds"] == pytest.approx(0.1, rel=0.2)
+    said = figures(table)
+    assert said["architectures"] == said["space"] == 128
+    assert said["best"] == str(max(order, key=lambda a: table.scores(0)[a]))
 
 
-def test_random_search_does_not_beat_itself() -> None:
-    """Two random searches of different names are independent, and neither is better."""
-    tables = [table_of("t", 3)]
-    trials = list(searches(tables, {"another": UniformConfig()}, 16, 4, seeds=200))
-    found = standings(trials, tables)[1]
-    assert found.better.holds(0.5)
-    assert found.better.high - found.better.low < 0.16
-    assert found.policy_gain.low < 0.6
+def test_a_table_without_second_seeds_has_no_ceiling(toy: MiniSpace) -> None:
+    assert ceiling(made(toy, [9.5, 10.0, 11.0, 12.0]), "valid") is None
+    assert ceiling(made(toy, [9.5, 10.0, 11.0, 12.0], [9.0, 10.0]), "valid") is None
+
+
+def test_a_table_fits_runs_of_its_trainings_on_its_data(toy: MiniSpace) -> None:
+    table = made(toy, [9.5])
+    assert table.fits(replace(toy.config(), seed=3), "abc")
+    assert not table.fits(toy.config(), "abd")
+    assert not table.fits(recurrent(), "abc")
+    assert table.made_like_here("abc")
+    assert not table.made_like_here("abd")
+    assert not replace(table, environment={**table.environment, "torch": "1.0"}).made_like_here("abc")
+
+
+# ---- the command -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def toy_is_known(toy: MiniSpace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MINI_SPACES, "toy", toy)
+
+
+@pytest.mark.usefixtures("in_this_process", "toy_is_known")
+def test_commands_build_and_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["table", "build", "toy", "--run", str(tmp_path)]) == 0
+    built = capsys.readouterr().out
+    assert "table toy: 4 of 4 architectures, 6 trainings" in built
+    assert cli.main(["table", "show", "toy", "--file", str(tmp_path / "table.jsonl")]) == 0
+    assert capsys.readouterr().out == built
+    assert cli.main(["table", "show", "toy", "--file", str(tmp_path / "table.jsonl"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 6
+
+
+@pytest.mark.usefixtures("toy_is_known")
+def test_a_stopped_build_ends_with_its_code_and_goes_on_with_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Stopping(InThisProcess):
+        def run(self, jobs: Any, stop: Any, on_step: Any) -> Iterator[Any]:
+            for number, outcome in enumerate(super().run(jobs, stop, on_step)):
+                if number == 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield outcome
+
+    command = ["table", "build", "toy", "--first", "4", "--run", str(tmp_path)]
+    monkeypatch.setattr(building.LocalExecutor, "for_run", lambda config, workers=None: Stopping())
+    assert cli.main(command) == EXIT_STOPPED
+    assert f"Continue with: enas {' '.join(command)}" in capsys.readouterr().err
+    assert len(list(tmp_path.glob("table/*/result.json"))) == 2
+    monkeypatch.setattr(building.LocalExecutor, "for_run", lambda config, workers=None: InThisProcess())
+    assert cli.main(command) == 0
+    assert len(table_of("toy", tmp_path / "table.jsonl").rows) == 4
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["table"], "enas table build|score|show"),
+        (["table", "build", "recurrent"], "--run"),
+        (["table", "build", "nowhere", "--run", "x"], "no mini-space 'nowhere'"),
+        (["table", "build", "recurrent", "--run", "x", "--first", "0"], "--first must be at least 1"),
+        (["table", "show", "recurrent", "--frist", "1"], "no flag --frist"),
+    ],
+)
+def test_wrong_commands_say_what_is_wrong(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(argv) == cli.EXIT_USAGE
+    assert message in capsys.readouterr().err
+
+
+def test_local_processes_take_the_threads_of_the_recipe() -> None:
+    executor = LocalExecutor.for_run(recurrent())
+    assert executor.threads == 1
+    assert executor.at_once >= 1

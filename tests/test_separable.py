@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
-from enas.nn import separable_kernels
 from enas.nn.activation import Activation, ChannelNorm
 from enas.nn.convolution import kernels_take, separable_norm
 

@@ -28,7 +28,14 @@ from enas.doctor import checks
 from enas.ensemble import EnsembleConfig, ensemble
 from enas.errors import ArchitectureError, ConfigError, EnasError, RunFolderError, did_you_mean
 from enas.ground_truth.benchmark import BenchmarkConfig, as_json, as_text, benchmark
+from enas.ground_truth.build import BuildOptions, build, describe, figures
+from enas.ground_truth.build import ShowOptions as TableOptions
+from enas.ground_truth.minispaces import MINI_SPACES, mini_space, table_of
+from enas.ground_truth.scoring import ScoreOptions, score_methods
+from enas.ground_truth.scoring import describe as describe_score
 from enas.nn.memory import keep_freed_memory
+from enas.rank import RankConfig, rank
+from enas.rank import describe as describe_rank
 from enas.recipes import RECIPES, recipe
 from enas.report.drawing import text_for, write_png, write_svg
 from enas.report.summary import summary
@@ -433,6 +440,60 @@ def score_controllers(config: BenchmarkConfig) -> int:
     return show_text(as_text(found))
 
 
+def parse_rank(argv: list[str]) -> Action:
+    """`rank RUN [--architectures N …]`."""
+    if not argv or argv[0].startswith("-"):
+        raise ConfigError("give the run folder of a finished search; see 'enas rank RUN --help'")
+    known = setting_names(RankConfig())
+    markers = (tyro.conf.FlagCreatePairsOff,)
+    config = read_flags(RankConfig, argv[1:], "enas rank RUN", known, RankConfig.__doc__, markers)
+    return lambda: show_rank(Path(argv[0]), config)
+
+
+def show_rank(folder: Path, config: RankConfig) -> int:
+    """Compare shared-weight scores of architectures with what they reach trained alone."""
+    run = Run.open(folder)
+    with run_lock(folder):
+        set_threads(run.config.threads)
+        record = rank(run, config)
+    return show_text(json.dumps(record, indent=2) if config.json else describe_rank(record))
+
+
+def parse_table(argv: list[str]) -> Action:
+    """`table build NAME --run FOLDER`, `table show NAME`."""
+    does, name, rest = (*argv, "", "")[0], (*argv, "", "")[1], argv[2:]
+    known: tuple[str, ...] = ("build", "score", "show")
+    if does not in known or name.startswith("-") or not name:
+        raise ConfigError(
+            f"say what to do with which table: enas table build|score|show {'|'.join(MINI_SPACES)}; see "
+            f"'enas table build {next(iter(MINI_SPACES))} --help'"
+        )
+    space, command = mini_space(name), f"enas table {does} {name}"
+    markers = (tyro.conf.FlagCreatePairsOff,)
+    if does == "build":
+        names = ["--run", "--first", "--workers"]
+        building = read_flags(BuildOptions, rest, command, names, BuildOptions.__doc__, markers)
+        return lambda: show_text(describe(build(space, building)))
+    if does == "score":
+        names = ["--run", "--methods", "--seeds", "--first-seed", "--file", "--json"]
+        scoring = read_flags(ScoreOptions, rest, command, names, ScoreOptions.__doc__, markers)
+        return lambda: show_score(name, scoring)
+    showing = read_flags(TableOptions, rest, command, ["--file", "--json"], TableOptions.__doc__, markers)
+    return lambda: show_table(name, showing)
+
+
+def show_score(name: str, options: ScoreOptions) -> int:
+    """Search a mini-space and score what comes out."""
+    record = score_methods(name, options)
+    return show_text(json.dumps(record, indent=2) if options.json else describe_score(record))
+
+
+def show_table(name: str, options: TableOptions) -> int:
+    """Say what a table holds."""
+    table = table_of(name, options.file)
+    return show_text(json.dumps(figures(table), indent=2) if options.json else describe(table))
+
+
 def parse_recipes(argv: list[str]) -> Action:
     """`recipes [--json]`."""
     only(argv, "--json")
@@ -481,6 +542,8 @@ COMMANDS: dict[str, Callable[[list[str]], Action]] = {
     "resume": on_run(None),
     "show": parse_show,
     "ensemble": parse_ensemble,
+    "rank": parse_rank,
+    "table": parse_table,
     "ablate": parse_ablate,
     "benchmark": parse_benchmark,
     "recipes": parse_recipes,
@@ -501,6 +564,10 @@ def help_text() -> str:
   enas resume RUN                            go on after a stop or a crash, exactly
   enas show RUN-OR-ARCHITECTURE              draw it (--svg FILE, --png FILE, --json)
   enas ensemble RUN                          many architectures of a search classify together (--samples N)
+  enas rank RUN                              do the shared weights order architectures as training alone does?
+  enas table show NAME                       the truth about a mini-space: every architecture trained alone
+  enas table build NAME --run FOLDER         train it again, side by side (--first N, --workers N)
+  enas table score NAME --run FOLDER         searches on it, scored against the truth (--methods, --seeds N)
   enas ablate RECIPE --variant NAME ...      the recipe against variants of it, and against the paper's figures
   enas benchmark NAME                        controllers against random search on known scores (nas-bench-graph)
   enas recipes                               what there is to run

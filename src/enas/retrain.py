@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from enas.runtime.stop import StopRequest
 from enas.spaces import architecture_from_json
 from enas.tasks.base import ChildTraining
 
-Role = Literal["found", "candidate", "random", "lstm"]
+Role = Literal["found", "candidate", "random", "lstm", "table"]
 
 WEIGHTS, RESULT, METRICS = "weights.safetensors", "result.json", "metrics.jsonl"
 
@@ -112,8 +112,9 @@ def train_network(
     checkpoint_every: int,
     stop: StopRequest,
     run: Path,
+    after_step: Callable[[ChildTraining], None] = lambda training: None,
 ) -> dict[str, Any]:
-    """Train a network to the end, from its newest checkpoint if there is one.
+    """Train a network to the end, from its newest checkpoint if there is one; `after_step` may look on.
 
     Leaves in `folder`: weights.safetensors (of the best epoch on the validation data), metrics.jsonl, and result.json,
     which is returned. Raises `Stopped` after saving if a stop is requested, and `NotFiniteError` if the loss is not
@@ -147,6 +148,7 @@ def train_network(
                     weights = {name: weight.contiguous() for name, weight in training.best_weights().items()}
                     write_atomic(folder / WEIGHTS, safetensors.torch.save(weights))
             bar.advance(1, **shown)
+            after_step(training)
             if stop.requested or record is not None or training.done % checkpoint_every == 0:
                 state = {"training": training.state_dict(), "metrics": dict(metrics.state())}
                 checkpoints.save(training.done, state)

@@ -52,7 +52,7 @@ from enas.runtime.tensorboard import tensorboard_writer
 from enas.search import Search, run_search
 from enas.settings import config_from_json, config_to_json
 from enas.spaces import architecture_from_json
-from enas.tasks.base import SearchTask
+from enas.tasks.base import ChildTraining, SearchTask
 
 StageName = Literal["search", "derive", "retrain", "test"]
 ALL_STAGES: tuple[StageName, ...] = get_args(StageName)
@@ -188,7 +188,12 @@ class Run:
         return architecture_from_json(read_json(path))
 
     def train(
-        self, network: Network, part: str, stop: StopRequest, epochs: int | None = None
+        self,
+        network: Network,
+        part: str,
+        stop: StopRequest,
+        epochs: int | None = None,
+        after_step: Callable[[ChildTraining], None] = lambda training: None,
     ) -> dict[str, Any]:
         """Train a network in its folder under `part`; one that is finished is not trained again.
 
@@ -200,12 +205,21 @@ class Run:
             return finished
         training, every = self.workshop.child_training(network, epochs), self.config.retrain.checkpoint_every
         try:
-            return train_network(network, training, folder, every, stop, self.folder)
+            return train_network(network, training, folder, every, stop, self.folder, after_step)
         except NotFiniteError as error:
             if network.role == "found":
                 raise
             say(f"{error}. It counts as diverged, and the run goes on.")
             return record_diverged(network, training, folder, error)
+
+    def measure(self, result: dict[str, Any], part: str) -> dict[str, Any]:
+        """The result of a training under `part` with `test`, what its network does on the test data, read once."""
+        if "test" in result or "diverged" in result:
+            return result
+        folder = self.folder / part / result["id"]
+        measured = {**result, "test": self.workshop.test(network_from_json(result), folder / WEIGHTS)}
+        write_json(folder / RESULT, measured)
+        return measured
 
     def found_model(self) -> nn.Module:
         """The found architecture as an ordinary module, with the weights of its retraining.
@@ -247,6 +261,17 @@ def derive(run: Run, stop: StopRequest) -> None:
     """Pick an architecture from the trained policy."""
     if (run.folder / "architecture.json").exists():
         return
+
+    def train(architecture: Architecture) -> float:
+        network = Network("candidate", architecture, run.config.seed)
+        result = run.train(network, "derive", stop, run.config.derive.shortlist_epochs)
+        return float(result.get("valid_loss", math.inf))
+
+    derive_by(run, train)
+
+
+def derive_by(run: Run, train: Callable[[Architecture], float]) -> None:
+    """Pick an architecture; `train` says what the short training of one comes to, its validation loss."""
     task, controller = run.searched()
     config = run.config.derive
     effects = run.effects()
@@ -267,12 +292,6 @@ def derive(run: Run, stop: StopRequest) -> None:
         epoch=run.config.search.epochs - 1,
     )
     del task  # its memory is needed for the shortlist's trainings
-
-    def train(architecture: Architecture) -> float:
-        network = Network("candidate", architecture, run.config.seed)
-        result = run.train(network, "derive", stop, config.shortlist_epochs)
-        return float(result.get("valid_loss", math.inf))
-
     picked = pick(found, config, train).architecture
     write_json(run.folder / "candidates.json", [candidate.to_json() for candidate in found])
     if effects is not None:
@@ -305,10 +324,8 @@ def test(run: Run, stop: StopRequest) -> None:
         )
     for result in run.results():
         if "test" not in result and "diverged" not in result:
-            folder = run.folder / "retrain" / result["id"]
             say(f"test {result['role']} {result['id']}: reading the test data")
-            measured = run.workshop.test(network_from_json(result), folder / WEIGHTS)
-            write_json(folder / RESULT, {**result, "test": measured})
+            run.measure(result, "retrain")
         if stop.requested:
             raise stop.stopped(run.folder)
     write_json(run.folder / "comparison.json", run.results())

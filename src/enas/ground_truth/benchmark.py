@@ -16,8 +16,8 @@ import tyro
 from enas.config import named_controllers
 from enas.controllers.config import AUTHORS, PAPER, ControllerConfig, UniformConfig
 from enas.errors import ConfigError, did_you_mean
+from enas.ground_truth.known_scores import KnownScores, Trial, search_known
 from enas.ground_truth.nas_bench_graph import SHA256, load_table
-from enas.ground_truth.table import Table, Trial, search_table
 from enas.runtime.files import append_jsonl
 from enas.runtime.progress import progress
 from enas.runtime.seeding import derive_seed
@@ -133,7 +133,7 @@ def benchmark(config: BenchmarkConfig) -> list[Standing]:
 
 
 def searches(
-    tables: Sequence[Table],
+    tables: Sequence[KnownScores],
     controllers: Mapping[str, ControllerConfig],
     evaluations: int,
     proposals: int,
@@ -143,10 +143,10 @@ def searches(
     for table in tables:
         for name, config in {RANDOM: UniformConfig(), **controllers}.items():
             for seed in range(seeds):
-                yield search_table(table, name, config, evaluations, proposals, seed)
+                yield search_known(table, name, config, evaluations, proposals, seed)
 
 
-def standings(trials: Sequence[Trial], tables: Sequence[Table]) -> list[Standing]:
+def standings(trials: Sequence[Trial], tables: Sequence[KnownScores]) -> list[Standing]:
     """The numbers that the searches come to: table by table, then all together, and controller by controller.
 
     Of all tables together, P(better) is over the pairs of all tables, and a seed's policy gain is its mean over them.
@@ -161,7 +161,7 @@ def standings(trials: Sequence[Trial], tables: Sequence[Table]) -> list[Standing
         ordered = sorted(by_place[table, controller], key=lambda trial: trial.seed)
         return np.array([getattr(trial, what) for trial in ordered])
 
-    def standing(name: str, part: Sequence[Table], controller: str) -> Standing:
+    def standing(name: str, part: Sequence[KnownScores], controller: str) -> Standing:
         best_TS, random_TS, test_TS, policy_TS, seconds_TS = (
             np.stack([values(table.name, method, what) for table in part])
             for method, what in (

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from enas.data.downloads import read_checked
 from enas.errors import DataError
-from enas.ground_truth.table import Table
+from enas.ground_truth.known_scores import KnownScores
 from enas.spaces.graph.space import OPERATIONS, STRUCTURES, GraphSpace
 
 PACKAGE = "nas_bench_graph"
@@ -47,7 +47,7 @@ SHA256 = {
 """The data sets with all networks, and what their files must be. (On the ninth, proteins, only 2,021 were trained.)"""
 
 
-def load_table(data_set: str) -> Table:
+def load_table(data_set: str) -> KnownScores:
     """The validation and test accuracies, shares in [0, 1], of all architectures on a data set.
 
     Raises `DataError` for an unknown data set, or if the package or its published file is not there.
@@ -67,7 +67,7 @@ def load_table(data_set: str) -> Table:
     )
     worst_C1 = np.nanmin(scores_CN, axis=1, keepdims=True)
     valid, test = np.where(np.isnan(scores_CN), worst_C1, scores_CN)
-    return Table(data_set, GraphSpace(), valid, test)
+    return KnownScores(data_set, GraphSpace(), valid, test)
 
 
 def package_folder() -> Path:

@@ -14,7 +14,7 @@ import torch
 
 from enas.runtime.memory import available_memory_mb, peak_memory_mb, total_memory_mb
 
-__all__ = ["available_memory_mb", "environment", "peak_memory_mb"]
+__all__ = ["available_memory_mb", "environment", "peak_memory_mb", "usable_cores"]
 
 
 def environment() -> dict[str, Any]:
@@ -32,7 +32,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": _usable_cores(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "memory_mb": round(total_memory_mb()),
         "devices": _device_names(),
@@ -60,7 +60,7 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
     """Logical cores that this process may run on, which in a container or batch job are not all there are."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))

@@ -20,9 +20,10 @@ class Stopped(EnasError):
 
     exit_code = EXIT_STOPPED
 
-    def __init__(self, run: str | os.PathLike[str], signal_name: str) -> None:
+    def __init__(self, run: str | os.PathLike[str], signal_name: str, command: str = "enas resume") -> None:
+        """`command`, followed by the run folder, goes on from there."""
         super().__init__(
-            f"Stopped by {signal_name} after saving. Continue with: enas resume {shlex.quote(os.fspath(run))}"
+            f"Stopped by {signal_name} after saving. Continue with: {command} {shlex.quote(os.fspath(run))}"
         )
 
 
@@ -55,9 +56,9 @@ class StopRequest:
         """Ask to stop, in the name of a signal or of whatever else wants it."""
         self.signal_name = signal_name
 
-    def stopped(self, run: str | os.PathLike[str]) -> Stopped:
-        """Return the exception to raise once the state of `run` is saved."""
-        return Stopped(run, self.signal_name or "request")
+    def stopped(self, run: str | os.PathLike[str], command: str = "enas resume") -> Stopped:
+        """Return the exception to raise once the state of `run` is saved; `command` continues it."""
+        return Stopped(run, self.signal_name or "request", command)
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

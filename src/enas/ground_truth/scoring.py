@@ -1,0 +1,223 @@
+"""Searches on a mini-space, scored against the truth: no training but the search's own, about a minute each.
+
+A shortlist is not trained: what its trainings come to is looked up in the table, by validation data. What was found is
+then judged on validation and on test data. Every search is a run folder of its own, `RUN/METHOD-seedS/`, and resumes.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from enas.config import RunConfig
+from enas.errors import ConfigError, DataError, did_you_mean
+from enas.ground_truth.minispaces import mini_space, table_of
+from enas.ground_truth.table import Split, Table, recipe_hash
+from enas.runtime.files import read_json, write_json
+from enas.runtime.lock import run_lock
+from enas.runtime.progress import say
+from enas.runtime.seeding import generator
+from enas.runtime.stop import Stopped, StopRequest
+from enas.stages import Run, derive_by, search
+from enas.statistics import (
+    mean_difference,
+    percentile,
+    probability_better_paired,
+    random_equivalents,
+)
+from enas.tasks.shared_scores import shared_scores
+
+SCORE = "score.json"
+SAMPLES = 16
+SPLITS: tuple[Split, ...] = ("valid", "test")
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """Search a mini-space with several seeds and methods, and score what comes out against its table."""
+
+    run: Path
+    """Folder of the searches. What is finished there is not repeated."""
+    methods: str = "independent,uniform"
+    """Names of controllers, with commas between; the first is compared with each of the others."""
+    seeds: int = 10
+    """Searches of each method."""
+    first_seed: int = 0
+    """The seed of the first search; the others follow."""
+    file: Path | None = None
+    """A table.jsonl; by default the one that comes with the package."""
+    json: bool = False
+    """Print JSON instead of sentences."""
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ConfigError(f"--seeds must be at least 1, not {self.seeds}")
+
+    def names(self) -> list[str]:
+        """The methods, as a list."""
+        return self.methods.split(",")
+
+
+def score_search(config: RunConfig, table: Table, folder: Path, stop: StopRequest) -> dict[str, Any]:
+    """Search with these settings and score the outcome; one that is done is not repeated.
+
+    Raises `DataError` if the table is not of this run's trainings, and `Stopped`, after saving, if a stop is requested.
+    """
+    if (folder / SCORE).exists():
+        record: dict[str, Any] = read_json(folder / SCORE)
+        return record
+    folder.mkdir(parents=True, exist_ok=True)
+    begun = (folder / "config.json").exists()
+    run = Run.open(folder) if begun else Run.create(folder, config, ("search",))
+    if run.config != config:
+        raise ConfigError(f"{folder} holds a search with other settings; choose another --run")
+    check_fit(table, config, run.workshop.data_hash)
+    search(run, stop)
+    if stop.requested:
+        raise stop.stopped(folder)
+    record = {**score_of(run, table), "seconds": read_json(folder / "search.json")["seconds"]}
+    write_json(folder / SCORE, record)
+    return record
+
+
+def check_fit(table: Table, config: RunConfig, data_hash: str) -> None:
+    """Raise `DataError` unless the table has the trainings of this run, all of them."""
+    if not table.complete:
+        raise DataError(
+            f"the table {table.name} lacks architectures of its space; let 'enas table build' finish it"
+        )
+    if recipe_hash(config) != recipe_hash(table.config):
+        raise DataError(f"the table {table.name} is of trainings with other settings than this run's")
+    if data_hash != table.data_hash:
+        raise DataError(
+            f"the table {table.name} is of other data (hash {table.data_hash}, here {data_hash}); the text of the "
+            "standard library differs between versions of Python: build the table again with 'enas table build'"
+        )
+
+
+def score_of(run: Run, table: Table) -> dict[str, Any]:
+    """How good a finished search is by the table: its policy, what it picks, and its shared weights."""
+    task, controller = run.searched()
+    seed = run.config.seed
+    truth = {split: table.truth(split) for split in SPLITS}
+    proposals = controller.propose(SAMPLES, generator(seed, "score"))
+    sampled = proposals.architectures(task.space)
+    mode = task.space.architecture(controller.mode())
+    derive_by(run, lambda architecture: -truth["valid"][architecture])
+    picked = run.architecture()
+    everything = list(truth["valid"])
+    shared_N = np.array(shared_scores(task, everything))
+    record: dict[str, Any] = {"samples": SAMPLES, "mode": str(mode), "picked": str(picked)}
+    for split, known in truth.items():
+        known_N = np.array([known[a] for a in everything])
+        record[split] = {
+            "samples_percentile": percentile([known[a] for a in sampled], known_N),
+            "mode_percentile": percentile([known[mode]], known_N),
+            "picked_percentile": percentile([known[picked]], known_N),
+            "picked_random_equivalents": random_equivalents(known[picked], known_N),
+            "shared_weights_kendall": tau(shared_N, known_N),
+        }
+    return record
+
+
+def tau(a_N: Any, b_N: Any) -> float | None:
+    """Kendall's tau-b; None where all scores are equal."""
+    if min(np.ptp(a_N), np.ptp(b_N)) == 0:
+        return None
+    return float(stats.kendalltau(a_N, b_N).statistic)
+
+
+def score_methods(name: str, options: ScoreOptions) -> dict[str, Any]:
+    """Every search of every method, and what they come to together."""
+    space = mini_space(name)
+    table = table_of(name, options.file)
+    config = space.config()
+    unknown = [method for method in options.names() if method not in config.controllers]
+    if unknown:
+        raise ConfigError(
+            f"{did_you_mean(unknown[0], config.controllers)}--methods are some of "
+            f"{', '.join(config.controllers)}, not {unknown[0]!r}"
+        )
+    options.run.mkdir(parents=True, exist_ok=True)
+    found: dict[str, list[dict[str, Any]]] = {method: [] for method in options.names()}
+    with run_lock(options.run), StopRequest() as stop:
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
+            for method, records in found.items():
+                folder = options.run / f"{method}-seed{seed}"
+                settings = replace(config, seed=seed, controller=config.controllers[method])
+                say(f"{name}: {method}, seed {seed}")
+                try:
+                    records.append(score_search(settings, table, folder, stop))
+                except Stopped as stopped:
+                    raise stop.stopped(options.run, command(name, options)) from stopped
+    return summarise(found)
+
+
+def command(name: str, options: ScoreOptions) -> str:
+    """The command that goes on after a stop, up to the run folder."""
+    flags = [f"--methods={options.methods}", f"--seeds={options.seeds}", f"--first-seed={options.first_seed}"]
+    flags += [] if options.file is None else [f"--file={options.file}"]
+    return shlex.join(["enas", "table", "score", name, *flags, "--run"])
+
+
+def summarise(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Means over the seeds of each method, and of the first method against each other one in pairs of equal seeds."""
+    first, *others = found
+    keys = ("samples_percentile", "picked_percentile", "picked_random_equivalents", "shared_weights_kendall")
+    methods = {
+        method: {
+            split: {key: middle([record[split][key] for record in records], key) for key in keys}
+            for split in SPLITS
+        }
+        | {"seeds": len(records), "seconds": sum(record["seconds"] for record in records) / len(records)}
+        for method, records in found.items()
+    }
+    against = {}
+    for other in others:
+        ours, theirs = (
+            [record["test"]["samples_percentile"] for record in found[method]] for method in (first, other)
+        )
+        if len(ours) > 1:
+            against[other] = {
+                "probability_better": probability_better_paired(ours, theirs).to_json(),
+                "difference": mean_difference(ours, theirs, np.random.default_rng(0)).to_json(),
+            }
+    return {"methods": methods, "first": first, "against": against, "searches": dict(found)}
+
+
+def middle(values: Sequence[float | None], key: str) -> float | None:
+    """The mean over the seeds; of random equivalents, which may be infinite, the median. None where there is none."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return float(np.median(known) if key == "picked_random_equivalents" else np.mean(known))
+
+
+def describe(record: Mapping[str, Any]) -> str:
+    """The summary in sentences."""
+    lines = [
+        f"{'method':<16}{'seeds':>6}{'samples':>10}{'picked':>10}{'k*':>8}{'tau':>8}{'s a search':>12}   (test data)"
+    ]
+    for method, said in record["methods"].items():
+        test = said["test"]
+        kendall = test["shared_weights_kendall"]
+        lines.append(
+            f"{method:<16}{said['seeds']:>6}{test['samples_percentile']:>10.3f}{test['picked_percentile']:>10.3f}"
+            f"{test['picked_random_equivalents']:>8.1f}{math.nan if kendall is None else kendall:>8.2f}"
+            f"{said['seconds']:>12.1f}"
+        )
+    for other, said in record["against"].items():
+        better, difference = said["probability_better"], said["difference"]
+        lines.append(
+            f"samples of {record['first']} against {other}: P(better) {better['value']:.2f} [{better['low']:.2f}, "
+            f"{better['high']:.2f}], difference {difference['value']:+.3f} [{difference['low']:+.3f}, "
+            f"{difference['high']:+.3f}]"
+        )
+    return "\n".join(lines)

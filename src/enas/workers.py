@@ -1,0 +1,276 @@
+"""Trainings in processes of this machine, which share its cores: the local `Executor`.
+
+Processes are spawned, not forked: torch's threads do not survive a fork, and Windows and macOS have none. A worker
+trains one job after the other, since starting one costs seconds. Parent and worker talk through a pipe: down go the
+folders of jobs and the request to stop, up go step counts and endings; results stay in files. A worker whose parent is
+gone finds the pipe closed, saves, and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, cast
+
+from enas.config import RunConfig
+from enas.errors import ConfigError, EnasError
+from enas.nn.memory import keep_freed_memory
+from enas.runtime.devices import pick_device, set_threads
+from enas.runtime.environment import usable_cores
+from enas.runtime.lock import run_lock
+from enas.runtime.stop import Stopped, StopRequest
+from enas.stages import Run
+from enas.tasks.base import ChildTraining
+from enas.trainings import LOG, Executor, Job, Outcome, outcome_of
+
+POLL_SECONDS = 0.2
+"""How long a stop request may wait to be noticed: a signal sets a flag, and does not end the wait for messages."""
+REPORT_SECONDS = 0.5
+"""How long a worker keeps the progress of its steps to itself."""
+
+
+def share_cores(workers: int | None, threads: int | None, cores: int) -> tuple[int, int]:
+    """(workers, threads of each). What is not given is such that all cores have work; threads default to one each.
+
+    Raises `ConfigError` for numbers below 1.
+    """
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers must be at least 1, not {workers}")
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads must be at least 1, not {threads}")
+    if workers is None:
+        threads = 1 if threads is None else threads
+        return max(1, cores // threads), threads
+    return workers, max(1, cores // workers) if threads is None else threads
+
+
+class LocalExecutor(Executor):
+    """Processes of this machine."""
+
+    def __init__(self, workers: int, threads: int) -> None:
+        """So many processes, each computing with so many threads."""
+        self.workers = workers
+        self.threads = threads
+
+    @classmethod
+    def for_run(cls, config: RunConfig, workers: int | None = None) -> LocalExecutor:
+        """Processes for trainings of a run: with its number of threads, as many as the cores are enough for, or one if
+        they are on an accelerator."""
+        if workers is None and pick_device(config.device).type != "cpu":
+            workers = 1
+        return cls(*share_cores(workers, config.threads, usable_cores()))
+
+    @property
+    def at_once(self) -> int:
+        return self.workers
+
+    def run(
+        self, jobs: Sequence[Job], stop: StopRequest, on_step: Callable[[Job, int], None]
+    ) -> Iterator[Outcome]:
+        waiting = deque(jobs)
+        team = Team(self.threads)
+        try:
+            while True:
+                if stop.requested:
+                    team.stop(stop.signal_name or "request")
+                else:
+                    team.hand_out(waiting, self.workers)
+                if not team.busy():
+                    return
+                yield from team.hear(on_step, stop)
+        except EnasError as error:
+            team.stop("an error elsewhere")
+            while team.busy():
+                with contextlib.suppress(EnasError):  # one is enough
+                    list(team.hear(on_step, stop))
+            raise error
+        finally:
+            team.dismiss()
+
+
+class Worker:
+    """A process, the parent's end of its pipe, and the job it is at."""
+
+    def __init__(self, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        # Not daemonic, so that the end of the parent does not kill it while it saves.
+        self.process: BaseProcess = context.Process(target=work, args=(theirs, threads), daemon=False)
+        with interrupts_held():
+            self.process.start()
+        theirs.close()
+        self.job: Job | None = None
+
+    def tell(self, *message: Any) -> None:
+        """Send a message; to a dead worker, none: reading from it will tell."""
+        with contextlib.suppress(OSError):
+            self.connection.send(message)
+
+
+class Team:
+    """The workers of an executor."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.workers: list[Worker] = []
+        self.told_to_stop = False
+
+    def busy(self) -> list[Worker]:
+        """Those at a job."""
+        return [worker for worker in self.workers if worker.job is not None]
+
+    def hand_out(self, waiting: deque[Job], size: int) -> None:
+        """Give jobs to idle workers, and to new ones up to this number."""
+        while waiting and len(self.busy()) < size:
+            idle = [worker for worker in self.workers if worker.job is None]
+            if not idle:
+                idle = [Worker(self.threads)]
+                self.workers += idle
+            idle[0].job = waiting.popleft()
+            idle[0].tell("train", str(idle[0].job.folder))
+
+    def stop(self, reason: str) -> None:
+        """Ask everyone, once, to save and stop."""
+        if not self.told_to_stop:
+            self.told_to_stop = True
+            for worker in self.workers:
+                worker.tell("stop", reason)
+
+    def hear(self, on_step: Callable[[Job, int], None], stop: StopRequest) -> Iterator[Outcome]:
+        """Wait a moment for messages; the outcomes among them. Raises the `EnasError` that a worker met."""
+        of_connection = {worker.connection: worker for worker in self.busy()}
+        for connection in wait(list(of_connection), POLL_SECONDS):
+            worker = of_connection[cast(Connection, connection)]
+            job = worker.job
+            assert job is not None
+            try:
+                kind, *content = worker.connection.recv()
+            except (EOFError, OSError):
+                self.workers.remove(worker)
+                worker.process.join()
+                if not self.told_to_stop:
+                    yield Outcome(job, "died", {}, f"{how_it_ended(worker.process)}; see {job.folder / LOG}")
+                continue
+            if kind == "step":
+                on_step(job, *content)
+                continue
+            worker.job = None
+            if kind == "done":
+                result = job.result()
+                assert result is not None
+                yield outcome_of(job, result)
+            elif kind == "failed":
+                raise EnasError(*content)
+            elif not self.told_to_stop:  # somebody stopped this one alone
+                yield Outcome(job, "died", {}, f"it was stopped by {content[0]} after saving")
+
+    def dismiss(self) -> None:
+        """End all processes: idle ones find their pipe closed; those still at a job are not waited for."""
+        for worker in self.workers:
+            if worker.job is not None:
+                worker.process.kill()
+            worker.connection.close()
+        for worker in self.workers:
+            worker.process.join()
+            worker.process.close()
+
+
+def how_it_ended(process: BaseProcess) -> str:
+    """The end of a process in words."""
+    code = process.exitcode or 0
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return f"its process was ended by {signal.Signals(-code).name}"
+    return f"its process ended with exit code {code}"
+
+
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Inside, Ctrl-C waits, where the system can hold it back; a process started here never sees one.
+
+    A terminal sends Ctrl-C to all processes. The workers are told by their parent, also while they still start.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# ---- in the worker -----------------------------------------------------------------------------------------------------
+
+
+def work(connection: Connection, threads: int) -> None:
+    """What a worker process does: train the jobs that come through the pipe, until it is closed."""
+    stop = StopRequest()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: stop.request(signal.Signals(number).name))
+    keep_freed_memory()
+    set_threads(threads)
+    folders: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
+    threading.Thread(target=listen, args=(connection, folders, stop), daemon=True).start()
+    runs: dict[Path, Run] = {}
+    for folder in iter(folders.get, None):
+        answer = train_in(folder, runs, stop, connection)
+        with contextlib.suppress(OSError):  # the parent may be gone; the files are what counts
+            connection.send(answer)
+
+
+def listen(connection: Connection, folders: queue.SimpleQueue[Path | None], stop: StopRequest) -> None:
+    """Pass on the parent's messages; without a parent, stop."""
+    try:
+        while True:
+            kind, content = connection.recv()
+            if kind == "stop":
+                stop.request(content)
+            else:
+                folders.put(Path(content))
+    except (EOFError, OSError):
+        stop.request("the end of the command")
+        folders.put(None)
+
+
+def train_in(
+    folder: Path, runs: dict[Path, Run], stop: StopRequest, connection: Connection
+) -> tuple[str, ...]:
+    """Train the job of a folder; returns how it went, for the parent. `runs` keeps the data for the next job."""
+    if stop.requested:
+        return "stopped", stop.signal_name or "request"
+    job = Job.read(folder)
+    last = 0.0
+
+    def after_step(training: ChildTraining) -> None:
+        nonlocal last
+        if time.monotonic() - last >= REPORT_SECONDS:
+            last = time.monotonic()
+            with contextlib.suppress(OSError):
+                connection.send(("step", training.done))
+
+    with open(folder / LOG, "a", encoding="utf-8") as log, contextlib.redirect_stderr(log):
+        try:
+            if job.run not in runs:
+                runs[job.run] = Run.open(job.run)
+            with run_lock(folder):
+                job.perform(runs[job.run], stop, after_step)
+        except Stopped:
+            return "stopped", stop.signal_name or "request"
+        except EnasError as error:
+            return "failed", str(error)
+        except BaseException:
+            traceback.print_exc()
+            raise
+    return ("done",)

@@ -1,0 +1,204 @@
+"""Searches scored against a table: what the numbers mean, that no training is done, and that none is searched twice."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from enas import cli
+from enas.controllers.config import UniformConfig
+from enas.derive import candidates
+from enas.errors import ConfigError, DataError
+from enas.ground_truth import scoring
+from enas.ground_truth.minispaces import MINI_SPACES, MiniSpace
+from enas.ground_truth.scoring import (
+    SAMPLES,
+    SPLITS,
+    ScoreOptions,
+    score_methods,
+    score_of,
+    score_search,
+    summarise,
+)
+from enas.ground_truth.table import Row, Table
+from enas.runtime.environment import environment
+from enas.runtime.seeding import generator
+from enas.runtime.stop import EXIT_STOPPED, Stopped, StopRequest
+from enas.stages import Run
+from enas.tasks.shared_scores import shared_scores
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> MiniSpace:
+    text = tiny.write_text(tmp_path_factory.mktemp("data") / "text")
+    config = tiny.config(text, "--space.nodes", "2")
+    return MiniSpace("toy", lambda: config, 6)
+
+
+@pytest.fixture(scope="module")
+def table(toy: MiniSpace) -> Table:
+    """A made-up truth about the 16 cells of the space."""
+    rng = np.random.default_rng(0)
+    rows = [
+        Row(a, 0, value, math.log(value), value + rng.uniform(), 1, 1.0)
+        for a, value in zip(toy.order(), rng.uniform(5, 20, 16), strict=True)
+    ]
+    return Table("toy", toy.config(), toy.config().load().data_hash, environment(), tuple(rows))
+
+
+@pytest.fixture
+def known(toy: MiniSpace, table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of the table, of a mini-space that the commands know."""
+    monkeypatch.setitem(MINI_SPACES, "toy", toy)
+    table.write(tmp_path / "table.jsonl")
+    return tmp_path / "table.jsonl"
+
+
+def test_a_score_is_what_the_table_says_of_policy_pick_and_shared_weights(
+    toy: MiniSpace, table: Table, tmp_path: Path
+) -> None:
+    record = score_search(toy.config(), table, tmp_path / "run", StopRequest())
+    run = Run.open(tmp_path / "run")
+    assert not list((tmp_path / "run").glob("*/*/result.json"))  # nothing was trained
+    task, controller = run.searched()
+    drawn = controller.propose(SAMPLES, generator(run.config.seed, "score")).architectures(task.space)
+    everything = list(toy.order())
+    shared = shared_scores(task, everything)
+    shortlist = candidates(task, controller, run.config.derive, run.config.seed)[
+        : run.config.derive.shortlist
+    ]
+    best = max((one.architecture for one in shortlist), key=lambda a: table.truth("valid")[a])
+    assert record["picked"] == str(best)
+    for split in SPLITS:
+        truth = table.truth(split)
+        places = scipy.stats.rankdata(list(truth.values()))
+        share = dict(zip(truth, (places - 0.5) / len(places), strict=True))
+        said = record[split]
+        assert said["samples_percentile"] == pytest.approx(np.mean([share[a] for a in drawn]))
+        assert said["picked_percentile"] == pytest.approx(share[best])
+        assert said["shared_weights_kendall"] == pytest.approx(
+            scipy.stats.kendalltau(shared, [truth[a] for a in everything]).statistic
+        )
+        assert said["picked_random_equivalents"] >= 1
+
+
+def test_a_finished_search_is_not_repeated(
+    toy: MiniSpace, table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = score_search(toy.config(), table, tmp_path / "run", StopRequest())
+
+    def forbidden(*_: Any) -> None:
+        raise AssertionError("searched twice")
+
+    monkeypatch.setattr(scoring, "search", forbidden)
+    assert score_search(toy.config(), table, tmp_path / "run", StopRequest()) == first
+
+
+def test_a_stopped_search_goes_on_and_scores_the_same(toy: MiniSpace, table: Table, tmp_path: Path) -> None:
+    stop = StopRequest()
+    stop.request("SIGTERM")
+    with pytest.raises(Stopped):
+        score_search(toy.config(), table, tmp_path / "stopped", stop)
+    records = [
+        score_search(toy.config(), table, tmp_path / name, StopRequest()) for name in ("stopped", "whole")
+    ]
+    assert records[0] | {"seconds": 0} == records[1] | {"seconds": 0}
+
+
+def test_a_table_of_other_trainings_or_data_is_refused(toy: MiniSpace, table: Table, tmp_path: Path) -> None:
+    config: Any = toy.config()
+    other = replace(config, precision="bf16")
+    with pytest.raises(DataError, match="other settings"):
+        score_search(other, table, tmp_path / "a", StopRequest())
+    with pytest.raises(DataError, match="other data"):
+        score_search(config, replace(table, data_hash="0" * 12), tmp_path / "b", StopRequest())
+    with pytest.raises(DataError, match="lacks architectures"):
+        score_search(config, replace(table, rows=table.rows[:9]), tmp_path / "c", StopRequest())
+    score_search(config, table, tmp_path / "d", StopRequest())
+    (tmp_path / "d" / "score.json").unlink()
+    with pytest.raises(ConfigError, match="other settings"):
+        score_search(replace(config, controller=UniformConfig()), table, tmp_path / "d", StopRequest())
+
+
+def test_samples_of_a_uniform_policy_are_at_one_half_on_average(
+    toy: MiniSpace, table: Table, tmp_path: Path
+) -> None:
+    config = replace(toy.config(), controller=UniformConfig())
+    score_search(config, table, tmp_path / "run", StopRequest())
+    found = []
+    for seed in range(10):
+        run = Run.open(tmp_path / "run")
+        run.config = replace(run.config, seed=seed)  # draws other samples of the same policy
+        found.append(score_of(run, table)["test"]["samples_percentile"])
+    # A mean of 10 · 16 draws with standard deviation 0.29: within 4.5 standard errors.
+    assert np.mean(found) == pytest.approx(0.5, abs=0.103)
+
+
+def test_methods_are_compared_in_pairs_of_equal_seeds() -> None:
+    def record(percentile: float, equivalents: float) -> dict[str, Any]:
+        one = {
+            "samples_percentile": percentile,
+            "picked_percentile": percentile,
+            "picked_random_equivalents": equivalents,
+            "shared_weights_kendall": None,
+        }
+        return {"valid": one, "test": one, "seconds": 2.0}
+
+    ours = [record(0.8 + 0.01 * seed, float(k)) for seed, k in enumerate([4, 8, math.inf, 6])]
+    theirs = [record(0.5 + 0.01 * seed, 1.0) for seed in range(4)]
+    said = summarise({"a": ours, "b": theirs})
+    assert said["methods"]["a"]["test"]["samples_percentile"] == pytest.approx(0.815)
+    assert said["methods"]["a"]["test"]["picked_random_equivalents"] == 7  # the median: one is infinite
+    assert said["methods"]["a"]["test"]["shared_weights_kendall"] is None
+    assert said["against"]["b"]["difference"]["value"] == pytest.approx(0.3)
+    assert said["against"]["b"]["probability_better"]["value"] == 1
+    assert summarise({"a": ours[:1], "b": theirs[:1]})["against"] == {}
+
+
+def test_command_searches_every_method_and_seed_and_resumes(
+    known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["table", "score", "toy", "--methods=independent,uniform", "--seeds=2", "--first-seed=3"]
+    argv += [f"--file={known}", "--run", str(tmp_path / "searches")]
+    searched: list[str] = []
+    search = scoring.search
+
+    def stopping(run: Run, stop: StopRequest) -> None:
+        searched.append(run.folder.name)
+        if len(searched) == 3:
+            stop.request("SIGTERM")
+        search(run, stop)
+
+    monkeypatch.setattr(scoring, "search", stopping)
+    assert cli.main(argv) == EXIT_STOPPED
+    assert f"Continue with: enas {' '.join(argv)}" in capsys.readouterr().err
+    assert cli.main(argv) == 0
+    assert searched == [
+        "independent-seed3",
+        "uniform-seed3",
+        "independent-seed4",
+        "independent-seed4",
+        "uniform-seed4",
+    ]
+    said = capsys.readouterr().out
+    assert "samples of independent against uniform: P(better)" in said
+    assert cli.main([*argv, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["methods"]["uniform"]["seeds"] == 2
+    assert len(searched) == 5
+
+
+def test_unknown_method_suggests_the_nearest(known: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'uniform'"):
+        score_methods("toy", ScoreOptions(tmp_path / "x", methods="unifrom", file=known))
+
+
+def test_score_of_a_run_can_be_taken_again(toy: MiniSpace, table: Table, tmp_path: Path) -> None:
+    record = score_search(toy.config(), table, tmp_path / "run", StopRequest())
+    assert {**score_of(Run.open(tmp_path / "run"), table), "seconds": record["seconds"]} == record

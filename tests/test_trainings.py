@@ -1,0 +1,276 @@
+"""Trainings side by side: the same as the stage's bit for bit, none repeated, and every way to end one."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enas.errors import ConfigError, EnasError, NotFiniteError, RunFolderError
+from enas.retrain import Network, random_architectures
+from enas.runs.recurrent import RecurrentConfig
+from enas.runtime.checkpoint import CheckpointStore
+from enas.runtime.files import read_json
+from enas.runtime.stop import EXIT_STOPPED, Stopped, StopRequest
+from enas.stages import Run
+from enas.tasks.base import ChildTraining
+from enas.tasks.language_child import LanguageChildTraining
+from enas.trainings import Executor, Job, Outcome, outcome_of, train_all
+from enas.workers import LocalExecutor, share_cores
+from tests import tiny
+
+
+class InThisProcess(Executor):
+    """One job after the other, here: what every executor must do, in the fewest words."""
+
+    at_once = 1
+
+    def run(
+        self, jobs: Sequence[Job], stop: StopRequest, on_step: Callable[[Job, int], None]
+    ) -> Iterator[Outcome]:
+        for job in jobs:
+            try:
+                result = job.perform(Run.open(job.run), stop, lambda t, job=job: on_step(job, t.done))
+            except Stopped:
+                return
+            yield outcome_of(job, result)
+
+
+class Forbidden(Executor):
+    """For jobs that are done."""
+
+    at_once = 1
+
+    def run(self, jobs: Sequence[Job], *_: Any) -> Iterator[Outcome]:
+        raise AssertionError(f"{len(jobs)} trainings would be repeated")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> RecurrentConfig:
+    text = tiny.write_text(tmp_path_factory.mktemp("data") / "text")
+    # At this rate there are no two equal losses among the epochs.
+    more = "--retrain.child.training.sgd.learning-rate 1.0 --retrain.checkpoint-every 1000"
+    return tiny.config(text, *more.split())
+
+
+@pytest.fixture
+def run(config: RecurrentConfig, tmp_path: Path) -> Run:
+    return Run.create(tmp_path / "run", config, ("retrain",))
+
+
+def jobs_of(run: Run, count: int, **settings: Any) -> list[Job]:
+    drawn = random_architectures(run.config.searched_space(), count, 0, set())
+    return [Job(run.folder, "many", Network("random", a, 3), **settings) for a in drawn]
+
+
+def finish(run: Run, jobs: Sequence[Job], executor: Executor) -> list[Outcome]:
+    return list(train_all(run, jobs, executor, StopRequest(), "trainings", "enas again"))
+
+
+def content(folder: Path) -> dict[str, Any]:
+    """All that a training has computed."""
+    return {
+        name: value for name, value in tiny.content(folder).items() if name not in ("job.json", "log.txt")
+    }
+
+
+def expected(run: Run, job: Job, elsewhere: Path) -> dict[str, Any]:
+    """What the same training leaves when the stage `retrain` does it, in this process and another run folder."""
+    alone = Run.create(elsewhere, run.config, ("retrain",))
+    result = alone.train(job.network, "retrain", StopRequest(), job.epochs)
+    if job.test:
+        alone.measure(result, "retrain")
+    return content(elsewhere / "retrain" / job.network.id)
+
+
+@pytest.mark.parametrize("space", ["recurrent", "macro"])
+def test_trainings_in_processes_equal_those_of_the_stage_bit_for_bit(
+    space: str, config: RecurrentConfig, tmp_path: Path
+) -> None:
+    settings = config if space == "recurrent" else tiny.image_config("macro")
+    run = Run.create(tmp_path / "run", settings, ("retrain",))
+    jobs = jobs_of(run, 3, test=True)
+    outcomes = finish(run, jobs, LocalExecutor.for_run(run.config, workers=2))
+    assert {outcome.job for outcome in outcomes} == set(jobs)
+    assert all(outcome.ending == "trained" for outcome in outcomes)
+    for number, job in enumerate(jobs):
+        assert content(job.folder) == expected(run, job, tmp_path / f"alone-{number}")
+        assert job.result() == read_json(job.folder / "result.json")
+    assert finish(run, jobs, Forbidden()) == [outcome_of(job, job.result() or {}) for job in jobs]
+
+
+def test_what_is_finished_comes_first_and_is_not_repeated(run: Run) -> None:
+    jobs = jobs_of(run, 3)
+    (second,) = finish(run, jobs[1:2], InThisProcess())
+    outcomes = finish(run, jobs, InThisProcess())
+    assert outcomes[0] == second
+    assert [outcome.job for outcome in outcomes] == [jobs[1], jobs[0], jobs[2]]
+
+
+def test_a_result_without_its_test_is_not_finished(run: Run) -> None:
+    (job,) = jobs_of(run, 1)
+    finish(run, [job], InThisProcess())
+    assert job.result() is not None
+    with_test = replace(job, test=True)
+    assert with_test.result() is None
+    # The folder is of a training that was asked for in another way.
+    with pytest.raises(RunFolderError, match="another training"):
+        with_test.put()
+    with_test.folder.joinpath("job.json").unlink()
+    weights = (job.folder / "weights.safetensors").read_bytes()
+    (outcome,) = finish(run, [with_test], InThisProcess())
+    assert outcome.result["test"]["test_ppl"] > 1
+    assert (job.folder / "weights.safetensors").read_bytes() == weights
+
+
+def test_a_training_that_diverges_is_a_result_with_a_name(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = jobs_of(run, 3, test=True)
+    do_step = LanguageChildTraining.step
+
+    def step(self: LanguageChildTraining) -> dict[str, float]:
+        if self.model.cell.architecture == jobs[1].network.architecture and self.done == 2:
+            raise NotFiniteError("the loss is nan")
+        return do_step(self)
+
+    monkeypatch.setattr(LanguageChildTraining, "step", step)
+    outcomes = finish(run, jobs, InThisProcess())
+    assert [outcome.ending for outcome in outcomes] == ["trained", "diverged", "trained"]
+    assert "the loss is nan" in outcomes[1].reason
+    assert {outcome.ending for outcome in finish(run, jobs, Forbidden())} == {"trained", "diverged"}
+
+
+def test_a_killed_worker_is_a_result_with_a_name_and_its_training_goes_on_later(
+    config: RecurrentConfig, tmp_path: Path
+) -> None:
+    run = Run.create(tmp_path / "run", config, ("retrain",))
+    jobs = [*jobs_of(run, 1, epochs=40), jobs_of(run, 2)[1]]
+    victims: list[Job] = []
+
+    class Murderous(LocalExecutor):
+        def run(
+            self, jobs: Sequence[Job], stop: StopRequest, on_step: Callable[[Job, int], None]
+        ) -> Iterator[Outcome]:
+            def kill(job: Job, done: int) -> None:
+                on_step(job, done)
+                if done > 20 and not victims:
+                    victims.append(job)
+                    (process,) = multiprocessing.active_children()
+                    process.kill()
+                    process.join()
+
+            return super().run(jobs, stop, kill)
+
+    first, second = finish(run, jobs, Murderous(workers=1, threads=1))
+    assert victims == [jobs[0]] == [first.job]
+    assert first.ending == "died"
+    assert "SIGKILL" in first.reason
+    assert str(jobs[0].folder / "log.txt") in first.reason
+    assert (second.job, second.ending) == (jobs[1], "trained")  # by a worker that took its place
+    assert CheckpointStore(jobs[0].folder / "checkpoints").steps()
+    again = finish(run, jobs, InThisProcess())
+    assert {outcome.ending for outcome in again} == {"trained"}
+    assert content(jobs[0].folder) == expected(run, jobs[0], tmp_path / "alone")
+    assert multiprocessing.active_children() == []
+
+
+def test_a_stop_saves_what_is_under_way_and_says_how_to_go_on(
+    config: RecurrentConfig, tmp_path: Path
+) -> None:
+    run = Run.create(tmp_path / "run", config, ("retrain",))
+    jobs = jobs_of(run, 3, epochs=40)
+    stop = StopRequest()
+
+    class Interrupted(LocalExecutor):
+        def run(
+            self, jobs: Sequence[Job], stop: StopRequest, on_step: Callable[[Job, int], None]
+        ) -> Iterator[Outcome]:
+            def ask(job: Job, done: int) -> None:
+                on_step(job, done)
+                for process in multiprocessing.active_children():
+                    os.kill(process.pid or 0, signal.SIGINT)  # a terminal's Ctrl-C meets the workers too
+                stop.request("SIGINT")
+
+            return super().run(jobs, stop, ask)
+
+    with pytest.raises(
+        Stopped, match=r"Stopped by SIGINT after saving\. Continue with: enas again "
+    ) as caught:
+        list(train_all(run, jobs, Interrupted(workers=2, threads=1), stop, "trainings", "enas again"))
+    assert caught.value.exit_code == EXIT_STOPPED
+    assert [job.result() for job in jobs] == [None] * 3
+    assert CheckpointStore(jobs[0].folder / "checkpoints").steps()
+    assert not (jobs[2].folder / "checkpoints").exists()
+    assert multiprocessing.active_children() == []
+    finish(run, jobs[:1], InThisProcess())
+    assert content(jobs[0].folder) == expected(run, jobs[0], tmp_path / "alone")
+
+
+def test_an_error_that_would_meet_every_training_ends_them_all(run: Run) -> None:
+    jobs = jobs_of(run, 2)
+    environment = run.folder / "environment.json"
+    environment.write_text(environment.read_text().replace(run.workshop.data_hash, "0" * 12))
+    with pytest.raises(EnasError, match="the data have changed"):
+        finish(run, jobs, LocalExecutor(workers=1, threads=1))
+    assert multiprocessing.active_children() == []
+
+
+def test_progress_counts_the_steps_of_all_trainings(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = jobs_of(run, 3)
+    finish(run, jobs[:1], InThisProcess())
+    capsys.readouterr()
+    finish(run, jobs, InThisProcess())
+    lines = capsys.readouterr().err.splitlines()
+    steps = run.workshop.child_training(jobs[0].network).total_steps
+    assert lines[0].startswith(
+        "trainings: 1 of 3 trainings are done; 1 at a time for the others. time left: "
+    )
+    assert [line for line in lines if line.startswith("trainings: ")][-1].startswith(
+        f"trainings: {3 * steps}/{3 * steps} steps"
+    )
+
+
+def test_jobs_survive_their_file(run: Run) -> None:
+    first, second = jobs_of(run, 2)
+    for job in (first, replace(second, epochs=1, test=True)):
+        job.put()
+        assert Job.read(job.folder) == job
+        job.put()  # again
+
+
+@pytest.mark.parametrize(
+    ("workers", "threads", "cores", "shared"),
+    [
+        (None, None, 8, (8, 1)),
+        (None, 2, 8, (4, 2)),
+        (None, 3, 8, (2, 3)),
+        (None, 16, 8, (1, 16)),
+        (3, None, 8, (3, 2)),
+        (16, None, 8, (16, 1)),
+        (2, 1, 8, (2, 1)),
+    ],
+)
+def test_cores_are_shared_out(
+    workers: int | None, threads: int | None, cores: int, shared: tuple[int, int]
+) -> None:
+    assert share_cores(workers, threads, cores) == shared
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(0, None), (None, 0)])
+def test_no_workers_or_threads_are_refused(workers: int | None, threads: int | None) -> None:
+    with pytest.raises(ConfigError, match="at least 1"):
+        share_cores(workers, threads, 4)
+
+
+def test_the_hook_sees_every_step_of_the_training(run: Run) -> None:
+    (job,) = jobs_of(run, 1)
+    seen: list[int] = []
+
+    def look(training: ChildTraining) -> None:
+        seen.append(training.done)
+
+    run.train(job.network, "many", StopRequest(), None, look)
+    assert seen == list(range(1, run.workshop.child_training(job.network).total_steps + 1))
