@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from enas.architecture import Architecture
 from enas.errors import ConfigError
 from enas.nn.activation import Activation, ChannelNorm, Statistics
+from enas.nn.convolution import max_pool, total
 from enas.nn.image_network import ImageShape, Pass
 from enas.spaces.micro import cell as cell_module
 from enas.spaces.micro.cell import MicroCell, SeparableTwice, drop_path
@@ -494,9 +495,9 @@ def test_unread_inputs_are_part_of_the_output() -> None:
 def test_one_pooling_of_one_node_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pooled: list[int] = []
 
-    def counted(x: Activation, stride: int) -> Activation:
+    def counted(x: Activation, stride: int) -> Tensor:
         pooled.append(stride)
-        return cell_module.max_pooled(x, stride)
+        return max_pool(x, stride)
 
     monkeypatch.setitem(cell_module.POOLS, "max3x3", counted)
     twice = Cell(tuple(Node(1, "max3x3", 1, "max3x3") for _ in range(3)))
@@ -521,7 +522,7 @@ def test_drop_path_drops_whole_images_and_scales_the_others(normed: bool) -> Non
     z_BCHW = normal(count, 2, 1, 2, seed=1)
     affine = (normal(2, seed=2), normal(2, seed=3)) if normed else (None, None)
     x = Activation(z_BCHW, *affine)
-    y_BCHW = drop_path(x, keep, seeded(4)).value()
+    y_BCHW = total([x], [drop_path(x, keep, seeded(4))])
     kept = y_BCHW.flatten(1).any(1)
     torch.testing.assert_close(y_BCHW[kept], x.value()[kept] / keep)
     assert not y_BCHW[~kept].any()
@@ -535,7 +536,7 @@ def test_drop_path_falls_on_every_operation_but_identity(
 ) -> None:
     asked: list[float] = []
 
-    def recorded(x: Activation, keep: float, draw: torch.Generator | None) -> Activation:
+    def recorded(x: Activation, keep: float, draw: torch.Generator | None) -> Tensor:
         asked.append(keep)
         return drop_path(x, keep, draw)
 

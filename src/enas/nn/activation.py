@@ -9,10 +9,13 @@ Shape letters: B images, C channels, H rows, W columns.
 
 from __future__ import annotations
 
+import importlib
+from functools import cache
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import is_tracing
 
 Statistics = Literal["batch", "moving"]
 """What normalises: the minibatch's own mean and variance, or moving averages of earlier ones."""
@@ -33,9 +36,36 @@ class Activation(NamedTuple):
     def value(self) -> Tensor:
         """The feature maps themselves [B, C, H, W]."""
         x_BCHW = self.z_BCHW
+        if (self.scale_C is not None or self.rectified) and kernels_take(x_BCHW):
+            from enas.nn import maps
+
+            return maps.total([self], [None])
         if self.scale_C is not None and self.shift_C is not None:
             x_BCHW = torch.addcmul(self.shift_C[:, None, None], x_BCHW, self.scale_C[:, None, None])
         return torch.relu(x_BCHW) if self.rectified else x_BCHW
+
+
+def kernels_take(*maps_BCHW: Tensor) -> bool:
+    """Whether there are compiled kernels for such feature maps.
+
+    There are on a CPU, for float32 in the order B, C, H, W, if numba is installed; not where torch traces a program.
+    """
+    return (
+        all(x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous() for x in maps_BCHW)
+        and all(x.numel() > 0 for x in maps_BCHW)
+        and not is_tracing()
+        and not torch.compiler.is_compiling()
+        and _is_numba_installed()
+    )
+
+
+@cache
+def _is_numba_installed() -> bool:
+    try:
+        importlib.import_module("numba")  # here, as it takes its time
+    except ImportError:  # numba follows new versions of Python months later
+        return False
+    return True
 
 
 class ChannelNorm(nn.Module):
@@ -73,6 +103,10 @@ class ChannelNorm(nn.Module):
         """The normalised feature maps; in training mode, batch statistics are taken into the moving averages."""
         if statistics == "moving":
             return Activation(z_BCHW, *self.moving())
+        if kernels_take(z_BCHW):
+            from enas.nn import maps
+
+            return maps.normalised(z_BCHW, self)
         variance_C, mean_C = torch.var_mean(z_BCHW, dim=(0, 2, 3), correction=0)
         if self.training:
             self.update(mean_C, variance_C, z_BCHW.numel() // z_BCHW.shape[1])

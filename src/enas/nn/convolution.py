@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from enas.nn.activation import Activation, ChannelNorm, Statistics
+from enas.nn.activation import Activation, ChannelNorm, Statistics, kernels_take
 
 
 def conv_norm(
@@ -77,23 +77,54 @@ def factorized_reduction_norm(
     return norm.forward(torch.cat(parts, 1), statistics)
 
 
-def total(xs: Sequence[Activation]) -> Tensor:
-    """The sum of feature maps of one shape."""
-    return torch.stack([x.value() for x in xs]).sum(0) if len(xs) > 1 else xs[0].value()
+def total(xs: Sequence[Activation], kept_B: Sequence[Tensor | None] | None = None) -> Tensor:
+    """The sum of feature maps of one shape; `kept_B` has a factor of at least 0 for each image of a part, or None for 1."""
+    kept = [None] * len(xs) if kept_B is None else list(kept_B)
+    itself = len(xs) == 1 and kept[0] is None
+    if not itself and kernels_take(*(x.z_BCHW for x in xs)):
+        from enas.nn import maps
+
+        return maps.total(xs, kept)
+    values = [
+        x.value() if factor_B is None else x.value() * factor_B[:, None, None, None]
+        for x, factor_B in zip(xs, kept, strict=True)
+    ]
+    return values[0] if len(values) == 1 else torch.stack(values).sum(0)
 
 
-def average_pool(x_BCHW: Tensor, stride: int = 1) -> Tensor:
+def total_norm(xs: Sequence[Activation], norm: ChannelNorm, statistics: Statistics = "batch") -> Activation:
+    """norm(Σ xs)."""
+    if statistics == "batch" and kernels_take(*(x.z_BCHW for x in xs)):
+        from enas.nn import maps
+
+        return maps.total_norm(xs, norm)
+    return norm.forward(total(xs), statistics)
+
+
+def average_pool(x: Activation, stride: int = 1) -> Tensor:
     """Mean over 3×3 pixels, those beyond the border left out."""
-    return F.avg_pool2d(x_BCHW, 3, stride, padding=1, count_include_pad=False)
+    if kernels_take(x.z_BCHW):
+        from enas.nn import maps
+
+        return maps.average_pool(x, stride)
+    return F.avg_pool2d(x.value(), 3, stride, padding=1, count_include_pad=False)
 
 
-def max_pool(x_BCHW: Tensor, stride: int = 1) -> Tensor:
+def max_pool(x: Activation, stride: int = 1) -> Tensor:
     """Largest of 3×3 pixels."""
-    return F.max_pool2d(x_BCHW, 3, stride, padding=1)
+    if kernels_take(x.z_BCHW):
+        from enas.nn import maps
+
+        return maps.max_pool(x, stride)
+    return F.max_pool2d(x.value(), 3, stride, padding=1)
 
 
 def global_average(x: Activation) -> Tensor:
     """Mean over all pixels [B, C]."""
+    if kernels_take(x.z_BCHW):
+        from enas.nn import maps
+
+        return maps.global_average(x)
     return x.value().mean((2, 3))
 
 

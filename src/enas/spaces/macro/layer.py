@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from enas.errors import ConfigError
 from enas.nn.activation import Activation
 from enas.nn.blocks import DenseConv, JoinedConv, NormConfig, SeparableConv
-from enas.nn.convolution import average_pool, max_pool, total
+from enas.nn.convolution import average_pool, max_pool, total_norm
 from enas.nn.image_network import Pass
 
 Order = Literal["relu-conv-norm", "conv-norm-relu"]
 
-POOLS: dict[str, Callable[[Tensor], Tensor]] = {"avg3x3": average_pool, "max3x3": max_pool}
+POOLS: dict[str, Callable[[Activation], Tensor]] = {"avg3x3": average_pool, "max3x3": max_pool}
 DENSE_WIDTHS = {"conv3x3": 3, "conv5x5": 5}
 SEPARABLE_WIDTHS = {"sep3x3": 3, "sep5x5": 5}
 
@@ -69,13 +69,13 @@ class MacroNetConfig:
 class Pool(nn.Module):
     """A pooling operation: nothing to learn, no norm and no ReLU after it."""
 
-    def __init__(self, pool: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, pool: Callable[[Activation], Tensor]) -> None:
         super().__init__()
         self.pool = pool
 
     def forward(self, x: Activation, how: Pass) -> Activation:
         """The pooled feature maps, as large as x."""
-        return Activation(self.pool(x.value()))
+        return Activation(self.pool(x))
 
 
 def operation_block(
@@ -125,8 +125,7 @@ class Sum(nn.Module):
 
     def forward(self, xs: dict[str, Activation], how: Pass) -> Activation:
         """norm(Σ xs)."""
-        y: Activation = self.norm(total(list(xs.values())), how.statistics)
-        return y
+        return total_norm(list(xs.values()), self.norm, how.statistics)
 
 
 class Concat(nn.Module):

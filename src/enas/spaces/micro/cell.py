@@ -14,7 +14,7 @@ from functools import cache
 from typing import Literal, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from enas.nn.activation import Activation
 from enas.nn.blocks import DenseConv, FactorizedReduction, JoinedConv, NormConfig, SeparableConv, dropout_mask
@@ -75,17 +75,7 @@ def reach_of(space: MicroSpace) -> Reach:
     return Reach(edges, tuple(range(nodes)))
 
 
-def average_pooled(x: Activation, stride: int) -> Activation:
-    """Average pooling of what is in memory: the mean of scale · z + shift is scale · mean(z) + shift."""
-    return x._replace(z_BCHW=average_pool(x.z_BCHW, stride))
-
-
-def max_pooled(x: Activation, stride: int) -> Activation:
-    """Max pooling, which a norm whose scale may be negative has to come before."""
-    return Activation(max_pool(x.value(), stride))
-
-
-POOLS: dict[str, Callable[[Activation, int], Activation]] = {"avg3x3": average_pooled, "max3x3": max_pooled}
+POOLS: dict[str, Callable[[Activation, int], Tensor]] = {"avg3x3": average_pool, "max3x3": max_pool}
 """The operations without weights, identity apart."""
 
 WIDTHS = {"sep3x3": 3, "sep5x5": 5}
@@ -106,14 +96,10 @@ class SeparableTwice(nn.Module):
         return y
 
 
-def drop_path(x: Activation, keep: float, draw: torch.Generator | None) -> Activation:
-    """Each image's x with probability `keep`, divided by it, or else zeros (Larsson et al. 2017)."""
+def drop_path(x: Activation, keep: float, draw: torch.Generator | None) -> Tensor:
+    """The factor [B] of each image's x: with probability `keep` 1 / keep, or else 0 (Larsson et al. 2017)."""
     images = x.z_BCHW.shape[0]
-    mask_B111 = dropout_mask((images, 1, 1, 1), 1 - keep, draw, x.z_BCHW)
-    if x.scale_C is None or x.shift_C is None:
-        return Activation(x.z_BCHW * mask_B111)
-    scale_BC11, shift_BC11 = mask_B111 * x.scale_C[:, None, None], mask_B111 * x.shift_C[:, None, None]
-    return Activation(torch.addcmul(shift_BC11, x.z_BCHW, scale_BC11))
+    return dropout_mask((images, 1, 1, 1), 1 - keep, draw, x.z_BCHW).flatten()
 
 
 class MicroCell(nn.Module):
@@ -174,22 +160,23 @@ class MicroCell(nn.Module):
 
         @cache  # the same pooling of the same node may be asked for twice
         def pooled(operation: str, source: int) -> Activation:
-            return POOLS[operation](nodes[source], self.stride_at(source))
+            return Activation(POOLS[operation](nodes[source], self.stride_at(source)))
 
-        def value(edge: Edge) -> Activation:
+        def value(edge: Edge) -> tuple[Activation, Tensor | None]:
             x, stride = nodes[edge.source], self.stride_at(edge.source)
             y: Activation
             if edge.operation == "identity":
                 y = x if stride == 1 else self.operations[edge.key](x, how)
-                return y
+                return y, None
             if edge.operation in POOLS:
                 y = pooled(edge.operation, edge.source)
             else:
                 y = self.operations[edge.key](x, how, stride)
-            return drop_path(y, keep, how.draw) if self.training and keep < 1 else y
+            return y, drop_path(y, keep, how.draw) if self.training and keep < 1 else None
 
         for pair in edges_of(cell):
-            nodes.append(Activation(total([value(edge) for edge in pair])))
+            values, kept_B = zip(*map(value, pair), strict=True)
+            nodes.append(Activation(total(values, kept_B)))
         loose: Parts = {}
         for node in cell.loose_ends:
             x = nodes[node]

@@ -1,0 +1,612 @@
+"""Kernels that read every feature map once and write every result once: sums, pooling, averages, statistics.
+
+Each works plane by plane, a plane being the P = H · W pixels of one channel of one image, which stays in the nearest
+cache from its first step to its last. What is summed over a plane is written down for it alone and added up afterwards
+in a fixed order, so that results do not depend on the number of threads.
+
+Loops run over all pixels of a plane and not row by row, as rows are short: a neighbour to the left or right comes from a
+plane shifted by one pixel, and a table says where it belongs to another row. z is what is in memory, and
+act(z) = scale · z + shift, rectified or not, is what the operation sees (see `enas.nn.activation`).
+
+Shape letters: B images, C channels, P pixels of a plane, Q pixels of a plane after pooling, R = B · C planes, n parts of
+a sum.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+from numba.np.numpy_support import carray
+
+from enas.nn.kernels import _OPTIONS, kernel, parallel
+
+f32 = np.float32
+_ZERO, _ONE, _TWO, _LOWEST = f32(0), f32(1), f32(2), f32(-np.inf)
+
+_inlined = numba.njit(**_OPTIONS)
+_reordered = numba.njit(**(_OPTIONS | {"fastmath": {"contract", "nsz", "reassoc"}}))
+"""For sums over the pixels of a plane, which the compiler may take in any order, the same at every call."""
+
+
+@intrinsic
+def _floats_at(_typing: Any, _address: Any) -> Any:
+    """A pointer to the float32 numbers at an address."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        return builder.inttoptr(values[0], ir.FloatType().as_pointer())
+
+    return types.CPointer(types.float32)(types.int64), generate
+
+
+@_inlined
+def _plane(address: int, plane: int, P: int) -> Any:
+    """A plane of the feature maps at an address."""
+    return carray(_floats_at(address + 4 * plane * P), (P,))
+
+
+# ---- one plane: the pending affine step and ReLU -----------------------------------------------------------------------
+
+
+@_inlined
+def _act(z: Any, scale: Any, shift: Any, rectified: bool, x: Any) -> None:
+    """x = act(z)."""
+    if rectified:
+        for i in range(len(z)):
+            v = scale * z[i] + shift
+            x[i] = _ZERO if v < _ZERO else v
+    else:
+        for i in range(len(z)):
+            x[i] = scale * z[i] + shift
+
+
+@_inlined
+def _add_act(z: Any, scale: Any, shift: Any, rectified: bool, kept: Any, x: Any) -> None:
+    """x += kept · act(z)."""
+    if rectified:
+        for i in range(len(z)):
+            v = scale * z[i] + shift
+            x[i] += kept * (_ZERO if v < _ZERO else v)
+    else:
+        for i in range(len(z)):
+            x[i] += kept * (scale * z[i] + shift)
+
+
+@_reordered
+def _act_backward(dx: Any, z: Any, scale: Any, shift: Any, rectified: bool, kept: Any, dz: Any) -> Any:
+    """dz of x = kept · act(z), and what the plane adds to the gradients of scale and shift."""
+    d_scale, d_shift = _ZERO, _ZERO
+    factor = scale * kept
+    if rectified:
+        for i in range(len(z)):
+            d = dx[i] if scale * z[i] + shift > _ZERO else _ZERO
+            dz[i] = factor * d
+            d_scale += d * z[i]
+            d_shift += d
+    else:
+        for i in range(len(z)):
+            d = dx[i]
+            dz[i] = factor * d
+            d_scale += d * z[i]
+            d_shift += d
+    return kept * d_scale, kept * d_shift
+
+
+# ---- statistics --------------------------------------------------------------------------------------------------------
+
+
+@_reordered
+def _mean(x: Any) -> Any:
+    total = _ZERO
+    for i in range(len(x)):
+        total += x[i]
+    return total / f32(len(x))
+
+
+@_reordered
+def _squares(x: Any, mean: Any) -> Any:
+    """The sum of (x - mean)²."""
+    total = _ZERO
+    for i in range(len(x)):
+        deviation = x[i] - mean
+        total += deviation * deviation
+    return total
+
+
+@parallel
+def plane_statistics(first: int, last: int, x_RP: Any, mean_R: Any, squares_R: Any) -> None:
+    """The mean of every plane and its sum of squared deviations."""
+    for r in range(first, last):
+        mean_R[r] = _mean(x_RP[r])
+        squares_R[r] = _squares(x_RP[r], mean_R[r])
+
+
+@kernel
+def normalise(
+    mean_BC: Any,
+    squares_BC: Any,
+    P: int,
+    weight_C: Any,
+    bias_C: Any,
+    eps: float,
+    statistics_2C: Any,
+    affine_2C: Any,
+) -> None:
+    """Mean and biased variance of every channel from those of its planes, and the scale and shift that normalise."""
+    B, C = mean_BC.shape
+    for c in range(C):
+        mean = 0.0
+        for b in range(B):
+            mean += mean_BC[b, c]
+        mean /= B
+        squares = 0.0
+        for b in range(B):
+            deviation = mean_BC[b, c] - mean
+            squares += squares_BC[b, c] + P * deviation * deviation
+        variance = squares / (B * P)
+        scale = weight_C[c] / np.sqrt(variance + eps)
+        statistics_2C[0, c] = mean
+        statistics_2C[1, c] = variance
+        affine_2C[0, c] = scale
+        affine_2C[1, c] = bias_C[c] - mean * scale
+
+
+@kernel
+def normalise_backward(
+    statistics_2C: Any,
+    weight_C: Any,
+    eps: float,
+    count: int,
+    d_scale_C: Any,
+    d_shift_C: Any,
+    d_weight_C: Any,
+    d_bias_C: Any,
+    slope_2C: Any,
+) -> None:
+    """From the gradients of scale and shift those of weight and bias, and (a, b) of dx = dy + a + b · x.
+
+    With r = (variance + eps)^-1/2, scale = weight · r and shift = bias - mean · scale; a and b bring mean and variance
+    in, which are over `count` values a channel.
+    """
+    for c in range(len(weight_C)):
+        mean, r = float(statistics_2C[0, c]), 1.0 / np.sqrt(float(statistics_2C[1, c]) + eps)
+        weight, d_shift = float(weight_C[c]), float(d_shift_C[c])
+        d_whole_scale = d_scale_C[c] - mean * d_shift
+        d_mean = -d_shift * weight * r
+        d_variance = -0.5 * r * r * r * weight * d_whole_scale
+        d_weight_C[c] = d_whole_scale * r
+        d_bias_C[c] = d_shift
+        b = 2.0 * d_variance / count
+        slope_2C[0, c] = d_mean / count - b * mean
+        slope_2C[1, c] = b
+
+
+@_inlined
+def _add_slope(dy: Any, x: Any, a: Any, b: Any, dx: Any) -> None:
+    for i in range(len(dy)):
+        dx[i] = dy[i] + (a + b * x[i])
+
+
+@parallel
+def normalised_backward(first: int, last: int, dy_RP: Any, x_RP: Any, slope_2C: Any, dx_RP: Any) -> None:
+    """dx = dy + a + b · x, with (a, b) by channel."""
+    C = slope_2C.shape[1]
+    for r in range(first, last):
+        _add_slope(dy_RP[r], x_RP[r], slope_2C[0, r % C], slope_2C[1, r % C], dx_RP[r])
+
+
+@kernel
+def over_images(sums_nBC: Any, total_nC: Any) -> None:
+    """The sums of all planes of a channel, added up in double precision."""
+    n, B, C = sums_nBC.shape
+    for j in range(n):
+        for c in range(C):
+            total = 0.0
+            for b in range(B):
+                total += sums_nBC[j, b, c]
+            total_nC[j, c] = total
+
+
+# ---- sums of feature maps ----------------------------------------------------------------------------------------------
+
+
+@parallel
+def total(
+    first: int,
+    last: int,
+    parts_n: Any,
+    scale_nC: Any,
+    shift_nC: Any,
+    rectified_n: Any,
+    kept_nB: Any,
+    y_RP: Any,
+    mean_R: Any,
+    squares_R: Any,
+) -> None:
+    """y = Σ kept · act(z) over n parts, given by their addresses; the statistics of every plane of y.
+
+    `kept_nB` has a factor for every part and image, or no columns for 1 everywhere; `mean_R` is empty where no statistics
+    are needed.
+    """
+    n, C = scale_nC.shape
+    P = y_RP.shape[1]
+    for r in range(first, last):
+        b, c = r // C, r % C
+        y, written = y_RP[r], False
+        for j in range(n):
+            kept = kept_nB[j, b] if kept_nB.shape[1] > 0 else _ONE
+            if kept != _ZERO:
+                z = _plane(parts_n[j], r, P)
+                scale, shift = scale_nC[j, c], shift_nC[j, c]
+                if written:
+                    _add_act(z, scale, shift, rectified_n[j], kept, y)
+                else:
+                    _act(z, kept * scale, kept * shift, rectified_n[j], y)
+                    written = True
+        if not written:
+            y[:] = _ZERO
+        if len(mean_R) > 0:
+            mean_R[r] = _mean(y)
+            squares_R[r] = _squares(y, mean_R[r])
+
+
+@parallel
+def total_backward(
+    first: int,
+    last: int,
+    dy_RP: Any,
+    y_RP: Any,
+    slope_2C: Any,
+    parts_n: Any,
+    gradients_n: Any,
+    scale_nC: Any,
+    shift_nC: Any,
+    rectified_n: Any,
+    kept_nB: Any,
+    d_RP: Any,
+    sums_n2R: Any,
+) -> None:
+    """The gradients of n parts of a sum, given by their addresses, written to those of `gradients_n`.
+
+    The sum's own gradient is dy, or dy + a + b · y if `slope_2C` has the columns (a, b); it is written to `d_RP` unless that
+    is empty. `sums_n2R` gets what every plane adds to the gradients of the parts' scale and shift.
+    """
+    n, C = scale_nC.shape
+    P = dy_RP.shape[1]
+    room = np.empty(P, f32)
+    for r in range(first, last):
+        b, c = r // C, r % C
+        d = dy_RP[r]
+        if slope_2C.shape[1] > 0:
+            whole = d_RP[r] if d_RP.shape[0] > 0 else room
+            _add_slope(d, y_RP[r], slope_2C[0, c], slope_2C[1, c], whole)
+            d = whole
+        for j in range(n):
+            kept = kept_nB[j, b] if kept_nB.shape[1] > 0 else _ONE
+            dz = _plane(gradients_n[j], r, P)
+            if kept != _ZERO:
+                sums = _act_backward(
+                    d, _plane(parts_n[j], r, P), scale_nC[j, c], shift_nC[j, c], rectified_n[j], kept, dz
+                )
+                sums_n2R[j, 0, r], sums_n2R[j, 1, r] = sums
+            else:
+                dz[:] = _ZERO
+                sums_n2R[j, 0, r] = sums_n2R[j, 1, r] = _ZERO
+
+
+# ---- averages over all pixels --------------------------------------------------------------------------------------------
+
+
+@_reordered
+def _mean_act(z: Any, scale: Any, shift: Any, rectified: bool) -> Any:
+    total = _ZERO
+    if rectified:
+        for i in range(len(z)):
+            v = scale * z[i] + shift
+            total += _ZERO if v < _ZERO else v
+    else:
+        for i in range(len(z)):
+            total += scale * z[i] + shift
+    return total / f32(len(z))
+
+
+@_reordered
+def _constant_backward(d: Any, z: Any, scale: Any, shift: Any, rectified: bool, dz: Any) -> Any:
+    """`_act_backward` where the gradient is the same at every pixel."""
+    d_scale, d_shift = _ZERO, _ZERO
+    for i in range(len(z)):
+        passed = d if not rectified or scale * z[i] + shift > _ZERO else _ZERO
+        dz[i] = scale * passed
+        d_scale += passed * z[i]
+        d_shift += passed
+    return d_scale, d_shift
+
+
+@parallel
+def global_average(
+    first: int, last: int, z_RP: Any, scale_C: Any, shift_C: Any, rectified: bool, mean_R: Any
+) -> None:
+    """The mean of act(z) over every plane."""
+    C = len(scale_C)
+    for r in range(first, last):
+        mean_R[r] = _mean_act(z_RP[r], scale_C[r % C], shift_C[r % C], rectified)
+
+
+@parallel
+def global_average_backward(
+    first: int,
+    last: int,
+    d_mean_R: Any,
+    z_RP: Any,
+    scale_C: Any,
+    shift_C: Any,
+    rectified: bool,
+    dz_RP: Any,
+    sums_2R: Any,
+) -> None:
+    """dz, and what every plane adds to the gradients of scale and shift."""
+    C = len(scale_C)
+    for r in range(first, last):
+        z = z_RP[r]
+        d = d_mean_R[r] / f32(len(z))
+        sums = _constant_backward(d, z, scale_C[r % C], shift_C[r % C], rectified, dz_RP[r])
+        sums_2R[0, r], sums_2R[1, r] = sums
+
+
+# ---- pooling: planes in scratch memory ---------------------------------------------------------------------------------
+
+
+@_inlined
+def _padded(P: int, pad: int, value: Any) -> Any:
+    """Scratch memory for a plane, with so many constant numbers at both ends."""
+    scratch = np.empty(P + 2 * pad, f32)
+    scratch[:pad] = value
+    scratch[P + pad :] = value
+    return scratch
+
+
+@_inlined
+def _pick(x: Any, W: int, stride: int, y: Any) -> None:
+    """Every `stride`-th row and column of a plane of width W."""
+    columns = (W + stride - 1) // stride
+    for q in range(0, len(y), columns):
+        start = q // columns * stride * W
+        for column in range(columns):
+            y[q + column] = x[start + column * stride]
+
+
+@_inlined
+def _put(y: Any, W: int, stride: int, x: Any) -> None:
+    """The converse of `_pick`: x is y at the pixels that are picked, and 0 elsewhere."""
+    columns = (W + stride - 1) // stride
+    x[:] = _ZERO
+    for q in range(0, len(y), columns):
+        start = q // columns * stride * W
+        for column in range(columns):
+            x[start + column * stride] = y[q + column]
+
+
+# ---- average pooling 3×3 -----------------------------------------------------------------------------------------------
+
+
+@_inlined
+def _box(s: Any, W: int, left: Any, right: Any, factor: Any, v: Any, y: Any) -> None:
+    """y = factor · the sum over 3×3 pixels of s, which has W zeros at both ends; v is scratch with one."""
+    P = len(y)
+    above, here, below, column = s[:P], s[W : W + P], s[2 * W : 2 * W + P], v[1 : P + 1]
+    for i in range(P):
+        column[i] = above[i] + here[i] + below[i]
+    before, after = v[:P], v[2 : P + 2]
+    for i in range(P):
+        x, z = before[i], after[i]
+        x = x if left[i] > _ZERO else _ZERO
+        z = z if right[i] > _ZERO else _ZERO
+        y[i] = factor[i] * (x + column[i] + z)
+
+
+@_inlined
+def _product(x: Any, y: Any, out: Any) -> None:
+    for i in range(len(x)):
+        out[i] = x[i] * y[i]
+
+
+@parallel
+def average_pool(
+    first: int,
+    last: int,
+    z_RP: Any,
+    scale_C: Any,
+    shift_C: Any,
+    rectified: bool,
+    W: int,
+    stride: int,
+    table_4P: Any,
+    y_RQ: Any,
+) -> None:
+    """The mean of act(z) over 3×3 pixels, those beyond the border left out.
+
+    The table has 1 where there is a pixel to the left, and to the right; 1 / how many of the 3×3 pixels there are; and 1.
+    """
+    P, C = z_RP.shape[1], len(scale_C)
+    s, v, whole = _padded(P, W, _ZERO), _padded(P, 1, _ZERO), np.empty(P, f32)
+    for r in range(first, last):
+        _act(z_RP[r], scale_C[r % C], shift_C[r % C], rectified, s[W : W + P])
+        if stride == 1:
+            _box(s, W, table_4P[0], table_4P[1], table_4P[2], v, y_RQ[r])
+        else:
+            _box(s, W, table_4P[0], table_4P[1], table_4P[2], v, whole)
+            _pick(whole, W, stride, y_RQ[r])
+
+
+@parallel
+def average_pool_backward(
+    first: int,
+    last: int,
+    dy_RQ: Any,
+    z_RP: Any,
+    scale_C: Any,
+    shift_C: Any,
+    pending: bool,
+    rectified: bool,
+    W: int,
+    stride: int,
+    table_4P: Any,
+    dz_RP: Any,
+    sums_2R: Any,
+) -> None:
+    """dz, and what every plane adds to the gradients of scale and shift; z is read if anything is `pending` on it."""
+    P, C = dz_RP.shape[1], len(scale_C)
+    s, v, dx = _padded(P, W, _ZERO), _padded(P, 1, _ZERO), np.empty(P, f32)
+    whole, share = s[W : W + P], table_4P[2]
+    for r in range(first, last):
+        if stride == 1:
+            _product(dy_RQ[r], share, whole)
+        else:
+            _put(dy_RQ[r], W, stride, whole)
+            _product(whole, share, whole)
+        _box(s, W, table_4P[0], table_4P[1], table_4P[3], v, dx if pending else dz_RP[r])
+        if pending:
+            sums = _act_backward(dx, z_RP[r], scale_C[r % C], shift_C[r % C], rectified, _ONE, dz_RP[r])
+            sums_2R[0, r], sums_2R[1, r] = sums
+
+
+# ---- max pooling 3×3 ---------------------------------------------------------------------------------------------------
+
+
+@_inlined
+def _higher(x: Any, y: Any) -> Any:
+    """Whether y takes the place of x: torch's rule, by which the first of equal pixels stays, and NaN always wins."""
+    return (y > x) | (y != y)
+
+
+@_inlined
+def _highest_of_row(s: Any, left: Any, right: Any, h: Any, which: Any) -> None:
+    """The largest of three pixels side by side, and which it is: 0, 1 or 2; s and `which` have one more at both ends."""
+    P = len(h)
+    before, here, after, chosen = s[:P], s[1 : P + 1], s[2 : P + 2], which[1 : P + 1]
+    for i in range(P):
+        x, y, z = before[i], here[i], after[i]
+        inside = left[i] > _ZERO
+        z = z if right[i] > _ZERO else _LOWEST
+        take = _higher(x, y) | (not inside)
+        m, k = (y if take else x), (_ONE if take else _ZERO)
+        take = _higher(m, z)
+        h[i] = z if take else m
+        chosen[i] = _TWO if take else k
+
+
+@_inlined
+def _highest_of_column(h: Any, W: int, y: Any, which: Any) -> None:
+    """The largest of three pixels one above the other, and which it is. h and `which` have a row more at both ends."""
+    P = len(y)
+    above, here, below, chosen = h[:P], h[W : W + P], h[2 * W : 2 * W + P], which[W : W + P]
+    for i in range(P):
+        m, x, z = above[i], here[i], below[i]
+        take = _higher(m, x)
+        m, k = (x if take else m), (_ONE if take else _ZERO)
+        take = _higher(m, z)
+        y[i] = z if take else m
+        chosen[i] = _TWO if take else k
+
+
+@_inlined
+def _to_chosen(d: Any, which: Any, step: int, dx: Any) -> None:
+    """The gradient of pixels `step` apart of which one each was chosen; d and `which` have `step` more at both ends."""
+    P = len(dx)
+    d_before, d_here, d_after = d[:P], d[step : step + P], d[2 * step : 2 * step + P]
+    before, here, after = which[:P], which[step : step + P], which[2 * step : 2 * step + P]
+    for i in range(P):
+        x, y, z = d_before[i], d_here[i], d_after[i]
+        x = x if before[i] == _TWO else _ZERO
+        y = y if here[i] == _ONE else _ZERO
+        z = z if after[i] == _ZERO else _ZERO
+        dx[i] = x + y + z
+
+
+@_inlined
+def _row_maximum(s: Any, left: Any, right: Any, h: Any) -> None:
+    P = len(h)
+    before, here, after = s[:P], s[1 : P + 1], s[2 : P + 2]
+    for i in range(P):
+        x, m, z = before[i], here[i], after[i]
+        x = x if left[i] > _ZERO else _LOWEST
+        z = z if right[i] > _ZERO else _LOWEST
+        m = x if _higher(m, x) else m
+        h[i] = z if _higher(m, z) else m
+
+
+@_inlined
+def _column_maximum(h: Any, W: int, y: Any) -> None:
+    P = len(y)
+    above, here, below = h[:P], h[W : W + P], h[2 * W : 2 * W + P]
+    for i in range(P):
+        x, m, z = above[i], here[i], below[i]
+        m = x if _higher(m, x) else m
+        y[i] = z if _higher(m, z) else m
+
+
+@parallel
+def max_pool(
+    first: int,
+    last: int,
+    z_RP: Any,
+    scale_C: Any,
+    shift_C: Any,
+    rectified: bool,
+    W: int,
+    stride: int,
+    table_4P: Any,
+    y_RQ: Any,
+) -> None:
+    """The largest of 3×3 pixels of act(z); the table is that of `average_pool`."""
+    P, C = z_RP.shape[1], len(scale_C)
+    s, h, whole = _padded(P, 1, _LOWEST), _padded(P, W, _LOWEST), np.empty(P, f32)
+    for r in range(first, last):
+        _act(z_RP[r], scale_C[r % C], shift_C[r % C], rectified, s[1 : P + 1])
+        _row_maximum(s, table_4P[0], table_4P[1], h[W : W + P])
+        if stride == 1:
+            _column_maximum(h, W, y_RQ[r])
+        else:
+            _column_maximum(h, W, whole)
+            _pick(whole, W, stride, y_RQ[r])
+
+
+@parallel
+def max_pool_backward(
+    first: int,
+    last: int,
+    dy_RQ: Any,
+    z_RP: Any,
+    scale_C: Any,
+    shift_C: Any,
+    pending: bool,
+    rectified: bool,
+    W: int,
+    stride: int,
+    table_4P: Any,
+    dz_RP: Any,
+    sums_2R: Any,
+) -> None:
+    """dz, and what every plane adds to the gradients of scale and shift if they are `pending`.
+
+    Which pixels were the largest is found again from z.
+    """
+    P, C = z_RP.shape[1], len(scale_C)
+    s, h, highest, dx = _padded(P, 1, _LOWEST), _padded(P, W, _LOWEST), np.empty(P, f32), np.empty(P, f32)
+    in_row, in_column = _padded(P, 1, -_ONE), _padded(P, W, -_ONE)
+    d, d_row = _padded(P, W, _ZERO), _padded(P, 1, _ZERO)
+    for r in range(first, last):
+        z, scale, shift = z_RP[r], scale_C[r % C], shift_C[r % C]
+        _act(z, scale, shift, rectified, s[1 : P + 1])
+        _highest_of_row(s, table_4P[0], table_4P[1], h[W : W + P], in_row)
+        _highest_of_column(h, W, highest, in_column)
+        _put(dy_RQ[r], W, stride, d[W : W + P])
+        _to_chosen(d, in_column, W, d_row[1 : P + 1])
+        _to_chosen(d_row, in_row, 1, dx if pending else dz_RP[r])
+        if pending:
+            sums = _act_backward(dx, z, scale, shift, rectified, _ONE, dz_RP[r])
+            sums_2R[0, r], sums_2R[1, r] = sums

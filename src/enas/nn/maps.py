@@ -1,0 +1,438 @@
+"""Sums, pooling, averages and norms of feature maps in one pass over memory each way, on a CPU in float32.
+
+These are the functions of the same names of `enas.nn.convolution`, whose plain form is the specification, for feature maps
+that `enas.nn.activation.kernels_take`. The compiled part is `enas.nn.map_kernels`.
+
+Shape letters: B images, C channels, H rows, W columns, P = H · W, R = B · C, n parts of a sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from enas.nn import map_kernels as kernels
+from enas.nn.activation import Activation, ChannelNorm
+from enas.nn.kernels import array
+from enas.nn.threads import team
+
+
+def total(xs: Sequence[Activation], kept_B: Sequence[Tensor | None]) -> Tensor:
+    """Σ kept · x, where `kept_B` has for each part a factor of at least 0 for every image, or None for 1."""
+    y_BCHW: Tensor = _Total.apply(_Sum.of(xs, kept_B), *_tensors(xs))
+    return y_BCHW
+
+
+def total_norm(xs: Sequence[Activation], norm: ChannelNorm) -> Activation:
+    """norm(Σ xs) by batch statistics."""
+    parts = _Sum.of(xs, [None] * len(xs))
+    y_BCHW, scale_C, shift_C, statistics_2C = _TotalNorm.apply(
+        parts, norm.eps, norm.weight, norm.bias, *_tensors(xs)
+    )
+    _update(norm, y_BCHW, statistics_2C)
+    return Activation(y_BCHW, scale_C, shift_C)
+
+
+def normalised(z_BCHW: Tensor, norm: ChannelNorm) -> Activation:
+    """norm(z) by batch statistics."""
+    z_BCHW, scale_C, shift_C, statistics_2C = _Norm.apply(norm.eps, norm.weight, norm.bias, z_BCHW)
+    _update(norm, z_BCHW, statistics_2C)
+    return Activation(z_BCHW, scale_C, shift_C)
+
+
+def average_pool(x: Activation, stride: int) -> Tensor:
+    """Mean over 3×3 pixels, those beyond the border left out."""
+    y_BCHW: Tensor = _Pool.apply(_AVERAGE, stride, x.rectified, x.z_BCHW, x.scale_C, x.shift_C)
+    return y_BCHW
+
+
+def max_pool(x: Activation, stride: int) -> Tensor:
+    """Largest of 3×3 pixels; of equal ones, the first row by row gets the gradient."""
+    y_BCHW: Tensor = _Pool.apply(_MAX, stride, x.rectified, x.z_BCHW, x.scale_C, x.shift_C)
+    return y_BCHW
+
+
+def global_average(x: Activation) -> Tensor:
+    """Mean over all pixels [B, C]."""
+    mean_BC: Tensor = _GlobalAverage.apply(x.rectified, x.z_BCHW, x.scale_C, x.shift_C)
+    return mean_BC
+
+
+def _update(norm: ChannelNorm, z_BCHW: Tensor, statistics_2C: Tensor) -> None:
+    if norm.training:
+        norm.update(statistics_2C[0], statistics_2C[1], z_BCHW.numel() // z_BCHW.shape[1])
+
+
+# ---- what kernels take -------------------------------------------------------------------------------------------------
+
+
+def _planes(x_BCHW: Tensor) -> Any:
+    """[R, P]."""
+    B, C, H, W = x_BCHW.shape
+    return array(x_BCHW).reshape(B * C, H * W)
+
+
+_NO_PLANES = np.empty((0, 0), np.float32)
+_NO_COLUMNS = np.empty((2, 0), np.float32)
+_NO_NUMBERS = np.empty(0, np.float32)
+
+
+def _affine(scale_C: Tensor | None, shift_C: Tensor | None, channels: int) -> tuple[Any, Any]:
+    """(scale, shift), 1 and 0 where there are none."""
+    if scale_C is None or shift_C is None:
+        return _constants(channels)
+    return array(scale_C.contiguous()), array(shift_C.contiguous())
+
+
+@lru_cache(maxsize=64)
+def _constants(channels: int) -> tuple[Any, Any]:
+    return np.ones(channels, np.float32), np.zeros(channels, np.float32)
+
+
+def _over_images(sums: Any, B: int, C: int) -> Any:
+    """Sums of planes [..., R] added up to [n, C]."""
+    sums_nBC = sums.reshape(-1, B, C)
+    total_nC = torch.empty(len(sums_nBC), C)
+    kernels.over_images(sums_nBC, array(total_nC))
+    return total_nC
+
+
+# ---- sums --------------------------------------------------------------------------------------------------------------
+
+
+class _Sum(NamedTuple):
+    """What a sum depends on beside the tensors that get a gradient."""
+
+    rectified_n: tuple[bool, ...]
+    kept_nB: tuple[Tensor | None, ...]
+
+    @classmethod
+    def of(cls, xs: Sequence[Activation], kept_B: Sequence[Tensor | None]) -> _Sum:
+        return cls(tuple(x.rectified for x in xs), tuple(kept_B))
+
+    def is_itself(self, part: int, scale_C: Tensor | None) -> bool:
+        """Whether a part is added as it is in memory."""
+        return scale_C is None and not self.rectified_n[part] and self.kept_nB[part] is None
+
+
+def _tensors(xs: Sequence[Activation]) -> list[Tensor | None]:
+    """z of all parts, then their scales, then their shifts."""
+    return [*(x.z_BCHW for x in xs), *(x.scale_C for x in xs), *(x.shift_C for x in xs)]
+
+
+def _addresses(zs: Sequence[Tensor]) -> Any:
+    return np.array([z.data_ptr() for z in zs], np.int64)
+
+
+def _pending(
+    parts: _Sum,
+    which: Sequence[int],
+    scales: Sequence[Tensor | None],
+    shifts: Sequence[Tensor | None],
+    C: int,
+) -> tuple[Any, Any, Any, Any]:
+    """Scales and shifts [n, C], whether rectified [n], factors of the images [n, B or 0] of some parts."""
+    scale_nC, shift_nC = np.empty((2, len(which), C), np.float32)
+    for at, i in enumerate(which):
+        scale_nC[at], shift_nC[at] = _affine(scales[i], shifts[i], C)
+    factors = {at: kept for at, i in enumerate(which) if (kept := parts.kept_nB[i]) is not None}
+    images = max((kept.numel() for kept in factors.values()), default=0)
+    kept_nB = np.ones((len(which), images), np.float32)
+    for at, kept in factors.items():
+        kept_nB[at] = array(kept).reshape(-1)
+    return scale_nC, shift_nC, np.array([parts.rectified_n[i] for i in which], np.bool_), kept_nB
+
+
+def _add(parts: _Sum, tensors: Sequence[Any], statistics: bool) -> tuple[Tensor, Any, Any]:
+    """The sum, and mean and squares of each of its planes if `statistics` are wanted."""
+    n = len(parts.rectified_n)
+    zs, scales, shifts = tensors[:n], tensors[n : 2 * n], tensors[2 * n :]
+    y_BCHW = torch.empty_like(zs[0])
+    C, y = y_BCHW.shape[1], _planes(y_BCHW)
+    mean, squares = np.empty((2, len(y)), np.float32) if statistics else (_NO_NUMBERS, _NO_NUMBERS)
+    kernels.total(
+        team(y.size),
+        len(y),
+        _addresses(zs),
+        *_pending(parts, range(n), scales, shifts, C),
+        y,
+        mean,
+        squares,
+    )
+    return y_BCHW, mean, squares
+
+
+def _save(ctx: Any, parts: _Sum, tensors: Sequence[Any], *others: Tensor) -> None:
+    """Keep what `_add_backward` reads."""
+    n = len(parts.rectified_n)
+    zs = [None if parts.is_itself(i, tensors[n + i]) else tensors[i] for i in range(n)]
+    ctx.parts = parts
+    ctx.save_for_backward(*others, *zs, *tensors[n:])
+
+
+def _add_backward(
+    parts: _Sum,
+    tensors: Sequence[Any],
+    needed: Sequence[bool],
+    dy_BCHW: Tensor,
+    y_BCHW: Tensor | None,
+    slope_2C: Any,
+) -> list[Tensor | None]:
+    """Gradients of `tensors`, where that of the sum is dy + a + b · y, or dy if `slope_2C` has no columns."""
+    n = len(parts.rectified_n)
+    zs, scales, shifts = tensors[:n], tensors[n : 2 * n], tensors[2 * n :]
+    itself = [i for i in range(n) if parts.is_itself(i, scales[i])]
+    worked = [i for i in range(n) if i not in itself and (needed[i] or needed[n + i] or needed[2 * n + i])]
+    B, C = dy_BCHW.shape[:2]
+    dy_BCHW = dy_BCHW.contiguous()
+    gradients: list[Tensor | None] = [None] * (3 * n)
+
+    d_BCHW = dy_BCHW
+    own = y_BCHW is not None and any(needed[i] for i in itself)
+    if own:
+        d_BCHW = torch.empty_like(dy_BCHW)
+    if own or worked:
+        dzs = [torch.empty_like(dy_BCHW) for _ in worked]
+        sums = np.empty((len(worked), 2, B * C), np.float32)
+        dy = _planes(dy_BCHW)
+        kernels.total_backward(
+            team(dy.size),
+            B * C,
+            dy,
+            dy if y_BCHW is None else _planes(y_BCHW),
+            slope_2C,
+            _addresses([zs[i] for i in worked]),
+            _addresses(dzs),
+            *_pending(parts, worked, scales, shifts, C),
+            _planes(d_BCHW) if own else _NO_PLANES,
+            sums,
+        )
+        if worked:
+            d_affine_nC = _over_images(sums, B, C)
+        for at, i in enumerate(worked):
+            gradients[i] = dzs[at]
+            if scales[i] is not None:
+                gradients[n + i], gradients[2 * n + i] = d_affine_nC[2 * at], d_affine_nC[2 * at + 1]
+    for i in itself:
+        gradients[i] = d_BCHW
+    return gradients
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, parts: _Sum, *tensors: Any) -> Tensor:
+        _save(ctx, parts, tensors)
+        return _add(parts, tensors, statistics=False)[0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_BCHW: Tensor) -> Any:
+        gradients = _add_backward(
+            ctx.parts, ctx.saved_tensors, ctx.needs_input_grad[1:], dy_BCHW, None, _NO_COLUMNS
+        )
+        return None, *gradients
+
+
+# ---- norms -------------------------------------------------------------------------------------------------------------
+
+
+def _normalise(
+    mean: Any, squares: Any, z_BCHW: Tensor, eps: float, weight_C: Tensor, bias_C: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(mean, variance) of the channels and the (scale, shift) that normalise them, from the planes' means and squares."""
+    B, C, H, W = z_BCHW.shape
+    statistics_2C, affine_2C = torch.empty(2, C), torch.empty(2, C)
+    kernels.normalise(
+        mean.reshape(B, C),
+        squares.reshape(B, C),
+        H * W,
+        array(weight_C),
+        array(bias_C),
+        eps,
+        array(statistics_2C),
+        array(affine_2C),
+    )
+    return statistics_2C, affine_2C
+
+
+def _normalise_backward(
+    z_BCHW: Tensor, eps: float, weight_C: Tensor, statistics_2C: Tensor, d_scale_C: Tensor, d_shift_C: Tensor
+) -> tuple[Tensor, Any]:
+    """Gradients of weight and bias, and (a, b) of dz = dy + a + b · z."""
+    C = len(weight_C)
+    d_norm_2C, slope_2C = torch.empty(2, C), np.empty((2, C), np.float32)
+    kernels.normalise_backward(
+        array(statistics_2C),
+        array(weight_C),
+        eps,
+        z_BCHW.numel() // C,
+        array(d_scale_C.contiguous()),
+        array(d_shift_C.contiguous()),
+        *array(d_norm_2C),
+        slope_2C,
+    )
+    return d_norm_2C, slope_2C
+
+
+class _TotalNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, parts: _Sum, eps: float, weight_C: Tensor, bias_C: Tensor, *tensors: Any) -> Any:
+        y_BCHW, mean, squares = _add(parts, tensors, statistics=True)
+        statistics_2C, affine_2C = _normalise(mean, squares, y_BCHW, eps, weight_C, bias_C)
+        ctx.eps = eps
+        _save(ctx, parts, tensors, y_BCHW, weight_C, statistics_2C)
+        ctx.mark_non_differentiable(statistics_2C)
+        return y_BCHW, *affine_2C.unbind(), statistics_2C
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_BCHW: Tensor, d_scale_C: Tensor, d_shift_C: Tensor, _: Tensor) -> Any:
+        y_BCHW, weight_C, statistics_2C, *tensors = ctx.saved_tensors
+        d_norm_2C, slope_2C = _normalise_backward(
+            y_BCHW, ctx.eps, weight_C, statistics_2C, d_scale_C, d_shift_C
+        )
+        gradients = _add_backward(ctx.parts, tensors, ctx.needs_input_grad[4:], dy_BCHW, y_BCHW, slope_2C)
+        return None, None, *d_norm_2C, *gradients
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, eps: float, weight_C: Tensor, bias_C: Tensor, z_BCHW: Tensor) -> Any:
+        z = _planes(z_BCHW)
+        mean, squares = np.empty((2, len(z)), np.float32)
+        kernels.plane_statistics(team(z.size), len(z), z, mean, squares)
+        statistics_2C, affine_2C = _normalise(mean, squares, z_BCHW, eps, weight_C, bias_C)
+        ctx.eps = eps
+        ctx.save_for_backward(z_BCHW, weight_C, statistics_2C)
+        ctx.mark_non_differentiable(statistics_2C)
+        return z_BCHW.detach(), *affine_2C.unbind(), statistics_2C
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dz_BCHW: Tensor, d_scale_C: Tensor, d_shift_C: Tensor, _: Tensor) -> Any:
+        z_BCHW, weight_C, statistics_2C = ctx.saved_tensors
+        d_norm_2C, slope_2C = _normalise_backward(
+            z_BCHW, ctx.eps, weight_C, statistics_2C, d_scale_C, d_shift_C
+        )
+        dx_BCHW = torch.empty_like(z_BCHW) if ctx.needs_input_grad[3] else None
+        if dx_BCHW is not None:
+            dz, z, dx = map(_planes, (dz_BCHW.contiguous(), z_BCHW, dx_BCHW))
+            kernels.normalised_backward(team(z.size), len(z), dz, z, slope_2C, dx)
+        return None, *d_norm_2C, dx_BCHW
+
+
+# ---- pooling and averages ----------------------------------------------------------------------------------------------
+
+
+class _Kernels(NamedTuple):
+    forward: Any
+    backward: Any
+
+
+_AVERAGE = _Kernels(kernels.average_pool, kernels.average_pool_backward)
+_MAX = _Kernels(kernels.max_pool, kernels.max_pool_backward)
+
+
+@lru_cache(maxsize=64)
+def _border_table(H: int, W: int) -> Any:
+    """Of every pixel [4, P]: whether there is one to its left, to its right; 1 / pixels of the 3×3 that there are; 1."""
+    table_4HW = np.ones((4, H, W), np.float32)
+    table_4HW[0, :, 0] = 0
+    table_4HW[1, :, -1] = 0
+    rows, columns = (
+        np.minimum(np.arange(size) + 1, size - 1) - np.maximum(np.arange(size) - 1, 0) + 1 for size in (H, W)
+    )
+    table_4HW[2] = 1 / (rows[:, None] * columns)
+    return table_4HW.reshape(4, H * W)
+
+
+class _Pool(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        pool: _Kernels,
+        stride: int,
+        rectified: bool,
+        z_BCHW: Tensor,
+        scale_C: Tensor | None,
+        shift_C: Tensor | None,
+    ) -> Tensor:
+        B, C, H, W = z_BCHW.shape
+        y_BCHW = z_BCHW.new_empty(B, C, (H + stride - 1) // stride, (W + stride - 1) // stride)
+        z = _planes(z_BCHW)
+        affine = _affine(scale_C, shift_C, C)
+        pool.forward(
+            team(z.size), len(z), z, *affine, rectified, W, stride, _border_table(H, W), _planes(y_BCHW)
+        )
+        ctx.pool, ctx.stride, ctx.rectified, ctx.shape = pool, stride, rectified, z_BCHW.shape
+        reads = pool is _MAX or scale_C is not None or rectified
+        ctx.save_for_backward(z_BCHW if reads else None, scale_C, shift_C)
+        return y_BCHW
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_BCHW: Tensor) -> Any:
+        z_BCHW, scale_C, shift_C = ctx.saved_tensors
+        B, C, H, W = ctx.shape
+        dz_BCHW = dy_BCHW.new_empty(B, C, H, W)
+        dz = _planes(dz_BCHW)
+        sums = np.empty((2, len(dz)), np.float32)
+        ctx.pool.backward(
+            team(dz.size),
+            len(dz),
+            _planes(dy_BCHW.contiguous()),
+            dz if z_BCHW is None else _planes(z_BCHW),
+            *_affine(scale_C, shift_C, C),
+            scale_C is not None or ctx.rectified,
+            ctx.rectified,
+            W,
+            ctx.stride,
+            _border_table(H, W),
+            dz,
+            sums,
+        )
+        d_affine = (None, None) if scale_C is None else _over_images(sums, B, C)
+        return None, None, None, dz_BCHW, *d_affine
+
+
+class _GlobalAverage(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, rectified: bool, z_BCHW: Tensor, scale_C: Tensor | None, shift_C: Tensor | None
+    ) -> Tensor:
+        B, C = z_BCHW.shape[:2]
+        mean_BC = z_BCHW.new_empty(B, C)
+        z = _planes(z_BCHW)
+        kernels.global_average(
+            team(z.size), len(z), z, *_affine(scale_C, shift_C, C), rectified, array(mean_BC).reshape(-1)
+        )
+        ctx.rectified = rectified
+        ctx.save_for_backward(z_BCHW, scale_C, shift_C)
+        return mean_BC
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_mean_BC: Tensor) -> Any:
+        z_BCHW, scale_C, shift_C = ctx.saved_tensors
+        B, C = d_mean_BC.shape
+        dz_BCHW = torch.empty_like(z_BCHW)
+        z = _planes(z_BCHW)
+        sums = np.empty((2, len(z)), np.float32)
+        kernels.global_average_backward(
+            team(z.size),
+            len(z),
+            array(d_mean_BC.contiguous()).reshape(-1),
+            z,
+            *_affine(scale_C, shift_C, C),
+            ctx.rectified,
+            _planes(dz_BCHW),
+            sums,
+        )
+        d_affine = (None, None) if scale_C is None else _over_images(sums, B, C)
+        return None, dz_BCHW, *d_affine
