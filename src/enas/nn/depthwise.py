@@ -194,7 +194,9 @@ def filter_gradient(*widths: int) -> Any:
 
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             width, lanes, *rest = pointers(context, builder, signature, values)
-            _each_case(builder, widths, width, lanes, lambda *case: _add_filter_gradient(builder, *case, *rest))
+            _each_case(
+                builder, widths, width, lanes, lambda *case: _add_filter_gradient(builder, *case, *rest)
+            )
             return context.get_dummy_value()
 
         return signature, generate

@@ -31,12 +31,16 @@ def prefetch(_typing: Any, x: Any, first: Any, last: Any) -> Any:
         x, first, last = pointers(context, builder, signature, values)
         byte_pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
         function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ir.VoidType(), [byte_pointer, *[number] * 3]), "llvm.prefetch.p0i8"
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [byte_pointer, *[number] * 3]),
+            "llvm.prefetch.p0i8",
         )
         lines = builder.udiv(builder.sub(last, first), word(_LINE))
         with cgutils.for_range(builder, lines) as loop:
             place = builder.gep(x, [builder.add(first, builder.mul(loop.index, word(_LINE)))])
-            kinds = [ir.Constant(number, kind) for kind in (0, 3, 1)]  # to be read; into the nearest cache; data
+            kinds = [
+                ir.Constant(number, kind) for kind in (0, 3, 1)
+            ]  # to be read; into the nearest cache; data
             builder.call(function, [builder.bitcast(place, byte_pointer), *kinds])
         return context.get_dummy_value()
 
@@ -126,7 +130,11 @@ def _joined(builder: Any, vectors: Sequence[Any]) -> Sequence[Any]:
         return vectors
     half = AFFINE_LANES // 2
     return [
-        _shuffle(builder, vectors, [lane + odd * AFFINE_LANES for lane in range(h * half, (h + 1) * half) for odd in range(2)])
+        _shuffle(
+            builder,
+            vectors,
+            [lane + odd * AFFINE_LANES for lane in range(h * half, (h + 1) * half) for odd in range(2)],
+        )
         for h in range(2)
     ]
 
@@ -206,7 +214,9 @@ def unstage(
             first = builder.extract_element(one, ir.Constant(ir.IntType(32), 0))
             extra = builder.insert_element(wide.zero, first, ir.Constant(ir.IntType(32), 0))
             total = builder.fadd(builder.load(totals[AFFINE_LANES][i]), extra)
-            wide.store(builder.fadd(wide.load(sums, word(i * AFFINE_LANES)), total), sums, word(i * AFFINE_LANES))
+            wide.store(
+                builder.fadd(wide.load(sums, word(i * AFFINE_LANES)), total), sums, word(i * AFFINE_LANES)
+            )
         return context.get_dummy_value()
 
     return signature, generate

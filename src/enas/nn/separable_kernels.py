@@ -219,7 +219,11 @@ def _backward(
                 for n in range(N):
                     at = o * apart + n * image
                     if columns == wide:
-                        dy, y, out = dy_BOHW[b + n, o].reshape(-1), y_BOHW[b + n, o].reshape(-1), d[at : at + image]
+                        dy, y, out = (
+                            dy_BOHW[b + n, o].reshape(-1),
+                            y_BOHW[b + n, o].reshape(-1),
+                            d[at : at + image],
+                        )
                         for s in range(image):
                             out[s] = dy[s] + a_o + b_o * y[s]
                     else:
@@ -290,6 +294,4 @@ def _compiled_forward(widths: tuple[int, ...]) -> Callable[..., None]:
 
 @cache
 def _compiled_backward(widths: tuple[int, ...]) -> Callable[..., None]:
-    return parallel(
-        _backward, _correlate=correlation(*widths), _add_filter_gradient=filter_gradient(*widths)
-    )
+    return parallel(_backward, _correlate=correlation(*widths), _add_filter_gradient=filter_gradient(*widths))
