@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import is_tracing
 
 Statistics = Literal["batch", "moving"]
 """What normalises: the minibatch's own mean and variance, or moving averages of earlier ones."""
@@ -47,12 +48,12 @@ class Activation(NamedTuple):
 def kernels_take(*maps_BCHW: Tensor) -> bool:
     """Whether there are compiled kernels for such feature maps.
 
-    There are on a CPU, for float32 in the order B, C, H, W, if numba is installed; not while torch records what is done.
+    There are on a CPU, for float32 in the order B, C, H, W, if numba is installed; not where torch traces a program.
     """
     return (
         all(x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous() for x in maps_BCHW)
         and all(x.numel() > 0 for x in maps_BCHW)
-        and not torch.jit.is_tracing()
+        and not is_tracing()
         and not torch.compiler.is_compiling()
         and _is_numba_installed()
     )

@@ -21,6 +21,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+from numba.np.numpy_support import carray
 
 from enas.nn.kernels import _OPTIONS, kernel, parallel
 
@@ -45,7 +46,7 @@ def _floats_at(_typing: Any, _address: Any) -> Any:
 @_inlined
 def _plane(address: int, plane: int, P: int) -> Any:
     """A plane of the feature maps at an address."""
-    return numba.carray(_floats_at(address + 4 * plane * P), (P,))
+    return carray(_floats_at(address + 4 * plane * P), (P,))
 
 
 # ---- one plane: the pending affine step and ReLU -----------------------------------------------------------------------
@@ -484,7 +485,7 @@ def _higher(x: Any, y: Any) -> Any:
 
 @_inlined
 def _highest_of_row(s: Any, left: Any, right: Any, h: Any, which: Any) -> None:
-    """The largest of three pixels side by side, and which it is: 0, 1 or 2. s and `which` have a number more at both ends."""
+    """The largest of three pixels side by side, and which it is: 0, 1 or 2; s and `which` have one more at both ends."""
     P = len(h)
     before, here, after, chosen = s[:P], s[1 : P + 1], s[2 : P + 2], which[1 : P + 1]
     for i in range(P):

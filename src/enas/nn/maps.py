@@ -189,7 +189,7 @@ def _add_backward(
     zs, scales, shifts = tensors[:n], tensors[n : 2 * n], tensors[2 * n :]
     itself = [i for i in range(n) if parts.is_itself(i, scales[i])]
     worked = [i for i in range(n) if i not in itself and (needed[i] or needed[n + i] or needed[2 * n + i])]
-    B, C, H, W = dy_BCHW.shape
+    B, C = dy_BCHW.shape[:2]
     dy_BCHW = dy_BCHW.contiguous()
     gradients: list[Tensor | None] = [None] * (3 * n)
 
