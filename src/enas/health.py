@@ -40,6 +40,8 @@ def gradient_power(logits_NLK: Tensor, choices_NL: Tensor, reward_N: Tensor) -> 
     n = len(choices_NL)
     if n < 2:
         raise ConfigError(f"the noise of a gradient needs at least 2 proposals, not {n}")
+    if bool((reward_N == reward_N[0]).all()):
+        return GradientPower(0.0, 0.0)  # and not what rounding their mean leaves
     probability_NLK = logits_NLK.detach().cpu().double().softmax(-1)
     taken_NLK = torch.nn.functional.one_hot(choices_NL.cpu(), probability_NLK.shape[-1])
     reward_N = reward_N.to(probability_NLK)
