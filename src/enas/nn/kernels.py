@@ -269,79 +269,148 @@ _GRADIENTS = {
 }
 
 
-# What the two kernels of a node call; `parallel` binds the function of the node in its place.
+# The work of one row of one node; `_for_function` binds the node's function in the place of these two.
 _function: Callable[..., Any] = identity
 _gradient: Callable[..., Any] = _identity_gradient
 
 
-def _node_forward(
+def _row_forward(
+    product_2D: Any, projected_2D: Any, source_D: Any, candidate_D: Any, gate_D: Any, state_D: Any
+) -> None:
+    a_D, g_D = product_2D[0], product_2D[1]
+    for d in range(len(state_D)):
+        if projected_2D is None:
+            c = _function(widen(a_D[d]))
+            z = sigmoid(widen(g_D[d]))
+        else:
+            c = _function(widen(a_D[d]) + widen(projected_2D[0, d]))
+            z = sigmoid(widen(g_D[d]) + widen(projected_2D[1, d]))
+        state_D[d] = source_D[d] + z * (c - source_D[d])
+        candidate_D[d] = narrow(c, candidate_D)
+        gate_D[d] = narrow(z, gate_D)
+
+
+def _row_backward(d_state_D: Any, source_D: Any, candidate_D: Any, gate_D: Any, d_source_D: Any) -> None:
+    for d in range(len(d_state_D)):
+        ds = d_state_D[d]
+        c = widen(candidate_D[d])
+        z = widen(gate_D[d])
+        ds_z = ds * z
+        candidate_D[d] = narrow(_gradient(c, ds_z), candidate_D)
+        gate_D[d] = narrow((c - widen(source_D[d])) * (ds_z - ds_z * z), gate_D)
+        d_source_D[d] += ds - ds_z
+
+
+def _for_function(row: Callable[..., None], name: str, function: str, **bound: Callable[..., Any]) -> Any:
+    return _inlined(_with_globals(row, f"{name}_{function}", **bound))
+
+
+FUNCTIONS = tuple(_FUNCTIONS)
+"""Functions of nodes; kernels know them by their number here."""
+
+_tanh_forward, _relu_forward, _sigmoid_forward, _identity_forward = (
+    _for_function(_row_forward, "row_forward", name, _function=_FUNCTIONS[name]) for name in FUNCTIONS
+)
+_tanh_backward, _relu_backward, _sigmoid_backward, _identity_backward = (
+    _for_function(_row_backward, "row_backward", name, _gradient=_GRADIENTS[name]) for name in FUNCTIONS
+)
+
+
+@parallel
+def nodes_forward(
     first: int,
     last: int,
-    product_BmE: Any,
-    slot: int,
-    source_BD: Any,
+    product_Bm2D: Any,
+    projected_B2D: Any,
+    readers_m2: Any,
+    j: Any,
+    now: Any,
+    s: Any,
     mask_BD: Any,
-    saved_BmE: Any,
-    state_BD: Any,
-    rounded_BD: Any,
-    operand_BD: Any,
+    saved_SBm2D: Any,
+    states_MSBD: Any,
+    rounded_MSBD: Any,
+    is_read_M: Any,
+    operand_MBD: Any,
 ) -> None:
-    D = state_BD.shape[1]
+    """`s_k = s_j + sigmoid(g) * (f(a) - s_j)` for all m readers k of state j, whose products (a, g) are given.
+
+    `readers_m2` holds k and the number of f. `projected_B2D` is added to the product unless None. Writes candidate and
+    gate to step `s` of what is kept, the state to step `now` of the states, its rounded copy to step `s` unless None,
+    and, where it is read, the masked state, the operand of the next product.
+    """
+    D = mask_BD.shape[1]
     for b in range(first, last):
-        a, g = product_BmE[b, slot, :D], product_BmE[b, slot, D:]
-        candidate, gate = saved_BmE[b, slot, :D], saved_BmE[b, slot, D:]
-        source, mask, state, operand = source_BD[b], mask_BD[b], state_BD[b], operand_BD[b]
-        if rounded_BD is not None:
-            rounded = rounded_BD[b]
-        for d in range(D):
-            c = _function(widen(a[d]))
-            z = sigmoid(widen(g[d]))
-            s = source[d] + z * (c - source[d])
-            candidate[d] = narrow(c, candidate)
-            gate[d] = narrow(z, gate)
-            state[d] = s
-            if rounded_BD is not None:
-                rounded[d] = narrow(s, rounded)
-            operand[d] = narrow(s * mask[d], operand)
+        source, mask = states_MSBD[j, now, b], mask_BD[b]
+        for i in range(len(readers_m2)):
+            k, function = readers_m2[i]
+            product, state = product_Bm2D[b, i], states_MSBD[k, now, b]
+            projected = None if projected_B2D is None else projected_B2D[b]
+            candidate, gate = saved_SBm2D[s, b, i, 0], saved_SBm2D[s, b, i, 1]
+            if function == 0:
+                _tanh_forward(product, projected, source, candidate, gate, state)
+            elif function == 1:
+                _relu_forward(product, projected, source, candidate, gate, state)
+            elif function == 2:
+                _sigmoid_forward(product, projected, source, candidate, gate, state)
+            else:
+                _identity_forward(product, projected, source, candidate, gate, state)
+            if rounded_MSBD is not None:
+                rounded = rounded_MSBD[k, s, b]
+                for d in range(D):
+                    rounded[d] = narrow(state[d], rounded)
+            if is_read_M[k]:
+                operand = operand_MBD[k, b]
+                for d in range(D):
+                    operand[d] = narrow(state[d] * mask[d], operand)
 
 
-node_forward = {name: parallel(_node_forward, _function=function) for name, function in _FUNCTIONS.items()}
-"""By function: `s_k = s_j + sigmoid(g) * (f(a) - s_j)` for the child in `slot` of the m that share one product.
-
-Reads (a, g) from the product [B, m, E]; writes candidate and gate to `saved_BmE`, the new state, its rounded copy
-unless None, and the masked state, the operand of the next product.
-"""
-
-
-def _node_backward(
+@parallel
+def nodes_backward(
     first: int,
     last: int,
-    d_state_BD: Any,
-    source_BD: Any,
-    slot: int,
-    saved_BmE: Any,
-    d_source_BD: Any,
+    d_operand_BD: Any,
+    mask_BD: Any,
+    d_h_BD: Any,
+    shares_M: Any,
+    readers_n3: Any,
+    j: Any,
+    t: Any,
+    states_MSBD: Any,
+    saved_SBm2D: Any,
+    d_states_MBD: Any,
 ) -> None:
-    D = d_state_BD.shape[1]
+    """The gradient of `nodes_forward` for n readers k of state j whose own readers, if any, are done.
+
+    `readers_n3` holds k, its slot among the readers of j, and the number of f. The gradient of state k is what its
+    readers left in `d_states_MBD`, which is set to zero for the step before; its share of the gradient of h; and the
+    gradient of its masked copy, unless None. Overwrites candidate and gate with the gradients of (a, g); adds to the
+    gradient of state j what the highway carries back.
+    """
+    D = mask_BD.shape[1]
     for b in range(first, last):
-        candidate, gate = saved_BmE[b, slot, :D], saved_BmE[b, slot, D:]
-        d_state, source, d_source = d_state_BD[b], source_BD[b], d_source_BD[b]
-        for d in range(D):
-            ds = d_state[d]
-            c = widen(candidate[d])
-            z = widen(gate[d])
-            ds_z = ds * z
-            candidate[d] = narrow(_gradient(c, ds_z), candidate)
-            gate[d] = narrow((c - widen(source[d])) * (ds_z - ds_z * z), gate)
-            d_source[d] += ds - ds_z
-
-
-node_backward = {name: parallel(_node_backward, _gradient=gradient) for name, gradient in _GRADIENTS.items()}
-"""By function: the gradient of `node_forward`.
-
-Overwrites candidate and gate with the gradients of (a, g); adds to `d_source_BD` what the highway carries back to the
-source.
-"""
+        source, d_source = states_MSBD[j, t, b], d_states_MBD[j, b]
+        for i in range(len(readers_n3)):
+            k, slot, function = readers_n3[i]
+            d_state = d_states_MBD[k, b]
+            if shares_M[k] != 0:
+                d_h, share = d_h_BD[b], shares_M[k]
+                for d in range(D):
+                    d_state[d] += share * d_h[d]
+            if d_operand_BD is not None:
+                d_operand, mask = d_operand_BD[b], mask_BD[b]
+                for d in range(D):
+                    d_state[d] += widen(d_operand[d]) * mask[d]
+            candidate, gate = saved_SBm2D[t, b, slot, 0], saved_SBm2D[t, b, slot, 1]
+            if function == 0:
+                _tanh_backward(d_state, source, candidate, gate, d_source)
+            elif function == 1:
+                _relu_backward(d_state, source, candidate, gate, d_source)
+            elif function == 2:
+                _sigmoid_backward(d_state, source, candidate, gate, d_source)
+            else:
+                _identity_backward(d_state, source, candidate, gate, d_source)
+            d_state[:] = 0
 
 
 @parallel
@@ -380,29 +449,23 @@ def mean_forward(
 
 
 @parallel
-def state_backward(first: int, last: int, d_output_BD: Any, d_state_BD: Any, d_h_BD: Any) -> None:
-    """The gradient of h: as an output, and as state 0 of the next step."""
+def state_backward(
+    first: int, last: int, d_output_BD: Any, d_operand_BD: Any, mask_BD: Any, d_state_BD: Any, d_h_BD: Any
+) -> None:
+    """The gradient of h: as an output, and as state 0 of the next step, with its masked copy unless None.
+
+    The gradient of state 0 is then set to zero for the step before.
+    """
     D = d_h_BD.shape[1]
     for b in range(first, last):
         d_output, d_state, d_h = d_output_BD[b], d_state_BD[b], d_h_BD[b]
         for d in range(D):
             d_h[d] = d_output[d] + d_state[d]
-
-
-@parallel
-def mean_backward(
-    first: int, last: int, d_h_BD: Any, is_output_M: Any, share: Any, d_states_MBD: Any
-) -> None:
-    """The gradient of every state from h alone: a share of it for the outputs, 0 for the others."""
-    M, _, D = d_states_MBD.shape
-    for m in range(M):
-        for b in range(first, last):
-            d_state, d_h = d_states_MBD[m, b], d_h_BD[b]
-            if is_output_M[m]:
-                for d in range(D):
-                    d_state[d] = d_h[d] * share
-            else:
-                d_state[:] = 0
+        if d_operand_BD is not None:
+            d_operand, mask = d_operand_BD[b], mask_BD[b]
+            for d in range(D):
+                d_h[d] += widen(d_operand[d]) * mask[d]
+        d_state[:] = 0
 
 
 @parallel
