@@ -6,7 +6,7 @@ straight-line code that the compiler turns into vector instructions; NaN passes 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any, cast
 
@@ -25,27 +25,38 @@ _OPTIONS: dict[str, Any] = {"fastmath": {"contract", "nsz"}, "error_model": "num
 _inlined = numba.njit(**_OPTIONS)
 
 
-def kernel(function: Callable[..., None]) -> Callable[..., None]:
+# Threads that count references to the same array, as they do at every row they take of it, wait for each other: up to
+# half the time of a kernel of few rows. Code that counts none cannot make arrays.
+_UNCOUNTED: dict[str, Any] = _OPTIONS | {"_nrt": False}
+_inlined_uncounted = numba.njit(**_UNCOUNTED)
+
+
+def kernel(function: Callable[..., None], options: Mapping[str, Any] = _OPTIONS) -> Callable[..., None]:
     """Compile at the first call for each combination of types; kept on disk for the next process if it can be."""
     try:
-        compiled = numba.njit(nogil=True, cache=True, **_OPTIONS)(function)
+        compiled = numba.njit(nogil=True, cache=True, **options)(function)
     except RuntimeError:  # neither the package nor the user has a folder to write to
-        compiled = numba.njit(nogil=True, **_OPTIONS)(function)
+        compiled = numba.njit(nogil=True, **options)(function)
     return cast(Callable[..., None], compiled)
 
 
-def parallel(body: Callable[..., None], **bound: Callable[..., Any]) -> Callable[..., None]:
-    """Compile `body(first_row, last_row, *arguments)` into `kernel(team, rows, *arguments)`.
+def parallel(body: Callable[..., None]) -> Callable[..., None]:
+    """Compile `body(first_row, last_row, *arguments)` into `kernel(team, rows, *arguments)`; it cannot make arrays."""
+    return _split(body, _UNCOUNTED)
 
-    `bound` replaces global functions that the body calls. (Not by a closure: numba's cache on disk does not recognise
-    closures again.)
-    """
-    name = "_".join([body.__name__, *(f.__name__ for f in bound.values())])
-    part = _inlined(_with_globals(body, name, **bound))
-    return kernel(_with_globals(_whole, name, _part=part))
+
+def parallel_with_scratch(body: Callable[..., None]) -> Callable[..., None]:
+    """As `parallel`, for a body that makes arrays for itself."""
+    return _split(body, _OPTIONS)
+
+
+def _split(body: Callable[..., None], options: Mapping[str, Any]) -> Callable[..., None]:
+    part = numba.njit(**options)(body)
+    return kernel(_with_globals(_whole, body.__name__, _part=part), options)
 
 
 def _with_globals(function: Any, name: str, **globals_: Any) -> FunctionType:
+    # Not a closure: numba's cache on disk does not recognise closures again.
     copy = FunctionType(function.__code__, function.__globals__ | globals_, name)
     copy.__qualname__ = name
     return copy
@@ -302,7 +313,7 @@ def _row_backward(d_state_D: Any, source_D: Any, candidate_D: Any, gate_D: Any, 
 
 
 def _for_function(row: Callable[..., None], name: str, function: str, **bound: Callable[..., Any]) -> Any:
-    return _inlined(_with_globals(row, f"{name}_{function}", **bound))
+    return _inlined_uncounted(_with_globals(row, f"{name}_{function}", **bound))
 
 
 FUNCTIONS = tuple(_FUNCTIONS)
@@ -554,14 +565,14 @@ def norm_backward(
 
 
 @parallel
-def mask_steps(first: int, last: int, x_TBD: Any, mask_BD: Any, operand_TBD: Any) -> None:
-    """The operands of a product over all steps: `x * mask` at every step; its rows are the steps."""
+def mask_steps(first: int, last: int, x_TBD: Any, mask_BD: Any) -> None:
+    """In place the operands of a product over all steps, `x * mask` at every step; its rows are the steps."""
     _, B, D = x_TBD.shape
     for t in range(first, last):
         for b in range(B):
-            x, mask, operand = x_TBD[t, b], mask_BD[b], operand_TBD[t, b]
+            x, mask = x_TBD[t, b], mask_BD[b]
             for d in range(D):
-                operand[d] = narrow(widen(x[d]) * mask[d], operand)
+                x[d] = narrow(widen(x[d]) * mask[d], x)
 
 
 _TILE = 16
@@ -572,7 +583,7 @@ def transpose_rows(columns: int) -> int:
     return -(-columns // _TILE)
 
 
-@parallel
+@parallel_with_scratch
 def transpose(first: int, last: int, x_RC: Any, y_CR: Any) -> None:
     """y = xᵀ in the type of y, tile by tile; its rows are the bands of tiles in y."""
     R, C = x_RC.shape
@@ -641,7 +652,7 @@ def _sum_exp(x_V: Any, highest: Any, lanes: Any) -> Any:
     return lanes.sum()
 
 
-@parallel
+@parallel_with_scratch
 def nll_rows(first: int, last: int, logits_RV: Any, targets_R: Any, nll_R: Any) -> None:
     """nll = log sum exp(logits) - logits[target] of every row."""
     lanes = np.empty(_LANES, nll_R.dtype)
@@ -652,7 +663,7 @@ def nll_rows(first: int, last: int, logits_RV: Any, targets_R: Any, nll_R: Any) 
         nll_R[r] = np.log(total) + highest - widen(logits[targets_R[r]])
 
 
-@parallel
+@parallel_with_scratch
 def nll_rows_with_gradient(
     first: int, last: int, logits_RV: Any, targets_R: Any, scale: Any, nll_R: Any
 ) -> None:

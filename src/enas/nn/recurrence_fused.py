@@ -97,6 +97,10 @@ class _Fixed:
             readers.setdefault(source, []).append(state)
         return dict(sorted(readers.items()))
 
+    def widest_first(self) -> list[tuple[int, list[int]]]:
+        """As `readers`, most readers first: what packing wide weights frees has room for narrower ones."""
+        return sorted(self.readers().items(), key=lambda item: -len(item[1]))
+
     def numbered(self) -> dict[int, Any]:
         """As `readers`, with the number of every reader's function beside it: arrays [m, 2] for the kernels."""
         return {
@@ -141,8 +145,6 @@ class _Kept:
     """In the dtype of the products."""
     saved_SBmE: dict[int, Tensor]
     """Candidates and gates of the readers of every state; the backward pass puts the products' gradients there."""
-    operand_SBD: Tensor
-    """Room for the operand of a weight's gradient."""
     normal_SBD: Tensor
     """The normalised mean of the outputs, before weight and bias."""
     scale_SD: Tensor
@@ -183,7 +185,6 @@ def _keep(fixed: _Fixed, state_BD: Tensor, E: int, S: int) -> _Kept:
     normed = 0 if fixed.norm is None else S
     shapes = {
         "states": ((N + 1, S, B, D), dtype),
-        "operand": ((S, B, D), dtype),
         "normal": ((normed, B, D), real),
         "scale": ((normed, D), real),
     } | {j: ((S, B, len(states), E), dtype) for j, states in fixed.readers().items() if j > 0}
@@ -192,7 +193,6 @@ def _keep(fixed: _Fixed, state_BD: Tensor, E: int, S: int) -> _Kept:
     return _Kept(
         pieces.pop("states"),
         {0: torch.empty(S, B, 1, E, dtype=dtype)} | {j: pieces[j] for j in pieces if isinstance(j, int)},
-        pieces.pop("operand"),
         pieces.pop("normal"),
         pieces.pop("scale"),
         arena,
@@ -204,7 +204,7 @@ def _forward(fixed: _Fixed, tensors: Sequence[Tensor], *, keep: bool) -> tuple[R
     (T, B, E), D, M = projected_TBE.shape, state_BD.shape[1], len(weights_DE) + 1
     dtype, norm, readers = fixed.dtype, fixed.norm, fixed.readers()
     products = {
-        j: side_by_side([weights_DE[k - 1] for k in nodes], dtype, B, T) for j, nodes in readers.items()
+        j: side_by_side([weights_DE[k - 1] for k in nodes], dtype, B, T) for j, nodes in fixed.widest_first()
     }
     kept = _keep(fixed, state_BD, E, T if keep else 1)
     output_TBD = state_BD.new_empty(T, B, D)
@@ -276,14 +276,16 @@ def _backward(
     projected_needed, state_needed, norm_needed, weights_needed = fixed.split(needed)
     (T, B, _), D, M = projected_TBE.shape, state_BD.shape[1], len(weights_DE) + 1
     dtype, norm, readers = fixed.dtype, fixed.norm, fixed.readers()
-    products = {j: summed([weights_DE[k - 1] for k in nodes], dtype, B, T) for j, nodes in readers.items()}
+    products = {
+        j: summed([weights_DE[k - 1] for k in nodes], dtype, B, T) for j, nodes in fixed.widest_first()
+    }
     d_states_MBD = state_BD.new_zeros(M, B, D)
     d_norm_2D = state_BD.new_zeros(2, D)
 
     threads = team(B * D)
     states, d_states = kernels.array(kept.states_MSBD), kernels.array(d_states_MBD)
     saved = {j: kernels.array(x.view(*x.shape[:3], 2, D)) for j, x in kept.saved_SBmE.items()}
-    mask, operand = kernels.array(fixed.mask_like(state_BD)), kernels.array(kept.operand_SBD)
+    mask = kernels.array(fixed.mask_like(state_BD))
     d_output, d_h = kernels.array(d_output_TBD.contiguous()), kernels.array(torch.empty_like(state_BD))
     real = d_h.dtype.type
     shares = np.isin(np.arange(M), fixed.outputs) * real(1 / len(fixed.outputs))
@@ -317,15 +319,14 @@ def _backward(
                 backward_nodes(t, fixed.sources[j - 1], read[j], d_operand)
     if state_needed:
         kernels.operand_backward(threads, B, d_operand, mask, d_states[0])
+    products.clear()  # the gradients of the weights take the memory of the packed weights
 
     d_weights: list[Tensor | None] = [None] * (M - 1)
     for j, nodes in readers.items():
         if any(weights_needed[k - 1] for k in nodes):
-            operand_TBD = kept.states_MSBD[j]
             if fixed.mask_BD is not None:
-                kernels.mask_steps(team(T * B * D), T, states[j], mask, operand)
-                operand_TBD = kept.operand_SBD
-            operand_RD, d_product_RmE = operand_TBD.flatten(0, 1), kept.saved_SBmE[j].flatten(0, 1)
+                kernels.mask_steps(team(T * B * D), T, states[j], mask)
+            operand_RD, d_product_RmE = kept.states_MSBD[j].flatten(0, 1), kept.saved_SBmE[j].flatten(0, 1)
             for slot, k in enumerate(nodes):
                 if weights_needed[k - 1]:
                     d_weight_DE = operand_RD.T @ d_product_RmE[:, slot]
