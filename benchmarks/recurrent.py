@@ -1,15 +1,21 @@
 """Speed of the recurrent search: training, rewards and controller against a floor and plain code.
 
 Command:  python benchmarks/recurrent.py            (about 10 minutes on 2 cores; --help for parts of it)
+          python benchmarks/recurrent.py --memory   (peak memory of a search in its place; half a minute)
 Prints:   one JSON line a figure; the measured ones stand in docs/results.md with hardware and date.
 
 Everything is measured in one process and in turn (floor, plain, package, floor, ...), and medians are compared.
 
-floor    the step's matrix products alone, each kind by the faster of `torch.mm` and oneDNN with packed weights, the packing
-         not counted: N·T products forward, N·T for input gradients, N + 1 weight gradients over all time steps, the input
-         projection and the softmax with their gradients.
+floor    the step's matrix products alone, each kind by the faster of `torch.mm` and oneDNN with weights packed once a step:
+         N·T products forward, N·T for input gradients, N + 1 weight gradients over all time steps, the input projection and
+         the softmax with their gradients. Where oneDNN is taken, packing counts (once for all cells of a reward step), from
+         the layout that packs fastest. `products_seconds` and `times_products` leave packing out: the stricter reading.
 plain    the same step in plain autograd: `recurrence_reference`, all logits at once, the library's SGD.
-package  `LanguageSearchTask.train_step` and `.rewards`: embedding to optimiser, without dropout, as for the others.
+package  `LanguageSearchTask.train_step` and `.rewards`: embedding to optimiser, with packing, without dropout, as for the
+         others.
+memory   peak resident memory of three training steps on random cells and one reward step of four, less that of the process
+         after its imports; compared with weights and kept activations. Of it, `libraries_mb` is what the same steps take at
+         width 8: libraries and compiled kernels that are loaded only then. Measure twice: the first run compiles.
 
 The workload is the paper's published cell of 12 nodes: batch 64, 35 steps, vocabulary 10,000. For the controller, "plain" is
 eight updates of one proposal each, the package's is one update of eight; it has no floor.
@@ -20,12 +26,14 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import math
+import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -62,18 +70,29 @@ def medians(timed: Sequence[Timed], rounds: int) -> list[float]:
     return [statistics.median(taken) for taken in seconds]
 
 
+def resident_mb(key: str) -> float:
+    """Resident memory of the process in MiB: "VmRSS" now, "VmHWM" at its peak. Raises OSError outside Linux."""
+    return int(Path("/proc/self/status").read_text().split(f"{key}:")[1].split()[0]) / 1024
+
+
 def peak_mb(function: Timed) -> float | None:
     """Peak memory of the process in MiB while the function runs; None where the system cannot say (not Linux)."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
         function()
-        status = Path("/proc/self/status").read_text()
+        return resident_mb("VmHWM")
     except OSError:
         return None
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 # ---- the floor ---------------------------------------------------------------------------------------------------------
+
+
+class Way(NamedTuple):
+    """A way to do products, and what has to be done for it once a step."""
+
+    multiply: Timed
+    pack: Timed | None
 
 
 @dataclass(frozen=True)
@@ -86,7 +105,7 @@ class Products:
     weights: int
     calls: int
 
-    def ways(self, dtype: torch.dtype) -> Iterator[Timed]:
+    def ways(self, dtype: torch.dtype) -> list[Way]:
         """Ways to do them all: torch.mm into a buffer, and oneDNN with packed weights where it is to be had."""
         x = torch.randn(self.rows, self.inner).to(dtype)
         weights = [torch.randn(self.inner, self.columns).to(dtype) for _ in range(self.weights)]
@@ -97,17 +116,22 @@ class Products:
                 for weight in weights:
                     torch.mm(x, weight, out=out)
 
-        yield plain
-        if packs(dtype):
-            mkldnn = torch.ops.mkldnn
-            packed = [mkldnn._reorder_linear_weight(weight.t().contiguous(), self.rows) for weight in weights]
+        if not packs(dtype):
+            return [Way(plain, None)]
+        mkldnn = torch.ops.mkldnn
+        transposed = [weight.t().contiguous() for weight in weights]
+        packed = [mkldnn._reorder_linear_weight(weight, self.rows) for weight in transposed]
 
-            def with_packed() -> None:
-                for _ in range(self.calls):
-                    for weight in packed:
-                        mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+        def with_packed() -> None:
+            for _ in range(self.calls):
+                for weight in packed:
+                    mkldnn._linear_pointwise(x, weight, None, "none", [], "")
 
-            yield with_packed
+        def pack() -> None:
+            for weight in transposed:
+                mkldnn._reorder_linear_weight(weight, self.rows)
+
+        return [Way(plain, None), Way(with_packed, pack)]
 
 
 def floor(hidden: int, architecture: Architecture, train: bool) -> list[Products]:
@@ -189,32 +213,65 @@ def search_task(hidden: int, dtype: torch.dtype) -> LanguageSearchTask:
 # ---- figures -----------------------------------------------------------------------------------------------------------
 
 
-def figure(workload: str, phase: str, dtype: str, seconds: Mapping[str, float | None], **more: Any) -> None:
+def print_record(record: Mapping[str, Any]) -> None:
     """Print a figure as a JSON line."""
-    package, least, plain = (seconds[name] for name in ("package", "floor", "plain"))
-    assert package is not None
-    record = {
-        "workload": workload,
-        "phase": phase,
-        "dtype": dtype,
-        "threads": torch.get_num_threads(),
-        "seconds": package,
-        "floor_seconds": least,
-        "plain_seconds": plain,
-        "times_floor": None if least is None else package / least,
-        "times_plain": None if plain is None else package / plain,
-        **more,
-    }
     rounded = {key: round(value, 4) if isinstance(value, float) else value for key, value in record.items()}
     print(json.dumps(rounded), flush=True)
 
 
-def floor_seconds(times: Sequence[float], owners: Sequence[int]) -> float:
-    """The sum over kinds of products of the fastest way to do each."""
-    fastest: dict[int, float] = {}
-    for owner, seconds in zip(owners, times, strict=True):
-        fastest[owner] = min(seconds, fastest.get(owner, seconds))
-    return sum(fastest.values())
+def ratio(seconds: float, to: float | None) -> float | None:
+    """How many times as long; None where there is nothing to compare with."""
+    return None if to is None else seconds / to
+
+
+def figure(
+    workload: str, phase: str, dtype: str, package: float, plain: float, least: Floor | None, **more: Any
+) -> None:
+    """Print the time of a phase, in seconds and against the floor and plain code."""
+    floor_seconds, products_seconds = (None, None) if least is None else least
+    print_record(
+        {
+            "workload": workload,
+            "phase": phase,
+            "dtype": dtype,
+            "threads": torch.get_num_threads(),
+            "seconds": package,
+            "floor_seconds": floor_seconds,
+            "products_seconds": products_seconds,
+            "plain_seconds": plain,
+            "times_floor": ratio(package, floor_seconds),
+            "times_products": ratio(package, products_seconds),
+            "times_plain": package / plain,
+            **more,
+        }
+    )
+
+
+class Floor(NamedTuple):
+    """Seconds of the products alone, each kind by the fastest way."""
+
+    floor: float
+    """With packing, where a way needs it."""
+    products: float
+    """Without."""
+
+
+def measure(
+    timed: Sequence[Timed], kinds: Sequence[Products], dtype: torch.dtype, cells: int, rounds: int
+) -> tuple[list[float], Floor]:
+    """Median seconds of `timed`, and of the products of so many cells, all measured in turn."""
+    ways = [(owner, way) for owner, kind in enumerate(kinds) for way in kind.ways(dtype)]
+    packing = [way.pack for _, way in ways if way.pack is not None]
+    seconds = medians([*timed, *(way.multiply for _, way in ways), *packing], rounds)
+    multiplied = iter(seconds[len(timed) :])
+    packed = iter(seconds[len(timed) + len(ways) :])
+    with_packing, without = [math.inf] * len(kinds), [math.inf] * len(kinds)
+    for owner, way in ways:
+        multiply = cells * next(multiplied)
+        pack = 0.0 if way.pack is None else next(packed)
+        with_packing[owner] = min(with_packing[owner], multiply + pack)
+        without[owner] = min(without[owner], multiply)
+    return seconds[: len(timed)], Floor(sum(with_packing), sum(without))
 
 
 def measure_model(hidden: int, dtype_name: str, rounds: int) -> None:
@@ -226,30 +283,26 @@ def measure_model(hidden: int, dtype_name: str, rounds: int) -> None:
     tokens_TB, targets_TB = task.train_TB[:STEPS], task.train_TB[1 : STEPS + 1]
     workload = f"published cell, 12 nodes, hidden {hidden}"
 
-    ways = [
-        (owner, way) for owner, kind in enumerate(floor(hidden, PUBLISHED, True)) for way in kind.ways(dtype)
-    ]
     steps: list[Timed] = [
         lambda: task.train_step(0, 0, [PUBLISHED]),
         lambda: plain_step(plain, optimizers[plain], tokens_TB, targets_TB),
         lambda: plain_step(plain32, optimizers[plain32], tokens_TB, targets_TB),
     ]
-    package, plain_seconds, plain32_seconds, *products = medians([*steps, *(way for _, way in ways)], rounds)
-    least = floor_seconds(products, [owner for owner, _ in ways])
+    kinds = floor(hidden, PUBLISHED, True)
+    (package, plain_seconds, plain32_seconds), least = measure(steps, kinds, dtype, 1, rounds)
     figure(
         workload,
         "train",
         dtype_name,
-        {"package": package, "floor": least, "plain": plain_seconds},
+        package,
+        plain_seconds,
+        least,
         times_plain_fp32=package / plain32_seconds,
         peak_mb=peak_mb(steps[0]),
-        weights_mb=sum(parameter.numel() for parameter in task.model.parameters()) * 4 / 2**20,
+        weights_mb=weights_mb(task),
     )
 
-    del ways
-    ways = [
-        (owner, way) for owner, kind in enumerate(floor(hidden, PUBLISHED, False)) for way in kind.ways(dtype)
-    ]
+    kinds = floor(hidden, PUBLISHED, False)
     for count in (1, 8):
         cells = [PUBLISHED] * count
 
@@ -259,12 +312,52 @@ def measure_model(hidden: int, dtype_name: str, rounds: int) -> None:
                     plain.loss(tokens_TB, targets_TB)
 
         rewards = functools.partial(task.rewards, cells, "benchmark", 0)
-        package, plain_seconds, *products = medians(
-            [rewards, plain_rewards, *(way for _, way in ways)], rounds
-        )
-        least = count * floor_seconds(products, [owner for owner, _ in ways])
-        seconds = {"package": package, "floor": least, "plain": plain_seconds}
-        figure(f"{workload}, K = {count}", "reward", dtype_name, seconds, peak_mb=peak_mb(rewards))
+        (package, plain_seconds), least = measure([rewards, plain_rewards], kinds, dtype, count, rounds)
+        name = f"{workload}, K = {count}"
+        figure(name, "reward", dtype_name, package, plain_seconds, least, peak_mb=peak_mb(rewards))
+
+
+def weights_mb(task: LanguageSearchTask) -> float:
+    """MiB of the shared weights."""
+    return sum(parameter.numel() for parameter in task.model.parameters()) * 4 / 2**20
+
+
+def measure_memory(hidden: int, dtype_name: str) -> None:
+    """Peak memory of a short search, in a process that has done nothing else."""
+
+    def search(width: int) -> LanguageSearchTask:
+        task = search_task(width, DTYPES[dtype_name])
+        rng = random.Random(0)
+        cells = [task.space.sample(rng) for _ in range(7)]
+        for cell in cells[:3]:
+            task.train_step(0, 0, [cell])
+        task.rewards(cells[3:], "benchmark", 0)
+        return task
+
+    imported = resident_mb("VmRSS")
+    search(8)
+    before = resident_mb("VmRSS")
+    task = search(hidden)
+    peak = resident_mb("VmHWM")
+    nodes = task.space.total_nodes
+    # In widths D a position: N + 1 states, N candidates and gates, an operand, the input, its projection, the output.
+    widths = (nodes + 1) + 2 * nodes + 1 + 1 + 2 + 1
+    activations = BATCH * STEPS * hidden * widths * 4 / 2**20
+    weights = weights_mb(task)
+    print_record(
+        {
+            "workload": f"search of 12 nodes, hidden {hidden}",
+            "phase": "memory",
+            "dtype": dtype_name,
+            "threads": torch.get_num_threads(),
+            "peak_mb": peak - imported,
+            "libraries_mb": before - imported,
+            "weights_mb": weights,
+            "activations_mb": activations,
+            "times_weights_and_activations": (peak - imported) / (weights + activations),
+            "times_without_libraries": (peak - before) / (weights + activations),
+        }
+    )
 
 
 def measure_controller(rounds: int) -> None:
@@ -282,8 +375,7 @@ def measure_controller(rounds: int) -> None:
             update(reward.unsqueeze(0))
 
     eight, ones = medians([lambda: update(rewards_N), eight_times_one], max(rounds, 20))
-    seconds = {"package": eight, "floor": None, "plain": ones}
-    figure("LSTM of 100 units, 12 nodes, 8 proposals", "controller", "fp32", seconds, peak_mb=None)
+    figure("LSTM of 100 units, 12 nodes, 8 proposals", "controller", "fp32", eight, ones, None, peak_mb=None)
 
 
 def main() -> None:
@@ -295,9 +387,14 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=list(DTYPES))
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--memory", action="store_true", help="measure peak memory alone; hidden 1000, fp32")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     keep_freed_memory()  # as the command line does; for floor and plain code too
+    if arguments.memory:
+        torch.set_num_threads(arguments.threads[0])
+        measure_memory(1000, "fp32")
+        return
     for threads in arguments.threads:
         torch.set_num_threads(threads)
         measure_controller(arguments.rounds)

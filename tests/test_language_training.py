@@ -32,14 +32,17 @@ from enas.tasks.language_child import (
 from enas.tasks.language_model import DropoutConfig, LanguageModel, LSTMCell
 from enas.tasks.language_training import (
     LanguageTrainingConfig,
+    Minibatch,
     RegularisationConfig,
     SGDConfig,
     WindowConfig,
+    accumulate_gradient,
     add_l2,
-    clip_gradient,
+    clip_factor,
     cut,
     descend,
     evaluate,
+    masks_for,
     nll,
     perplexity,
     rows_of,
@@ -151,6 +154,22 @@ def test_slowness_of_a_window_of_one_step_is_zero() -> None:
     assert torch.equal(loss, total)
 
 
+@pytest.mark.parametrize("build", [child, lstm])
+def test_the_accumulated_gradient_is_autograds(build: Callable[[torch.dtype], LanguageModel]) -> None:
+    """Of the embedding too, which is looked up and multiplied with: words stand several times, some not at all."""
+    model = build(torch.float64)
+    minibatch = Minibatch(words(T, B, seed=4) // 2, words(T, B, seed=5))
+    state = model.initial_state(B)
+    masks = masks_for(model, minibatch, EVERYTHING, seeded(6))
+    features = model.features(minibatch.tokens_TB, state, masks, dtype=torch.float64)
+    _, total = window_loss(model, features, minibatch.targets_TB, EVERYTHING, torch.float64)
+    expected = torch.autograd.grad(0.25 * total, list(model.parameters()))
+    for times in (1, 2):  # the second time it is added
+        accumulate_gradient(model, minibatch, state, EVERYTHING, seeded(6), torch.float64, share=0.25)
+        for parameter, gradient in zip(model.parameters(), expected, strict=True):
+            torch.testing.assert_close(parameter.grad, times * gradient)
+
+
 def test_l2_adds_the_gradient_of_the_squares_to_what_is_used() -> None:
     used = [nn.Parameter(torch.randn(3, 4, generator=seeded(i), dtype=torch.float64)) for i in (1, 2)]
     unused = nn.Parameter(torch.ones(2))
@@ -176,9 +195,11 @@ def test_clipping_by_the_global_norm(bound: float) -> None:
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient.clone()
     norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
-    assert clip_gradient(parameters, bound) == pytest.approx(norm, rel=1e-12)
+    measured, factor = clip_factor([*parameters, nn.Parameter(torch.ones(2))], bound)
+    assert measured == pytest.approx(norm, rel=1e-12)
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient * min(1.0, bound / norm), rtol=1e-5, atol=0)
+        clipped = parameter.grad * factor
+        torch.testing.assert_close(clipped, gradient * min(1.0, bound / norm), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("clip", [0.25, 1e3])

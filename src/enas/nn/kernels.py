@@ -8,7 +8,7 @@ straight-line code that the compiler turns into vector instructions; NaN passes 
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import FunctionType
@@ -28,6 +28,12 @@ from enas.nn.threads import split_rows
 # as the check keeps the compiler from vectorising.
 _OPTIONS: dict[str, Any] = {"fastmath": {"contract", "nsz"}, "error_model": "numpy"}
 _inlined = numba.njit(**_OPTIONS)
+
+
+# Threads that count references to the same array, as they do at every row they take of it, wait for each other: up to
+# half the time of a kernel of few rows. Code that counts none cannot make arrays.
+_UNCOUNTED: dict[str, Any] = _OPTIONS | {"_nrt": False}
+_inlined_uncounted = numba.njit(**_UNCOUNTED)
 
 
 @cache
@@ -54,27 +60,35 @@ class _KernelCache(FunctionCache):
         )
 
 
-def kernel(function: Callable[..., None]) -> Callable[..., None]:
+def kernel(function: Callable[..., None], options: Mapping[str, Any] = _OPTIONS) -> Callable[..., None]:
     """Compile at the first call for each combination of types; kept on disk for the next process if it can be."""
-    compiled = numba.njit(nogil=True, **_OPTIONS)(function)
+    compiled = numba.njit(nogil=True, **options)(function)
     # Without a folder that the package or the user can write to, there is no cache.
     with contextlib.suppress(RuntimeError):
         compiled._cache = _KernelCache(function)
     return cast(Callable[..., None], compiled)
 
 
-def parallel(body: Callable[..., None], **bound: Callable[..., Any]) -> Callable[..., None]:
-    """Compile `body(first_row, last_row, *arguments)` into `kernel(team, rows, *arguments)`.
+def parallel(body: Callable[..., None]) -> Callable[..., None]:
+    """Compile `body(first_row, last_row, *arguments)` into `kernel(team, rows, *arguments)`; it cannot make arrays."""
+    return _split(body, _UNCOUNTED)
 
-    `bound` replaces global functions that the body calls. (Not by a closure: numba's cache on disk does not recognise
-    closures again.)
-    """
+
+def parallel_with_scratch(
+    body: Callable[..., None], **bound: Callable[..., Any]
+) -> Callable[..., None]:
+    """As `parallel`, for a body that makes arrays for itself; `bound` replaces global functions that the body calls."""
     name = "_".join([body.__name__, *(f.__name__ for f in bound.values())])
-    part = _inlined(_with_globals(body, name, **bound))
-    return kernel(_with_globals(_whole, name, _part=part))
+    return _split(_with_globals(body, name, **bound), _OPTIONS)
+
+
+def _split(body: Callable[..., None], options: Mapping[str, Any]) -> Callable[..., None]:
+    part = numba.njit(**options)(body)
+    return kernel(_with_globals(_whole, body.__name__, _part=part), options)
 
 
 def _with_globals(function: Any, name: str, **globals_: Any) -> FunctionType:
+    # Not a closure: numba's cache on disk does not recognise closures again.
     copy = FunctionType(function.__code__, function.__globals__ | globals_, name)
     copy.__qualname__ = name
     return copy
@@ -298,79 +312,148 @@ _GRADIENTS = {
 }
 
 
-# What the two kernels of a node call; `parallel` binds the function of the node in its place.
+# The work of one row of one node; `_for_function` binds the node's function in the place of these two.
 _function: Callable[..., Any] = identity
 _gradient: Callable[..., Any] = _identity_gradient
 
 
-def _node_forward(
+def _row_forward(
+    product_2D: Any, projected_2D: Any, source_D: Any, candidate_D: Any, gate_D: Any, state_D: Any
+) -> None:
+    a_D, g_D = product_2D[0], product_2D[1]
+    for d in range(len(state_D)):
+        if projected_2D is None:
+            c = _function(widen(a_D[d]))
+            z = sigmoid(widen(g_D[d]))
+        else:
+            c = _function(widen(a_D[d]) + widen(projected_2D[0, d]))
+            z = sigmoid(widen(g_D[d]) + widen(projected_2D[1, d]))
+        state_D[d] = source_D[d] + z * (c - source_D[d])
+        candidate_D[d] = narrow(c, candidate_D)
+        gate_D[d] = narrow(z, gate_D)
+
+
+def _row_backward(d_state_D: Any, source_D: Any, candidate_D: Any, gate_D: Any, d_source_D: Any) -> None:
+    for d in range(len(d_state_D)):
+        ds = d_state_D[d]
+        c = widen(candidate_D[d])
+        z = widen(gate_D[d])
+        ds_z = ds * z
+        candidate_D[d] = narrow(_gradient(c, ds_z), candidate_D)
+        gate_D[d] = narrow((c - widen(source_D[d])) * (ds_z - ds_z * z), gate_D)
+        d_source_D[d] += ds - ds_z
+
+
+def _for_function(row: Callable[..., None], name: str, function: str, **bound: Callable[..., Any]) -> Any:
+    return _inlined_uncounted(_with_globals(row, f"{name}_{function}", **bound))
+
+
+FUNCTIONS = tuple(_FUNCTIONS)
+"""Functions of nodes; kernels know them by their number here."""
+
+_tanh_forward, _relu_forward, _sigmoid_forward, _identity_forward = (
+    _for_function(_row_forward, "row_forward", name, _function=_FUNCTIONS[name]) for name in FUNCTIONS
+)
+_tanh_backward, _relu_backward, _sigmoid_backward, _identity_backward = (
+    _for_function(_row_backward, "row_backward", name, _gradient=_GRADIENTS[name]) for name in FUNCTIONS
+)
+
+
+@parallel
+def nodes_forward(
     first: int,
     last: int,
-    product_BmE: Any,
-    slot: int,
-    source_BD: Any,
+    product_Bm2D: Any,
+    projected_B2D: Any,
+    readers_m2: Any,
+    j: Any,
+    now: Any,
+    s: Any,
     mask_BD: Any,
-    saved_BmE: Any,
-    state_BD: Any,
-    rounded_BD: Any,
-    operand_BD: Any,
+    saved_SBm2D: Any,
+    states_MSBD: Any,
+    rounded_MSBD: Any,
+    is_read_M: Any,
+    operand_MBD: Any,
 ) -> None:
-    D = state_BD.shape[1]
+    """`s_k = s_j + sigmoid(g) * (f(a) - s_j)` for all m readers k of state j, whose products (a, g) are given.
+
+    `readers_m2` holds k and the number of f. `projected_B2D` is added to the product unless None. Writes candidate and
+    gate to step `s` of what is kept, the state to step `now` of the states, its rounded copy to step `s` unless None,
+    and, where it is read, the masked state, the operand of the next product.
+    """
+    D = mask_BD.shape[1]
     for b in range(first, last):
-        a, g = product_BmE[b, slot, :D], product_BmE[b, slot, D:]
-        candidate, gate = saved_BmE[b, slot, :D], saved_BmE[b, slot, D:]
-        source, mask, state, operand = source_BD[b], mask_BD[b], state_BD[b], operand_BD[b]
-        if rounded_BD is not None:
-            rounded = rounded_BD[b]
-        for d in range(D):
-            c = _function(widen(a[d]))
-            z = sigmoid(widen(g[d]))
-            s = source[d] + z * (c - source[d])
-            candidate[d] = narrow(c, candidate)
-            gate[d] = narrow(z, gate)
-            state[d] = s
-            if rounded_BD is not None:
-                rounded[d] = narrow(s, rounded)
-            operand[d] = narrow(s * mask[d], operand)
+        source, mask = states_MSBD[j, now, b], mask_BD[b]
+        for i in range(len(readers_m2)):
+            k, function = readers_m2[i]
+            product, state = product_Bm2D[b, i], states_MSBD[k, now, b]
+            projected = None if projected_B2D is None else projected_B2D[b]
+            candidate, gate = saved_SBm2D[s, b, i, 0], saved_SBm2D[s, b, i, 1]
+            if function == 0:
+                _tanh_forward(product, projected, source, candidate, gate, state)
+            elif function == 1:
+                _relu_forward(product, projected, source, candidate, gate, state)
+            elif function == 2:
+                _sigmoid_forward(product, projected, source, candidate, gate, state)
+            else:
+                _identity_forward(product, projected, source, candidate, gate, state)
+            if rounded_MSBD is not None:
+                rounded = rounded_MSBD[k, s, b]
+                for d in range(D):
+                    rounded[d] = narrow(state[d], rounded)
+            if is_read_M[k]:
+                operand = operand_MBD[k, b]
+                for d in range(D):
+                    operand[d] = narrow(state[d] * mask[d], operand)
 
 
-node_forward = {name: parallel(_node_forward, _function=function) for name, function in _FUNCTIONS.items()}
-"""By function: `s_k = s_j + sigmoid(g) * (f(a) - s_j)` for the child in `slot` of the m that share one product.
-
-Reads (a, g) from the product [B, m, E]; writes candidate and gate to `saved_BmE`, the new state, its rounded copy
-unless None, and the masked state, the operand of the next product.
-"""
-
-
-def _node_backward(
+@parallel
+def nodes_backward(
     first: int,
     last: int,
-    d_state_BD: Any,
-    source_BD: Any,
-    slot: int,
-    saved_BmE: Any,
-    d_source_BD: Any,
+    d_operand_BD: Any,
+    mask_BD: Any,
+    d_h_BD: Any,
+    shares_M: Any,
+    readers_n3: Any,
+    j: Any,
+    t: Any,
+    states_MSBD: Any,
+    saved_SBm2D: Any,
+    d_states_MBD: Any,
 ) -> None:
-    D = d_state_BD.shape[1]
+    """The gradient of `nodes_forward` for n readers k of state j whose own readers, if any, are done.
+
+    `readers_n3` holds k, its slot among the readers of j, and the number of f. The gradient of state k is what its
+    readers left in `d_states_MBD`, which is set to zero for the step before; its share of the gradient of h; and the
+    gradient of its masked copy, unless None. Overwrites candidate and gate with the gradients of (a, g); adds to the
+    gradient of state j what the highway carries back.
+    """
+    D = mask_BD.shape[1]
     for b in range(first, last):
-        candidate, gate = saved_BmE[b, slot, :D], saved_BmE[b, slot, D:]
-        d_state, source, d_source = d_state_BD[b], source_BD[b], d_source_BD[b]
-        for d in range(D):
-            ds = d_state[d]
-            c = widen(candidate[d])
-            z = widen(gate[d])
-            ds_z = ds * z
-            candidate[d] = narrow(_gradient(c, ds_z), candidate)
-            gate[d] = narrow((c - widen(source[d])) * (ds_z - ds_z * z), gate)
-            d_source[d] += ds - ds_z
-
-
-node_backward = {name: parallel(_node_backward, _gradient=gradient) for name, gradient in _GRADIENTS.items()}
-"""By function: the gradient of `node_forward`.
-
-Overwrites candidate and gate with the gradients of (a, g); adds to `d_source_BD` what the highway carries back to the
-source.
-"""
+        source, d_source = states_MSBD[j, t, b], d_states_MBD[j, b]
+        for i in range(len(readers_n3)):
+            k, slot, function = readers_n3[i]
+            d_state = d_states_MBD[k, b]
+            if shares_M[k] != 0:
+                d_h, share = d_h_BD[b], shares_M[k]
+                for d in range(D):
+                    d_state[d] += share * d_h[d]
+            if d_operand_BD is not None:
+                d_operand, mask = d_operand_BD[b], mask_BD[b]
+                for d in range(D):
+                    d_state[d] += widen(d_operand[d]) * mask[d]
+            candidate, gate = saved_SBm2D[t, b, slot, 0], saved_SBm2D[t, b, slot, 1]
+            if function == 0:
+                _tanh_backward(d_state, source, candidate, gate, d_source)
+            elif function == 1:
+                _relu_backward(d_state, source, candidate, gate, d_source)
+            elif function == 2:
+                _sigmoid_backward(d_state, source, candidate, gate, d_source)
+            else:
+                _identity_backward(d_state, source, candidate, gate, d_source)
+            d_state[:] = 0
 
 
 @parallel
@@ -409,29 +492,23 @@ def mean_forward(
 
 
 @parallel
-def state_backward(first: int, last: int, d_output_BD: Any, d_state_BD: Any, d_h_BD: Any) -> None:
-    """The gradient of h: as an output, and as state 0 of the next step."""
+def state_backward(
+    first: int, last: int, d_output_BD: Any, d_operand_BD: Any, mask_BD: Any, d_state_BD: Any, d_h_BD: Any
+) -> None:
+    """The gradient of h: as an output, and as state 0 of the next step, with its masked copy unless None.
+
+    The gradient of state 0 is then set to zero for the step before.
+    """
     D = d_h_BD.shape[1]
     for b in range(first, last):
         d_output, d_state, d_h = d_output_BD[b], d_state_BD[b], d_h_BD[b]
         for d in range(D):
             d_h[d] = d_output[d] + d_state[d]
-
-
-@parallel
-def mean_backward(
-    first: int, last: int, d_h_BD: Any, is_output_M: Any, share: Any, d_states_MBD: Any
-) -> None:
-    """The gradient of every state from h alone: a share of it for the outputs, 0 for the others."""
-    M, _, D = d_states_MBD.shape
-    for m in range(M):
-        for b in range(first, last):
-            d_state, d_h = d_states_MBD[m, b], d_h_BD[b]
-            if is_output_M[m]:
-                for d in range(D):
-                    d_state[d] = d_h[d] * share
-            else:
-                d_state[:] = 0
+        if d_operand_BD is not None:
+            d_operand, mask = d_operand_BD[b], mask_BD[b]
+            for d in range(D):
+                d_h[d] += widen(d_operand[d]) * mask[d]
+        d_state[:] = 0
 
 
 @parallel
@@ -520,14 +597,14 @@ def norm_backward(
 
 
 @parallel
-def mask_steps(first: int, last: int, x_TBD: Any, mask_BD: Any, operand_TBD: Any) -> None:
-    """The operands of a product over all steps: `x * mask` at every step; its rows are the steps."""
+def mask_steps(first: int, last: int, x_TBD: Any, mask_BD: Any) -> None:
+    """In place the operands of a product over all steps, `x * mask` at every step; its rows are the steps."""
     _, B, D = x_TBD.shape
     for t in range(first, last):
         for b in range(B):
-            x, mask, operand = x_TBD[t, b], mask_BD[b], operand_TBD[t, b]
+            x, mask = x_TBD[t, b], mask_BD[b]
             for d in range(D):
-                operand[d] = narrow(widen(x[d]) * mask[d], operand)
+                x[d] = narrow(widen(x[d]) * mask[d], x)
 
 
 _TILE = 16
@@ -538,7 +615,7 @@ def transpose_rows(columns: int) -> int:
     return -(-columns // _TILE)
 
 
-@parallel
+@parallel_with_scratch
 def transpose(first: int, last: int, x_RC: Any, y_CR: Any) -> None:
     """y = xᵀ in the type of y, tile by tile; its rows are the bands of tiles in y."""
     R, C = x_RC.shape
@@ -607,7 +684,7 @@ def _sum_exp(x_V: Any, highest: Any, lanes: Any) -> Any:
     return lanes.sum()
 
 
-@parallel
+@parallel_with_scratch
 def nll_rows(first: int, last: int, logits_RV: Any, targets_R: Any, nll_R: Any) -> None:
     """nll = log sum exp(logits) - logits[target] of every row."""
     lanes = np.empty(_LANES, nll_R.dtype)
@@ -618,7 +695,7 @@ def nll_rows(first: int, last: int, logits_RV: Any, targets_R: Any, nll_R: Any) 
         nll_R[r] = np.log(total) + highest - widen(logits[targets_R[r]])
 
 
-@parallel
+@parallel_with_scratch
 def nll_rows_with_gradient(
     first: int, last: int, logits_RV: Any, targets_R: Any, scale: Any, nll_R: Any
 ) -> None:

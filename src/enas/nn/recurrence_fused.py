@@ -97,6 +97,35 @@ class _Fixed:
             readers.setdefault(source, []).append(state)
         return dict(sorted(readers.items()))
 
+    def widest_first(self) -> list[tuple[int, list[int]]]:
+        """As `readers`, most readers first: what packing wide weights frees has room for narrower ones."""
+        return sorted(self.readers().items(), key=lambda item: -len(item[1]))
+
+    def numbered(self) -> dict[int, Any]:
+        """As `readers`, with the number of every reader's function beside it: arrays [m, 2] for the kernels."""
+        return {
+            source: np.array([(state, self._function(state)) for state in states])
+            for source, states in self.readers().items()
+        }
+
+    def slotted(self) -> tuple[dict[int, Any], dict[int, Any]]:
+        """Arrays [n, 3] of states, their slots among the readers of their source, and the numbers of their functions.
+
+        First by source those that nobody reads, then one by one those that are read.
+        """
+        readers = self.readers()
+        ends: dict[int, Any] = {}
+        read: dict[int, Any] = {}
+        for source, states in readers.items():
+            rows = {state: (state, slot, self._function(state)) for slot, state in enumerate(states)}
+            if unread := [row for state, row in rows.items() if state not in readers]:
+                ends[source] = np.array(unread)
+            read |= {state: np.array([row]) for state, row in rows.items() if state in readers}
+        return ends, read
+
+    def _function(self, state: int) -> int:
+        return kernels.FUNCTIONS.index(self.plan.functions[state - 1])
+
     def mask_like(self, state_BD: Tensor) -> Tensor:
         if self.mask_BD is None:
             return torch.ones_like(state_BD)
@@ -116,8 +145,6 @@ class _Kept:
     """In the dtype of the products."""
     saved_SBmE: dict[int, Tensor]
     """Candidates and gates of the readers of every state; the backward pass puts the products' gradients there."""
-    operand_SBD: Tensor
-    """Room for the operand of a weight's gradient."""
     normal_SBD: Tensor
     """The normalised mean of the outputs, before weight and bias."""
     scale_SD: Tensor
@@ -158,7 +185,6 @@ def _keep(fixed: _Fixed, state_BD: Tensor, E: int, S: int) -> _Kept:
     normed = 0 if fixed.norm is None else S
     shapes = {
         "states": ((N + 1, S, B, D), dtype),
-        "operand": ((S, B, D), dtype),
         "normal": ((normed, B, D), real),
         "scale": ((normed, D), real),
     } | {j: ((S, B, len(states), E), dtype) for j, states in fixed.readers().items() if j > 0}
@@ -167,7 +193,6 @@ def _keep(fixed: _Fixed, state_BD: Tensor, E: int, S: int) -> _Kept:
     return _Kept(
         pieces.pop("states"),
         {0: torch.empty(S, B, 1, E, dtype=dtype)} | {j: pieces[j] for j in pieces if isinstance(j, int)},
-        pieces.pop("operand"),
         pieces.pop("normal"),
         pieces.pop("scale"),
         arena,
@@ -177,9 +202,9 @@ def _keep(fixed: _Fixed, state_BD: Tensor, E: int, S: int) -> _Kept:
 def _forward(fixed: _Fixed, tensors: Sequence[Tensor], *, keep: bool) -> tuple[Recurrence, _Kept]:
     projected_TBE, state_BD, norm_parameters, weights_DE = fixed.split([x.detach() for x in tensors])
     (T, B, E), D, M = projected_TBE.shape, state_BD.shape[1], len(weights_DE) + 1
-    dtype, norm, functions, readers = fixed.dtype, fixed.norm, fixed.plan.functions, fixed.readers()
+    dtype, norm, readers = fixed.dtype, fixed.norm, fixed.readers()
     products = {
-        j: side_by_side([weights_DE[k - 1] for k in nodes], dtype, B, T) for j, nodes in readers.items()
+        j: side_by_side([weights_DE[k - 1] for k in nodes], dtype, B, T) for j, nodes in fixed.widest_first()
     }
     kept = _keep(fixed, state_BD, E, T if keep else 1)
     output_TBD = state_BD.new_empty(T, B, D)
@@ -189,11 +214,13 @@ def _forward(fixed: _Fixed, tensors: Sequence[Tensor], *, keep: bool) -> tuple[R
     rounds = dtype != state_BD.dtype
     states = kernels.array(state_BD.new_empty(M, 1, B, D) if rounds else kept.states_MSBD)
     rounded = kernels.array(kept.states_MSBD) if rounds else None
-    saved = {j: kernels.array(x) for j, x in kept.saved_SBmE.items()}
+    saved = {j: kernels.array(x.view(*x.shape[:3], 2, D)) for j, x in kept.saved_SBmE.items()}
     mask = kernels.array(fixed.mask_like(state_BD))
-    operands_BD = dict(zip(readers, torch.empty(len(readers), B, D, dtype=dtype), strict=True))
-    unread = kernels.array(torch.empty(B, D, dtype=dtype))
-    operands = {k: kernels.array(operands_BD[k]) if k in readers else unread for k in range(M)}
+    operand_MBD = torch.empty(M, B, D, dtype=dtype)
+    operands_BD, operand = list(operand_MBD), kernels.array(operand_MBD)
+    numbered = fixed.numbered()
+    is_read = np.isin(np.arange(M), list(readers))
+    projected = kernels.array(projected_TBE.contiguous().view(T, B, 2, D))
     output, h = kernels.array(output_TBD), kernels.array(state_BD.contiguous())
     real = output.dtype.type
     outputs, share = np.array(fixed.outputs), real(1 / len(fixed.outputs))
@@ -210,26 +237,27 @@ def _forward(fixed: _Fixed, tensors: Sequence[Tensor], *, keep: bool) -> tuple[R
     for t in range(T):
         s = t if keep else 0
         now = 0 if rounds else s
-        round_to = [None] * M if rounded is None else rounded[:, s]
-        kernels.enter_state(threads, B, h, mask, states[0, now], round_to[0], operands[0])
-        for j, nodes in readers.items():
-            product = products[j](operands_BD[j])
-            if j == 0:
-                product = product.to(state_BD.dtype).add_(projected_TBE[t])
-            product = kernels.array(product).reshape(B, len(nodes), E)
-            for slot, k in enumerate(nodes):
-                kernels.node_forward[functions[k - 1]](
-                    threads,
-                    B,
-                    product,
-                    slot,
-                    states[j, now],
-                    mask,
-                    saved[j][s],
-                    states[k, now],
-                    round_to[k],
-                    operands[k],
-                )
+        kernels.enter_state(
+            threads, B, h, mask, states[0, now], None if rounded is None else rounded[0, s], operand[0]
+        )
+        for j, nodes in numbered.items():
+            product = kernels.array(products[j](operands_BD[j]).view(B, len(nodes), 2, D))
+            kernels.nodes_forward(
+                threads,
+                B,
+                product,
+                projected[t] if j == 0 else None,
+                nodes,
+                j,
+                now,
+                s,
+                mask,
+                saved[j],
+                states,
+                rounded,
+                is_read,
+                operand,
+            )
         h = output[t]
         kernels.mean_forward(threads, B, states, now, outputs, share, h)
         if norm is not None:
@@ -247,19 +275,21 @@ def _backward(
     projected_TBE, state_BD, norm_parameters, weights_DE = fixed.split([x.detach() for x in tensors])
     projected_needed, state_needed, norm_needed, weights_needed = fixed.split(needed)
     (T, B, _), D, M = projected_TBE.shape, state_BD.shape[1], len(weights_DE) + 1
-    dtype, norm, functions, readers = fixed.dtype, fixed.norm, fixed.plan.functions, fixed.readers()
-    products = {j: summed([weights_DE[k - 1] for k in nodes], dtype, B, T) for j, nodes in readers.items()}
-    slots = {k: slot for nodes in readers.values() for slot, k in enumerate(nodes)}
+    dtype, norm, readers = fixed.dtype, fixed.norm, fixed.readers()
+    products = {
+        j: summed([weights_DE[k - 1] for k in nodes], dtype, B, T) for j, nodes in fixed.widest_first()
+    }
     d_states_MBD = state_BD.new_zeros(M, B, D)
     d_norm_2D = state_BD.new_zeros(2, D)
 
     threads = team(B * D)
     states, d_states = kernels.array(kept.states_MSBD), kernels.array(d_states_MBD)
-    saved = {j: kernels.array(x) for j, x in kept.saved_SBmE.items()}
-    mask, operand = kernels.array(fixed.mask_like(state_BD)), kernels.array(kept.operand_SBD)
+    saved = {j: kernels.array(x.view(*x.shape[:3], 2, D)) for j, x in kept.saved_SBmE.items()}
+    mask = kernels.array(fixed.mask_like(state_BD))
     d_output, d_h = kernels.array(d_output_TBD.contiguous()), kernels.array(torch.empty_like(state_BD))
     real = d_h.dtype.type
-    is_output, share = np.isin(np.arange(M), fixed.outputs), real(1 / len(fixed.outputs))
+    shares = np.isin(np.arange(M), fixed.outputs) * real(1 / len(fixed.outputs))
+    ends, read = fixed.slotted()
     if norm is not None:
         weight, normal, scale = (
             kernels.array(norm_parameters[0]),
@@ -270,29 +300,33 @@ def _backward(
         sums, dots = kernels.array(torch.empty_like(d_norm_2D))
         batch_share = real(1 / B if fixed.batch_statistics else 0)
 
+    def backward_nodes(t: int, source: int, nodes: Any, d_operand: Any) -> None:
+        kernels.nodes_backward(
+            threads, B, d_operand, mask, d_h, shares, nodes, source, t, states, saved[source], d_states
+        )
+
+    d_operand = None
     for t in reversed(range(T)):
-        kernels.state_backward(threads, B, d_output[t], d_states[0], d_h)
+        kernels.state_backward(threads, B, d_output[t], d_operand, mask, d_states[0], d_h)
         if norm is not None:
             kernels.norm_backward(d_h, normal[t], scale[t], weight, batch_share, sums, dots, d_weight, d_bias)
-        kernels.mean_backward(threads, B, d_h, is_output, share, d_states)
-        for k in reversed(range(M)):
-            if k in readers and (k > 0 or t > 0 or state_needed):
-                d_operand = kernels.array(products[k](kept.saved_SBmE[k][t].flatten(1)))
-                kernels.operand_backward(threads, B, d_operand, mask, d_states[k])
-            if k > 0:
-                j = fixed.sources[k - 1]
-                kernels.node_backward[functions[k - 1]](
-                    threads, B, d_states[k], states[j, t], slots[k], saved[j][t], d_states[j]
-                )
+        for j in reversed(readers):
+            if j in ends:
+                backward_nodes(t, j, ends[j], None)
+            if j > 0 or t > 0 or state_needed:
+                d_operand = kernels.array(products[j](kept.saved_SBmE[j][t].flatten(1)))
+            if j > 0:
+                backward_nodes(t, fixed.sources[j - 1], read[j], d_operand)
+    if state_needed:
+        kernels.operand_backward(threads, B, d_operand, mask, d_states[0])
+    products.clear()  # the gradients of the weights take the memory of the packed weights
 
     d_weights: list[Tensor | None] = [None] * (M - 1)
     for j, nodes in readers.items():
         if any(weights_needed[k - 1] for k in nodes):
-            operand_TBD = kept.states_MSBD[j]
             if fixed.mask_BD is not None:
-                kernels.mask_steps(team(T * B * D), T, states[j], mask, operand)
-                operand_TBD = kept.operand_SBD
-            operand_RD, d_product_RmE = operand_TBD.flatten(0, 1), kept.saved_SBmE[j].flatten(0, 1)
+                kernels.mask_steps(team(T * B * D), T, states[j], mask)
+            operand_RD, d_product_RmE = kept.states_MSBD[j].flatten(0, 1), kept.saved_SBmE[j].flatten(0, 1)
             for slot, k in enumerate(nodes):
                 if weights_needed[k - 1]:
                     d_weight_DE = operand_RD.T @ d_product_RmE[:, slot]

@@ -109,11 +109,17 @@ class LanguageModel(nn.Module):
         self.embedding = nn.Parameter(embedding.uniform_(-init_range, init_range, generator=generator))
 
     def features(
-        self, tokens_TB: Tensor, state: Any, masks: Masks = NO_MASKS, **cell_settings: Any
+        self,
+        tokens_TB: Tensor,
+        state: Any,
+        masks: Masks = NO_MASKS,
+        *,
+        looked_up_TBD: Tensor | None = None,
+        **cell_settings: Any,
     ) -> Features:
         """Run the cell over a window; `cell_settings` go to the cell (the supernet's needs an
-        `architecture`)."""
-        inputs_TBD = F.embedding(tokens_TB, self.embedding)
+        `architecture`). The tokens' rows of the embedding are looked up unless they are given."""
+        inputs_TBD = F.embedding(tokens_TB, self.embedding) if looked_up_TBD is None else looked_up_TBD
         if masks.words_TB is not None:
             inputs_TBD = inputs_TBD * masks.words_TB.unsqueeze(-1)
         if masks.input_BD is not None:

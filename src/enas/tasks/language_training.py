@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from enas.data.windows import Window, batchify, eval_windows, fixed_windows, random_windows
 from enas.errors import ConfigError, NotFiniteError
@@ -166,12 +167,26 @@ def accumulate_gradient(
     no gradient added, if the loss is NaN or infinite; `whose` says in its message whose loss that is.
     """
     masks = masks_for(model, minibatch, config, draw)
-    features = model.features(minibatch.tokens_TB, state, masks, dtype=dtype, **cell_settings)
+    looked_up_TBD = F.embedding(minibatch.tokens_TB, model.embedding.detach()).requires_grad_()
+    features = model.features(
+        minibatch.tokens_TB, state, masks, looked_up_TBD=looked_up_TBD, dtype=dtype, **cell_settings
+    )
     loss, total = window_loss(model, features, minibatch.targets_TB, config, dtype)
     if not math.isfinite(value := float(total.detach())):
         raise NotFiniteError(f"the loss{whose} is {value}")
     (total * share).backward()
+    if model.embedding.grad is not None and looked_up_TBD.grad is not None:
+        add_to_rows(model.embedding.grad, minibatch.tokens_TB, looked_up_TBD.grad)
     return float(loss.detach()), value, detach(features.state)
+
+
+def add_to_rows(sum_VD: Tensor, tokens_TB: Tensor, rows_TBD: Tensor) -> None:
+    """Add a row for every token, in the tokens' order: a gradient of the embedding in place of autograd's, which is of
+    the whole vocabulary again."""
+    if sum_VD.device.type == "cpu":
+        sum_VD.index_add_(0, tokens_TB.flatten(), rows_TBD.flatten(0, 1))
+    else:  # where index_add_ leaves the order to chance
+        sum_VD.index_put_((tokens_TB,), rows_TBD, accumulate=True)
 
 
 def add_l2(parameters: Iterable[nn.Parameter], weight: float) -> None:
@@ -182,9 +197,10 @@ def add_l2(parameters: Iterable[nn.Parameter], weight: float) -> None:
         torch._foreach_add_(gradients, weights, alpha=2 * weight)
 
 
-def clip_gradient(parameters: Iterable[nn.Parameter], bound: float) -> float:
-    """Scale the gradient so that its global norm is at most `bound`; returns the norm it had."""
-    return float(nn.utils.clip_grad_norm_(parameters, bound))
+def clip_factor(parameters: Iterable[nn.Parameter], bound: float) -> tuple[float, float]:
+    """(global norm of the gradient, what to multiply the gradient by so that its norm is at most `bound`)."""
+    norm = float(nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None))
+    return norm, min(1.0, bound / (norm + 1e-6))
 
 
 def descend(
@@ -192,16 +208,17 @@ def descend(
 ) -> float:
     """L2, clipping and one SGD step on the parameters that have a gradient, which is then dropped.
 
+    The gradient is clipped by way of the learning rate, which spares a pass over it: the optimiser must be plain SGD.
     Returns the gradient's norm before clipping. Raises `NotFiniteError`, with the weights untouched, if it is
     NaN or infinite.
     """
     used = [parameter for parameter in model.parameters() if parameter.grad is not None]
     add_l2(used, config.regularisation.l2)
-    norm = clip_gradient(used, config.sgd.clip)
+    norm, factor = clip_factor(used, config.sgd.clip)
     if not math.isfinite(norm):
         optimizer.zero_grad()
         raise NotFiniteError(f"the gradient's norm is {norm}")
-    optimizer.param_groups[0]["lr"] = rate
+    optimizer.param_groups[0]["lr"] = rate * factor
     optimizer.step()
     optimizer.zero_grad()
     return norm
