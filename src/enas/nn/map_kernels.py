@@ -382,6 +382,9 @@ def _pick(x: Any, W: int, stride: int, y: Any) -> None:
 @_inlined
 def _put(y: Any, W: int, stride: int, x: Any) -> None:
     """The converse of `_pick`: x is y at the pixels that are picked, and 0 elsewhere."""
+    if stride == 1:
+        x[:] = y
+        return
     columns = (W + stride - 1) // stride
     x[:] = _ZERO
     for q in range(0, len(y), columns):
@@ -500,17 +503,15 @@ def _highest_of_row(s: Any, left: Any, right: Any, h: Any, which: Any) -> None:
 
 
 @_inlined
-def _highest_of_column(h: Any, W: int, y: Any, which: Any) -> None:
-    """The largest of three pixels one above the other, and which it is. h and `which` have a row more at both ends."""
-    P = len(y)
+def _which_of_column(h: Any, W: int, which: Any) -> None:
+    """Which of three pixels one above the other is the largest. h and `which` have a row more at both ends."""
+    P = len(h) - 2 * W
     above, here, below, chosen = h[:P], h[W : W + P], h[2 * W : 2 * W + P], which[W : W + P]
     for i in range(P):
-        m, x, z = above[i], here[i], below[i]
+        m, x = above[i], here[i]
         take = _higher(m, x)
         m, k = (x if take else m), (_ONE if take else _ZERO)
-        take = _higher(m, z)
-        y[i] = z if take else m
-        chosen[i] = _TWO if take else k
+        chosen[i] = _TWO if _higher(m, below[i]) else k
 
 
 @_inlined
@@ -596,14 +597,14 @@ def max_pool_backward(
     Which pixels were the largest is found again from z.
     """
     P, C = z_RP.shape[1], len(scale_C)
-    s, h, highest, dx = _padded(P, 1, _LOWEST), _padded(P, W, _LOWEST), np.empty(P, f32), np.empty(P, f32)
+    s, h, dx = _padded(P, 1, _LOWEST), _padded(P, W, _LOWEST), np.empty(P, f32)
     in_row, in_column = _padded(P, 1, -_ONE), _padded(P, W, -_ONE)
     d, d_row = _padded(P, W, _ZERO), _padded(P, 1, _ZERO)
     for r in range(first, last):
         z, scale, shift = z_RP[r], scale_C[r % C], shift_C[r % C]
         _act(z, scale, shift, rectified, s[1 : P + 1])
         _highest_of_row(s, table_4P[0], table_4P[1], h[W : W + P], in_row)
-        _highest_of_column(h, W, highest, in_column)
+        _which_of_column(h, W, in_column)
         _put(dy_RQ[r], W, stride, d[W : W + P])
         _to_chosen(d, in_column, W, d_row[1 : P + 1])
         _to_chosen(d_row, in_row, 1, dx if pending else dz_RP[r])
