@@ -18,7 +18,7 @@ import numba
 import numpy as np
 import torch
 
-from enas.nn.kernels import _OPTIONS, narrow, parallel
+from enas.nn.kernels import _OPTIONS, narrow, parallel_with_scratch
 from enas.nn.scratch import emit, emit_gradient, floats_at, positions, stage, stage_gradient
 from enas.nn.simd import borrowed
 from enas.nn.tiles import add_halves_outer, add_outer, add_pairs_product, add_product
@@ -26,7 +26,7 @@ from enas.nn.tiles import add_halves_outer, add_outer, add_pairs_product, add_pr
 _inlined = numba.njit(**_OPTIONS)
 
 
-# How staged maps become the operands of a product: `parallel` binds one of each kind in the place of these names.
+# How staged maps become the operands of a product: for bfloat16, others are bound in the place of these names.
 
 
 @_inlined
@@ -211,15 +211,18 @@ _BRAIN_BACKWARD = {
     "_outer": add_halves_outer,
 }
 
-dense_forward = {torch.float32: parallel(_dense_forward), torch.bfloat16: parallel(_dense_forward, **_BRAIN)}
+dense_forward = {
+    torch.float32: parallel_with_scratch(_dense_forward),
+    torch.bfloat16: parallel_with_scratch(_dense_forward, **_BRAIN),
+}
 """By type of the products: y = convolution of the parts' max(scale · z + shift, low); its rows are the units.
 
 `packed` holds the filters part by part; offset_K the offsets of the part with the most channels.
 """
 
 dense_backward = {
-    torch.float32: parallel(_dense_backward),
-    torch.bfloat16: parallel(_dense_backward, **_BRAIN_BACKWARD),
+    torch.float32: parallel_with_scratch(_dense_backward),
+    torch.bfloat16: parallel_with_scratch(_dense_backward, **_BRAIN_BACKWARD),
 }
 """By type of the products: the gradients of every part's z (where d_address_P is not 0), scale and shift, and of
 the filters.

@@ -181,7 +181,8 @@ def filter_gradient(*widths: int) -> Any:
 
     `add_filter_gradient(width, lanes, dy, dy_at, dy_image, dy_row, x, x_at, x_image, x_row, N, H, W, dw, dw_at)` adds
     Σ_nhw dy[n, h, w] · x[n, h + a - m, w + b - m] to dw[a, b], which stands there as `lanes` numbers that are still to be
-    added up, so dw is [k, k, lanes]. The images of dy have m rows of zeros between them, before the first and after the last.
+    added up, so dw is [k, k, lanes]. The images of dy have m rows of zeros between them, before the first and after the
+    last.
     """
 
     def add_filter_gradient(

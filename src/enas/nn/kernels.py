@@ -74,9 +74,7 @@ def parallel(body: Callable[..., None]) -> Callable[..., None]:
     return _split(body, _UNCOUNTED)
 
 
-def parallel_with_scratch(
-    body: Callable[..., None], **bound: Callable[..., Any]
-) -> Callable[..., None]:
+def parallel_with_scratch(body: Callable[..., None], **bound: Callable[..., Any]) -> Callable[..., None]:
     """As `parallel`, for a body that makes arrays for itself; `bound` replaces global functions that the body calls."""
     name = "_".join([body.__name__, *(f.__name__ for f in bound.values())])
     return _split(_with_globals(body, name, **bound), _OPTIONS)

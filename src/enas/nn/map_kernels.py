@@ -23,7 +23,7 @@ from numba import types
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
-from enas.nn.kernels import _OPTIONS, kernel, parallel
+from enas.nn.kernels import _OPTIONS, kernel, parallel_with_scratch
 
 f32 = np.float32
 _ZERO, _ONE, _TWO, _LOWEST = f32(0), f32(1), f32(2), f32(-np.inf)
@@ -117,7 +117,7 @@ def _squares(x: Any, mean: Any) -> Any:
     return total
 
 
-@parallel
+@parallel_with_scratch
 def plane_statistics(first: int, last: int, x_RP: Any, mean_R: Any, squares_R: Any) -> None:
     """The mean of every plane and its sum of squared deviations."""
     for r in range(first, last):
@@ -191,7 +191,7 @@ def _add_slope(dy: Any, x: Any, a: Any, b: Any, dx: Any) -> None:
         dx[i] = dy[i] + (a + b * x[i])
 
 
-@parallel
+@parallel_with_scratch
 def normalised_backward(first: int, last: int, dy_RP: Any, x_RP: Any, slope_2C: Any, dx_RP: Any) -> None:
     """dx = dy + a + b · x, with (a, b) by channel."""
     C = slope_2C.shape[1]
@@ -214,7 +214,7 @@ def over_images(sums_nBC: Any, total_nC: Any) -> None:
 # ---- sums of feature maps ----------------------------------------------------------------------------------------------
 
 
-@parallel
+@parallel_with_scratch
 def total(
     first: int,
     last: int,
@@ -254,7 +254,7 @@ def total(
             squares_R[r] = _squares(y, mean_R[r])
 
 
-@parallel
+@parallel_with_scratch
 def total_backward(
     first: int,
     last: int,
@@ -326,7 +326,7 @@ def _constant_backward(d: Any, z: Any, scale: Any, shift: Any, rectified: bool, 
     return d_scale, d_shift
 
 
-@parallel
+@parallel_with_scratch
 def global_average(
     first: int, last: int, z_RP: Any, scale_C: Any, shift_C: Any, rectified: bool, mean_R: Any
 ) -> None:
@@ -336,7 +336,7 @@ def global_average(
         mean_R[r] = _mean_act(z_RP[r], scale_C[r % C], shift_C[r % C], rectified)
 
 
-@parallel
+@parallel_with_scratch
 def global_average_backward(
     first: int,
     last: int,
@@ -417,7 +417,7 @@ def _product(x: Any, y: Any, out: Any) -> None:
         out[i] = x[i] * y[i]
 
 
-@parallel
+@parallel_with_scratch
 def average_pool(
     first: int,
     last: int,
@@ -445,7 +445,7 @@ def average_pool(
             _pick(whole, W, stride, y_RQ[r])
 
 
-@parallel
+@parallel_with_scratch
 def average_pool_backward(
     first: int,
     last: int,
@@ -550,7 +550,7 @@ def _column_maximum(h: Any, W: int, y: Any) -> None:
         y[i] = z if _higher(m, z) else m
 
 
-@parallel
+@parallel_with_scratch
 def max_pool(
     first: int,
     last: int,
@@ -576,7 +576,7 @@ def max_pool(
             _pick(whole, W, stride, y_RQ[r])
 
 
-@parallel
+@parallel_with_scratch
 def max_pool_backward(
     first: int,
     last: int,

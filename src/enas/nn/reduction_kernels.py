@@ -14,7 +14,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from enas.nn.kernels import _OPTIONS, parallel
+from enas.nn.kernels import _OPTIONS, parallel_with_scratch
 from enas.nn.scratch import emit, positions, stage_gradient
 from enas.nn.simd import borrowed, put_even, put_odd, take_even, take_odd
 from enas.nn.tiles import add_outer, add_product
@@ -111,7 +111,7 @@ def _emit_half_gradient(
         sums_2C[1, c] += d_shift
 
 
-@parallel
+@parallel_with_scratch
 def reduction_forward(
     first: int,
     last: int,
@@ -143,7 +143,7 @@ def reduction_forward(
         emit(y, stride, 0, O, begin, end, places, y_BOHW, sums_U2O[u])
 
 
-@parallel
+@parallel_with_scratch
 def reduction_backward(
     first: int,
     last: int,

@@ -21,7 +21,7 @@ import numba
 import numpy as np
 
 from enas.nn.depthwise import correlation, filter_gradient
-from enas.nn.kernels import f32, parallel
+from enas.nn.kernels import f32, parallel_with_scratch
 from enas.nn.planes import AFFINE_LANES, prefetch, stage, unstage
 from enas.nn.tiles import add_outer, add_product, inlined, pack
 
@@ -75,9 +75,13 @@ def _plane_sizes(images: int, rows: int, columns: int, width: int) -> Any:
     return first, image, row, (size + LANES - 1) // LANES * LANES + LANES
 
 
-# What the two kernels call; `parallel` binds the functions for a width and a vector length in their place.
-_correlate: Callable[..., None]
-_add_filter_gradient: Callable[..., None]
+# What the two kernels call; `parallel_with_scratch` binds the functions for a width and a vector length in their place.
+def _correlate(*_arguments: Any) -> None:
+    """Placeholder for a correlation of `enas.nn.depthwise`."""
+
+
+def _add_filter_gradient(*_arguments: Any) -> None:
+    """Placeholder for a filter gradient of `enas.nn.depthwise`."""
 
 
 def _forward(
@@ -289,9 +293,11 @@ def backward(width: int) -> Callable[..., None]:
 
 @cache
 def _compiled_forward(widths: tuple[int, ...]) -> Callable[..., None]:
-    return parallel(_forward, _correlate=correlation(*widths))
+    return parallel_with_scratch(_forward, _correlate=correlation(*widths))
 
 
 @cache
 def _compiled_backward(widths: tuple[int, ...]) -> Callable[..., None]:
-    return parallel(_backward, _correlate=correlation(*widths), _add_filter_gradient=filter_gradient(*widths))
+    return parallel_with_scratch(
+        _backward, _correlate=correlation(*widths), _add_filter_gradient=filter_gradient(*widths)
+    )
