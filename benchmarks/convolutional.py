@@ -33,7 +33,7 @@ from typing import Literal
 import torch
 from convolution_floor import PARTS, Operands, Part, floor_parts, seconds_of
 from plain_convolutional import CLASSES, Convolution, PlainMacro, PlainMicro, convolutions_of
-from recurrent import DTYPES, figure, peak_mb
+from recurrent import DTYPES, peak_mb, print_record
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -283,17 +283,24 @@ class Bench:
                 pairs = zip(own, turns, strict=True)
                 return statistics.median(seconds / turn[name, dtype] for seconds, turn in pairs)
 
-            figure(
-                self.workload.name if phase == "train" else f"{self.workload.name}, K = {count}",
-                phase,
-                dtype,
-                {name: median(name) for name in ("package", "floor", "plain")},
-                times_floor=times("floor"),
-                times_plain=times("plain"),
-                times_plain_fp32=times("plain", "fp32"),
-                times_package_fp32=times("package", "fp32"),
-                architectures=len(groups) * count,
-                peak_mb=peaks[dtype],
+            print_record(
+                {
+                    "workload": self.workload.name
+                    if phase == "train"
+                    else f"{self.workload.name}, K = {count}",
+                    "phase": phase,
+                    "dtype": dtype,
+                    "threads": torch.get_num_threads(),
+                    "seconds": median("package"),
+                    "floor_seconds": median("floor"),
+                    "plain_seconds": median("plain"),
+                    "times_floor": times("floor"),
+                    "times_plain": times("plain"),
+                    "times_plain_fp32": times("plain", "fp32"),
+                    "times_package_fp32": times("package", "fp32"),
+                    "architectures": len(groups) * count,
+                    "peak_mb": peaks[dtype],
+                }
             )
 
     def package_peak_mb(
