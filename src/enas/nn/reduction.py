@@ -69,7 +69,7 @@ class _ReductionNorm(torch.autograd.Function):
         affine_2C = parts.affine_2C(affine)
         B, C, H, W = z_BCHW.shape
         O, (high, wide) = len(weight_OC), ((H + 1) // 2, (W + 1) // 2)
-        places = geometry(B, max(O, C), high, wide, 0)
+        places = geometry(B, max(O, 2 * C), high, wide, 0)
         y_BOHW = z_BCHW.new_empty(B, O, high, wide)
         sums_U2O = torch.empty(units(B, places), 2, O)
         packed = torch.empty(O * C)

@@ -42,25 +42,29 @@ def _put_row(row: Any, odd: int, z: Any) -> None:
 
 
 @_inlined
-def _stage_half(
-    z_BCHW: Any, odd: int, first: int, last: int, scale_C: Any, shift_C: Any, low: Any, places: Any, x: Any
+def _stage_halves(
+    z_BCHW: Any, first: int, last: int, scale_C: Any, shift_C: Any, low: Any, places: Any, x: Any
 ) -> None:
+    """max(scale · z + shift, low) of the even pixels to the first half of x [2 · C · plane], of the odd ones to the
+    other."""
     _, C, H, W = z_BCHW.shape
-    wide, whole = (W + 1) // 2, (W - odd + 1) // 2
+    wide, high = (W + 1) // 2, (H + 1) // 2
     for c in range(C):
         scale, shift = scale_C[c], shift_C[c]
         at = c * places.plane
         for b in range(first, last):
-            for h in range(odd, H + odd, 2):
-                out = x[at : at + wide]
+            for h in range(2 * high):  # rows in their order in memory
+                odd = h % 2
+                begin = at + odd * C * places.plane
+                out = x[begin : begin + wide]
                 if h < H:
                     _take_row(z_BCHW[b, c, h], odd, out)
-                    for w in range(whole):
+                    for w in range((W - odd + 1) // 2):
                         value = out[w] * scale + shift
                         out[w] = low if value < low else value
                 else:
                     out[:] = 0
-                at += wide
+                at += odd * wide
 
 
 @_summing
@@ -76,10 +80,9 @@ def _gradient_row(d: Any, z: Any, count: int, scale: Any, shift: Any, low: Any) 
 
 
 @_inlined
-def _emit_half_gradient(
+def _emit_gradient(
     dx: Any,
     stride: int,
-    odd: int,
     z_BCHW: Any,
     first: int,
     last: int,
@@ -89,24 +92,25 @@ def _emit_half_gradient(
     dz_BCHW: Any,
     sums_2C: Any,
 ) -> None:
-    """Write the rows of dz that hold pixels of this half."""
+    """The gradient of z from those of both halves of pixels, in dx [2 · C · stride]; the other pixels get 0."""
     _, C, H, W = z_BCHW.shape
-    wide, whole = (W + 1) // 2, (W - odd + 1) // 2
-    high = (H + 1) // 2
+    wide, high = (W + 1) // 2, (H + 1) // 2
     z = np.empty(wide, np.float32)
     for c in range(C):
         scale, shift = scale_C[c], shift_C[c]
         d_scale, d_shift = np.float32(0), np.float32(0)
         for b in range(first, last):
             at = c * stride + (b - first) * high * wide
-            for h in range(odd, H, 2):
-                d = dx[at : at + wide]
+            for h in range(H):
+                odd = h % 2
+                begin = at + odd * C * stride
+                d = dx[begin : begin + wide]
                 _take_row(z_BCHW[b, c, h], odd, z)
-                more = _gradient_row(d, z, whole, scale, shift, low)
+                more = _gradient_row(d, z, (W - odd + 1) // 2, scale, shift, low)
                 _put_row(d, odd, dz_BCHW[b, c, h])
                 d_scale += more[0]
                 d_shift += more[1]
-                at += wide
+                at += odd * wide
         sums_2C[0, c] += d_scale
         sums_2C[1, c] += d_shift
 
@@ -129,17 +133,18 @@ def reduction_forward(
     z_BCHW, y_BOHW = borrowed(z_BCHW), borrowed(y_BOHW)
     images, C = z_BCHW.shape[:2]
     O = y_BOHW.shape[1]
-    x = np.zeros(C * places.plane, np.float32)
+    x = np.zeros(2 * C * places.plane, np.float32)
     stride = positions(places, places.images)
     y = np.empty(O * stride, np.float32)
     for u in range(first, last):
         begin, end = u * places.images, min((u + 1) * places.images, images)
         S = positions(places, end - begin)
         y[:] = 0
+        _stage_halves(z_BCHW, begin, end, affine_2C[0], affine_2C[1], low, places, x)
         for odd in range(2):
             channel, outputs = (E, O - E) if odd else (0, E)
-            _stage_half(z_BCHW, odd, begin, end, affine_2C[0], affine_2C[1], low, places, x)
-            add_product(packed[channel * C :], outputs, C, x, 0, offset_C, S, y, channel * stride, stride)
+            half = odd * C * places.plane
+            add_product(packed[channel * C :], outputs, C, x, half, offset_C, S, y, channel * stride, stride)
         emit(y, stride, 0, O, begin, end, places, y_BOHW, sums_U2O[u])
 
 
@@ -171,10 +176,10 @@ def reduction_backward(
     y_BOHW, dy_BOHW = borrowed(y_BOHW), borrowed(dy_BOHW)
     images, C = z_BCHW.shape[:2]
     O = y_BOHW.shape[1]
-    x = np.zeros(C * places.plane, np.float32)
+    x = np.zeros(2 * C * places.plane, np.float32)
     d = np.zeros(O * places.plane, np.float32)
     stride = positions(places, places.images)
-    dx = np.empty(C * stride, np.float32)
+    dx = np.empty(2 * C * stride, np.float32)
     units = (images + places.images - 1) // places.images
     for n in range(first, last):
         d_weight_NOC[n] = 0
@@ -183,14 +188,15 @@ def reduction_backward(
             begin, end = u * places.images, min((u + 1) * places.images, images)
             S = positions(places, end - begin)
             stage_gradient(dy_BOHW, y_BOHW, begin, end, ab_2O, places, d)
+            _stage_halves(z_BCHW, begin, end, affine_2C[0], affine_2C[1], low, places, x)
+            dx[:] = 0
             for odd in range(2):
                 channel, outputs = (E, O - E) if odd else (0, E)
-                _stage_half(z_BCHW, odd, begin, end, affine_2C[0], affine_2C[1], low, places, x)
+                at, half = channel * places.plane, odd * C * places.plane
                 d_half = d_weight_NOC[n, channel : channel + outputs]
-                at = channel * places.plane
-                add_outer(d, at, places.plane, outputs, x, 0, offset_C, C, S, d_half)
-                dx[:] = 0
-                add_product(packed[channel * C :], C, outputs, d, at, offset_O, S, dx, 0, stride)
-                _emit_half_gradient(
-                    dx, stride, odd, z_BCHW, begin, end, affine_2C[0], affine_2C[1], low, dz_BCHW, sums_N2C[n]
-                )
+                add_outer(d, at, places.plane, outputs, x, half, offset_C, C, S, d_half)
+                weights = packed[channel * C :]
+                add_product(weights, C, outputs, d, at, offset_O, S, dx, odd * C * stride, stride)
+            _emit_gradient(
+                dx, stride, z_BCHW, begin, end, affine_2C[0], affine_2C[1], low, dz_BCHW, sums_N2C[n]
+            )

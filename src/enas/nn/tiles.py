@@ -9,6 +9,7 @@ Shape letters: O outputs, K terms of a sum, S positions.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numba
@@ -121,6 +122,7 @@ dy and x are flat: dy[dy_at + o · dy_stride + s], x[x_at + offset_K[k] + s]. S 
 """
 
 
+@cache
 def tap_offsets(channels: int, width: int, plane: int, row: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Where the K = channels · width² taps of a filter see a scratch array whose channels lie `plane` apart, rows `row`."""
     c, ky, kx = np.meshgrid(np.arange(channels), np.arange(width), np.arange(width), indexing="ij")
