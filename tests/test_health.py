@@ -24,6 +24,7 @@ from enas.controllers.config import (
     ControllerConfig,
     IndependentConfig,
     LSTMConfig,
+    ReinforceConfig,
     UniformConfig,
 )
 from enas.controllers.independent import IndependentPolicy
@@ -392,12 +393,13 @@ def test_start_is_said_and_logged(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_updates_end_at_the_entropy_and_the_weights_are_trained_on(tmp_path: Path) -> None:
     space = MicroSpace(2)
     free = SearchConfig(epochs=4, updates=40, proposals=8)
-    run(tmp_path / "free", toy_search(tmp_path / "free", free, IndependentConfig(), space))
+    slow = IndependentConfig(ReinforceConfig())
+    run(tmp_path / "free", toy_search(tmp_path / "free", free, slow, space))
     shares = [r["entropy_share"] for r in records_of(tmp_path / "free", "search/controller")]
     stopped = next(i for i, share in enumerate(shares) if share <= 0.9)
     assert 40 < stopped < 120  # within an epoch that is neither the first nor the last
 
-    search = toy_search(tmp_path / "early", replace(free, stop_entropy=0.9), IndependentConfig(), space)
+    search = toy_search(tmp_path / "early", replace(free, stop_entropy=0.9), slow, space)
     run(tmp_path / "early", search)
     updates = records_of(tmp_path / "early", "search/controller")
     assert [update["entropy_share"] for update in updates] == shares[: stopped + 1]
