@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import random
 from collections import Counter
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -34,7 +33,6 @@ from enas.health import (
     collapsed,
     gradient_power,
     parameter_free,
-    percentile,
     relative_probabilities,
 )
 from enas.runtime.checkpoint import CheckpointStore
@@ -277,18 +275,6 @@ def test_alarm_needs_a_high_share_that_random_architectures_rarely_have() -> Non
 
 def test_space_without_parameter_free_options_has_no_share() -> None:
     assert parameter_free(RecurrentSpace(3), [0] * 5) is None
-
-
-# ---- percentile --------------------------------------------------------------------------------------------------------
-
-
-def test_percentile_is_the_probability_of_beating_a_random_one() -> None:
-    rng = random.Random(3)
-    scores, others = ([float(rng.randrange(6)) for _ in range(n)] for n in (9, 14))
-    u = stats.mannwhitneyu(scores, others).statistic
-    assert percentile(torch.tensor(scores), torch.tensor(others)) == pytest.approx(u / (9 * 14))
-    assert percentile(torch.ones(3), torch.ones(5)) == 0.5
-    assert percentile(torch.full((3,), 2.0), torch.ones(5)) == 1.0
 
 
 # ---- in a search -------------------------------------------------------------------------------------------------------

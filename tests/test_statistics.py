@@ -45,6 +45,13 @@ def test_percentile_is_scipys_mean_percentile() -> None:
     assert percentile(scores, reference) == pytest.approx(expected, abs=1e-12)
 
 
+def test_percentile_is_the_probability_of_beating_a_random_one() -> None:
+    scores, others = numbers(3).integers(0, 6, 9), numbers(4).integers(0, 6, 14)
+    u = stats.mannwhitneyu(scores, others).statistic
+    assert percentile(scores, others) == pytest.approx(u / (9 * 14), abs=1e-12)
+    assert percentile(np.full(3, 2.0), np.ones(5)) == 1
+
+
 @pytest.mark.parametrize("reference", [TABLE, [1.0, 1.0, 1.0], [1.0, 2.0, 2.0, 8.0]])
 def test_percentile_of_the_reference_itself_is_a_half(reference: list[float]) -> None:
     assert percentile(reference, reference) == pytest.approx(0.5)

@@ -1,6 +1,6 @@
 """How a policy is doing while it learns: pure functions on tensors, logged by the search.
 
-Shape letters: N proposals of one update, L decisions, K options of the decision that has most, M random architectures.
+Shape letters: N proposals of one update, L decisions, K options of the decision that has most.
 """
 
 from __future__ import annotations
@@ -129,13 +129,3 @@ def collapse_warning(found: ParameterFree) -> str:
         "what has nothing to learn. A longer --search.warmup, --search.explore above 0, or a larger "
         "--controller.reinforce.entropy-weight counter it"
     )
-
-
-def percentile(score_N: Tensor, random_M: Tensor) -> float:
-    """The mean percentile of scores among those of random architectures, as a share: 0.5 if they are no better.
-
-    Each score's is the share of random ones below it, and half of those equal to it, so that this is also the
-    probability that a score beats a random one (Mann-Whitney's U / NM).
-    """
-    difference_NM = score_N.double()[:, None] - random_M.double()[None, :]
-    return float(((difference_NM > 0).double() + 0.5 * (difference_NM == 0)).mean())

@@ -13,10 +13,10 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from enas.controllers.base import Controller
+from enas.controllers.base import Controller, check_rewards
 from enas.controllers.uniform import UniformController
 from enas.errors import ConfigError, NotFiniteError
-from enas.health import collapse_warning, collapsed, parameter_free, percentile
+from enas.health import collapse_warning, collapsed, parameter_free
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import JsonlLog
 from enas.runtime.metrics import Metrics
@@ -24,6 +24,7 @@ from enas.runtime.progress import estimate_line, progress, say
 from enas.runtime.seeding import generator
 from enas.runtime.stop import StopRequest
 from enas.samplers import EXPLORERS, Exploration, FromController, Mixture
+from enas.statistics import percentile
 from enas.tasks.base import SearchTask
 
 Phase = Literal["weights", "controller"]
@@ -209,14 +210,20 @@ class Search:
         return every is not None and (last or (epoch + 1) % every == 0)
 
     def policy_percentile(self, epoch: int) -> float:
-        """Where samples of the policy stand among random architectures, all rewarded on one minibatch."""
+        """Where samples of the policy stand among random architectures, all rewarded on one minibatch.
+
+        Raises `NotFiniteError` if a reward is NaN or infinite.
+        """
         count, space = self.config.percentile_samples, self.task.space
         draw = generator(self.seed, "percentile", epoch)
         with torch.no_grad():
             drawn = [controller.propose(count, draw) for controller in (self.controller, self.uniform)]
         architectures = [a for proposals in drawn for a in proposals.architectures(space)]
         rewards = self.task.rewards(architectures, "percentile", epoch)
-        return percentile(rewards[:count], rewards[count:])
+        own_N, random_N = rewards.split(count)
+        for proposals, rewards_N in zip(drawn, (own_N, random_N), strict=True):
+            check_rewards(space, proposals, rewards_N)
+        return percentile(own_N.cpu().numpy(), random_N.cpu().numpy())
 
     # ---- the order of the steps ------------------------------------------------------------------------------------
 
