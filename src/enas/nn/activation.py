@@ -9,13 +9,13 @@ Shape letters: B images, C channels, H rows, W columns.
 
 from __future__ import annotations
 
-import importlib
-from functools import cache
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.jit._trace import is_tracing
+
+from enas.nn.installed import has_numba
 
 Statistics = Literal["batch", "moving"]
 """What normalises: the minibatch's own mean and variance, or moving averages of earlier ones."""
@@ -55,17 +55,8 @@ def kernels_take(*maps_BCHW: Tensor) -> bool:
         and all(x.numel() > 0 for x in maps_BCHW)
         and not is_tracing()
         and not torch.compiler.is_compiling()
-        and _is_numba_installed()
+        and has_numba()
     )
-
-
-@cache
-def _is_numba_installed() -> bool:
-    try:
-        importlib.import_module("numba")  # here, as it takes its time
-    except ImportError:  # numba follows new versions of Python months later
-        return False
-    return True
 
 
 class ChannelNorm(nn.Module):

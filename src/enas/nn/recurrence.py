@@ -3,7 +3,6 @@
 Paper, appendix A, equations 2-5. Shape letters: T time, B batch, D hidden, E = 2D (candidate columns, then gate columns).
 """
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from enas.errors import ConfigError
+from enas.nn.installed import has_numba
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
@@ -182,17 +182,12 @@ def kernels_take(x: Tensor, dtype: torch.dtype) -> bool:
 
     There are on a CPU, for products in the dtype of x, or in bfloat16 with float32 activations, if numba is installed.
     """
-    if x.device.type != "cpu" or (x.dtype, dtype) not in (
+    compiled = (
         (torch.float32, torch.float32),
         (torch.float32, torch.bfloat16),
         (torch.float64, torch.float64),
-    ):
-        return False
-    try:
-        importlib.import_module("numba")  # here, as it takes its time
-    except ImportError:  # numba follows new versions of Python months later
-        return False
-    return True
+    )
+    return x.device.type == "cpu" and (x.dtype, dtype) in compiled and has_numba()
 
 
 def _check_shapes(
