@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from enas.nn.activation import Activation, ChannelNorm
-from enas.nn.convolution import kernels_take, separable_norm
+from enas.nn.activation import Activation, ChannelNorm, kernels_take
+from enas.nn.convolution import separable_norm
 
 Statistics = Literal["batch", "moving"]
 
@@ -32,9 +32,11 @@ class Operands(NamedTuple):
     norm: ChannelNorm
 
     def double(self) -> Operands:
-        x = Activation(*(v.detach().double() if isinstance(v, Tensor) else v for v in self.x))
-        weights = (w.detach().double() for w in (self.depthwise, self.pointwise))
-        return Operands(x, *weights, copy.deepcopy(self.norm).double())
+        z, scale, shift = (None if v is None else v.detach().double() for v in self.x[:3])
+        assert z is not None
+        x = Activation(z, scale, shift, self.x.rectified)
+        depthwise, pointwise = (w.detach().double() for w in (self.depthwise, self.pointwise))
+        return Operands(x, depthwise, pointwise, copy.deepcopy(self.norm).double())
 
     def leaves(self) -> list[Tensor]:
         tensors = [*self.x[:3], self.depthwise, self.pointwise, self.norm.weight, self.norm.bias]
@@ -104,17 +106,86 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("statistics", ["batch", "moving"])
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_values_and_gradients_are_those_of_the_plain_form(case: Case, statistics: Statistics) -> None:
-    case = case._replace(statistics=statistics)
+def check(case: Case) -> None:
+    """Values, gradients and moving averages are those of the plain form."""
     ops = operands(case)
     exact = ops.double()
-    assert kernels_take(ops.x, ops.depthwise, ops.pointwise)
-    assert not kernels_take(exact.x, exact.depthwise, exact.pointwise)
+    assert kernels_take(ops.x.z_BCHW, ops.depthwise, ops.pointwise)
+    assert not kernels_take(exact.x.z_BCHW, exact.depthwise, exact.pointwise)
     (actual, gradients), (expected, exact_gradients) = run(ops, case), run(exact, case)
     close(actual.value(), expected.value())
     for gradient, exact_gradient in zip(gradients, exact_gradients, strict=True):
         close(gradient, exact_gradient, 1e-4)
     close(ops.norm.mean_C, exact.norm.mean_C)
     close(ops.norm.variance_C, exact.norm.variance_C)
+
+
+@pytest.mark.parametrize("statistics", ["batch", "moving"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_values_and_gradients_are_those_of_the_plain_form(case: Case, statistics: Statistics) -> None:
+    check(case._replace(statistics=statistics))
+
+
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("rectified", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("statistics", ["batch", "moving"])
+def test_maps_with_less_pending(affine: bool, rectified: bool, stride: int, statistics: Statistics) -> None:
+    check(Case((3, 4, 6, 10), 8, 3, stride, affine, rectified, statistics))
+
+
+def test_statistics_of_maps_far_from_zero() -> None:
+    case = Case((4, 3, 16, 16), 5, affine=False, rectified=False)
+    ops = operands(case, mean=100.0)
+    exact = ops.double()
+    run(ops, case)
+    run(exact, case)
+    torch.testing.assert_close(ops.norm.variance_C.double(), exact.norm.variance_C, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_threads_change_no_bit(stride: int) -> None:
+    case = Case((21, 6, 16, 16), 5, 5, stride)
+    before = torch.get_num_threads()
+    runs = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            ops = operands(case)
+            y, gradients = run(ops, case)
+            runs.append([y.value(), ops.norm.mean_C, ops.norm.variance_C, *gradients])
+    finally:
+        torch.set_num_threads(before)
+    one, *others = runs
+    for other in others:
+        assert all(map(torch.equal, other, one))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_maps_without_gradient_leave_those_of_the_weights_the_same(stride: int) -> None:
+    case = Case((3, 4, 6, 10), 8, 3, stride)
+    gradients = []
+    for learnt in (False, True):
+        ops = operands(case)
+        weights = ops.leaves()[3:]
+        for tensor in ops.x[:3]:
+            assert isinstance(tensor, Tensor)
+            tensor.requires_grad_(learnt)
+        y = separable_norm(ops.x, ops.depthwise, ops.pointwise, ops.norm, stride=stride)
+        gradients.append(torch.autograd.grad(y.relu().value().square().sum(), weights))
+    assert all(map(torch.equal, *gradients))
+
+
+def test_scale_and_shift_alone_carry_a_gradient_back() -> None:
+    """As where a reader needs the statistics of a map and not the map."""
+    case = Case((2, 3, 4, 5), 6)
+    ops = operands(case)
+    found = []
+    for each in (ops.double(), ops):
+        leaves = each.leaves()
+        y = separable_norm(each.x, each.depthwise, each.pointwise, each.norm)
+        assert y.scale_C is not None
+        weight_O = torch.arange(1.0, 7.0).to(y.scale_C.dtype)
+        found.append(torch.autograd.grad((y.scale_C * weight_O).sum(), leaves[:-1]))
+    for exact, actual in zip(*found, strict=True):
+        close(actual, exact, 1e-4)

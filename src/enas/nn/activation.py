@@ -97,7 +97,7 @@ class ChannelNorm(nn.Module):
         if kernels_take(z_BCHW):
             from enas.nn import maps
 
-            return maps.normalised(z_BCHW, self)
+            return maps.batch_norm(z_BCHW, self)
         variance_C, mean_C = torch.var_mean(z_BCHW, dim=(0, 2, 3), correction=0)
         if self.training:
             self.update(mean_C, variance_C, z_BCHW.numel() // z_BCHW.shape[1])

@@ -19,8 +19,9 @@ from torch.nn import functional as F
 from enas.nn.activation import Activation, ChannelNorm, Statistics
 from enas.nn.dense_kernels import dense_backward, dense_forward
 from enas.nn.kernels import array, kernel
-from enas.nn.normed import BUCKETS, NormInputs, norm_gradient, normalisation, normalised
-from enas.nn.scratch import Geometry, geometry, units
+from enas.nn.normed import BUCKETS, NormInputs, counts, normalised, output_gradient, with_norm
+from enas.nn.parts import Parts, addresses
+from enas.nn.scratch import geometry, units
 from enas.nn.simd import multiplies_bfloat16
 from enas.nn.threads import team
 from enas.nn.tiles import pack, tap_offsets
@@ -44,56 +45,6 @@ def dense_norm(
         dtype = torch.float32
     outputs = _DenseNorm.apply(parts, dtype, weight_OCkk, *inputs, *parts.tensors(xs))
     return normalised(norm, statistics, outputs)
-
-
-class Parts:
-    """The parts of a concatenation, apart from their values."""
-
-    def __init__(self, channels: Sequence[int], affine: Sequence[bool], rectified: Sequence[bool]) -> None:
-        self.channels = channels
-        self.affine = affine
-        self.low_P = np.array([0 if r else -np.inf for r in rectified], np.float32)
-        self.channels_P = np.array(channels, np.int64)
-
-    @classmethod
-    def of(cls, xs: Sequence[Activation]) -> Parts:
-        """Those of these activations."""
-        return cls(
-            [x.z_BCHW.shape[1] for x in xs],
-            [x.scale_C is not None for x in xs],
-            [x.rectified for x in xs],
-        )
-
-    def tensors(self, xs: Sequence[Activation]) -> list[Tensor]:
-        """Every z, then scale and shift of those that have them."""
-        maps = [x.z_BCHW for x in xs]
-        for x in xs:
-            if x.scale_C is not None and x.shift_C is not None:
-                maps += [x.scale_C, x.shift_C]
-        return maps
-
-    def affine_2C(self, scales: Sequence[Tensor]) -> Tensor:
-        """Scale and shift of every channel of the concatenation: 1 and 0 where there are none."""
-        affine_2C = torch.empty(2, sum(self.channels))
-        channel = given = 0
-        for channels, pending in zip(self.channels, self.affine, strict=True):
-            for row, without in enumerate((1.0, 0.0)):
-                part_C = affine_2C[row, channel : channel + channels]
-                if pending:
-                    part_C.copy_(scales[given + row])
-                else:
-                    part_C.fill_(without)
-            given += 2 * pending
-            channel += channels
-        return affine_2C
-
-    def affine_gradients(self, d_affine_2C: Tensor) -> list[Tensor]:
-        """The gradients of scale and shift of those parts that have them, in the order of `tensors`."""
-        gradients: list[Tensor] = []
-        for part_2C, pending in zip(d_affine_2C.split(list(self.channels), 1), self.affine, strict=True):
-            if pending:
-                gradients += [part_2C[0], part_2C[1]]
-        return gradients
 
 
 @kernel
@@ -128,17 +79,6 @@ def terms(channels: int, dtype: torch.dtype) -> int:
     return -(-channels // 2) if dtype is torch.bfloat16 else channels
 
 
-def _addresses(maps: Sequence[Tensor | None]) -> np.ndarray[Any, Any]:
-    return np.array([0 if x is None else x.data_ptr() for x in maps], np.int64)
-
-
-def counts(images: int, places: Geometry) -> Tensor:
-    """Values a channel of every unit."""
-    pixels = places.height * places.width
-    whole, rest = divmod(images, places.images)
-    return torch.tensor([places.images * pixels] * whole + [rest * pixels] * (rest > 0), dtype=torch.float64)
-
-
 class _DenseNorm(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -146,19 +86,14 @@ class _DenseNorm(torch.autograd.Function):
         parts: Parts,
         dtype: torch.dtype,
         weight_OCkk: Tensor,
-        norm_weight_O: Tensor,
-        norm_bias_O: Tensor,
-        eps: float,
-        given_mean_O: Tensor | None,
-        given_variance_O: Tensor | None,
-        *maps: Tensor,
+        *arguments: Any,
     ) -> Any:
+        norm, maps = NormInputs.split(arguments)
         count = len(parts.channels)
         zs = [z.contiguous() for z in maps[:count]]
         affine_2C = parts.affine_2C(maps[count:])
         B, _, H, W = zs[0].shape
         O, C, k, _ = weight_OCkk.shape
-        norm = NormInputs(norm_weight_O, norm_bias_O, eps, given_mean_O, given_variance_O)
         places = geometry(B, max(O, *parts.channels), H, W, k // 2)
         y_BOHW = zs[0].new_empty(B, O, H, W)
         sums_U2O = torch.empty(units(B, places), 2, O)
@@ -167,7 +102,7 @@ class _DenseNorm(torch.autograd.Function):
             team(y_BOHW.numel()),
             len(sums_U2O),
             B,
-            _addresses(zs),
+            addresses(zs),
             parts.channels_P,
             array(affine_2C),
             parts.low_P,
@@ -179,29 +114,17 @@ class _DenseNorm(torch.autograd.Function):
             array(y_BOHW.view(B, O, places.height, places.width)),
             array(sums_U2O),
         )
-        result = normalisation(sums_U2O, counts(B, places), norm)
-        ctx.save_for_backward(
-            weight_OCkk, norm_weight_O, y_BOHW, result.mean_C, result.variance_C, affine_2C, *zs
-        )
-        ctx.parts, ctx.dtype, ctx.places, ctx.eps = parts, dtype, places, eps
-        ctx.values = 0 if given_mean_O is not None else B * H * W
-        ctx.mark_non_differentiable(result.mean_C, result.variance_C)
-        ctx.set_materialize_grads(False)
-        return y_BOHW, *result
+        ctx.parts, ctx.dtype, ctx.places = parts, dtype, places
+        count_U = counts(B, places.images, H * W)
+        return with_norm(ctx, y_BOHW, sums_U2O, count_U, norm, weight_OCkk, affine_2C, *zs)
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any, dy_BOHW: Tensor | None, d_scale_O: Tensor | None, d_shift_O: Tensor | None, *_: Any
-    ) -> Any:
-        weight_OCkk, norm_weight_O, y_BOHW, mean_O, variance_O, affine_2C, *zs = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        out, (weight_OCkk, affine_2C, *zs) = output_gradient(ctx, gradients)
         parts, places = ctx.parts, ctx.places
-        B, O = y_BOHW.shape[:2]
+        B, O = out.y_BCHW.shape[:2]
         _, C, k, _ = weight_OCkk.shape
-        d_norm_weight_O, d_norm_bias_O, ab_2O = norm_gradient(
-            d_scale_O, d_shift_O, mean_O, variance_O, norm_weight_O, ctx.eps, ctx.values
-        )
-        dy_BOHW = torch.zeros_like(y_BOHW) if dy_BOHW is None else dy_BOHW.contiguous()
         first = 8  # arguments of forward before the maps
         dzs = [
             torch.empty_like(z) if needed else None
@@ -212,11 +135,11 @@ class _DenseNorm(torch.autograd.Function):
         sums_N2C = torch.empty(BUCKETS, 2, C)
         shape = (B, O, places.height, places.width)
         dense_backward[ctx.dtype](
-            team(y_BOHW.numel()),
+            team(out.y_BCHW.numel()),
             BUCKETS,
             BUCKETS,
             B,
-            _addresses(zs),
+            addresses(zs),
             parts.channels_P,
             array(affine_2C),
             parts.low_P,
@@ -225,10 +148,10 @@ class _DenseNorm(torch.autograd.Function):
             tap_offsets(terms(O, ctx.dtype), k, places.plane, places.row),
             k * k,
             places,
-            array(y_BOHW.view(shape)),
-            array(dy_BOHW.view(shape)),
-            array(ab_2O),
-            _addresses(dzs),
+            array(out.y_BCHW.view(shape)),
+            array(out.dy_BCHW.view(shape)),
+            array(out.ab_2C),
+            addresses(dzs),
             array(d_weight_NOK),
             array(sums_N2C),
         )
@@ -241,11 +164,7 @@ class _DenseNorm(torch.autograd.Function):
             None,
             None,
             d_weight_OCkk,
-            d_norm_weight_O,
-            d_norm_bias_O,
-            None,
-            None,
-            None,
+            *out.norm,
             *dzs,
             *parts.affine_gradients(d_affine_2C),
         )

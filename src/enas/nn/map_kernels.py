@@ -100,11 +100,11 @@ def _act_backward(dx: Any, z: Any, scale: Any, shift: Any, rectified: bool, kept
 
 
 @_reordered
-def _mean(x: Any) -> Any:
+def _sum(x: Any) -> Any:
     total = _ZERO
     for i in range(len(x)):
         total += x[i]
-    return total / f32(len(x))
+    return total
 
 
 @_reordered
@@ -117,86 +117,34 @@ def _squares(x: Any, mean: Any) -> Any:
     return total
 
 
+@_inlined
+def _write_sums(x: Any, b: int, c: int, sums_B2C: Any) -> None:
+    """What `enas.nn.normed` takes: a plane's sum, and its squared deviations from its own mean."""
+    total = _sum(x)
+    sums_B2C[b, 0, c] = total
+    sums_B2C[b, 1, c] = _squares(x, total / f32(len(x)))
+
+
 @parallel_with_scratch
-def plane_statistics(first: int, last: int, x_RP: Any, mean_R: Any, squares_R: Any) -> None:
-    """The mean of every plane and its sum of squared deviations."""
+def plane_statistics(first: int, last: int, x_RP: Any, sums_B2C: Any) -> None:
+    """The sum of every plane and of its squared deviations from its own mean."""
+    C = sums_B2C.shape[2]
     for r in range(first, last):
-        mean_R[r] = _mean(x_RP[r])
-        squares_R[r] = _squares(x_RP[r], mean_R[r])
-
-
-@kernel
-def normalise(
-    mean_BC: Any,
-    squares_BC: Any,
-    P: int,
-    weight_C: Any,
-    bias_C: Any,
-    eps: float,
-    statistics_2C: Any,
-    affine_2C: Any,
-) -> None:
-    """Mean and biased variance of every channel from those of its planes, and the scale and shift that normalise."""
-    B, C = mean_BC.shape
-    for c in range(C):
-        mean = 0.0
-        for b in range(B):
-            mean += mean_BC[b, c]
-        mean /= B
-        squares = 0.0
-        for b in range(B):
-            deviation = mean_BC[b, c] - mean
-            squares += squares_BC[b, c] + P * deviation * deviation
-        variance = squares / (B * P)
-        scale = weight_C[c] / np.sqrt(variance + eps)
-        statistics_2C[0, c] = mean
-        statistics_2C[1, c] = variance
-        affine_2C[0, c] = scale
-        affine_2C[1, c] = bias_C[c] - mean * scale
-
-
-@kernel
-def normalise_backward(
-    statistics_2C: Any,
-    weight_C: Any,
-    eps: float,
-    count: int,
-    d_scale_C: Any,
-    d_shift_C: Any,
-    d_weight_C: Any,
-    d_bias_C: Any,
-    slope_2C: Any,
-) -> None:
-    """From the gradients of scale and shift those of weight and bias, and (a, b) of dx = dy + a + b · x.
-
-    With r = (variance + eps)^-1/2, scale = weight · r and shift = bias - mean · scale; a and b bring mean and variance
-    in, which are over `count` values a channel.
-    """
-    for c in range(len(weight_C)):
-        mean, r = float(statistics_2C[0, c]), 1.0 / np.sqrt(float(statistics_2C[1, c]) + eps)
-        weight, d_shift = float(weight_C[c]), float(d_shift_C[c])
-        d_whole_scale = d_scale_C[c] - mean * d_shift
-        d_mean = -d_shift * weight * r
-        d_variance = -0.5 * r * r * r * weight * d_whole_scale
-        d_weight_C[c] = d_whole_scale * r
-        d_bias_C[c] = d_shift
-        b = 2.0 * d_variance / count
-        slope_2C[0, c] = d_mean / count - b * mean
-        slope_2C[1, c] = b
+        _write_sums(x_RP[r], r // C, r % C, sums_B2C)
 
 
 @_inlined
-def _add_slope(dy: Any, x: Any, a: Any, b: Any, dx: Any) -> None:
+def _whole_gradient(dy: Any, x: Any, a: Any, b: Any, dx: Any) -> None:
     for i in range(len(dy)):
         dx[i] = dy[i] + (a + b * x[i])
 
 
 @parallel_with_scratch
-def normalised_backward(first: int, last: int, dy_RP: Any, x_RP: Any, slope_2C: Any, dx_RP: Any) -> None:
+def whole_gradient(first: int, last: int, dy_RP: Any, x_RP: Any, ab_2C: Any, dx_RP: Any) -> None:
     """dx = dy + a + b · x, with (a, b) by channel."""
-    C = slope_2C.shape[1]
+    C = ab_2C.shape[1]
     for r in range(first, last):
-        _add_slope(dy_RP[r], x_RP[r], slope_2C[0, r % C], slope_2C[1, r % C], dx_RP[r])
+        _whole_gradient(dy_RP[r], x_RP[r], ab_2C[0, r % C], ab_2C[1, r % C], dx_RP[r])
 
 
 @kernel
@@ -224,12 +172,11 @@ def total(
     rectified_n: Any,
     kept_nB: Any,
     y_RP: Any,
-    mean_R: Any,
-    squares_R: Any,
+    sums_B2C: Any,
 ) -> None:
     """y = Σ kept · act(z) over n parts, given by their addresses; the statistics of every plane of y.
 
-    `kept_nB` has a factor for every part and image, or no columns for 1 everywhere; `mean_R` is empty where no statistics
+    `kept_nB` has a factor for every part and image, or no columns for 1 everywhere; `sums_B2C` is empty where no statistics
     are needed.
     """
     n, C = scale_nC.shape
@@ -249,9 +196,8 @@ def total(
                     written = True
         if not written:
             y[:] = _ZERO
-        if len(mean_R) > 0:
-            mean_R[r] = _mean(y)
-            squares_R[r] = _squares(y, mean_R[r])
+        if len(sums_B2C) > 0:
+            _write_sums(y, b, c, sums_B2C)
 
 
 @parallel_with_scratch
@@ -260,7 +206,7 @@ def total_backward(
     last: int,
     dy_RP: Any,
     y_RP: Any,
-    slope_2C: Any,
+    ab_2C: Any,
     parts_n: Any,
     gradients_n: Any,
     scale_nC: Any,
@@ -272,7 +218,7 @@ def total_backward(
 ) -> None:
     """The gradients of n parts of a sum, given by their addresses, written to those of `gradients_n`.
 
-    The sum's own gradient is dy, or dy + a + b · y if `slope_2C` has the columns (a, b); it is written to `d_RP` unless that
+    The sum's own gradient is dy, or dy + a + b · y if `ab_2C` has the columns (a, b); it is written to `d_RP` unless that
     is empty. `sums_n2R` gets what every plane adds to the gradients of the parts' scale and shift.
     """
     n, C = scale_nC.shape
@@ -281,9 +227,9 @@ def total_backward(
     for r in range(first, last):
         b, c = r // C, r % C
         d = dy_RP[r]
-        if slope_2C.shape[1] > 0:
+        if ab_2C.shape[1] > 0:
             whole = d_RP[r] if d_RP.shape[0] > 0 else room
-            _add_slope(d, y_RP[r], slope_2C[0, c], slope_2C[1, c], whole)
+            _whole_gradient(d, y_RP[r], ab_2C[0, c], ab_2C[1, c], whole)
             d = whole
         for j in range(n):
             kept = kept_nB[j, b] if kept_nB.shape[1] > 0 else _ONE

@@ -20,6 +20,8 @@ from torch.autograd.function import once_differentiable
 from enas.nn import map_kernels as kernels
 from enas.nn.activation import Activation, ChannelNorm
 from enas.nn.kernels import array
+from enas.nn.normed import NormInputs, counts, normalised, output_gradient, with_norm
+from enas.nn.parts import addresses
 from enas.nn.threads import team
 
 
@@ -32,18 +34,13 @@ def total(xs: Sequence[Activation], kept_B: Sequence[Tensor | None]) -> Tensor:
 def total_norm(xs: Sequence[Activation], norm: ChannelNorm) -> Activation:
     """norm(Σ xs) by batch statistics."""
     parts = _Sum.of(xs, [None] * len(xs))
-    y_BCHW, scale_C, shift_C, statistics_2C = _TotalNorm.apply(
-        parts, norm.eps, norm.weight, norm.bias, *_tensors(xs)
-    )
-    _update(norm, y_BCHW, statistics_2C)
-    return Activation(y_BCHW, scale_C, shift_C)
+    outputs = _TotalNorm.apply(parts, *NormInputs.of(norm, "batch"), *_tensors(xs))
+    return normalised(norm, "batch", outputs)
 
 
-def normalised(z_BCHW: Tensor, norm: ChannelNorm) -> Activation:
+def batch_norm(z_BCHW: Tensor, norm: ChannelNorm) -> Activation:
     """norm(z) by batch statistics."""
-    z_BCHW, scale_C, shift_C, statistics_2C = _Norm.apply(norm.eps, norm.weight, norm.bias, z_BCHW)
-    _update(norm, z_BCHW, statistics_2C)
-    return Activation(z_BCHW, scale_C, shift_C)
+    return normalised(norm, "batch", _Norm.apply(z_BCHW, *NormInputs.of(norm, "batch")))
 
 
 def average_pool(x: Activation, stride: int) -> Tensor:
@@ -64,11 +61,6 @@ def global_average(x: Activation) -> Tensor:
     return mean_BC
 
 
-def _update(norm: ChannelNorm, z_BCHW: Tensor, statistics_2C: Tensor) -> None:
-    if norm.training:
-        norm.update(statistics_2C[0], statistics_2C[1], z_BCHW.numel() // z_BCHW.shape[1])
-
-
 # ---- what kernels take -------------------------------------------------------------------------------------------------
 
 
@@ -80,7 +72,6 @@ def _planes(x_BCHW: Tensor) -> Any:
 
 _NO_PLANES = np.empty((0, 0), np.float32)
 _NO_COLUMNS = np.empty((2, 0), np.float32)
-_NO_NUMBERS = np.empty(0, np.float32)
 
 
 def _affine(scale_C: Tensor | None, shift_C: Tensor | None, channels: int) -> tuple[Any, Any]:
@@ -126,10 +117,6 @@ def _tensors(xs: Sequence[Activation]) -> list[Tensor | None]:
     return [*(x.z_BCHW for x in xs), *(x.scale_C for x in xs), *(x.shift_C for x in xs)]
 
 
-def _addresses(zs: Sequence[Tensor]) -> Any:
-    return np.array([z.data_ptr() for z in zs], np.int64)
-
-
 def _pending(
     parts: _Sum,
     which: Sequence[int],
@@ -149,31 +136,30 @@ def _pending(
     return scale_nC, shift_nC, np.array([parts.rectified_n[i] for i in which], np.bool_), kept_nB
 
 
-def _add(parts: _Sum, tensors: Sequence[Any], statistics: bool) -> tuple[Tensor, Any, Any]:
-    """The sum, and mean and squares of each of its planes if `statistics` are wanted."""
+def _add(parts: _Sum, tensors: Sequence[Any], statistics: bool) -> tuple[Tensor, Tensor]:
+    """The sum, and the sums [B, 2, C] of its planes; none, [0, 2, C], unless `statistics` are wanted."""
     n = len(parts.rectified_n)
     zs, scales, shifts = tensors[:n], tensors[n : 2 * n], tensors[2 * n :]
     y_BCHW = torch.empty_like(zs[0])
-    C, y = y_BCHW.shape[1], _planes(y_BCHW)
-    mean, squares = np.empty((2, len(y)), np.float32) if statistics else (_NO_NUMBERS, _NO_NUMBERS)
+    B, C = y_BCHW.shape[:2]
+    y = _planes(y_BCHW)
+    sums_B2C = torch.empty(B if statistics else 0, 2, C)
     kernels.total(
         team(y.size),
         len(y),
-        _addresses(zs),
+        addresses(zs),
         *_pending(parts, range(n), scales, shifts, C),
         y,
-        mean,
-        squares,
+        array(sums_B2C),
     )
-    return y_BCHW, mean, squares
+    return y_BCHW, sums_B2C
 
 
-def _save(ctx: Any, parts: _Sum, tensors: Sequence[Any], *others: Tensor) -> None:
-    """Keep what `_add_backward` reads."""
+def _to_save(parts: _Sum, tensors: Sequence[Any]) -> list[Tensor | None]:
+    """What `_add_backward` reads of `tensors`, None for the rest."""
     n = len(parts.rectified_n)
     zs = [None if parts.is_itself(i, tensors[n + i]) else tensors[i] for i in range(n)]
-    ctx.parts = parts
-    ctx.save_for_backward(*others, *zs, *tensors[n:])
+    return [*zs, *tensors[n:]]
 
 
 def _add_backward(
@@ -182,9 +168,9 @@ def _add_backward(
     needed: Sequence[bool],
     dy_BCHW: Tensor,
     y_BCHW: Tensor | None,
-    slope_2C: Any,
+    ab_2C: Any,
 ) -> list[Tensor | None]:
-    """Gradients of `tensors`, where that of the sum is dy + a + b · y, or dy if `slope_2C` has no columns."""
+    """Gradients of `tensors`, where that of the sum is dy + a + b · y, or dy if `ab_2C` has no columns."""
     n = len(parts.rectified_n)
     zs, scales, shifts = tensors[:n], tensors[n : 2 * n], tensors[2 * n :]
     itself = [i for i in range(n) if parts.is_itself(i, scales[i])]
@@ -206,9 +192,9 @@ def _add_backward(
             B * C,
             dy,
             dy if y_BCHW is None else _planes(y_BCHW),
-            slope_2C,
-            _addresses([zs[i] for i in worked]),
-            _addresses(dzs),
+            ab_2C,
+            addresses([zs[i] for i in worked]),
+            addresses(dzs),
             *_pending(parts, worked, scales, shifts, C),
             _planes(d_BCHW) if own else _NO_PLANES,
             sums,
@@ -227,7 +213,8 @@ def _add_backward(
 class _Total(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, parts: _Sum, *tensors: Any) -> Tensor:
-        _save(ctx, parts, tensors)
+        ctx.parts = parts
+        ctx.save_for_backward(*_to_save(parts, tensors))
         return _add(parts, tensors, statistics=False)[0]
 
     @staticmethod
@@ -242,89 +229,50 @@ class _Total(torch.autograd.Function):
 # ---- norms -------------------------------------------------------------------------------------------------------------
 
 
-def _normalise(
-    mean: Any, squares: Any, z_BCHW: Tensor, eps: float, weight_C: Tensor, bias_C: Tensor
-) -> tuple[Tensor, Tensor]:
-    """(mean, variance) of the channels and the (scale, shift) that normalise them, from the planes' means and squares."""
-    B, C, H, W = z_BCHW.shape
-    statistics_2C, affine_2C = torch.empty(2, C), torch.empty(2, C)
-    kernels.normalise(
-        mean.reshape(B, C),
-        squares.reshape(B, C),
-        H * W,
-        array(weight_C),
-        array(bias_C),
-        eps,
-        array(statistics_2C),
-        array(affine_2C),
-    )
-    return statistics_2C, affine_2C
-
-
-def _normalise_backward(
-    z_BCHW: Tensor, eps: float, weight_C: Tensor, statistics_2C: Tensor, d_scale_C: Tensor, d_shift_C: Tensor
-) -> tuple[Tensor, Any]:
-    """Gradients of weight and bias, and (a, b) of dz = dy + a + b · z."""
-    C = len(weight_C)
-    d_norm_2C, slope_2C = torch.empty(2, C), np.empty((2, C), np.float32)
-    kernels.normalise_backward(
-        array(statistics_2C),
-        array(weight_C),
-        eps,
-        z_BCHW.numel() // C,
-        array(d_scale_C.contiguous()),
-        array(d_shift_C.contiguous()),
-        *array(d_norm_2C),
-        slope_2C,
-    )
-    return d_norm_2C, slope_2C
+def _counts(y_BCHW: Tensor) -> Any:
+    """Values a channel of every image: their sums are those of planes."""
+    B, _, H, W = y_BCHW.shape
+    return counts(B, 1, H * W)
 
 
 class _TotalNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, parts: _Sum, eps: float, weight_C: Tensor, bias_C: Tensor, *tensors: Any) -> Any:
-        y_BCHW, mean, squares = _add(parts, tensors, statistics=True)
-        statistics_2C, affine_2C = _normalise(mean, squares, y_BCHW, eps, weight_C, bias_C)
-        ctx.eps = eps
-        _save(ctx, parts, tensors, y_BCHW, weight_C, statistics_2C)
-        ctx.mark_non_differentiable(statistics_2C)
-        return y_BCHW, *affine_2C.unbind(), statistics_2C
+    def forward(ctx: Any, parts: _Sum, *arguments: Any) -> Any:
+        norm, tensors = NormInputs.split(arguments)
+        y_BCHW, sums_B2C = _add(parts, tensors, statistics=True)
+        ctx.parts = parts
+        return with_norm(ctx, y_BCHW, sums_B2C, _counts(y_BCHW), norm, *_to_save(parts, tensors))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy_BCHW: Tensor, d_scale_C: Tensor, d_shift_C: Tensor, _: Tensor) -> Any:
-        y_BCHW, weight_C, statistics_2C, *tensors = ctx.saved_tensors
-        d_norm_2C, slope_2C = _normalise_backward(
-            y_BCHW, ctx.eps, weight_C, statistics_2C, d_scale_C, d_shift_C
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        out, tensors = output_gradient(ctx, gradients)
+        needed = ctx.needs_input_grad[1 + len(out.norm) :]
+        return (
+            None,
+            *out.norm,
+            *_add_backward(ctx.parts, tensors, needed, out.dy_BCHW, out.y_BCHW, array(out.ab_2C)),
         )
-        gradients = _add_backward(ctx.parts, tensors, ctx.needs_input_grad[4:], dy_BCHW, y_BCHW, slope_2C)
-        return None, None, *d_norm_2C, *gradients
 
 
 class _Norm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, eps: float, weight_C: Tensor, bias_C: Tensor, z_BCHW: Tensor) -> Any:
+    def forward(ctx: Any, z_BCHW: Tensor, *norm: Any) -> Any:
         z = _planes(z_BCHW)
-        mean, squares = np.empty((2, len(z)), np.float32)
-        kernels.plane_statistics(team(z.size), len(z), z, mean, squares)
-        statistics_2C, affine_2C = _normalise(mean, squares, z_BCHW, eps, weight_C, bias_C)
-        ctx.eps = eps
-        ctx.save_for_backward(z_BCHW, weight_C, statistics_2C)
-        ctx.mark_non_differentiable(statistics_2C)
-        return z_BCHW.detach(), *affine_2C.unbind(), statistics_2C
+        B, C = z_BCHW.shape[:2]
+        sums_B2C = torch.empty(B, 2, C)
+        kernels.plane_statistics(team(z.size), len(z), z, array(sums_B2C))
+        return with_norm(ctx, z_BCHW.detach(), sums_B2C, _counts(z_BCHW), NormInputs(*norm))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dz_BCHW: Tensor, d_scale_C: Tensor, d_shift_C: Tensor, _: Tensor) -> Any:
-        z_BCHW, weight_C, statistics_2C = ctx.saved_tensors
-        d_norm_2C, slope_2C = _normalise_backward(
-            z_BCHW, ctx.eps, weight_C, statistics_2C, d_scale_C, d_shift_C
-        )
-        dx_BCHW = torch.empty_like(z_BCHW) if ctx.needs_input_grad[3] else None
-        if dx_BCHW is not None:
-            dz, z, dx = map(_planes, (dz_BCHW.contiguous(), z_BCHW, dx_BCHW))
-            kernels.normalised_backward(team(z.size), len(z), dz, z, slope_2C, dx)
-        return None, *d_norm_2C, dx_BCHW
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        out, _ = output_gradient(ctx, gradients)
+        dz_BCHW = torch.empty_like(out.y_BCHW) if ctx.needs_input_grad[0] else None
+        if dz_BCHW is not None:
+            dy, y, dz = map(_planes, (out.dy_BCHW, out.y_BCHW, dz_BCHW))
+            kernels.whole_gradient(team(y.size), len(y), dy, y, array(out.ab_2C), dz)
+        return dz_BCHW, *out.norm
 
 
 # ---- pooling and averages ----------------------------------------------------------------------------------------------

@@ -1,15 +1,19 @@
 """The algebra of a batch norm whose statistics are summed by the kernel that writes its input.
 
 Forward: the kernel leaves, for every unit of images, the sum of each channel and the squared deviations from the unit's own
-mean; `normalisation` makes of them what the readers apply, scale · y + shift. Backward: the readers return the gradients of
-scale and shift, and `norm_gradient` makes of these the gradients of weight and bias, and the numbers (a, b) with which the
+mean; `with_norm` makes of them what the readers apply, scale · y + shift. Backward: the readers return the gradients of
+scale and shift, and `output_gradient` makes of these the gradients of weight and bias, and the numbers (a, b) with which the
 whole gradient of y is dy + a + b · y.
+
+An autograd function takes the fields of `NormInputs` among its arguments, ends its forward pass with `with_norm`, and begins
+its backward pass with `output_gradient`; what it returns becomes an `Activation` by `normalised`.
 
 Shape letters: U units of images, C channels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,15 +25,6 @@ from enas.nn.kernels import array, kernel
 
 BUCKETS = 16
 """Ranges of units that have gradient buffers of their own: fixed, so that sums do not depend on the number of threads."""
-
-
-class Normalisation(NamedTuple):
-    """What normalises feature maps: scale · y + shift, from these statistics."""
-
-    scale_C: Tensor
-    shift_C: Tensor
-    mean_C: Tensor
-    variance_C: Tensor
 
 
 class NormInputs(NamedTuple):
@@ -48,6 +43,12 @@ class NormInputs(NamedTuple):
             return cls(norm.weight, norm.bias, norm.eps, norm.mean_C, norm.variance_C)
         return cls(norm.weight, norm.bias, norm.eps, None, None)
 
+    @classmethod
+    def split(cls, arguments: Sequence[Any]) -> tuple[NormInputs, Sequence[Any]]:
+        """The fields of a norm, which are the first of these arguments, and the arguments after them."""
+        size = len(cls._fields)
+        return cls(*arguments[:size]), arguments[size:]
+
 
 def normalised(norm: ChannelNorm, statistics: Statistics, outputs: tuple[Tensor, ...]) -> Activation:
     """The feature maps (y, scale, shift, mean, variance) of an autograd function, whose norm is still to come.
@@ -61,7 +62,9 @@ def normalised(norm: ChannelNorm, statistics: Statistics, outputs: tuple[Tensor,
 
 
 @kernel
-def _combine(sums_U2C: Any, count_U: Any, weight_C: Any, bias_C: Any, eps: Any, out_4C: Any) -> None:
+def _combine(
+    sums_U2C: Any, count_U: Any, weight_C: Any, bias_C: Any, eps: Any, out_4C: Any, exact_2C: Any
+) -> None:
     """Mean and variance over all units, in double precision, and the scale and shift by them."""
     U, _, C = sums_U2C.shape
     count = 0.0
@@ -80,39 +83,80 @@ def _combine(sums_U2C: Any, count_U: Any, weight_C: Any, bias_C: Any, eps: Any, 
         scale = weight_C[c] / np.sqrt(variance + eps)
         out_4C[0, c] = scale
         out_4C[1, c] = bias_C[c] - mean * scale
-        out_4C[2, c] = mean
-        out_4C[3, c] = variance
+        out_4C[2, c] = exact_2C[0, c] = mean
+        out_4C[3, c] = exact_2C[1, c] = variance
 
 
-def normalisation(sums_U2C: Tensor, count_U: Tensor, norm: NormInputs) -> Normalisation:
-    """From each unit's sum and squared deviations from its own mean, over count_U values a channel (float64).
+def counts(images: int, unit: int, pixels: int) -> np.ndarray[Any, Any]:
+    """Values a channel of every unit [U], where so many images make units of `unit` images, the last of the rest."""
+    count_U = np.full(-(-images // unit), unit * pixels, np.float64)
+    count_U[-1] = images * pixels - count_U[:-1].sum()
+    return count_U
 
-    Raises nothing; given statistics are taken as they are.
-    """
+
+def _normalisation(
+    sums_U2C: Tensor, count_U: np.ndarray[Any, Any], norm: NormInputs
+) -> tuple[Tensor, Tensor]:
+    """(scale, shift, mean, variance) [4, C] from the sums, or by the given statistics; the last two in float64 [2, C]."""
     if norm.given_mean_C is not None and norm.given_variance_C is not None:
         mean_C, variance_C = norm.given_mean_C, norm.given_variance_C
         scale_C = norm.weight_C * torch.rsqrt(variance_C + norm.eps)
-        return Normalisation(scale_C, norm.bias_C - mean_C * scale_C, mean_C.clone(), variance_C.clone())
+        out_4C = torch.stack([scale_C, norm.bias_C - mean_C * scale_C, mean_C, variance_C])
+        return out_4C, out_4C[2:].double()
     out_4C = torch.empty(4, len(norm.weight_C))
+    exact_2C = torch.empty(2, len(norm.weight_C), dtype=torch.float64)
     _combine(
-        array(sums_U2C), array(count_U), array(norm.weight_C), array(norm.bias_C), norm.eps, array(out_4C)
+        array(sums_U2C),
+        count_U,
+        array(norm.weight_C),
+        array(norm.bias_C),
+        norm.eps,
+        array(out_4C),
+        array(exact_2C),
     )
-    return Normalisation(*out_4C)
+    return out_4C, exact_2C
+
+
+def with_norm(
+    ctx: Any,
+    y_BCHW: Tensor,
+    sums_U2C: Tensor,
+    count_U: np.ndarray[Any, Any],
+    norm: NormInputs,
+    *saved: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """What an autograd function returns, (y, scale, shift, mean, variance); no gradient flows back from the last two.
+
+    Takes each unit's sum, and its squared deviations from its own mean, over count_U values a channel; where statistics are
+    given, the sums are not read. Keeps in `ctx` what `output_gradient` needs, and the `saved` tensors.
+    """
+    out_4C, exact_2C = _normalisation(sums_U2C, count_U, norm)
+    scale_C, shift_C, mean_C, variance_C = out_4C.unbind()
+    ctx.save_for_backward(y_BCHW, norm.weight_C, exact_2C, *saved)
+    ctx.eps = norm.eps
+    ctx.values = 0 if norm.given_mean_C is not None else y_BCHW.numel() // y_BCHW.shape[1]
+    ctx.mark_non_differentiable(mean_C, variance_C)
+    ctx.set_materialize_grads(False)
+    return y_BCHW, scale_C, shift_C, mean_C, variance_C
 
 
 @kernel
 def _gradient(
     d_scale_C: Any,
     d_shift_C: Any,
-    mean_C: Any,
-    variance_C: Any,
+    statistics_2C: Any,
     weight_C: Any,
     eps: Any,
     count: Any,
     out_4C: Any,
 ) -> None:
+    """Gradients of weight and bias, and (a, b), which bring in that mean and variance depend on y.
+
+    With r = (variance + eps)^-1/2, scale = weight · r and shift = bias - mean · scale. `count` is the number of values a
+    channel, or 0 where the statistics were given and do not depend on y.
+    """
     for c in range(len(weight_C)):
-        mean, r = np.float64(mean_C[c]), 1 / np.sqrt(variance_C[c] + eps)
+        mean, r = statistics_2C[0, c], 1 / np.sqrt(statistics_2C[1, c] + eps)
         along = d_scale_C[c] - mean * d_shift_C[c]
         out_4C[0, c] = along * r
         out_4C[1, c] = d_shift_C[c]
@@ -125,33 +169,32 @@ def _gradient(
             out_4C[3, c] = 0
 
 
-def norm_gradient(
-    d_scale_C: Tensor | None,
-    d_shift_C: Tensor | None,
-    mean_C: Tensor,
-    variance_C: Tensor,
-    weight_C: Tensor,
-    eps: float,
-    count: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of weight and bias, and (a, b) [2, C].
+class OutputGradient(NamedTuple):
+    """The gradients of maps y and of the norm after them; the whole gradient of y is dy + a + b · y."""
 
-    `count` is the number of values a channel, or 0 where the statistics were given and do not depend on y.
-    """
+    y_BCHW: Tensor
+    dy_BCHW: Tensor
+    """Contiguous."""
+    ab_2C: Tensor
+    norm: tuple[Tensor | None, ...]
+    """Gradients of the fields of `NormInputs`."""
+
+
+def output_gradient(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[OutputGradient, list[Any]]:
+    """From the gradients of what `with_norm` returned; and the tensors saved there."""
+    dy_BCHW, d_scale_C, d_shift_C, *_ = gradients
+    y_BCHW, weight_C, statistics_2C, *saved = ctx.saved_tensors
     out_4C = torch.empty(4, len(weight_C))
-    zeros_C = torch.zeros(len(weight_C)) if d_scale_C is None or d_shift_C is None else None
-    d_scale_C = zeros_C if d_scale_C is None else d_scale_C
-    d_shift_C = zeros_C if d_shift_C is None else d_shift_C
-    assert d_scale_C is not None
-    assert d_shift_C is not None
+    zeros_C = torch.zeros(len(weight_C)) if d_scale_C is None or d_shift_C is None else weight_C
     _gradient(
-        array(d_scale_C.contiguous()),
-        array(d_shift_C.contiguous()),
-        array(mean_C),
-        array(variance_C),
+        array((zeros_C if d_scale_C is None else d_scale_C).contiguous()),
+        array((zeros_C if d_shift_C is None else d_shift_C).contiguous()),
+        array(statistics_2C),
         array(weight_C),
-        eps,
-        count,
+        ctx.eps,
+        ctx.values,
         array(out_4C),
     )
-    return out_4C[0], out_4C[1], out_4C[2:]
+    dy_BCHW = torch.zeros_like(y_BCHW) if dy_BCHW is None else dy_BCHW.contiguous()
+    norm = (out_4C[0], out_4C[1], None, None, None)
+    return OutputGradient(y_BCHW, dy_BCHW, out_4C[2:], norm), saved

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from enas.nn.activation import Activation, ChannelNorm, Statistics
-from enas.nn.dense import Parts, counts
 from enas.nn.kernels import array, kernel
-from enas.nn.normed import BUCKETS, NormInputs, norm_gradient, normalisation, normalised
+from enas.nn.normed import BUCKETS, NormInputs, counts, normalised, output_gradient, with_norm
+from enas.nn.parts import Parts
 from enas.nn.reduction_kernels import reduction_backward, reduction_forward
 from enas.nn.scratch import geometry, units
 from enas.nn.threads import team
@@ -57,14 +57,9 @@ class _ReductionNorm(torch.autograd.Function):
         parts: Parts,
         E: int,
         weight_OC: Tensor,
-        norm_weight_O: Tensor,
-        norm_bias_O: Tensor,
-        eps: float,
-        given_mean_O: Tensor | None,
-        given_variance_O: Tensor | None,
-        z_BCHW: Tensor,
-        *affine: Tensor,
+        *arguments: Any,
     ) -> Any:
+        norm, (z_BCHW, *affine) = NormInputs.split(arguments)
         z_BCHW = z_BCHW.contiguous()
         affine_2C = parts.affine_2C(affine)
         B, C, H, W = z_BCHW.shape
@@ -87,35 +82,22 @@ class _ReductionNorm(torch.autograd.Function):
             array(y_BOHW.view(B, O, places.height, places.width)),
             array(sums_U2O),
         )
-        norm = NormInputs(norm_weight_O, norm_bias_O, eps, given_mean_O, given_variance_O)
-        result = normalisation(sums_U2O, counts(B, places), norm)
-        ctx.save_for_backward(
-            weight_OC, norm_weight_O, y_BOHW, result.mean_C, result.variance_C, affine_2C, z_BCHW
-        )
-        ctx.parts, ctx.E, ctx.places, ctx.eps = parts, E, places, eps
-        ctx.values = 0 if given_mean_O is not None else B * high * wide
-        ctx.mark_non_differentiable(result.mean_C, result.variance_C)
-        ctx.set_materialize_grads(False)
-        return y_BOHW, *result
+        ctx.parts, ctx.E, ctx.places = parts, E, places
+        count_U = counts(B, places.images, high * wide)
+        return with_norm(ctx, y_BOHW, sums_U2O, count_U, norm, weight_OC, affine_2C, z_BCHW)
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any, dy_BOHW: Tensor | None, d_scale_O: Tensor | None, d_shift_O: Tensor | None, *_: Any
-    ) -> Any:
-        weight_OC, norm_weight_O, y_BOHW, mean_O, variance_O, affine_2C, z_BCHW = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        out, (weight_OC, affine_2C, z_BCHW) = output_gradient(ctx, gradients)
         places = ctx.places
         O, C = weight_OC.shape
-        d_norm_weight_O, d_norm_bias_O, ab_2O = norm_gradient(
-            d_scale_O, d_shift_O, mean_O, variance_O, norm_weight_O, ctx.eps, ctx.values
-        )
-        dy_BOHW = torch.zeros_like(y_BOHW) if dy_BOHW is None else dy_BOHW.contiguous()
         packed = torch.empty(O * C)
         _pack_halves_transposed(array(weight_OC), ctx.E, array(packed))
         dz_BCHW = torch.empty_like(z_BCHW)
         d_weight_NOC = torch.empty(BUCKETS, O, C)
         sums_N2C = torch.empty(BUCKETS, 2, C)
-        shape = (len(y_BOHW), O, places.height, places.width)
+        shape = (len(z_BCHW), O, places.height, places.width)
         reduction_backward(
             team(z_BCHW.numel()),
             BUCKETS,
@@ -128,9 +110,9 @@ class _ReductionNorm(torch.autograd.Function):
             tap_offsets(C, 1, places.plane, places.row),
             tap_offsets(O, 1, places.plane, places.row),
             places,
-            array(y_BOHW.view(shape)),
-            array(dy_BOHW.view(shape)),
-            array(ab_2O),
+            array(out.y_BCHW.view(shape)),
+            array(out.dy_BCHW.view(shape)),
+            array(out.ab_2C),
             array(dz_BCHW),
             array(d_weight_NOC),
             array(sums_N2C),
@@ -139,11 +121,7 @@ class _ReductionNorm(torch.autograd.Function):
             None,
             None,
             d_weight_NOC.sum(0),
-            d_norm_weight_O,
-            d_norm_bias_O,
-            None,
-            None,
-            None,
+            *out.norm,
             dz_BCHW,
             *ctx.parts.affine_gradients(sums_N2C.sum(0)),
         )

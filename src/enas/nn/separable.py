@@ -20,9 +20,9 @@ from torch.autograd.function import once_differentiable
 from enas.nn import separable_kernels
 from enas.nn.activation import Activation, ChannelNorm, Statistics
 from enas.nn.kernels import array
+from enas.nn.normed import BUCKETS, NormInputs, counts, normalised, output_gradient, with_norm
 from enas.nn.threads import team
 
-_BUCKETS = 16
 _POSITIONS = 1200
 _NUMBERS = 44_000
 """Most positions of a unit, and most numbers of its input or output: so few that a core's cache holds what is computed."""
@@ -38,13 +38,10 @@ def fused_separable_norm(
     statistics: Statistics,
 ) -> Activation:
     """`separable_norm`, for contiguous float32 on a CPU and a stride of 1 or 2."""
-    given = (norm.mean_C, norm.variance_C) if statistics == "moving" else (None, None)
-    y_BOHW, scale_O, shift_O, mean_O, variance_O = _SeparableNorm.apply(
-        *x, depthwise_C1kk, pointwise_OC11, norm.weight, norm.bias, *given, norm.eps, stride
+    outputs = _SeparableNorm.apply(
+        *x, depthwise_C1kk, pointwise_OC11, stride, *NormInputs.of(norm, statistics)
     )
-    if norm.training and statistics == "batch":
-        norm.update(mean_O, variance_O, y_BOHW.numel() // y_BOHW.shape[1])
-    return Activation(y_BOHW, scale_O, shift_O)
+    return normalised(norm, statistics, outputs)
 
 
 class _SeparableNorm(torch.autograd.Function):
@@ -57,12 +54,8 @@ class _SeparableNorm(torch.autograd.Function):
         rectified: bool,
         depthwise_C1kk: Tensor,
         pointwise_OC11: Tensor,
-        gamma_O: Tensor,
-        beta_O: Tensor,
-        given_mean_O: Tensor | None,
-        given_variance_O: Tensor | None,
-        eps: float,
         stride: int,
+        *norm: Any,
     ) -> tuple[Tensor, ...]:
         layout = _Layout.of(z_BCHW, depthwise_C1kk, pointwise_OC11, stride)
         y_BOHW = z_BCHW.new_empty(layout.B, layout.O, layout.rows, layout.wide)
@@ -78,53 +71,31 @@ class _SeparableNorm(torch.autograd.Function):
             array(y_BOHW),
             array(sums_U2O),
         )
-        if given_mean_O is None or given_variance_O is None:
-            mean_O, variance_O = layout.statistics(sums_U2O.double())
-        else:
-            mean_O, variance_O = given_mean_O.double(), given_variance_O.double()
-        scale_O = gamma_O * torch.rsqrt(variance_O + eps)
-        out = tuple(x_O.float() for x_O in (scale_O, beta_O - mean_O * scale_O, mean_O, variance_O))
-        ctx.save_for_backward(
-            z_BCHW, scale_C, shift_C, depthwise_C1kk, pointwise_OC11, gamma_O, mean_O, variance_O, y_BOHW
-        )
-        ctx.rectified, ctx.eps, ctx.layout, ctx.given = rectified, eps, layout, given_mean_O is not None
-        ctx.mark_non_differentiable(*out[2:])
-        return y_BOHW, *out
+        ctx.rectified, ctx.layout = rectified, layout
+        count_U = counts(layout.B, layout.images, layout.rows * layout.wide)
+        saved = (z_BCHW, scale_C, shift_C, depthwise_C1kk, pointwise_OC11)
+        return with_norm(ctx, y_BOHW, sums_U2O, count_U, NormInputs(*norm), *saved)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy_BOHW: Tensor, d_scale_O: Tensor, d_shift_O: Tensor, *_: Tensor) -> Any:
-        z_BCHW, scale_C, shift_C, depthwise_C1kk, pointwise_OC11, gamma_O, mean_O, variance_O, y_BOHW = (
-            ctx.saved_tensors
-        )
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        out, (z_BCHW, scale_C, shift_C, depthwise_C1kk, pointwise_OC11) = output_gradient(ctx, gradients)
         layout: _Layout = ctx.layout
-        # The norm: scale = γ r and shift = β - mean γ r with r = 1 / sqrt(variance + eps).
-        r_O = torch.rsqrt(variance_O + ctx.eps)
-        d_beta_O = d_shift_O.double()
-        d_r_O = d_scale_O.double() - mean_O * d_beta_O  # for γ = 1
-        if ctx.given:
-            a_O = b_O = torch.zeros_like(d_beta_O)
-        else:
-            count = layout.B * layout.rows * layout.wide
-            b_O = -(r_O**3) * gamma_O * d_r_O / count
-            a_O = -d_beta_O * gamma_O * r_O / count - b_O * mean_O
-        # The convolution.
         dz_BCHW = torch.empty_like(z_BCHW)
-        d_planes_DCP = z_BCHW.new_empty(_BUCKETS, *layout.planes(depthwise_C1kk).shape)
-        d_pointwise_DOC = z_BCHW.new_zeros(_BUCKETS, layout.O, layout.C)
-        d_affine_D2C = z_BCHW.new_zeros(_BUCKETS, 2, layout.C)
+        d_planes_DCP = z_BCHW.new_empty(BUCKETS, *layout.planes(depthwise_C1kk).shape)
+        d_pointwise_DOC = z_BCHW.new_zeros(BUCKETS, layout.O, layout.C)
+        d_affine_D2C = z_BCHW.new_zeros(BUCKETS, 2, layout.C)
         kernel = separable_kernels.backward(layout.width)
         kernel(
             team(z_BCHW.numel()),
-            _BUCKETS,
+            BUCKETS,
             *_staging(z_BCHW, scale_C, shift_C, ctx.rectified),
             *layout.sizes,
             array(layout.planes(depthwise_C1kk)),
             array(pointwise_OC11.flatten(1).contiguous()),
-            array(y_BOHW),
-            array(dy_BOHW.contiguous()),
-            array(a_O.float()),
-            array(b_O.float()),
+            array(out.y_BCHW),
+            array(out.dy_BCHW),
+            array(out.ab_2C),
             any(ctx.needs_input_grad[:3]),
             array(dz_BCHW),
             array(d_planes_DCP),
@@ -141,12 +112,8 @@ class _SeparableNorm(torch.autograd.Function):
             None,
             d_depthwise_CT.view_as(depthwise_C1kk),
             d_pointwise_OC.view_as(pointwise_OC11),
-            (d_r_O * r_O).float(),
-            d_beta_O.float(),
             None,
-            None,
-            None,
-            None,
+            *out.norm,
         )
 
 
@@ -221,16 +188,6 @@ class _Layout(NamedTuple):
     def taps(self, planes_CP: Tensor) -> Tensor:
         """The filter [C, k²] of the planes' filters."""
         return planes_CP[:, _places(self.k, self.stride, self.width)]
-
-    def statistics(self, sums_U2O: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance [O] from each unit's sums and sums of squares about its own mean."""
-        images_U1 = torch.full((self.units, 1), self.images, dtype=sums_U2O.dtype)
-        images_U1[-1] = self.B - (self.units - 1) * self.images
-        counts_U1 = images_U1 * (self.rows * self.wide)
-        sums_UO, squares_UO = sums_U2O.unbind(1)
-        mean_O = sums_UO.sum(0) / counts_U1.sum()
-        between_UO = (sums_UO / counts_U1 - mean_O).square() * counts_U1
-        return mean_O, (squares_UO + between_UO).sum(0) / counts_U1.sum()
 
 
 @cache

@@ -160,8 +160,7 @@ def _backward(
     w_OC: Any,
     y_BOHW: Any,
     dy_BOHW: Any,
-    a_O: Any,
-    b_O: Any,
+    ab_2O: Any,
     to_z: bool,
     dz_BCHW: Any,
     d_w_DCPkk: Any,
@@ -219,7 +218,7 @@ def _backward(
                         prefetch(all_y, at, at + rows * wide)
                         prefetch(all_dy, at, at + rows * wide)
             for o in range(O):
-                a_o, b_o = a_O[o], b_O[o]
+                a, b_o = ab_2O[0, o], ab_2O[1, o]
                 for n in range(N):
                     at = o * apart + n * image
                     if columns == wide:
@@ -229,13 +228,13 @@ def _backward(
                             d[at : at + image],
                         )
                         for s in range(image):
-                            out[s] = dy[s] + a_o + b_o * y[s]
+                            out[s] = dy[s] + (a + b_o * y[s])
                     else:
                         for h in range(rows):
                             dy, y = dy_BOHW[b + n, o, h], y_BOHW[b + n, o, h]
                             out = d[at + h * columns : at + h * columns + wide]
                             for s in range(wide):
-                                out[s] = dy[s] + a_o + b_o * y[s]
+                                out[s] = dy[s] + (a + b_o * y[s])
                 d[o * apart + N * image : o * apart + S] = 0
             add_outer(d, 0, apart, O, t, 0, offset_C, C, S, d_w_DOC[bucket])
             t[:] = 0
