@@ -641,7 +641,7 @@ def test_the_average_is_the_mean_of_the_weights_since_its_start() -> None:
 
 
 @pytest.mark.parametrize("averaged", [False, True])
-@pytest.mark.parametrize("learning_rate", [0.5, 50.0])
+@pytest.mark.parametrize("learning_rate", [0.5, 20.0])
 def test_the_best_weights_are_the_ones_that_were_evaluated(averaged: bool, learning_rate: float) -> None:
     training = child_training(
         averaging=AveragingConfig(averaged, 0), epochs=6, learning_rate=learning_rate, regularisation=NOTHING
@@ -653,7 +653,7 @@ def test_the_best_weights_are_the_ones_that_were_evaluated(averaged: bool, learn
         record = training.end_epoch()
         losses.append(record["valid_loss"])
         assert record["best"] == float(losses[-1] == min(losses) and losses[-1] not in losses[:-1])
-        assert record["valid_ppl"] == pytest.approx(float(torch.tensor(record["valid_loss"]).double().exp()))
+        assert record["valid_ppl"] == pytest.approx(math.exp(record["valid_loss"]))
         if record["best"]:
             best = len(losses)
             kept = child_training()
