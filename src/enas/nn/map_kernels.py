@@ -18,12 +18,9 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
-from numba.np.numpy_support import carray
 
 from enas.nn.kernels import _OPTIONS, kernel, parallel_with_scratch
+from enas.nn.simd import floats_at
 
 f32 = np.float32
 _ZERO, _ONE, _TWO, _LOWEST = f32(0), f32(1), f32(2), f32(-np.inf)
@@ -33,20 +30,10 @@ _reordered = numba.njit(**(_OPTIONS | {"fastmath": {"contract", "nsz", "reassoc"
 """For sums over the pixels of a plane, which the compiler may take in any order, the same at every call."""
 
 
-@intrinsic
-def _floats_at(_typing: Any, _address: Any) -> Any:
-    """A pointer to the float32 numbers at an address."""
-
-    def generate(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
-        return builder.inttoptr(values[0], ir.FloatType().as_pointer())
-
-    return types.CPointer(types.float32)(types.int64), generate
-
-
 @_inlined
 def _plane(address: int, plane: int, P: int) -> Any:
     """A plane of the feature maps at an address."""
-    return carray(_floats_at(address + 4 * plane * P), (P,))
+    return floats_at(address + 4 * plane * P, (P,))
 
 
 # ---- one plane: the pending affine step and ReLU -----------------------------------------------------------------------
