@@ -20,14 +20,12 @@ import numba
 import numpy as np
 
 from enas.nn.kernels import _OPTIONS, kernel, parallel_with_scratch
-from enas.nn.simd import floats_at
+from enas.nn.simd import floats_at, sum_of, sum_of_activated, sum_of_products, sum_of_squares
 
 f32 = np.float32
 _ZERO, _ONE, _TWO, _LOWEST = f32(0), f32(1), f32(2), f32(-np.inf)
 
 _inlined = numba.njit(**_OPTIONS)
-_reordered = numba.njit(**(_OPTIONS | {"fastmath": {"contract", "nsz", "reassoc"}}))
-"""For sums over the pixels of a plane, which the compiler may take in any order, the same at every call."""
 
 
 @_inlined
@@ -63,53 +61,28 @@ def _add_act(z: Any, scale: Any, shift: Any, rectified: bool, kept: Any, x: Any)
             x[i] += kept * (scale * z[i] + shift)
 
 
-@_reordered
+@_inlined
 def _act_backward(dx: Any, z: Any, scale: Any, shift: Any, rectified: bool, kept: Any, dz: Any) -> Any:
     """dz of x = kept · act(z), and what the plane adds to the gradients of scale and shift."""
-    d_scale, d_shift = _ZERO, _ZERO
-    factor = scale * kept
     if rectified:
         for i in range(len(z)):
-            d = dx[i] if scale * z[i] + shift > _ZERO else _ZERO
-            dz[i] = factor * d
-            d_scale += d * z[i]
-            d_shift += d
+            dz[i] = dx[i] if scale * z[i] + shift > _ZERO else _ZERO
     else:
         for i in range(len(z)):
-            d = dx[i]
-            dz[i] = factor * d
-            d_scale += d * z[i]
-            d_shift += d
-    return kept * d_scale, kept * d_shift
-
-
-# ---- statistics --------------------------------------------------------------------------------------------------------
-
-
-@_reordered
-def _sum(x: Any) -> Any:
-    total = _ZERO
-    for i in range(len(x)):
-        total += x[i]
-    return total
-
-
-@_reordered
-def _squares(x: Any, mean: Any) -> Any:
-    """The sum of (x - mean)²."""
-    total = _ZERO
-    for i in range(len(x)):
-        deviation = x[i] - mean
-        total += deviation * deviation
-    return total
+            dz[i] = dx[i]
+    d_scale, d_shift = sum_of_products(dz, z), sum_of(dz)
+    factor = scale * kept
+    for i in range(len(z)):
+        dz[i] *= factor
+    return d_scale * kept, d_shift * kept
 
 
 @_inlined
 def _write_sums(x: Any, b: int, c: int, sums_B2C: Any) -> None:
     """What `enas.nn.normed` takes: a plane's sum, and its squared deviations from its own mean."""
-    total = _sum(x)
+    total = sum_of(x)
     sums_B2C[b, 0, c] = total
-    sums_B2C[b, 1, c] = _squares(x, total / f32(len(x)))
+    sums_B2C[b, 1, c] = sum_of_squares(x, total / f32(len(x)))
 
 
 @parallel_with_scratch
@@ -234,28 +207,19 @@ def total_backward(
 # ---- averages over all pixels --------------------------------------------------------------------------------------------
 
 
-@_reordered
+@_inlined
 def _mean_act(z: Any, scale: Any, shift: Any, rectified: bool) -> Any:
-    total = _ZERO
-    if rectified:
-        for i in range(len(z)):
-            v = scale * z[i] + shift
-            total += _ZERO if v < _ZERO else v
-    else:
-        for i in range(len(z)):
-            total += scale * z[i] + shift
-    return total / f32(len(z))
+    return sum_of_activated(z, scale, shift, _ZERO if rectified else _LOWEST) / f32(len(z))
 
 
-@_reordered
+@_inlined
 def _constant_backward(d: Any, z: Any, scale: Any, shift: Any, rectified: bool, dz: Any) -> Any:
     """`_act_backward` where the gradient is the same at every pixel."""
-    d_scale, d_shift = _ZERO, _ZERO
     for i in range(len(z)):
-        passed = d if not rectified or scale * z[i] + shift > _ZERO else _ZERO
-        dz[i] = scale * passed
-        d_scale += passed * z[i]
-        d_shift += passed
+        dz[i] = d if not rectified or scale * z[i] + shift > _ZERO else _ZERO
+    d_scale, d_shift = sum_of_products(dz, z), sum_of(dz)
+    for i in range(len(z)):
+        dz[i] *= scale
     return d_scale, d_shift
 
 

@@ -15,12 +15,11 @@ import numba
 import numpy as np
 
 from enas.nn.kernels import _OPTIONS, parallel_with_scratch
-from enas.nn.scratch import emit, positions, stage_gradient
+from enas.nn.scratch import emit, gradient_row, positions, stage_gradient
 from enas.nn.simd import borrowed, put_even, put_odd, take_even, take_odd
 from enas.nn.tiles import add_outer, add_product
 
 _inlined = numba.njit(**_OPTIONS)
-_summing = numba.njit(**{**_OPTIONS, "fastmath": {"contract", "nsz", "reassoc"}})
 
 
 @_inlined
@@ -67,18 +66,6 @@ def _stage_halves(
                 at += odd * wide
 
 
-@_summing
-def _gradient_row(d: Any, z: Any, count: int, scale: Any, shift: Any, low: Any) -> Any:
-    """Turns the gradient d of max(scale · z + shift, low) into that of z; returns those of scale and shift."""
-    d_scale, d_shift = np.float32(0), np.float32(0)
-    for w in range(count):
-        dx = np.float32(0) if z[w] * scale + shift <= low else d[w]
-        d[w] = dx * scale
-        d_scale += dx * z[w]
-        d_shift += dx
-    return d_scale, d_shift
-
-
 @_inlined
 def _emit_gradient(
     dx: Any,
@@ -106,7 +93,8 @@ def _emit_gradient(
                 begin = at + odd * C * stride
                 d = dx[begin : begin + wide]
                 _take_row(z_BCHW[b, c, h], odd, z)
-                more = _gradient_row(d, z, (W - odd + 1) // 2, scale, shift, low)
+                count = (W - odd + 1) // 2
+                more = gradient_row(d[:count], z[:count], scale, shift, low, d[:count])
                 _put_row(d, odd, dz_BCHW[b, c, h])
                 d_scale += more[0]
                 d_shift += more[1]

@@ -15,10 +15,9 @@ import numba
 import numpy as np
 
 from enas.nn.kernels import _OPTIONS
-from enas.nn.simd import LANES, floats_at
+from enas.nn.simd import LANES, floats_at, sum_of, sum_of_products, sum_of_squares
 
 inlined = numba.njit(**_OPTIONS)
-_summing = numba.njit(**{**_OPTIONS, "fastmath": {"contract", "nsz", "reassoc"}})
 
 _UNIT_FLOATS = 40_000
 """Floats of a scratch array: three of them fit a second-level cache of 1 MB, with room for filters."""
@@ -107,22 +106,6 @@ def stage_gradient(dy_BCHW: Any, y_BCHW: Any, first: int, last: int, ab_2C: Any,
         d[c * places.plane + end : c * places.plane + end + 2 * LANES] = 0
 
 
-@_summing
-def _row_sum(x: Any) -> Any:
-    total = np.float32(0)
-    for i in range(len(x)):
-        total += x[i]
-    return total
-
-
-@_summing
-def _row_squares(x: Any, mean: Any) -> Any:
-    total = np.float32(0)
-    for i in range(len(x)):
-        total += (x[i] - mean) * (x[i] - mean)
-    return total
-
-
 @inlined
 def emit(
     y: Any,
@@ -149,27 +132,27 @@ def emit(
                 row, out = y[at : at + W], y_BCHW[b, at_channel + c, h]
                 for w in range(W):
                     out[w] = row[w]
-                total += _row_sum(row)
+                total += sum_of(row)
                 at += places.row
         mean = total / count
         squares = np.float32(0)
         for b in range(first, last):
             at = c * stride + (b - first) * places.image
             for _ in range(places.height):
-                squares += _row_squares(y[at : at + W], mean)
+                squares += sum_of_squares(y[at : at + W], mean)
                 at += places.row
         sums_2C[0, at_channel + c] = total
         sums_2C[1, at_channel + c] = squares
 
 
-@_summing
-def _gradient_row(dx: Any, z: Any, scale: Any, shift: Any, low: Any, dz: Any) -> Any:
-    d_scale, d_shift = np.float32(0), np.float32(0)
+@inlined
+def gradient_row(dx: Any, z: Any, scale: Any, shift: Any, low: Any, dz: Any) -> Any:
+    """dz of max(scale · z + shift, low), whose gradient is dx; returns the gradients of scale and shift."""
     for w in range(len(z)):
-        d = np.float32(0) if z[w] * scale + shift <= low else dx[w]
-        dz[w] = d * scale
-        d_scale += d * z[w]
-        d_shift += d
+        dz[w] = np.float32(0) if z[w] * scale + shift <= low else dx[w]
+    d_scale, d_shift = sum_of_products(dz, z), sum_of(dz)
+    for w in range(len(z)):
+        dz[w] *= scale
     return d_scale, d_shift
 
 
@@ -199,7 +182,7 @@ def emit_gradient(
         for b in range(first, last):
             at = c * stride + (b - first) * places.image
             for h in range(places.height):
-                more = _gradient_row(dx[at : at + W], z_BCHW[b, c, h], scale, shift, low, dz_BCHW[b, c, h])
+                more = gradient_row(dx[at : at + W], z_BCHW[b, c, h], scale, shift, low, dz_BCHW[b, c, h])
                 d_scale += more[0]
                 d_shift += more[1]
                 at += places.row

@@ -9,12 +9,13 @@ Shape letters: O outputs, K terms of a sum, S positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numba
+import numpy as np
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
@@ -397,3 +398,96 @@ def borrowed(array: Any) -> Any:
     Threads that slice one array would otherwise wait for each other at every slice, to count it.
     """
     return carray(_pointer(array.ctypes.data), array.shape)
+
+
+Term = Callable[[ir.IRBuilder, Any, Any, Any, Any, Any], Any]
+"""Writes one term of a sum: of a number (or a vector) each of two arrays, and of three numbers."""
+
+
+def _sum_of(term: Term) -> Any:
+    """A function (x, y, count, a, b, c) -> Σ term(x[i], y[i], a, b, c), in an order that is the same for every call.
+
+    The compiler, left to choose an order, may choose another one when a kernel is read back from the disk.
+    """
+
+    @intrinsic
+    def total(_typing: Any, x: Any, y: Any, count: Any, a: Any, b: Any, c: Any) -> Any:
+        signature = types.float32(x, y, types.intp, types.float32, types.float32, types.float32)
+
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            x, y, count, *numbers = pointers(context, builder, signature, values)
+            emit = Vectors(builder)
+            (sums,) = emit.sums(1)
+            rest = cgutils.alloca_once_value(builder, ir.Constant(_FLOAT, 0))
+            zeros = _lanes([0] * LANES)
+            spread = [
+                builder.shuffle_vector(
+                    builder.insert_element(
+                        ir.Constant(_SUMS, ir.Undefined), number, ir.Constant(ir.IntType(32), 0)
+                    ),
+                    ir.Constant(_SUMS, ir.Undefined),
+                    zeros,
+                )
+                for number in numbers
+            ]
+            lanes = ir.Constant(_WORD, LANES)
+            groups = builder.udiv(count, lanes)
+            with cgutils.for_range(builder, groups) as loop:
+                at = builder.mul(loop.index, lanes)
+                value = term(builder, emit.load(x, at), emit.load(y, at), *spread)
+                builder.store(builder.fadd(builder.load(sums), value), sums)
+            whole = builder.mul(groups, lanes)
+            with cgutils.for_range(builder, builder.sub(count, whole)) as loop:
+                at = builder.add(whole, loop.index)
+                pair = (builder.load(builder.gep(array, [at])) for array in (x, y))
+                value = term(builder, *pair, *numbers)
+                builder.store(builder.fadd(builder.load(rest), value), rest)
+            place = cgutils.alloca_once_value(builder, builder.load(rest))
+            emit.add_total(sums, place, ir.Constant(_WORD, 0))
+            return builder.load(place)
+
+        return signature, generate
+
+    return total
+
+
+def _squared_deviation(builder: ir.IRBuilder, x: Any, _y: Any, mean: Any, _b: Any, _c: Any) -> Any:
+    deviation = builder.fsub(x, mean)
+    return builder.fmul(deviation, deviation)
+
+
+def _activated(builder: ir.IRBuilder, x: Any, _y: Any, scale: Any, shift: Any, low: Any) -> Any:
+    value = builder.fadd(builder.fmul(x, scale), shift)
+    return builder.select(builder.fcmp_ordered("<", value, low), low, value)
+
+
+_sum_x = _sum_of(lambda builder, x, y, a, b, c: x)
+_sum_products = _sum_of(lambda builder, x, y, a, b, c: builder.fmul(x, y))
+_sum_squares = _sum_of(_squared_deviation)
+_sum_activated = _sum_of(_activated)
+
+_NONE = np.float32(0)
+
+
+@numba.njit
+def sum_of(x: Any) -> Any:
+    """Σ x."""
+    return _sum_x(x, x, len(x), _NONE, _NONE, _NONE)
+
+
+@numba.njit
+def sum_of_products(x: Any, y: Any) -> Any:
+    """Σ x · y."""
+    return _sum_products(x, y, len(x), _NONE, _NONE, _NONE)
+
+
+@numba.njit
+def sum_of_squares(x: Any, mean: Any) -> Any:
+    """Σ (x - mean)²."""
+    return _sum_squares(x, x, len(x), np.float32(mean), _NONE, _NONE)
+
+
+@numba.njit
+def sum_of_activated(x: Any, scale: Any, shift: Any, low: Any) -> Any:
+    """Σ max(scale · x + shift, low)."""
+    return _sum_activated(x, x, len(x), np.float32(scale), np.float32(shift), np.float32(low))
