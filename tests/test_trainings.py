@@ -88,8 +88,9 @@ from enas.retrain import network_from_json
 from enas.runtime.stop import StopRequest
 from enas.stages import Run
 run, network = Run.open(Path(sys.argv[1])), network_from_json(json.loads(sys.argv[2]))
-result = run.train(network, "retrain", StopRequest())
-if int(sys.argv[3]):
+test, epochs = json.loads(sys.argv[3])
+result = run.train(network, "retrain", StopRequest(), epochs)
+if test:
     run.measure(result, "retrain")
 """
 
@@ -100,7 +101,7 @@ def expected(run: Run, job: Job, elsewhere: Path) -> dict[str, Any]:
     A process that has compiled kernels may round otherwise than one that has read them from the disk.
     """
     Run.create(elsewhere, run.config, ("retrain",))
-    asked = [json.dumps(job.network.to_json()), str(int(job.test))]
+    asked = [json.dumps(job.network.to_json()), json.dumps([job.test, job.epochs])]
     subprocess.run([sys.executable, "-c", ALONE, str(elsewhere), *asked], check=True)
     return content(elsewhere / "retrain" / job.network.id)
 
