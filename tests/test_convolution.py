@@ -192,7 +192,10 @@ def test_threads_change_no_bit(case: Case, products: torch.dtype) -> None:
         assert torch.equal(other.output, one.output)
         assert torch.equal(other.norm.variance_C, one.norm.variance_C)
         for name, leaf in one.leaves.items():
-            assert torch.equal(other.leaves[name].grad, leaf.grad), name  # type: ignore[arg-type]
+            own, wanted = other.leaves[name].grad, leaf.grad
+            assert own is not None
+            assert wanted is not None
+            assert torch.equal(own, wanted), name
 
 
 def test_strided_maps_and_maps_without_gradient() -> None:
