@@ -203,10 +203,10 @@ def _forward(fixed: _Fixed, tensors: Sequence[Tensor], *, keep: bool) -> tuple[R
     projected_TBE, state_BD, norm_parameters, weights_DE = fixed.split([x.detach() for x in tensors])
     (T, B, E), D, M = projected_TBE.shape, state_BD.shape[1], len(weights_DE) + 1
     dtype, norm, readers = fixed.dtype, fixed.norm, fixed.readers()
+    kept = _keep(fixed, state_BD, E, T if keep else 1)
     products = {
         j: side_by_side([weights_DE[k - 1] for k in nodes], dtype, B, T) for j, nodes in fixed.widest_first()
     }
-    kept = _keep(fixed, state_BD, E, T if keep else 1)
     output_TBD = state_BD.new_empty(T, B, D)
 
     # numpy views from here on. States are rounded for keeping only if the products are of lower precision.

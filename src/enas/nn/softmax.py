@@ -95,8 +95,8 @@ def _forward(
     chunks = -(-N // CHUNK_ROWS)
     rows = -(-N // chunks)
     threads = team(rows * V)
-    logits_of = linear(embedding_VD, dtype, rows, chunks)
     d_hidden_of = side_by_side([embedding_VD], dtype, rows, chunks) if needed[0] else None
+    logits_of = linear(embedding_VD, dtype, rows, chunks)
     nll_N = hidden_ND.new_empty(N)
     d_hidden_ND = torch.empty_like(hidden_ND) if needed[0] else None
     d_embedding_VD = torch.empty_like(embedding_VD) if needed[1] else None
