@@ -17,8 +17,9 @@ import numpy as np
 from scipy import stats
 
 from enas.config import RunConfig
-from enas.errors import ConfigError, DataError, did_you_mean
+from enas.errors import ConfigError, DataError
 from enas.ground_truth.minispaces import mini_space, table_of
+from enas.ground_truth.named_settings import named_settings
 from enas.ground_truth.table import Split, Table, recipe_hash
 from enas.runtime.files import read_json, write_json
 from enas.runtime.lock import run_lock
@@ -46,7 +47,8 @@ class ScoreOptions:
     run: Path
     """Folder of the searches. What is finished there is not repeated."""
     methods: str = "independent,uniform"
-    """Names of controllers, with commas between; the first is compared with each of the others."""
+    """Names of settings, with commas between; the first is compared with each of the others. A name is `default`, a
+    controller, `paper`, `authors`, a variant of 'enas ablate' or SETTING=VALUE, or several of these joined by +."""
     seeds: int = 10
     """Searches of each method."""
     first_seed: int = 0
@@ -139,19 +141,14 @@ def score_methods(name: str, options: ScoreOptions) -> dict[str, Any]:
     space = mini_space(name)
     table = table_of(name, options.file)
     config = space.config()
-    unknown = [method for method in options.names() if method not in config.controllers]
-    if unknown:
-        raise ConfigError(
-            f"{did_you_mean(unknown[0], config.controllers)}--methods are some of "
-            f"{', '.join(config.controllers)}, not {unknown[0]!r}"
-        )
+    chosen = {method: named_settings(config, method) for method in options.names()}
     options.run.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[dict[str, Any]]] = {method: [] for method in options.names()}
     with run_lock(options.run), StopRequest() as stop:
         for seed in range(options.first_seed, options.first_seed + options.seeds):
             for method, records in found.items():
                 folder = options.run / f"{method}-seed{seed}"
-                settings = replace(config, seed=seed, controller=config.controllers[method])
+                settings = replace(chosen[method], seed=seed)
                 say(f"{name}: {method}, seed {seed}")
                 try:
                     records.append(score_search(settings, table, folder, stop))
@@ -202,14 +199,15 @@ def middle(values: Sequence[float | None], key: str) -> float | None:
 
 def describe(record: Mapping[str, Any]) -> str:
     """The summary in sentences."""
+    width = max(16, *(len(method) + 2 for method in record["methods"]))
     lines = [
-        f"{'method':<16}{'seeds':>6}{'samples':>10}{'picked':>10}{'k*':>8}{'tau':>8}{'s a search':>12}   (test data)"
+        f"{'method':<{width}}{'seeds':>6}{'samples':>10}{'picked':>10}{'k*':>8}{'tau':>8}{'s a search':>12}   (test data)"
     ]
     for method, said in record["methods"].items():
         test = said["test"]
         kendall = test["shared_weights_kendall"]
         lines.append(
-            f"{method:<16}{said['seeds']:>6}{test['samples_percentile']:>10.3f}{test['picked_percentile']:>10.3f}"
+            f"{method:<{width}}{said['seeds']:>6}{test['samples_percentile']:>10.3f}{test['picked_percentile']:>10.3f}"
             f"{test['picked_random_equivalents']:>8.1f}{math.nan if kendall is None else kendall:>8.2f}"
             f"{said['seconds']:>12.1f}"
         )
