@@ -158,7 +158,7 @@ def test_the_text_says_what_the_numbers_carry() -> None:
     clear = compare([*runs("enas", [5.0] * 10), *runs("rival", [4.0] * 10)], "enas", ACCURACY)
     words = comparison_text(clear)
     assert "enas: better than rival in 10 of 10 pairs, P = 1.00 [0.69, 1.00]" in words
-    assert "better by 1.00 [1.00, 1.00] on average over 10 pairs" in words
+    assert "mean difference 1.00 [1.00, 1.00] over 10 pairs, above 0 where enas is better" in words
     assert "budget" not in words
 
 

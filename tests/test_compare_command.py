@@ -14,14 +14,15 @@ from torch import Tensor
 
 from enas import cli, compare_run
 from enas.architecture import Architecture
-from enas.compare import RANDOM_SEARCH, SAMPLING, Comparison, Record, record_from_json
+from enas.compare import RANDOM_SEARCH, SAMPLING, Comparison, Record, compare, record_from_json
 from enas.compare_run import CompareConfig, command, random_searches
-from enas.config import RunConfig
+from enas.config import Metric, RunConfig
 from enas.controllers import build_controller
 from enas.controllers.config import EvolutionConfig, UniformConfig
 from enas.errors import ConfigError, NotFiniteError, RunFolderError
 from enas.methods import ENAS, EVOLUTION, SHARED_RANDOM, UNIFORM, Spent, own_name, rivals
 from enas.recipes import RECIPES, recipe
+from enas.report.comparison_picture import comparison_svg
 from enas.retrain import Network
 from enas.runtime.files import read_json, read_jsonl
 from enas.runtime.stop import EXIT_STOPPED, StopRequest
@@ -159,6 +160,15 @@ def test_a_search_whose_entropy_ended_its_updates_leaves_its_rivals_no_more_rewa
     evolution = rivals(config)[EVOLUTION](config, Spent(24, 10))
     assert recipe_rewards(evolution) == 24
     assert evolution.search.stop_entropy is None
+
+
+@pytest.mark.parametrize(("rewards", "population"), [(1440, 50), (200, 20), (10, 2)])
+def test_evolution_mutates_most_of_its_proposals(text: Path, rewards: int, population: int) -> None:
+    config = tiny.config(text)
+    controller = rivals(config)[EVOLUTION](config, Spent(rewards, 0)).controller
+    assert isinstance(controller, EvolutionConfig)
+    assert controller.population == population
+    assert 1 <= controller.tournament <= max(1, population // 5)
 
 
 def test_the_own_method_is_not_its_own_rival(text: Path) -> None:
@@ -457,6 +467,14 @@ def test_command_says_what_it_takes_and_leaves_numbers_and_picture(
     assert len(circles) == len(records(done))
 
 
+def test_a_derivation_whose_seconds_were_not_noted_is_said(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path, Run.open(done).config, ("search",))
+    assert compare_run.scoring_seconds(run) == 0
+    assert f"{tmp_path / 'derive.json'} is missing" in capsys.readouterr().err
+
+
 def test_estimate_counts_what_is_missing(
     text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -466,6 +484,37 @@ def test_estimate_counts_what_is_missing(
     said = compare_run.plan(run, CompareConfig(seeds=3, samples=6), own)
     assert "8 searches and at most 15 trainings are missing: about 8 h" in said
     assert not capsys.readouterr().out
+
+
+def pictured(scores: list[float | None], metric: Metric) -> ET.Element:
+    """A comparison of two methods of four runs each, the second one with these scores."""
+    known = [Record(SAMPLING, seed, "a < b", 60.0 + seed, 1, 0.0, 0.0, 5.0) for seed in range(4)]
+    own = [Record(ENAS, seed, "c", score, 9, 5.0, 1.0, 5.0) for seed, score in enumerate(scores)]
+    made = [*known, *own]
+    return ET.fromstring(comparison_svg(compare(made, ENAS, metric), made))
+
+
+@pytest.mark.parametrize("scores", [[50.0, 55.0, 52.0, 61.0], [70.0, 100.0, 1000.0, 7.5]])
+def test_points_of_the_picture_are_in_the_order_of_their_scores(scores: list[float]) -> None:
+    svg = pictured([*scores], Metric("ppl", lower_is_better=True))
+    circles = [element for element in svg.iter() if element.tag.endswith("circle")]
+    places = [float(circle.get("cx", "")) for circle in circles]
+    known = [60.0, 61.0, 62.0, 63.0, *scores]
+    assert len(places) == 8
+    order = sorted(range(8), key=known.__getitem__)
+    assert [places[number] for number in order] == sorted(places)
+    assert all(140 <= place <= 460 for place in places)
+    texts = [element.text for element in svg.iter() if element.tag.endswith("text")]
+    assert ("1000" in texts) == (1000.0 in scores)
+    assert "every run of every method (lower is better)" in texts
+    assert "in the seconds of a run: 2.2" in texts
+
+
+def test_runs_that_diverged_have_no_point() -> None:
+    svg = pictured([None, 50.0, None, 51.0], Metric("accuracy", lower_is_better=False))
+    assert sum(element.tag.endswith("circle") for element in svg.iter()) == 6
+    hints = [element.text for element in svg.iter() if element.tag.endswith("title")]
+    assert hints[0] == "seed 0: 60.00, a < b"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from enas.errors import ConfigError, NotFiniteError, RunFolderError
 from enas.methods import Spent, own_name, rivals, spent_by
 from enas.rank import epochs_with_validation, score
 from enas.report.comparison_picture import comparison_svg
-from enas.retrain import RESULT, Network, random_architectures
+from enas.retrain import RESULT, Network, random_architectures, read_result
 from enas.runtime.files import read_json, read_jsonl, write_atomic, write_json
 from enas.runtime.progress import duration, say
 from enas.runtime.seeding import derive_seed
@@ -244,7 +244,7 @@ def train(
     picked = {
         one: Network("candidate", one.architecture, one.seed) for one in found if one.architecture is not None
     }
-    results = dict(trained_by_the_run(run, config))
+    results = trained_by_the_run(run, config)
     wanted = [network for network in dict.fromkeys([*picked.values(), *sampled]) if network not in results]
     jobs = [Job(run.folder, PART, network, training_epochs(run, config), test=True) for network in wanted]
     executor = LocalExecutor.for_run(run.config, config.workers)
@@ -266,12 +266,13 @@ def train(
     ]
 
 
-def trained_by_the_run(run: Run, config: CompareConfig) -> Iterator[tuple[Network, Mapping[str, Any]]]:
+def trained_by_the_run(run: Run, config: CompareConfig) -> dict[Network, dict[str, Any]]:
     """What the run's stage retrain has done already, if it did as the other trainings are done."""
-    if training_epochs(run, config) is None:
-        for result in run.results():
-            if result["role"] == "found" and ("test" in result or "diverged" in result):
-                yield Network("candidate", run.architecture(), result["seed"]), result
+    network = Network("candidate", run.architecture(), run.config.seed)
+    result = read_result(run.folder / "retrain" / network.id)
+    if training_epochs(run, config) is None and result is not None and "test" in result:
+        return {network: result}
+    return {}
 
 
 def test_score(config: RunConfig, result: Mapping[str, Any]) -> float | None:

@@ -35,8 +35,10 @@ def comparison_text(comparison: Comparison, width: int = 100) -> str:
         console.print(f"{comparison.method}: {contest.claim}", highlight=False, soft_wrap=True)
         if contest.difference is not None:
             console.print(
-                f"  better by {contest.difference} on average over {contest.difference.n} pairs",
+                f"  mean difference {contest.difference} over {contest.difference.n} pairs, above 0 where "
+                f"{comparison.method} is better",
                 highlight=False,
+                soft_wrap=True,
             )
         if contest.paired:
             console.print(f"  {_budget(contest)}", highlight=False, soft_wrap=True)
