@@ -15,7 +15,7 @@ from enas import cli
 from enas.controllers import build_controller
 from enas.controllers.config import LSTMConfig, UniformConfig
 from enas.derive import candidates
-from enas.errors import ConfigError, DataError
+from enas.errors import ConfigError, DataError, NotFiniteError
 from enas.ground_truth import scoring
 from enas.ground_truth.minispaces import MINI_SPACES, MiniSpace
 from enas.ground_truth.named_settings import named_settings, pieces
@@ -23,6 +23,7 @@ from enas.ground_truth.scoring import (
     SAMPLES,
     SPLITS,
     ScoreOptions,
+    describe,
     score_methods,
     score_of,
     score_search,
@@ -285,6 +286,31 @@ def test_settings_of_all_names_are_scored_in_one_command(
 def test_unknown_method_suggests_the_nearest(known: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'uniform'"):
         score_methods("toy", ScoreOptions(tmp_path / "x", methods="unifrom", file=known))
+
+
+def test_a_search_that_diverges_is_counted_and_not_repeated(
+    known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun: list[str] = []
+    search = scoring.search
+
+    def diverging(run: Run, stop: StopRequest) -> None:
+        begun.append(run.folder.name)
+        if run.folder.name in ("default-seed1", "uniform-seed3"):
+            raise NotFiniteError("the loss is nan")
+        search(run, stop)
+
+    monkeypatch.setattr(scoring, "search", diverging)
+    options = ScoreOptions(tmp_path / "x", methods="default,uniform", seeds=4, file=known)
+    record = score_methods("toy", options)
+    assert [said["diverged"] for said in record["methods"].values()] == [1, 1]
+    assert record["against"]["uniform"]["probability_better"]["n"] == 2
+    assert "1 diverged, left out" in describe(record)
+    assert score_methods("toy", options) == record
+    assert len(begun) == 8
+    lost = {"diverged": "the loss is nan"}
+    with pytest.raises(DataError, match="all searches of a diverged: the loss is nan"):
+        summarise({"a": [lost, lost], "b": [lost, lost]})
 
 
 def test_score_of_a_run_can_be_taken_again(toy: MiniSpace, table: Table, tmp_path: Path) -> None:

@@ -40,8 +40,7 @@ def comparison_text(comparison: Comparison, width: int = 100) -> str:
                 highlight=False,
                 soft_wrap=True,
             )
-        if contest.paired:
-            console.print(f"  {_budget(contest)}", highlight=False, soft_wrap=True)
+        console.print(f"  {_budget(contest)}", highlight=False, soft_wrap=True)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 

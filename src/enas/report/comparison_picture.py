@@ -116,7 +116,7 @@ def _curve(comparison: Comparison, bottom: float) -> list[str]:
     if budget is not None and 1 <= budget <= len(curve):
         x = across.at(budget)
         parts.append(f'<path d="M{x} {bottom}V{TOP}" stroke="{INK}" stroke-dasharray="4 4"/>')
-        parts.append(_text(x, TOP - 8, f"in the seconds of a run: {budget:.1f}"))
+        parts.append(_text(max(x, CURVE[0] + 90), TOP - 8, f"in the seconds of a run: {budget:.1f}"))
     return parts
 
 
