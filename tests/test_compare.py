@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from enas.compare import SAMPLING, Comparison, Record, compare, record_from_json
+from enas.compare import RANDOM_SEARCH, SAMPLING, Comparison, Contest, Record, compare, record_from_json
 from enas.config import Metric
 from enas.errors import DataError
 from enas.report.comparison import comparison_text
@@ -151,10 +151,47 @@ def test_the_text_says_what_the_numbers_carry() -> None:
     assert (
         "enas: no difference from evolution shown: P = 0.67 [0.09, 0.99] over 3 pairs; about 48 seeds" in text
     )
-    assert "at another budget: evolution had 1.10 times the evaluations" in text
-    assert "at another budget: sampling" not in text
+    assert "  evolution had 1.10 times the evaluations and 1.00 times the seconds" in text
+    assert "  sampling had 1.00 times the seconds" in text
+    assert "in the seconds of one run of enas 3.4 random architectures are trained" in text
     clear = compare([*runs("enas", [5.0] * 10), *runs("rival", [4.0] * 10)], "enas", ACCURACY)
     words = comparison_text(clear)
     assert "enas: better than rival in 10 of 10 pairs, P = 1.00 [0.69, 1.00]" in words
-    assert "better by 1.00 [1.00, 1.00] on average over 10 pairs" in words
-    assert "budget" not in words
+    assert "mean difference 1.00 [1.00, 1.00] over 10 pairs, above 0 where enas is better" in words
+    assert "at another budget" not in words
+
+
+def at_budget(
+    score: float, evaluations: int, seconds: float, method: str = "rival", ours: float = 5.0
+) -> Contest:
+    """Ten runs of a rival with this budget against ten with 100 evaluations in 17 s."""
+    theirs = [
+        replace(record, search_seconds=seconds - 7, evaluations=evaluations)
+        for record in runs(method, [score] * 10)
+    ]
+    return compare([*runs("enas", [ours] * 10), *theirs], "enas", ACCURACY).contests[0]
+
+
+def test_no_claim_where_the_loser_had_less_by_both_counts() -> None:
+    assert at_budget(4.0, 50, 8.0).claim == (
+        "no claim against rival, which had 0.50 times the budget at most: P = 1.00 [0.69, 1.00]"
+    )
+    assert at_budget(6.0, 150, 34.0).claim == (
+        "no claim against rival, which had 1.50 times the budget at least: P = 0.00 [0.00, 0.31]"
+    )
+    assert not at_budget(4.0, 50, 8.0).equal_budget
+    # Less of it is no excuse for the winner, and as much by one of the two counts is enough.
+    assert at_budget(6.0, 50, 8.0).claim.startswith("worse than rival in 10 of 10 pairs")
+    assert at_budget(4.0, 150, 34.0).claim.startswith("better than rival in 10 of 10 pairs")
+    for evaluations, seconds in ((100, 34.0), (50, 17.0), (100, 8.0)):
+        assert at_budget(4.0, evaluations, seconds).equal_budget
+        assert at_budget(4.0, evaluations, seconds).claim.startswith("better than rival")
+
+
+def test_of_trainings_alone_only_the_seconds_count() -> None:
+    assert at_budget(4.0, 100, 8.0, RANDOM_SEARCH).claim.startswith(
+        "no claim against random-search, which had 0.47"
+    )
+    contest = at_budget(4.0, 1, 17.0, RANDOM_SEARCH)
+    assert (contest.evaluations_ratio, contest.equal_budget) == (None, True)
+    assert contest.claim.startswith("better than random-search")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,24 +12,29 @@ import pytest
 import scipy.stats
 
 from enas import cli
-from enas.controllers.config import UniformConfig
+from enas.controllers import build_controller
+from enas.controllers.config import LSTMConfig, UniformConfig
 from enas.derive import candidates
-from enas.errors import ConfigError, DataError
+from enas.errors import ConfigError, DataError, NotFiniteError
 from enas.ground_truth import scoring
 from enas.ground_truth.minispaces import MINI_SPACES, MiniSpace
+from enas.ground_truth.named_settings import named_settings, pieces
 from enas.ground_truth.scoring import (
     SAMPLES,
     SPLITS,
     ScoreOptions,
+    describe,
     score_methods,
     score_of,
     score_search,
     summarise,
 )
-from enas.ground_truth.table import Row, Table
+from enas.ground_truth.table import Row, Table, recipe_hash
+from enas.recipes import recipe
 from enas.runtime.environment import environment
 from enas.runtime.seeding import generator
 from enas.runtime.stop import EXIT_STOPPED, Stopped, StopRequest
+from enas.settings import config_from_json, config_to_json
 from enas.stages import Run
 from enas.tasks.shared_scores import shared_scores
 from tests import tiny
@@ -194,9 +200,117 @@ def test_command_searches_every_method_and_seed_and_resumes(
     assert len(searched) == 5
 
 
+@pytest.mark.parametrize("space", list(MINI_SPACES))
+def test_every_name_is_a_search_whose_trainings_the_table_has(space: str) -> None:
+    config = MINI_SPACES[space].config()
+    assert named_settings(config, "default") == config
+    for name, change in pieces(config).items():
+        if name == "baseline-leave-one-out" and config.search.proposals == 1:
+            continue
+        changed = change(config)
+        assert recipe_hash(changed) == recipe_hash(config), name
+        assert config_from_json(json.loads(json.dumps(config_to_json(changed)))) == changed
+        build_controller(changed.controller, changed.searched_space(), 0)
+
+
+@pytest.mark.parametrize("name", ["paper", "authors"])
+@pytest.mark.parametrize(("space", "kind"), [("recurrent", "recurrent"), ("convolutional", "macro")])
+def test_search_of_a_recipe_has_its_rhythm_and_the_mini_spaces_budget(
+    space: str, kind: str, name: str
+) -> None:
+    config, source = MINI_SPACES[space].config(), recipe(f"{kind}-{name}")
+    changed = named_settings(config, name)
+    assert changed.controller == source.controller
+    search, own = changed.search, config.search
+    assert (search.warmup, search.explore, search.same_minibatch) == (
+        source.search.warmup,
+        source.search.explore,
+        source.search.same_minibatch,
+    )
+    budget = own.updates * own.proposals * (own.epochs - own.warmup_epochs)
+    assert search.epochs == own.epochs
+    assert search.updates * search.proposals * (search.epochs - search.warmup_epochs) == budget
+    assert search.proposals <= source.search.proposals
+    made: list[Any] = [changed, source, config]
+    rewards = [one.shared.reward for one in made]
+    assert rewards[0].statistics == rewards[1].statistics
+    assert rewards[0].batch == rewards[2].batch
+    assert (changed.derive, changed.retrain) == (config.derive, config.retrain)
+
+
+def test_names_are_joined_from_left_to_right(toy: MiniSpace) -> None:
+    config = toy.config()
+    changed = named_settings(config, "lstm+no-warmup+search.updates=7+controller.hidden=12+derive.rule=mode")
+    lstm = config.controllers["lstm"]
+    assert isinstance(lstm, LSTMConfig)
+    assert changed == replace(
+        config,
+        controller=replace(lstm, hidden=12),
+        search=replace(config.search, warmup=0.0, updates=7),
+        derive=replace(config.derive, rule="mode"),
+    )
+    assert named_settings(config, "search.updates=7+search.updates=8").search.updates == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("lstm+no-warmupp", "did you mean 'no-warmup'"),
+        ("search.update=3", "there is no setting 'search.update'"),
+        ("search=3", "there is no setting 'search'"),
+        ("a.b.c=3", "there is no setting 'a.b.c'"),
+        ("search.updates=many", "search.updates=many: setting search.updates: "),
+        ("search.warmup=2", "search.warmup is a share in"),
+        ("", "--methods are some of default, independent"),
+    ],
+)
+def test_a_name_that_is_none_is_refused(toy: MiniSpace, name: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        named_settings(toy.config(), name)
+
+
+def test_settings_of_all_names_are_scored_in_one_command(
+    known: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["default", "paper", "lstm+no-warmup+search.updates=2"]
+    argv = ["table", "score", "toy", f"--methods={','.join(names)}", "--seeds=2", f"--file={known}"]
+    assert cli.main([*argv, "--run", str(tmp_path / "searches")]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in said[1:4]] == [[name, "2"] for name in names]
+    assert "samples of default against paper: P(better)" in said[4]
+    for name in names:
+        run = Run.open(tmp_path / "searches" / f"{name}-seed1")
+        assert run.config == replace(named_settings(MINI_SPACES["toy"].config(), name), seed=1)
+
+
 def test_unknown_method_suggests_the_nearest(known: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'uniform'"):
         score_methods("toy", ScoreOptions(tmp_path / "x", methods="unifrom", file=known))
+
+
+def test_a_search_that_diverges_is_counted_and_not_repeated(
+    known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun: list[str] = []
+    search = scoring.search
+
+    def diverging(run: Run, stop: StopRequest) -> None:
+        begun.append(run.folder.name)
+        if run.folder.name in ("default-seed1", "uniform-seed3"):
+            raise NotFiniteError("the loss is nan")
+        search(run, stop)
+
+    monkeypatch.setattr(scoring, "search", diverging)
+    options = ScoreOptions(tmp_path / "x", methods="default,uniform", seeds=4, file=known)
+    record = score_methods("toy", options)
+    assert [said["diverged"] for said in record["methods"].values()] == [1, 1]
+    assert record["against"]["uniform"]["probability_better"]["n"] == 2
+    assert "1 diverged, left out" in describe(record)
+    assert score_methods("toy", options) == record
+    assert len(begun) == 8
+    lost = {"diverged": "the loss is nan"}
+    with pytest.raises(DataError, match="all searches of a diverged: the loss is nan"):
+        summarise({"a": [lost, lost], "b": [lost, lost]})
 
 
 def test_score_of_a_run_can_be_taken_again(toy: MiniSpace, table: Table, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import tyro
 from enas.ablations import ablate, list_variants, named, variants_of
 from enas.ablations import table as ablation_table
 from enas.architecture import Architecture
+from enas.compare_run import CompareConfig, compare_run
 from enas.config import CONTROLLERS, RunConfig
 from enas.doctor import checks
 from enas.ensemble import EnsembleConfig, ensemble
@@ -37,6 +38,7 @@ from enas.nn.memory import keep_freed_memory
 from enas.rank import RankConfig, rank
 from enas.rank import describe as describe_rank
 from enas.recipes import RECIPES, recipe
+from enas.report.comparison import comparison_text
 from enas.report.drawing import text_for, write_png, write_svg
 from enas.report.summary import summary
 from enas.runtime.devices import set_threads
@@ -459,6 +461,27 @@ def show_rank(folder: Path, config: RankConfig) -> int:
     return show_text(json.dumps(record, indent=2) if config.json else describe_rank(record))
 
 
+def parse_compare(argv: list[str]) -> Action:
+    """`compare RUN [--seeds S --samples N …]`."""
+    if not argv or argv[0].startswith("-"):
+        raise ConfigError("give the run folder of a finished search; see 'enas compare RUN --help'")
+    known = setting_names(CompareConfig())
+    markers = (tyro.conf.FlagCreatePairsOff,)
+    config = read_flags(CompareConfig, argv[1:], "enas compare RUN", known, CompareConfig.__doc__, markers)
+    return lambda: show_comparison(Path(argv[0]), config)
+
+
+def show_comparison(folder: Path, config: CompareConfig) -> int:
+    """Compare a run's method with random ones and with evolution, at equal budget."""
+    run = Run.open(folder)
+    with run_lock(folder):
+        set_threads(run.config.threads)
+        comparison = compare_run(run, config)
+    if config.json:
+        return show_text(json.dumps(comparison.to_json(), indent=2))
+    return show_text(comparison_text(comparison))
+
+
 def parse_table(argv: list[str]) -> Action:
     """`table build NAME --run FOLDER`, `table show NAME`."""
     does, name, rest = (*argv, "", "")[0], (*argv, "", "")[1], argv[2:]
@@ -543,6 +566,7 @@ COMMANDS: dict[str, Callable[[list[str]], Action]] = {
     "show": parse_show,
     "ensemble": parse_ensemble,
     "rank": parse_rank,
+    "compare": parse_compare,
     "table": parse_table,
     "ablate": parse_ablate,
     "benchmark": parse_benchmark,
@@ -565,6 +589,7 @@ def help_text() -> str:
   enas show RUN-OR-ARCHITECTURE              draw it (--svg FILE, --png FILE, --json)
   enas ensemble RUN                          many architectures of a search classify together (--samples N)
   enas rank RUN                              do the shared weights order architectures as training alone does?
+  enas compare RUN                           the run's method against random ones and evolution (--seeds S)
   enas table show NAME                       the truth about a mini-space: every architecture trained alone
   enas table build NAME --run FOLDER         train it again, side by side (--first N, --workers N)
   enas table score NAME --run FOLDER         searches on it, scored against the truth (--methods, --seeds N)

@@ -1,4 +1,4 @@
-"""Methods compared at equal budget: from what their runs came to, to numbers. The picture is `enas.report.comparison`.
+"""Methods compared at equal budget: from what their runs came to, to numbers. The runs are made by `enas.compare_run`.
 
 A run is one search, with the architecture that it picked trained alone. Runs of two methods are paired by their seeds.
 The method `sampling` is another thing: architectures drawn at random and trained alike, each a run by itself.
@@ -35,6 +35,12 @@ from enas.statistics.interval import Floats
 SAMPLING = "sampling"
 """The method whose runs are random architectures."""
 
+RANDOM_SEARCH = "random-search"
+"""The method that trains random architectures alone and picks the best of them by its validation score."""
+
+TOLERANCE = 0.1
+"""By what share of it a budget may differ and still count as equal."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -46,7 +52,7 @@ class Record:
     score: float | None
     """By the metric of the comparison; None if the training diverged, which is worse than any score."""
     evaluations: int
-    """Architectures rewarded."""
+    """Architectures rewarded, each time on one minibatch; of a method without shared weights, architectures trained."""
     search_seconds: float
     validate_seconds: float
     """Of picking one architecture, such as training a shortlist."""
@@ -95,9 +101,11 @@ class Contest:
     seeds_needed: float | None
     """Runs of each that show a P(better) of this size; None if it is 0.5."""
     evaluations_ratio: float | None
-    """The rival's mean number of evaluations over the method's; None if that is 0."""
+    """The rival's mean number of evaluations over the method's; None if that is 0, or if the rival's are trainings."""
     seconds_ratio: float
-    """The same of seconds."""
+    """The same of seconds, those of the final training included."""
+    equal_budget: bool
+    """Whether the rival had as much as the method by one of these two counts at least."""
     claim: str
     """What the numbers carry, in words."""
 
@@ -113,6 +121,8 @@ class Comparison:
     contests: tuple[Contest, ...]
     best_of_random: tuple[float, ...]
     """Expected best of k = 1, 2, ... different sampled architectures; empty if there are none."""
+    random_in_budget: float | None
+    """Architectures that are trained in the seconds of one run of the method; None if nothing was sampled."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -157,7 +167,14 @@ def compare(records: Sequence[Record], method: str, metric: Metric, seed: int = 
         summaries=tuple(_summary(name, runs, sign, sampled_N) for name, runs in by_method.items()),
         contests=contests,
         best_of_random=tuple(sign * best_of_k(sampled_N, k) for k in range(1, len(sampled_N) + 1)),
+        random_in_budget=affordable(by_method[method], by_method.get(SAMPLING, [])),
     )
+
+
+def affordable(runs: Iterable[Record], sampled: Sequence[Record]) -> float | None:
+    """How many of the sampled architectures are trained in the seconds of one run, on average."""
+    seconds = [record.final_seconds for record in sampled if record.score is not None]
+    return _mean(run.seconds for run in runs) / _mean(seconds) if sum(seconds) else None
 
 
 def _grouped(records: Iterable[Record]) -> dict[str, list[Record]]:
@@ -228,16 +245,39 @@ def _contest(
         better = probability_better(ranked_N, ranked_M)
     needed = seeds_needed(better.value)
     evaluations = _mean(run.evaluations for run in ours)
+    alike = evaluations > 0 and rival not in (SAMPLING, RANDOM_SEARCH)
+    evaluations_ratio = _mean(run.evaluations for run in theirs) / evaluations if alike else None
+    seconds_ratio = _mean(run.seconds for run in theirs) / _mean(run.seconds for run in ours)
+    ratios = [ratio for ratio in (evaluations_ratio, seconds_ratio) if ratio is not None]
+    equal = min(abs(ratio - 1) for ratio in ratios) <= TOLERANCE
+    claim = (claim_better if paired else claim_better_unpaired)(better, rival)
+    if paired:
+        claim = at_equal_budget(claim, better, rival, ratios)
     return Contest(
         rival=rival,
         paired=paired,
         better=better,
         difference=difference,
         seeds_needed=needed if needed < math.inf else None,
-        evaluations_ratio=_mean(run.evaluations for run in theirs) / evaluations if evaluations else None,
-        seconds_ratio=_mean(run.seconds for run in theirs) / _mean(run.seconds for run in ours),
-        claim=(claim_better if paired else claim_better_unpaired)(better, rival),
+        evaluations_ratio=evaluations_ratio,
+        seconds_ratio=seconds_ratio,
+        equal_budget=equal,
+        claim=claim,
     )
+
+
+def at_equal_budget(claim: str, better: Interval, rival: str, ratios: Sequence[float]) -> str:
+    """The claim, unless by every count of the budget it is the one with less that came out worse.
+
+    `ratios` are the rival's budget over the method's: of evaluations, of seconds.
+    """
+    if better.low > 0.5 and max(ratios) < 1 - TOLERANCE:
+        return f"no claim against {rival}, which had {max(ratios):.2f} times the budget at most: P = {better}"
+    if better.high < 0.5 and min(ratios) > 1 + TOLERANCE:
+        return (
+            f"no claim against {rival}, which had {min(ratios):.2f} times the budget at least: P = {better}"
+        )
+    return claim
 
 
 def _mean(values: Iterable[float]) -> float:

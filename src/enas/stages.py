@@ -4,7 +4,7 @@
       config.json environment.json    settings and stages; versions, hardware, hash of the data
       metrics.jsonl archive.jsonl     the search's numbers; every rewarded architecture
       checkpoints/                    the search's newest few
-      candidates.json effects.json architecture.json architecture.svg
+      candidates.json effects.json derive.json architecture.json architecture.svg
       derive/ID-seedS/ retrain/ID-seedS/   one training each: weights.safetensors, result.json
       comparison.json                 what came out, network by network
 
@@ -14,6 +14,7 @@ A stage that is done is recognised by its files and not repeated.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -282,6 +283,7 @@ def derive_by(run: Run, train: Callable[[Architecture], float]) -> None:
             f"{run.folder} has no rewards that differ on one minibatch, which the ridge regression needs; choose another "
             "derive.rule and derive.shortlist_order, and no derive.ridge_candidate"
         )
+    began = time.monotonic()
     found = candidates(
         task,
         controller,
@@ -291,11 +293,13 @@ def derive_by(run: Run, train: Callable[[Architecture], float]) -> None:
         earlier=run.earlier_tasks(config.checkpoints - 1),
         epoch=run.config.search.epochs - 1,
     )
+    seconds = time.monotonic() - began
     del task  # its memory is needed for the shortlist's trainings
     picked = pick(found, config, train).architecture
     write_json(run.folder / "candidates.json", [candidate.to_json() for candidate in found])
     if effects is not None:
         write_json(run.folder / "effects.json", effects.to_json())
+    write_json(run.folder / "derive.json", {"candidates": len(found), "seconds": round(seconds, 3)})
     put_architecture(run.folder, picked)
 
 

@@ -17,8 +17,9 @@ import numpy as np
 from scipy import stats
 
 from enas.config import RunConfig
-from enas.errors import ConfigError, DataError, did_you_mean
+from enas.errors import ConfigError, DataError, NotFiniteError
 from enas.ground_truth.minispaces import mini_space, table_of
+from enas.ground_truth.named_settings import named_settings
 from enas.ground_truth.table import Split, Table, recipe_hash
 from enas.runtime.files import read_json, write_json
 from enas.runtime.lock import run_lock
@@ -46,7 +47,8 @@ class ScoreOptions:
     run: Path
     """Folder of the searches. What is finished there is not repeated."""
     methods: str = "independent,uniform"
-    """Names of controllers, with commas between; the first is compared with each of the others."""
+    """Names of settings, with commas between; the first is compared with each of the others. A name is `default`, a
+    controller, `paper`, `authors`, a variant of 'enas ablate' or SETTING=VALUE, or several of these joined by +."""
     seeds: int = 10
     """Searches of each method."""
     first_seed: int = 0
@@ -66,7 +68,8 @@ class ScoreOptions:
 
 
 def score_search(config: RunConfig, table: Table, folder: Path, stop: StopRequest) -> dict[str, Any]:
-    """Search with these settings and score the outcome; one that is done is not repeated.
+    """Search with these settings and score the outcome; one that is done is not repeated. Where the shared weights
+    diverge, the record has only `diverged`.
 
     Raises `DataError` if the table is not of this run's trainings, and `Stopped`, after saving, if a stop is requested.
     """
@@ -79,7 +82,12 @@ def score_search(config: RunConfig, table: Table, folder: Path, stop: StopReques
     if run.config != config:
         raise ConfigError(f"{folder} holds a search with other settings; choose another --run")
     check_fit(table, config, run.workshop.data_hash)
-    search(run, stop)
+    try:
+        search(run, stop)
+    except NotFiniteError as error:
+        say(f"{error}. It counts as diverged, and the others go on.")
+        write_json(folder / SCORE, {"diverged": str(error)})
+        return {"diverged": str(error)}
     if stop.requested:
         raise stop.stopped(folder)
     record = {**score_of(run, table), "seconds": read_json(folder / "search.json")["seconds"]}
@@ -139,19 +147,14 @@ def score_methods(name: str, options: ScoreOptions) -> dict[str, Any]:
     space = mini_space(name)
     table = table_of(name, options.file)
     config = space.config()
-    unknown = [method for method in options.names() if method not in config.controllers]
-    if unknown:
-        raise ConfigError(
-            f"{did_you_mean(unknown[0], config.controllers)}--methods are some of "
-            f"{', '.join(config.controllers)}, not {unknown[0]!r}"
-        )
+    chosen = {method: named_settings(config, method) for method in options.names()}
     options.run.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[dict[str, Any]]] = {method: [] for method in options.names()}
     with run_lock(options.run), StopRequest() as stop:
         for seed in range(options.first_seed, options.first_seed + options.seeds):
             for method, records in found.items():
                 folder = options.run / f"{method}-seed{seed}"
-                settings = replace(config, seed=seed, controller=config.controllers[method])
+                settings = replace(chosen[method], seed=seed)
                 say(f"{name}: {method}, seed {seed}")
                 try:
                     records.append(score_search(settings, table, folder, stop))
@@ -168,28 +171,44 @@ def command(name: str, options: ScoreOptions) -> str:
 
 
 def summarise(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """Means over the seeds of each method, and of the first method against each other one in pairs of equal seeds."""
+    """Means over the seeds of each method, and of the first method against each other one in pairs of equal seeds.
+
+    Searches that diverged are counted and left out. Raises `DataError` if all of a method did.
+    """
+    for method, records in found.items():
+        if all("diverged" in record for record in records):
+            raise DataError(f"all searches of {method} diverged: {records[0]['diverged']}")
     first, *others = found
     keys = ("samples_percentile", "picked_percentile", "picked_random_equivalents", "shared_weights_kendall")
     methods = {
         method: {
-            split: {key: middle([record[split][key] for record in records], key) for key in keys}
+            split: {key: middle([record[split][key] for record in whole(records)], key) for key in keys}
             for split in SPLITS
         }
-        | {"seeds": len(records), "seconds": sum(record["seconds"] for record in records) / len(records)}
+        | {
+            "seeds": len(records),
+            "diverged": len(records) - len(whole(records)),
+            "seconds": float(np.mean([record["seconds"] for record in whole(records)])),
+        }
         for method, records in found.items()
     }
     against = {}
     for other in others:
-        ours, theirs = (
-            [record["test"]["samples_percentile"] for record in found[method]] for method in (first, other)
-        )
+        pairs = [
+            pair for pair in zip(found[first], found[other], strict=True) if len(whole(pair)) == len(pair)
+        ]
+        ours, theirs = ([pair[place]["test"]["samples_percentile"] for pair in pairs] for place in range(2))
         if len(ours) > 1:
             against[other] = {
                 "probability_better": probability_better_paired(ours, theirs).to_json(),
                 "difference": mean_difference(ours, theirs, np.random.default_rng(0)).to_json(),
             }
     return {"methods": methods, "first": first, "against": against, "searches": dict(found)}
+
+
+def whole(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of searches that did not diverge."""
+    return [record for record in records if "diverged" not in record]
 
 
 def middle(values: Sequence[float | None], key: str) -> float | None:
@@ -202,17 +221,20 @@ def middle(values: Sequence[float | None], key: str) -> float | None:
 
 def describe(record: Mapping[str, Any]) -> str:
     """The summary in sentences."""
+    width = max(16, *(len(method) + 2 for method in record["methods"]))
     lines = [
-        f"{'method':<16}{'seeds':>6}{'samples':>10}{'picked':>10}{'k*':>8}{'tau':>8}{'s a search':>12}   (test data)"
+        f"{'method':<{width}}{'seeds':>6}{'samples':>10}{'picked':>10}{'k*':>8}{'tau':>8}{'s a search':>12}   (test data)"
     ]
     for method, said in record["methods"].items():
         test = said["test"]
         kendall = test["shared_weights_kendall"]
         lines.append(
-            f"{method:<16}{said['seeds']:>6}{test['samples_percentile']:>10.3f}{test['picked_percentile']:>10.3f}"
+            f"{method:<{width}}{said['seeds']:>6}{test['samples_percentile']:>10.3f}{test['picked_percentile']:>10.3f}"
             f"{test['picked_random_equivalents']:>8.1f}{math.nan if kendall is None else kendall:>8.2f}"
             f"{said['seconds']:>12.1f}"
         )
+        if said["diverged"]:
+            lines[-1] += f"   {said['diverged']} diverged, left out"
     for other, said in record["against"].items():
         better, difference = said["probability_better"], said["difference"]
         lines.append(

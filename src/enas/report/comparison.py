@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from enas.compare import Comparison, MethodSummary
+from enas.compare import Comparison, Contest, MethodSummary
 from enas.runtime.progress import duration
 
 CURVE = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -24,17 +24,32 @@ def comparison_text(comparison: Comparison, width: int = 100) -> str:
         curve = comparison.best_of_random
         shown = [f"{k}: {curve[k - 1]:.2f}" for k in CURVE if k <= len(curve)]
         console.print(f"expected best {comparison.metric} of k random architectures: {', '.join(shown)}")
+    if comparison.random_in_budget is not None:
+        console.print(
+            f"in the seconds of one run of {comparison.method} {comparison.random_in_budget:.1f} random architectures "
+            "are trained",
+            highlight=False,
+            soft_wrap=True,
+        )
     for contest in comparison.contests:
-        console.print(f"{comparison.method}: {contest.claim}", highlight=False)
+        console.print(f"{comparison.method}: {contest.claim}", highlight=False, soft_wrap=True)
         if contest.difference is not None:
             console.print(
-                f"  better by {contest.difference} on average over {contest.difference.n} pairs",
+                f"  mean difference {contest.difference} over {contest.difference.n} pairs, above 0 where "
+                f"{comparison.method} is better",
                 highlight=False,
+                soft_wrap=True,
             )
-        ratio = contest.evaluations_ratio
-        if contest.paired and ratio is not None and abs(ratio - 1) > 0.01:
-            console.print(f"  at another budget: {contest.rival} had {ratio:.2f} times the evaluations")
+        console.print(f"  {_budget(contest)}", highlight=False, soft_wrap=True)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def _budget(contest: Contest) -> str:
+    """What the rival had, by both counts."""
+    ratio = contest.evaluations_ratio
+    evaluations = "" if ratio is None else f"{ratio:.2f} times the evaluations and "
+    counts = f"{contest.rival} had {evaluations}{contest.seconds_ratio:.2f} times the seconds"
+    return counts if contest.equal_budget else f"at another budget: {counts}"
 
 
 def _methods(comparison: Comparison) -> Table:

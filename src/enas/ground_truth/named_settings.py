@@ -1,0 +1,130 @@
+"""Names for the settings of a search on a mini-space: pieces that change them, joined by `+`.
+
+    default                       as the mini-space comes
+    independent, lstm, …          another controller in its place
+    paper, authors                the search of that recipe at the mini-space's size
+    no-warmup, proposals-1, …     a variant of `enas ablate` that changes settings
+    search.updates=30             any setting, with its value as JSON or as a word
+
+`lstm+no-warmup+search.explore=0.5` is all three changes, from left to right.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from enas.ablations import OfSettings, variants_of
+from enas.config import RunConfig
+from enas.errors import ConfigError, RunFolderError, did_you_mean
+from enas.recipes import recipe
+from enas.runs.images import MacroConfig
+from enas.runs.recurrent import RecurrentConfig
+from enas.search import SearchConfig
+from enas.settings import config_from_json, config_to_json
+
+Change = Callable[[RunConfig], RunConfig]
+
+
+def named_settings(config: RunConfig, name: str) -> RunConfig:
+    """A mini-space's settings with the changes that a name stands for.
+
+    Raises `ConfigError`, suggesting the nearest, for a piece that there is not, and for a value that a setting cannot have.
+    """
+    known = pieces(config)
+    for piece in name.split("+"):
+        setting, equals, value = piece.partition("=")
+        if equals:
+            config = with_setting(config, setting, value)
+        elif piece in known:
+            config = known[piece](config)
+        else:
+            raise ConfigError(
+                f"{did_you_mean(piece, known)}--methods are some of {', '.join(known)}, or SETTING=VALUE, joined by +, "
+                f"not {piece!r}"
+            )
+    return config
+
+
+def pieces(config: RunConfig) -> Mapping[str, Change]:
+    """All that a piece may be called."""
+    controllers = {name: other_controller(name) for name in config.controllers}
+    variants = {
+        name: variant.change
+        for name, variant in variants_of(config).items()
+        if isinstance(variant, OfSettings) and not variant.ensemble
+    }
+    return {
+        "default": lambda same: same,
+        **controllers,
+        "paper": of("paper"),
+        "authors": of("authors"),
+        **variants,
+    }
+
+
+def other_controller(name: str) -> Change:
+    """The controller of this name."""
+    return lambda config: replace(config, controller=config.controllers[name])
+
+
+def of(name: str) -> Change:
+    """The search of the recipe `paper` or `authors`: its rhythm, its controller, and what its rewards are computed with.
+
+    Its epochs are the mini-space's, with as many rewards in all, as nearly as whole updates allow. The shared weights, the
+    size of a minibatch and the way of picking stay too.
+    """
+
+    def changed(config: RunConfig) -> RunConfig:
+        if not isinstance(config, RecurrentConfig | MacroConfig):
+            raise ConfigError(f"there is no mini-space of the kind {type(config).__name__}")
+        kind = "recurrent" if isinstance(config, RecurrentConfig) else "macro"
+        source: Any = recipe(f"{kind}-{name}")
+        shared: Any = config.shared
+        kept = {size: value for size, value in vars(shared.reward).items() if size in ("batch", "bptt")}
+        return replace(
+            config,
+            controller=source.controller,
+            search=rhythm(source.search, config.search),
+            shared=replace(shared, reward=replace(source.shared.reward, **kept)),
+        )
+
+    return changed
+
+
+def rhythm(of_recipe: SearchConfig, here: SearchConfig) -> SearchConfig:
+    """A recipe's search with the epochs and the number of rewards of another."""
+    rewards = here.updates * here.proposals * (here.epochs - here.warmup_epochs)
+    learning = here.epochs - round(of_recipe.warmup * here.epochs)
+    proposals = max(1, min(of_recipe.proposals, rewards // max(1, learning)))
+    return replace(
+        of_recipe,
+        epochs=here.epochs,
+        proposals=proposals,
+        updates=round(rewards / (proposals * max(1, learning))),
+        log_every=here.log_every,
+        checkpoint_every=here.checkpoint_every,
+        keep_checkpoints=here.keep_checkpoints,
+    )
+
+
+def with_setting(config: RunConfig, setting: str, value: str) -> RunConfig:
+    """One setting by its flag's name, with a value as JSON, or as a word. Raises `ConfigError` if it cannot be so."""
+    record = config_to_json(config)
+    *path, last = setting.removeprefix("--").replace("-", "_").split(".")
+    try:
+        parsed: Any = json.loads(value)
+    except json.JSONDecodeError:
+        parsed = value
+    place: Any = record["settings"]
+    for part in path:
+        place = place.get(part) if isinstance(place, dict) else None
+    if not isinstance(place, dict) or last not in place or isinstance(place[last], dict):
+        raise ConfigError(f"there is no setting {setting!r}; 'enas run RECIPE --help' lists them")
+    place[last] = parsed
+    try:
+        return config_from_json(json.loads(json.dumps(record)))
+    except RunFolderError as error:
+        raise ConfigError(f"{setting}={value}: {str(error).removeprefix('config.json, ')}") from error
