@@ -14,47 +14,43 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 
-from enas.nn.kernels import _OPTIONS, narrow, parallel_with_scratch
+from enas.nn.kernels import inlined, narrow, parallel_with_scratch
 from enas.nn.scratch import emit, emit_gradient, floats_at, positions, stage, stage_gradient
 from enas.nn.simd import borrowed
 from enas.nn.tiles import add_halves_outer, add_outer, add_pairs_product, add_product
 
-_inlined = numba.njit(**_OPTIONS)
-
-
 # How staged maps become the operands of a product: for bfloat16, others are bound in the place of these names.
 
 
-@_inlined
+@inlined
 def _same_scratch(x: Any, _size: int) -> Any:
     return x
 
 
-@_inlined
+@inlined
 def _same(_x: Any, _C: int, _plane: int, _operands: Any) -> None:
     pass
 
 
-@_inlined
+@inlined
 def _one_each(C: int) -> int:
     return C
 
 
-@_inlined
+@inlined
 def _pairs_scratch(_x: Any, size: int) -> Any:
     return np.empty(size, np.uint32)
 
 
-@_inlined
+@inlined
 def _halves_scratch(_x: Any, size: int) -> Any:
     return np.empty(size, np.uint16)
 
 
-@_inlined
+@inlined
 def _to_pairs(x: Any, C: int, plane: int, pairs: Any) -> None:
     """Two neighbouring channels in one plane; a missing last one is zeros."""
     like = np.empty(1, np.uint16)
@@ -70,13 +66,13 @@ def _to_pairs(x: Any, C: int, plane: int, pairs: Any) -> None:
                 out[s] = np.uint32(narrow(low[s], like))
 
 
-@_inlined
+@inlined
 def _to_halves(x: Any, C: int, plane: int, halves: Any) -> None:
     for s in range(C * plane):
         halves[s] = narrow(x[s], halves)
 
 
-@_inlined
+@inlined
 def _two_each(C: int) -> int:
     return (C + 1) // 2
 

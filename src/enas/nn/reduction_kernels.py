@@ -11,18 +11,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
-from enas.nn.kernels import _OPTIONS, parallel_with_scratch
+from enas.nn.kernels import inlined, parallel_with_scratch
 from enas.nn.scratch import emit, gradient_row, positions, stage_gradient
 from enas.nn.simd import borrowed, put_even, put_odd, take_even, take_odd
 from enas.nn.tiles import add_outer, add_product
 
-_inlined = numba.njit(**_OPTIONS)
 
-
-@_inlined
+@inlined
 def _take_row(z: Any, odd: int, out: Any) -> None:
     """The even or odd numbers of a row, and a 0 where an odd one is missing at its end."""
     W = len(z)
@@ -31,7 +28,7 @@ def _take_row(z: Any, odd: int, out: Any) -> None:
         out[w] = z[2 * w + odd] if 2 * w + odd < W else np.float32(0)
 
 
-@_inlined
+@inlined
 def _put_row(row: Any, odd: int, z: Any) -> None:
     """A row whose even or odd numbers are these, and the others 0."""
     W = len(z)
@@ -40,7 +37,7 @@ def _put_row(row: Any, odd: int, z: Any) -> None:
         z[w] = row[w // 2] if w % 2 == odd else np.float32(0)
 
 
-@_inlined
+@inlined
 def _stage_halves(
     z_BCHW: Any, first: int, last: int, scale_C: Any, shift_C: Any, low: Any, places: Any, x: Any
 ) -> None:
@@ -66,7 +63,7 @@ def _stage_halves(
                 at += odd * wide
 
 
-@_inlined
+@inlined
 def _emit_gradient(
     dx: Any,
     stride: int,

@@ -17,43 +17,23 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 
 from enas.nn.depthwise import correlation, filter_gradient
-from enas.nn.kernels import f32, parallel_with_scratch
+from enas.nn.kernels import f32, inlined, parallel_with_scratch
 from enas.nn.planes import AFFINE_LANES, prefetch, stage, unstage
-from enas.nn.tiles import add_outer, add_product, inlined, pack
-
-_reordering = numba.njit(fastmath={"contract", "nsz", "reassoc"}, error_model="numpy")
+from enas.nn.simd import sum_of, sum_of_squares
+from enas.nn.tiles import add_outer, add_product, pack
 
 LANES = 16
 """What the products over channels count positions in."""
 
 
-@_reordering
-def _total(x_S: Any) -> Any:
-    total = f32(0)
-    for s in range(len(x_S)):
-        total += x_S[s]
-    return total
-
-
-@_reordering
+@inlined
 def _copy_and_total(x_S: Any, out_S: Any) -> Any:
-    total = f32(0)
     for s in range(len(x_S)):
         out_S[s] = x_S[s]
-        total += x_S[s]
-    return total
-
-
-@_reordering
-def _squares_about(x_S: Any, mean: Any) -> Any:
-    total = f32(0)
-    for s in range(len(x_S)):
-        total += (x_S[s] - mean) * (x_S[s] - mean)
-    return total
+    return sum_of(x_S)
 
 
 @inlined
@@ -141,7 +121,7 @@ def _forward(
                         row = at + h * columns
                         total += _copy_and_total(y[row : row + wide], y_BOHW[b + n, o, h])
             for n in range(N):
-                squares += _squares_about(y_BOHW[b + n, o].reshape(-1), total / count)
+                squares += sum_of_squares(y_BOHW[b + n, o].reshape(-1), total / count)
             sums_U2O[unit, 0, o] = total
             sums_U2O[unit, 1, o] = squares
 
@@ -265,11 +245,11 @@ def _backward(
                         )  # fmt: skip
         d_w = d_w_DCPkk[bucket].reshape(-1)
         for tap in range(C * P * taps):
-            d_w[tap] = _total(d_weights[tap * lanes : (tap + 1) * lanes])
+            d_w[tap] = sum_of(d_weights[tap * lanes : (tap + 1) * lanes])
         for c in range(C):
             for i in range(2):
                 at = (2 * c + i) * AFFINE_LANES
-                d_affine_D2C[bucket, i, c] = _total(d_affine[at : at + AFFINE_LANES])
+                d_affine_D2C[bucket, i, c] = sum_of(d_affine[at : at + AFFINE_LANES])
 
 
 _USUAL = (1, 3, 5)

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
+
+from enas.nn.kernels import inlined
 
 LANES = 16
 """Sums of a vector: 512 bits of float32. A processor with narrower registers takes several for it."""
@@ -385,13 +386,13 @@ def _pointer(_typing: Any, address: Any) -> Any:
     return types.CPointer(types.float32)(types.int64), generate
 
 
-@numba.njit
+@inlined
 def floats_at(address: Any, shape: Any) -> Any:
     """The float32 array [*shape] that begins at an address, so that a kernel takes any number of arrays."""
     return carray(_pointer(address), shape)
 
 
-@numba.njit
+@inlined
 def borrowed(array: Any) -> Any:
     """The same float32 array [...] without its count of references.
 
@@ -405,10 +406,7 @@ Term = Callable[[ir.IRBuilder, Any, Any, Any, Any, Any], Any]
 
 
 def _sum_of(term: Term) -> Any:
-    """A function (x, y, count, a, b, c) -> Σ term(x[i], y[i], a, b, c), in an order that is the same for every call.
-
-    The compiler, left to choose an order, may choose another one when a kernel is read back from the disk.
-    """
+    """A function (x, y, count, a, b, c) -> Σ term(x[i], y[i], a, b, c), in one order, whichever kernel it is a part of."""
 
     @intrinsic
     def total(_typing: Any, x: Any, y: Any, count: Any, a: Any, b: Any, c: Any) -> Any:
@@ -469,25 +467,25 @@ _sum_activated = _sum_of(_activated)
 _NONE = np.float32(0)
 
 
-@numba.njit
+@inlined
 def sum_of(x: Any) -> Any:
     """Σ x."""
     return _sum_x(x, x, len(x), _NONE, _NONE, _NONE)
 
 
-@numba.njit
+@inlined
 def sum_of_products(x: Any, y: Any) -> Any:
     """Σ x · y."""
     return _sum_products(x, y, len(x), _NONE, _NONE, _NONE)
 
 
-@numba.njit
+@inlined
 def sum_of_squares(x: Any, mean: Any) -> Any:
     """Σ (x - mean)²."""
     return _sum_squares(x, x, len(x), np.float32(mean), _NONE, _NONE)
 
 
-@numba.njit
+@inlined
 def sum_of_activated(x: Any, scale: Any, shift: Any, low: Any) -> Any:
     """Σ max(scale · x + shift, low)."""
     return _sum_activated(x, x, len(x), np.float32(scale), np.float32(shift), np.float32(low))

@@ -12,10 +12,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 
-from enas.nn.kernels import _OPTIONS
+from enas.nn.kernels import inlined
 from enas.nn.simd import (
     LANES,
     OUTER_TILE,
@@ -25,8 +24,6 @@ from enas.nn.simd import (
     pairs_product_tile,
     product_tile,
 )
-
-inlined = numba.njit(**_OPTIONS)
 
 _PRODUCT_ROWS, _PRODUCT_VECTORS = PRODUCT_TILE
 _OUTER_ROWS, _OUTER_TERMS = OUTER_TILE
