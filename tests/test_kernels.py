@@ -1,4 +1,4 @@
-"""Kernels read back from the disk against those that have just been compiled."""
+"""Kernels read back from the disk against those that have just been compiled; operations without their gradients."""
 
 import os
 import subprocess
@@ -6,6 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
+
+from enas.nn.activation import Activation, ChannelNorm
+from enas.nn.convolution import average_pool, conv_norm, separable_norm, total, total_norm
 
 pytest.importorskip("numba")
 
@@ -40,3 +45,28 @@ def test_a_kernel_read_back_from_the_disk_rounds_as_one_just_compiled(tmp_path: 
     (reads, compiled), (reads_again, read_back) = run(), run()
     assert (reads, reads_again) == ("0", "1")
     assert read_back == compiled
+
+
+def test_operations_without_gradients_are_the_same() -> None:
+    draw = torch.Generator().manual_seed(0)
+    maps_BCHW, dense_CCkk, pointwise_CC11, depthwise_C1kk = (
+        torch.randn(shape, generator=draw).requires_grad_()
+        for shape in ((2, 5, 9, 7), (5, 5, 3, 3), (5, 5, 1, 1), (5, 1, 3, 3))
+    )
+    x, norm = Activation(maps_BCHW, rectified=True), ChannelNorm(5)
+
+    def run() -> list[Tensor]:
+        normed = [
+            conv_norm(x, dense_CCkk, norm),
+            separable_norm(x, depthwise_C1kk, pointwise_CC11, norm),
+            total_norm([x, x], norm),
+        ]
+        outputs = [value for y in normed for value in y if isinstance(value, Tensor)]
+        return [*outputs, average_pool(x), total([x, x])]
+
+    with_gradients = run()
+    with torch.no_grad():
+        without = run()
+    assert all(y.requires_grad for y in with_gradients)
+    assert not any(y.requires_grad for y in without)
+    assert all(map(torch.equal, with_gradients, without))

@@ -20,7 +20,7 @@ import torch
 from enas.nn.kernels import inlined, narrow, parallel_with_scratch
 from enas.nn.scratch import emit, emit_gradient, floats_at, positions, stage, stage_gradient
 from enas.nn.simd import borrowed
-from enas.nn.tiles import add_halves_outer, add_outer, add_pairs_product, add_product
+from enas.nn.tiles import add_halves_outer, add_outer, pairs_product, product
 
 # How staged maps become the operands of a product: for bfloat16, others are bound in the place of these names.
 
@@ -77,7 +77,7 @@ def _two_each(C: int) -> int:
     return (C + 1) // 2
 
 
-_paired_scratch, _paired, _terms, _product = _same_scratch, _same, _one_each, add_product
+_paired_scratch, _paired, _terms, _product = _same_scratch, _same, _one_each, product
 _halved_scratch, _halved, _outer = _same_scratch, _same, add_outer
 
 
@@ -106,7 +106,6 @@ def _dense_forward(
     for u in range(first, last):
         begin, end = u * places.images, min((u + 1) * places.images, images)
         S = positions(places, end - begin)
-        y[:] = 0
         channel = weight = 0
         for p in range(len(address_P)):
             C = channels_P[p]
@@ -115,7 +114,7 @@ def _dense_forward(
             affine = affine_2C[:, channel : channel + C]
             stage(z_BCHW, begin, end, affine[0], affine[1], low_P[p], places, x)
             _paired(x, C, places.plane, operands)
-            _product(packed[weight : weight + O * K], O, K, operands, 0, offset_K, S, y, 0, stride)
+            _product(packed[weight : weight + O * K], O, K, operands, 0, offset_K, S, y, 0, stride, p)
             channel += C
             weight += O * K
         emit(y, stride, 0, O, begin, end, places, y_BOHW, sums_U2O[u])
@@ -174,8 +173,9 @@ def _dense_backward(
                 d_part = d_weight[O * channel * taps : O * (channel + C) * taps].reshape(O, K)
                 _outer(halved_d, places.lead, places.plane, O, halved_x, 0, offset_K, K, S, d_part)
                 if d_address_P[p] != 0:
-                    dx[: C * stride] = 0
-                    _product(packed[weight : weight + C * L], C, L, paired_d, 0, offset_L, S, dx, 0, stride)
+                    _product(
+                        packed[weight : weight + C * L], C, L, paired_d, 0, offset_L, S, dx, 0, stride, 0
+                    )
                     dz_BCHW = floats_at(d_address_P[p], (images, C, places.height, places.width))
                     emit_gradient(
                         dx,
@@ -198,7 +198,7 @@ _BRAIN = {
     "_paired_scratch": _pairs_scratch,
     "_paired": _to_pairs,
     "_terms": _two_each,
-    "_product": add_pairs_product,
+    "_product": pairs_product,
 }
 _BRAIN_BACKWARD = {
     **_BRAIN,

@@ -16,7 +16,7 @@ import numpy as np
 from enas.nn.kernels import inlined, parallel_with_scratch
 from enas.nn.scratch import emit, gradient_row, positions, stage_gradient
 from enas.nn.simd import borrowed, put_even, put_odd, take_even, take_odd
-from enas.nn.tiles import add_outer, add_product
+from enas.nn.tiles import add_outer, product
 
 
 @inlined
@@ -124,12 +124,12 @@ def reduction_forward(
     for u in range(first, last):
         begin, end = u * places.images, min((u + 1) * places.images, images)
         S = positions(places, end - begin)
-        y[:] = 0
         _stage_halves(z_BCHW, begin, end, affine_2C[0], affine_2C[1], low, places, x)
         for odd in range(2):
             channel, outputs = (E, O - E) if odd else (0, E)
             half = odd * C * places.plane
-            add_product(packed[channel * C :], outputs, C, x, half, offset_C, S, y, channel * stride, stride)
+            weights = packed[channel * C :]
+            product(weights, outputs, C, x, half, offset_C, S, y, channel * stride, stride, 0)
         emit(y, stride, 0, O, begin, end, places, y_BOHW, sums_U2O[u])
 
 
@@ -174,14 +174,13 @@ def reduction_backward(
             S = positions(places, end - begin)
             stage_gradient(dy_BOHW, y_BOHW, begin, end, ab_2O, places, d)
             _stage_halves(z_BCHW, begin, end, affine_2C[0], affine_2C[1], low, places, x)
-            dx[:] = 0
             for odd in range(2):
                 channel, outputs = (E, O - E) if odd else (0, E)
                 at, half = channel * places.plane, odd * C * places.plane
                 d_half = d_weight_NOC[n, channel : channel + outputs]
                 add_outer(d, at, places.plane, outputs, x, half, offset_C, C, S, d_half)
                 weights = packed[channel * C :]
-                add_product(weights, C, outputs, d, at, offset_O, S, dx, odd * C * stride, stride)
+                product(weights, C, outputs, d, at, offset_O, S, dx, odd * C * stride, stride, 0)
             _emit_gradient(
                 dx, stride, z_BCHW, begin, end, affine_2C[0], affine_2C[1], low, dz_BCHW, sums_N2C[n]
             )

@@ -23,7 +23,7 @@ from enas.nn.depthwise import correlation, filter_gradient
 from enas.nn.kernels import f32, inlined, parallel_with_scratch
 from enas.nn.planes import AFFINE_LANES, prefetch, stage, unstage
 from enas.nn.simd import sum_of, sum_of_squares
-from enas.nn.tiles import add_outer, add_product, pack
+from enas.nn.tiles import add_outer, pack, product
 
 LANES = 16
 """What the products over channels count positions in."""
@@ -98,7 +98,6 @@ def _forward(
         for c in range(C):
             for n in range(N):
                 z_at = ((b + n) * C + c) * H * W
-                prefetch(all_z, z_at + H * W, z_at + 2 * H * W)
                 stage(
                     stride, numbers, 3 * c, all_z, z_at, H, W, x, x_first + n * x_image, x_plane, x_row
                 )  # fmt: skip
@@ -107,8 +106,7 @@ def _forward(
                     width, lanes, p, weights, (c * P + p) * taps, x, p * x_plane + x_first, x_image, x_row,
                     N, rows, columns, t, c * apart, image, columns,
                 )  # fmt: skip
-        y[:] = 0
-        add_product(packed, O, C, t, 0, offset_C, S, y, 0, apart)
+        product(packed, O, C, t, 0, offset_C, S, y, 0, apart, 0)
         count = f32(N * rows * wide)
         for o in range(O):
             total = squares = f32(0)
@@ -217,8 +215,7 @@ def _backward(
                                 out[s] = dy[s] + (a + b_o * y[s])
                 d[o * apart + N * image : o * apart + S] = 0
             add_outer(d, 0, apart, O, t, 0, offset_C, C, S, d_w_DOC[bucket])
-            t[:] = 0
-            add_product(packed, C, O, d, 0, offset_O, S, t, 0, apart)
+            product(packed, C, O, d, 0, offset_O, S, t, 0, apart, 0)
             for c in range(C):
                 x_c = c * P * x_plane + x_first
                 for n in range(N):

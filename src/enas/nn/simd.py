@@ -112,11 +112,15 @@ class Vectors:
         instruction = cgutils.get_or_insert_function(self.builder.module, kind, name)
         self.builder.store(self.builder.call(instruction, terms), sums)
 
-    def add_sums(self, sums: Any, pointer: Any, at: Any) -> None:
-        """pointer[at], … += the 16 sums."""
+    def read_sums(self, sums: Any, pointer: Any, at: Any) -> None:
+        """The 16 sums begin as the numbers from `pointer[at]` on."""
         place = self.builder.bitcast(self.builder.gep(pointer, [at]), _SUMS.as_pointer())
-        total = self.builder.fadd(self.builder.load(place, align=4), self.builder.load(sums))
-        self.builder.store(total, place, align=4)
+        self.builder.store(self.builder.load(place, align=4), sums)
+
+    def write_sums(self, sums: Any, pointer: Any, at: Any) -> None:
+        """pointer[at], … = the 16 sums."""
+        place = self.builder.bitcast(self.builder.gep(pointer, [at]), _SUMS.as_pointer())
+        self.builder.store(self.builder.load(sums), place, align=4)
 
     def add_total(self, sums: Any, pointer: Any, at: Any) -> None:
         """pointer[at] += the total of the 16 sums, added up by halves."""
@@ -187,18 +191,27 @@ def _product_tile(operands: Operands) -> Any:
         y: Any,
         y_at: Any,
         y_stride: Any,
+        adds: Any,
     ) -> Any:
-        signature = _signature((outputs, vectors, w, w_at, x, x_at, offset_K, K, y, y_at, y_stride))
+        signature = _signature((outputs, vectors, w, w_at, x, x_at, offset_K, K, y, y_at, y_stride, adds))
 
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            outputs, vectors, w, w_at, x, x_at, offset_K, K, y, y_at, y_stride = pointers(
+            outputs, vectors, w, w_at, x, x_at, offset_K, K, y, y_at, y_stride, adds = pointers(
                 context, builder, signature, values
             )
+            adds = builder.icmp_unsigned("!=", adds, ir.Constant(_WORD, 0))
             emit = Vectors(builder, operands)
             x_base, w_base = builder.gep(x, [x_at]), builder.gep(w, [w_at])
 
             def write(rows: int, columns: int) -> None:
                 sums = emit.sums(rows * columns)
+                y_rows = [builder.gep(y, [y_at])]
+                for _ in range(rows - 1):
+                    y_rows.append(builder.gep(y_rows[-1], [y_stride]))
+                places = [(row, ir.Constant(_WORD, LANES * v)) for row in y_rows for v in range(columns)]
+                with builder.if_then(adds):
+                    for sum_, place in zip(sums, places, strict=True):
+                        emit.read_sums(sum_, *place)
                 with cgutils.for_range(builder, K) as loop:
                     at = builder.load(builder.gep(offset_K, [loop.index]))
                     w_k = builder.mul(loop.index, ir.Constant(_WORD, rows))
@@ -207,11 +220,8 @@ def _product_tile(operands: Operands) -> Any:
                         weight = emit.spread(w_base, emit.index(w_k, o))
                         for v in range(columns):
                             emit.add_product(sums[o * columns + v], weight, xs[v])
-                row = y_at
-                for o in range(rows):
-                    for v in range(columns):
-                        emit.add_sums(sums[o * columns + v], y, emit.index(row, LANES * v))
-                    row = builder.add(row, y_stride)
+                for sum_, place in zip(sums, places, strict=True):
+                    emit.write_sums(sum_, *place)
 
             _each_size(builder, outputs, vectors, PRODUCT_TILE, write)
             return context.get_dummy_value()
@@ -222,7 +232,9 @@ def _product_tile(operands: Operands) -> Any:
 
 
 product_tile, pairs_product_tile = _product_tile(FLOATS), _product_tile(PAIRS)
-"""y[o, s] += Σ_k w[k, o] · x[offset[k] + s] for `outputs` o and 16 · `vectors` s, the sums in registers.
+"""y[o, s] = Σ_k w[k, o] · x[offset[k] + s] for `outputs` o and 16 · `vectors` s, the sums in registers.
+
+They are added to y if `adds` is not 0.
 
 w is packed as [K, outputs] from w[w_at] on; x[offset[k] + s] is the flat array's x[x_at + offset_K[k] + s]; the rows of y
 begin at y[y_at] and lie y_stride apart. y is float32, offsets int64; w and x are float32, or uint32 that hold two terms
