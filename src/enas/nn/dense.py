@@ -37,12 +37,11 @@ def dense_norm(
 ) -> Activation:
     """norm(convolution of the concatenation of xs), stride 1, odd k, by the compiled kernels.
 
-    Products are of bfloat16 if `dtype` says so and that is faster: for filters wider than 1, on a processor that
-    multiplies it.
+    Products are of bfloat16 if `dtype` says so and the processor multiplies it.
     """
     parts = Parts.of(xs)
     inputs = NormInputs.of(norm, statistics)
-    if weight_OCkk.shape[-1] == 1 or not multiplies_bfloat16():
+    if not multiplies_bfloat16():
         dtype = torch.float32
     outputs = apply(_DenseNorm, parts, dtype, weight_OCkk, *inputs, *parts.tensors(xs))
     return normalised(norm, statistics, outputs)

@@ -19,7 +19,7 @@ import torch
 
 from enas.nn.kernels import inlined, narrow, parallel_with_scratch
 from enas.nn.scratch import emit, emit_gradient, floats_at, positions, stage, stage_gradient
-from enas.nn.simd import borrowed
+from enas.nn.simd import borrowed, narrow_halves, narrow_pairs
 from enas.nn.tiles import add_halves_outer, add_outer, pairs_product, product
 
 # How staged maps become the operands of a product: for bfloat16, others are bound in the place of these names.
@@ -55,20 +55,21 @@ def _to_pairs(x: Any, C: int, plane: int, pairs: Any) -> None:
     """Two neighbouring channels in one plane; a missing last one is zeros."""
     like = np.empty(1, np.uint16)
     for c in range(0, C, 2):
-        low = x[c * plane : (c + 1) * plane]
-        out = pairs[c // 2 * plane : (c // 2 + 1) * plane]
+        low, high, out = c * plane, (c + 1) * plane, c // 2 * plane
         if c + 1 < C:
-            high = x[(c + 1) * plane : (c + 2) * plane]
-            for s in range(plane):
-                out[s] = np.uint32(narrow(low[s], like)) | (np.uint32(narrow(high[s], like)) << np.uint32(16))
+            done: int = narrow_pairs(x, low, high, plane, pairs, out)
+            for s in range(done, plane):
+                upper = np.uint32(narrow(x[high + s], like)) << np.uint32(16)
+                pairs[out + s] = np.uint32(narrow(x[low + s], like)) | upper
         else:
             for s in range(plane):
-                out[s] = np.uint32(narrow(low[s], like))
+                pairs[out + s] = np.uint32(narrow(x[low + s], like))
 
 
 @inlined
 def _to_halves(x: Any, C: int, plane: int, halves: Any) -> None:
-    for s in range(C * plane):
+    done: int = narrow_halves(x, 0, C * plane, halves, 0)
+    for s in range(done, C * plane):
         halves[s] = narrow(x[s], halves)
 
 

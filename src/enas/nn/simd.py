@@ -388,6 +388,66 @@ put_even, put_odd = _spread_out(0), _spread_out(1)
 """out[out_at + 2i] = source[at + i] and the number beside it 0, or the other way round, likewise."""
 
 
+def _narrowed(builder: ir.IRBuilder, pointer: Any, at: Any) -> Any:
+    """The 16 float32 from `pointer[at]` on as bfloat16, 16 bits each, rounded to nearest, ties to even."""
+    kind = ir.FunctionType(ir.VectorType(_Brain(), LANES), [_SUMS])
+    instruction = cgutils.get_or_insert_function(
+        builder.module, kind, f"llvm.x86.avx512bf16.cvtneps2bf16.{32 * LANES}"
+    )
+    rounded = builder.call(instruction, [builder.load(_at(builder, pointer, at, LANES), align=4)])
+    return builder.bitcast(rounded, ir.VectorType(ir.IntType(16), LANES))
+
+
+def _groups(builder: ir.IRBuilder, count: Any, write: Any) -> Any:
+    """Run what `write(at)` emits for whole groups of 16; returns how many numbers they have."""
+    lanes = ir.Constant(_WORD, LANES)
+    groups = builder.udiv(count, lanes)
+    with cgutils.for_range(builder, groups) as loop:
+        write(builder.mul(loop.index, lanes))
+    return builder.mul(groups, lanes)
+
+
+@intrinsic
+def narrow_halves(_typing: Any, x: Any, x_at: Any, count: Any, out: Any, out_at: Any) -> Any:
+    """out[out_at + i] = x[x_at + i] as bfloat16, for whole groups of 16 of the first `count` i; returns how many."""
+    signature = types.intp(*_signature((x, x_at, count, out, out_at)).args)
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        x, x_at, count, out, out_at = pointers(context, builder, signature, values)
+
+        def write(at: Any) -> None:
+            value = _narrowed(builder, x, builder.add(x_at, at))
+            place = builder.gep(out, [builder.add(out_at, at)])
+            builder.store(value, builder.bitcast(place, value.type.as_pointer()), align=2)
+
+        return _groups(builder, count, write)
+
+    return signature, generate
+
+
+@intrinsic
+def narrow_pairs(_typing: Any, x: Any, low_at: Any, high_at: Any, count: Any, out: Any, out_at: Any) -> Any:
+    """out[out_at + i] = x[low_at + i] and, in the upper 16 bits, x[high_at + i] as bfloat16; likewise."""
+    signature = types.intp(*_signature((x, low_at, high_at, count, out, out_at)).args)
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        x, low_at, high_at, count, out, out_at = pointers(context, builder, signature, values)
+        wide = ir.VectorType(ir.IntType(32), LANES)
+
+        def write(at: Any) -> None:
+            low, high = (
+                builder.zext(_narrowed(builder, x, builder.add(first, at)), wide)
+                for first in (low_at, high_at)
+            )
+            value = builder.or_(low, builder.shl(high, ir.Constant(wide, [16] * LANES)))
+            place = builder.gep(out, [builder.add(out_at, at)])
+            builder.store(value, builder.bitcast(place, wide.as_pointer()), align=4)
+
+        return _groups(builder, count, write)
+
+    return signature, generate
+
+
 @intrinsic
 def _pointer(_typing: Any, address: Any) -> Any:
     """An address as a pointer to float32."""
