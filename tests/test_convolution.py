@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from enas.nn import convolution
 from enas.nn.activation import Activation, ChannelNorm, Statistics
 from enas.nn.convolution import conv_norm, factorized_reduction_norm, joined_conv_norm
 from enas.nn.simd import multiplies_bfloat16
@@ -156,16 +157,49 @@ def test_statistics_of_maps_far_from_zero() -> None:
 @pytest.mark.parametrize(
     "case",
     [
-        Case(dense, 3, (channels,), outputs, 7, 9, k)
-        for channels, outputs, k in [(5, 6, 3), (4, 7, 5), (1, 1, 3)]
+        *(Case(dense, 3, (C,), O, 7, 9, k) for C, O, k in [(5, 6, 3), (4, 7, 5), (1, 1, 3), (5, 6, 1)]),
+        Case(joined, 3, (5, 4), 6, 7, 9),
     ],
     ids=case_name,
 )
-def test_products_in_bfloat16_equal_those_of_rounded_operands(case: Case) -> None:
-    rounded = run(case, torch.float32, torch.bfloat16)
-    exact = run(case, torch.float64)
-    assert_agree(rounded, exact, tolerance=0.02)
-    assert not torch.equal(rounded.output, run(case, torch.float32).output)
+def test_products_in_bfloat16_equal_those_of_rounded_operands(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fused = run(case, torch.float32, torch.bfloat16)
+    exact = convolution._convolve
+
+    def rounded(x_BCHW: Tensor, weight: Tensor, *others: Any) -> Tensor:
+        y_BCHW: Tensor = Rounded.apply(
+            exact(Rounded.apply(x_BCHW, True), Rounded.apply(weight, True), *others), False
+        )
+        return y_BCHW
+
+    monkeypatch.setattr(convolution, "_convolve", rounded)
+    assert_agree(fused, run(case, torch.float64), tolerance=1e-3)
+    assert not torch.equal(fused.output, run(case, torch.float32).output)
+
+
+class Rounded(torch.autograd.Function):
+    """To bfloat16 and back: operands on their way forward, the others' gradients on their way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, operand: bool) -> Tensor:
+        ctx.operand = operand
+        return x.bfloat16().to(x.dtype) if operand else x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, dx: Tensor) -> tuple[Tensor, None]:
+        return (dx if ctx.operand else dx.bfloat16().to(dx.dtype)), None
+
+
+@pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor does not multiply bfloat16")
+@pytest.mark.parametrize("channels", [1, 4, 5])
+def test_operands_in_bfloat16_are_rounded_as_torch_rounds_them(channels: int) -> None:
+    x_BCHW = torch.randn(3, channels, 7, 9, generator=torch.Generator().manual_seed(0))
+    x_BCHW[0, 0, 0, :2] = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8])  # between two neighbours: to the even one
+    identity_CC11 = torch.eye(channels)[:, :, None, None]
+    y = conv_norm(Activation(x_BCHW), identity_CC11, ChannelNorm(channels), dtype=torch.bfloat16)
+    assert torch.equal(y.z_BCHW, x_BCHW.bfloat16().float())
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,7 @@ def kernels_take(*maps_BCHW: Tensor) -> bool:
     There are on a CPU, for float32 in the order B, C, H, W, if numba is installed; not where torch traces a program.
     """
     return (
-        all(x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous() for x in maps_BCHW)
-        and all(x.numel() > 0 for x in maps_BCHW)
+        all(x.is_cpu and x.dtype == torch.float32 and x.is_contiguous() and x.numel() > 0 for x in maps_BCHW)
         and not is_tracing()
         and not torch.compiler.is_compiling()
         and has_numba()

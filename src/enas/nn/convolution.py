@@ -67,7 +67,7 @@ def joined_conv_norm(
     if kernels_take(*(x.z_BCHW for x in xs)):
         from enas.nn.dense import dense_norm
 
-        return dense_norm(xs, torch.cat(list(weights_OC11), 1), norm, statistics)
+        return dense_norm(xs, torch.cat(list(weights_OC11), 1), norm, statistics, dtype)
     x_BCHW = torch.cat([x.value() for x in xs], 1)
     return norm.forward(_convolve(x_BCHW, torch.cat(list(weights_OC11), 1), 1, 1, dtype), statistics)
 

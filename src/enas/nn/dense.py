@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from enas.nn.activation import Activation, ChannelNorm, Statistics
 from enas.nn.dense_kernels import dense_backward, dense_forward
 from enas.nn.kernels import array, kernel
+from enas.nn.node import apply
 from enas.nn.normed import BUCKETS, NormInputs, counts, normalised, output_gradient, with_norm
 from enas.nn.parts import Parts, addresses
 from enas.nn.scratch import geometry, units
@@ -36,14 +37,13 @@ def dense_norm(
 ) -> Activation:
     """norm(convolution of the concatenation of xs), stride 1, odd k, by the compiled kernels.
 
-    Products are of bfloat16 if `dtype` says so and that is faster: for filters wider than 1, on a processor that
-    multiplies it.
+    Products are of bfloat16 if `dtype` says so and the processor multiplies it.
     """
     parts = Parts.of(xs)
     inputs = NormInputs.of(norm, statistics)
-    if weight_OCkk.shape[-1] == 1 or not multiplies_bfloat16():
+    if not multiplies_bfloat16():
         dtype = torch.float32
-    outputs = _DenseNorm.apply(parts, dtype, weight_OCkk, *inputs, *parts.tensors(xs))
+    outputs = apply(_DenseNorm, parts, dtype, weight_OCkk, *inputs, *parts.tensors(xs))
     return normalised(norm, statistics, outputs)
 
 
@@ -104,7 +104,7 @@ class _DenseNorm(torch.autograd.Function):
             B,
             addresses(zs),
             parts.channels_P,
-            array(affine_2C),
+            affine_2C,
             parts.low_P,
             packed_filters(weight_OCT, parts.channels, dtype),
             O,
@@ -114,14 +114,14 @@ class _DenseNorm(torch.autograd.Function):
             array(y_BOHW.view(B, O, places.height, places.width)),
             array(sums_U2O),
         )
-        ctx.parts, ctx.dtype, ctx.places = parts, dtype, places
+        ctx.parts, ctx.dtype, ctx.places, ctx.affine_2C = parts, dtype, places, affine_2C
         count_U = counts(B, places.images, H * W)
-        return with_norm(ctx, y_BOHW, sums_U2O, count_U, norm, weight_OCkk, affine_2C, *zs)
+        return with_norm(ctx, y_BOHW, sums_U2O, count_U, norm, weight_OCkk, *zs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
-        out, (weight_OCkk, affine_2C, *zs) = output_gradient(ctx, gradients)
+        out, (weight_OCkk, *zs) = output_gradient(ctx, gradients)
         parts, places = ctx.parts, ctx.places
         B, O = out.y_BCHW.shape[:2]
         _, C, k, _ = weight_OCkk.shape
@@ -141,7 +141,7 @@ class _DenseNorm(torch.autograd.Function):
             B,
             addresses(zs),
             parts.channels_P,
-            array(affine_2C),
+            ctx.affine_2C,
             parts.low_P,
             packed_filters(weight_OCT, parts.channels, ctx.dtype, turned=True),
             tap_offsets(max(parts.channels), k, places.plane, places.row),

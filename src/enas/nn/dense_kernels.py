@@ -14,74 +14,71 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 
-from enas.nn.kernels import _OPTIONS, narrow, parallel_with_scratch
+from enas.nn.kernels import inlined, narrow, parallel_with_scratch
 from enas.nn.scratch import emit, emit_gradient, floats_at, positions, stage, stage_gradient
-from enas.nn.simd import borrowed
-from enas.nn.tiles import add_halves_outer, add_outer, add_pairs_product, add_product
-
-_inlined = numba.njit(**_OPTIONS)
-
+from enas.nn.simd import borrowed, narrow_halves, narrow_pairs
+from enas.nn.tiles import add_halves_outer, add_outer, pairs_product, product
 
 # How staged maps become the operands of a product: for bfloat16, others are bound in the place of these names.
 
 
-@_inlined
+@inlined
 def _same_scratch(x: Any, _size: int) -> Any:
     return x
 
 
-@_inlined
+@inlined
 def _same(_x: Any, _C: int, _plane: int, _operands: Any) -> None:
     pass
 
 
-@_inlined
+@inlined
 def _one_each(C: int) -> int:
     return C
 
 
-@_inlined
+@inlined
 def _pairs_scratch(_x: Any, size: int) -> Any:
     return np.empty(size, np.uint32)
 
 
-@_inlined
+@inlined
 def _halves_scratch(_x: Any, size: int) -> Any:
     return np.empty(size, np.uint16)
 
 
-@_inlined
+@inlined
 def _to_pairs(x: Any, C: int, plane: int, pairs: Any) -> None:
     """Two neighbouring channels in one plane; a missing last one is zeros."""
     like = np.empty(1, np.uint16)
     for c in range(0, C, 2):
-        low = x[c * plane : (c + 1) * plane]
-        out = pairs[c // 2 * plane : (c // 2 + 1) * plane]
+        low, high, out = c * plane, (c + 1) * plane, c // 2 * plane
         if c + 1 < C:
-            high = x[(c + 1) * plane : (c + 2) * plane]
-            for s in range(plane):
-                out[s] = np.uint32(narrow(low[s], like)) | (np.uint32(narrow(high[s], like)) << np.uint32(16))
+            done: int = narrow_pairs(x, low, high, plane, pairs, out)
+            for s in range(done, plane):
+                upper = np.uint32(narrow(x[high + s], like)) << np.uint32(16)
+                pairs[out + s] = np.uint32(narrow(x[low + s], like)) | upper
         else:
             for s in range(plane):
-                out[s] = np.uint32(narrow(low[s], like))
+                pairs[out + s] = np.uint32(narrow(x[low + s], like))
 
 
-@_inlined
+@inlined
 def _to_halves(x: Any, C: int, plane: int, halves: Any) -> None:
-    for s in range(C * plane):
+    done: int = narrow_halves(x, 0, C * plane, halves, 0)
+    for s in range(done, C * plane):
         halves[s] = narrow(x[s], halves)
 
 
-@_inlined
+@inlined
 def _two_each(C: int) -> int:
     return (C + 1) // 2
 
 
-_paired_scratch, _paired, _terms, _product = _same_scratch, _same, _one_each, add_product
+_paired_scratch, _paired, _terms, _product = _same_scratch, _same, _one_each, product
 _halved_scratch, _halved, _outer = _same_scratch, _same, add_outer
 
 
@@ -110,7 +107,6 @@ def _dense_forward(
     for u in range(first, last):
         begin, end = u * places.images, min((u + 1) * places.images, images)
         S = positions(places, end - begin)
-        y[:] = 0
         channel = weight = 0
         for p in range(len(address_P)):
             C = channels_P[p]
@@ -119,7 +115,7 @@ def _dense_forward(
             affine = affine_2C[:, channel : channel + C]
             stage(z_BCHW, begin, end, affine[0], affine[1], low_P[p], places, x)
             _paired(x, C, places.plane, operands)
-            _product(packed[weight : weight + O * K], O, K, operands, 0, offset_K, S, y, 0, stride)
+            _product(packed[weight : weight + O * K], O, K, operands, 0, offset_K, S, y, 0, stride, p)
             channel += C
             weight += O * K
         emit(y, stride, 0, O, begin, end, places, y_BOHW, sums_U2O[u])
@@ -178,8 +174,9 @@ def _dense_backward(
                 d_part = d_weight[O * channel * taps : O * (channel + C) * taps].reshape(O, K)
                 _outer(halved_d, places.lead, places.plane, O, halved_x, 0, offset_K, K, S, d_part)
                 if d_address_P[p] != 0:
-                    dx[: C * stride] = 0
-                    _product(packed[weight : weight + C * L], C, L, paired_d, 0, offset_L, S, dx, 0, stride)
+                    _product(
+                        packed[weight : weight + C * L], C, L, paired_d, 0, offset_L, S, dx, 0, stride, 0
+                    )
                     dz_BCHW = floats_at(d_address_P[p], (images, C, places.height, places.width))
                     emit_gradient(
                         dx,
@@ -202,7 +199,7 @@ _BRAIN = {
     "_paired_scratch": _pairs_scratch,
     "_paired": _to_pairs,
     "_terms": _two_each,
-    "_product": add_pairs_product,
+    "_product": pairs_product,
 }
 _BRAIN_BACKWARD = {
     **_BRAIN,

@@ -140,39 +140,59 @@ def _correlate(
     m, registers = width // 2, Registers(builder, lanes)
     w = builder.gep(w, [w_at])
     weights = [[registers.spread(w, word(a * width + b)) for b in range(width)] for a in range(width)]
-    sums = registers.variables(width)  # of the output rows i + m, .., i - m at row i of the input
     adds = builder.icmp_unsigned("!=", adds, word(0))
-
-    def finish(out: Any, row: Any) -> None:
-        """Write the sum of the oldest row if there is such a row, and open a new one."""
-        with builder.if_then(builder.icmp_unsigned("<", row, H), likely=True):
-            at, value = builder.mul(row, y_row), builder.load(sums[-1])
-            with builder.if_else(adds) as (added, written):
-                with added:
-                    registers.store(builder.fadd(value, registers.load(out, at)), out, at)
-                with written:
-                    registers.store(value, out, at)
-        registers.shift(sums)
-        builder.store(registers.zero, sums[0])
-
     strips = builder.udiv(W, word(lanes))
-    with cgutils.for_range(builder, N) as image, cgutils.for_range(builder, strips) as strip:
-        column = builder.mul(strip.index, word(lanes))
-        x_first = builder.add(builder.add(x_at, builder.mul(image.index, x_image)), column)
-        y_first = builder.add(builder.add(y_at, builder.mul(image.index, y_image)), column)
-        source = builder.gep(x, [builder.sub(x_first, word(m))])
-        out = builder.gep(y, [y_first])
-        for variable in sums:
-            builder.store(registers.zero, variable)
+
+    def go_down(count: int, first: Any) -> None:
+        """Compute so many strips row by row, from number `first` of all images on."""
+        # of the output rows i + m, .., i - m at row i of the input, strip by strip
+        sums = [registers.variables(width) for _ in range(count)]
+        sources, outs = [], []
+        for number in (builder.add(first, word(i)) for i in range(count)):
+            image, strip = builder.udiv(number, strips), builder.urem(number, strips)
+            column = builder.mul(strip, word(lanes))
+            x_first = builder.add(builder.add(x_at, builder.mul(image, x_image)), column)
+            y_first = builder.add(builder.add(y_at, builder.mul(image, y_image)), column)
+            sources.append(builder.gep(x, [builder.sub(x_first, word(m))]))
+            outs.append(builder.gep(y, [y_first]))
+
+        def finish(row: Any) -> None:
+            """Write the sums of the oldest row if there is such a row, and open a new one."""
+            with builder.if_then(builder.icmp_unsigned("<", row, H), likely=True):
+                at = builder.mul(row, y_row)
+                with builder.if_else(adds) as (added, written):
+                    with added:
+                        for out, open_ in zip(outs, sums, strict=True):
+                            value = builder.fadd(builder.load(open_[-1]), registers.load(out, at))
+                            registers.store(value, out, at)
+                    with written:
+                        for out, open_ in zip(outs, sums, strict=True):
+                            registers.store(builder.load(open_[-1]), out, at)
+            for open_ in sums:
+                registers.shift(open_)
+                builder.store(registers.zero, open_[0])
+
+        for open_ in sums:
+            for variable in open_:
+                builder.store(registers.zero, variable)
         with cgutils.for_range(builder, H) as row:
             at = builder.mul(row.index, x_row)
             for b in range(width):
-                x_b = registers.load(source, builder.add(at, word(b)))
+                x_b = [registers.load(source, builder.add(at, word(b))) for source in sources]
                 for a in range(width):
-                    registers.add_product(sums[a], weights[a][b], x_b)
-            finish(out, builder.sub(row.index, word(m)))
+                    for open_, value in zip(sums, x_b, strict=True):
+                        registers.add_product(open_[a], weights[a][b], value)
+            finish(builder.sub(row.index, word(m)))
         for after in range(m):
-            finish(out, builder.sub(H, word(m - after)))
+            finish(builder.sub(H, word(m - after)))
+
+    # Two strips at a time, as each product of one waits for the one before.
+    every = builder.mul(N, strips)
+    pairs = builder.lshr(every, word(1))
+    with cgutils.for_range(builder, pairs) as pair:
+        go_down(2, builder.shl(pair.index, word(1)))
+    with builder.if_then(builder.icmp_unsigned("!=", builder.and_(every, word(1)), word(0))):
+        go_down(1, builder.sub(every, word(1)))
 
 
 @cache

@@ -27,13 +27,19 @@ from enas.nn.threads import split_rows
 # Fused multiply-adds are allowed, reordering of sums only where a kernel says so; division must not check for zero,
 # as the check keeps the compiler from vectorising.
 _OPTIONS: dict[str, Any] = {"fastmath": {"contract", "nsz"}, "error_model": "numpy"}
-_inlined = numba.njit(**_OPTIONS)
-
 
 # Threads that count references to the same array, as they do at every row they take of it, wait for each other: up to
 # half the time of a kernel of few rows. Code that counts none cannot make arrays.
 _UNCOUNTED: dict[str, Any] = _OPTIONS | {"_nrt": False}
-_inlined_uncounted = numba.njit(**_UNCOUNTED)
+
+
+def inlined(function: Callable[..., Any], options: Mapping[str, Any] = _OPTIONS) -> Any:
+    """A function that kernels call; it becomes a part of each of them.
+
+    Otherwise it would be compiled twice, for itself and within the kernel, and a process that compiles the kernel would
+    run the first and one that reads the kernel from the disk the second: the two may round differently.
+    """
+    return numba.njit(forceinline=True, **options)(function)
 
 
 @cache
@@ -81,8 +87,7 @@ def parallel_with_scratch(body: Callable[..., None], **bound: Callable[..., Any]
 
 
 def _split(body: Callable[..., None], options: Mapping[str, Any]) -> Callable[..., None]:
-    part = numba.njit(**options)(body)
-    return kernel(_with_globals(_whole, body.__name__, _part=part), options)
+    return kernel(_with_globals(_whole, body.__name__, _part=inlined(body, options)), options)
 
 
 def _with_globals(function: Any, name: str, **globals_: Any) -> FunctionType:
@@ -131,7 +136,7 @@ def _from_bits(_context: Any, _x: Any) -> Any:
 
 def _by_type(stub: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register an implementation that is chosen by the numba types of its arguments."""
-    return overload(stub, jit_options=_OPTIONS, inline="never")
+    return overload(stub, jit_options=_OPTIONS | {"forceinline": True}, inline="never")
 
 
 def widen(x: Any) -> Any:
@@ -273,17 +278,17 @@ _FUNCTIONS = {"tanh": tanh, "relu": relu, "sigmoid": sigmoid, "identity": identi
 # Gradients of the functions: y is the function's value, dy its gradient; the gradient of its argument is returned.
 
 
-@_inlined
+@inlined
 def _tanh_gradient(y: Any, dy: Any) -> Any:
     return dy - dy * y * y
 
 
-@_inlined
+@inlined
 def _sigmoid_gradient(y: Any, dy: Any) -> Any:
     return dy * (y - y * y)
 
 
-@_inlined
+@inlined
 def _identity_gradient(_y: Any, dy: Any) -> Any:
     return dy
 
@@ -343,7 +348,7 @@ def _row_backward(d_state_D: Any, source_D: Any, candidate_D: Any, gate_D: Any, 
 
 
 def _for_function(row: Callable[..., None], name: str, function: str, **bound: Callable[..., Any]) -> Any:
-    return _inlined_uncounted(_with_globals(row, f"{name}_{function}", **bound))
+    return inlined(_with_globals(row, f"{name}_{function}", **bound), _UNCOUNTED)
 
 
 FUNCTIONS = tuple(_FUNCTIONS)
@@ -640,7 +645,7 @@ _LANES = 64
 # Sums and maxima run in independent lanes, which the compiler turns into vectors without reordering anything.
 
 
-@_inlined
+@inlined
 def _highest(x_V: Any, lanes: Any) -> Any:
     whole = len(x_V) // _LANES * _LANES
     lanes[:] = -np.inf
@@ -653,7 +658,7 @@ def _highest(x_V: Any, lanes: Any) -> Any:
     return lanes.max()
 
 
-@_inlined
+@inlined
 def _exps(x_V: Any, highest: Any, lanes: Any, exps_V: Any) -> Any:
     whole = len(x_V) // _LANES * _LANES
     lanes[:] = 0
@@ -669,7 +674,7 @@ def _exps(x_V: Any, highest: Any, lanes: Any, exps_V: Any) -> Any:
     return lanes.sum()
 
 
-@_inlined
+@inlined
 def _sum_exp(x_V: Any, highest: Any, lanes: Any) -> Any:
     whole = len(x_V) // _LANES * _LANES
     lanes[:] = 0

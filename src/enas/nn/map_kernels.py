@@ -16,19 +16,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
-from enas.nn.kernels import _OPTIONS, kernel, parallel_with_scratch
+from enas.nn.kernels import inlined, kernel, parallel_with_scratch
 from enas.nn.simd import floats_at, sum_of, sum_of_activated, sum_of_products, sum_of_squares
 
 f32 = np.float32
 _ZERO, _ONE, _TWO, _LOWEST = f32(0), f32(1), f32(2), f32(-np.inf)
 
-_inlined = numba.njit(**_OPTIONS)
 
-
-@_inlined
+@inlined
 def _plane(address: int, plane: int, P: int) -> Any:
     """A plane of the feature maps at an address."""
     return floats_at(address + 4 * plane * P, (P,))
@@ -37,7 +34,7 @@ def _plane(address: int, plane: int, P: int) -> Any:
 # ---- one plane: the pending affine step and ReLU -----------------------------------------------------------------------
 
 
-@_inlined
+@inlined
 def _act(z: Any, scale: Any, shift: Any, rectified: bool, x: Any) -> None:
     """x = act(z)."""
     if rectified:
@@ -49,7 +46,7 @@ def _act(z: Any, scale: Any, shift: Any, rectified: bool, x: Any) -> None:
             x[i] = scale * z[i] + shift
 
 
-@_inlined
+@inlined
 def _add_act(z: Any, scale: Any, shift: Any, rectified: bool, kept: Any, x: Any) -> None:
     """x += kept · act(z)."""
     if rectified:
@@ -61,7 +58,7 @@ def _add_act(z: Any, scale: Any, shift: Any, rectified: bool, kept: Any, x: Any)
             x[i] += kept * (scale * z[i] + shift)
 
 
-@_inlined
+@inlined
 def _act_backward(dx: Any, z: Any, scale: Any, shift: Any, rectified: bool, kept: Any, dz: Any) -> Any:
     """dz of x = kept · act(z), and what the plane adds to the gradients of scale and shift."""
     if rectified:
@@ -77,7 +74,7 @@ def _act_backward(dx: Any, z: Any, scale: Any, shift: Any, rectified: bool, kept
     return d_scale * kept, d_shift * kept
 
 
-@_inlined
+@inlined
 def _write_sums(x: Any, b: int, c: int, sums_B2C: Any) -> None:
     """What `enas.nn.normed` takes: a plane's sum, and its squared deviations from its own mean."""
     total = sum_of(x)
@@ -93,7 +90,7 @@ def plane_statistics(first: int, last: int, x_RP: Any, sums_B2C: Any) -> None:
         _write_sums(x_RP[r], r // C, r % C, sums_B2C)
 
 
-@_inlined
+@inlined
 def _whole_gradient(dy: Any, x: Any, a: Any, b: Any, dx: Any) -> None:
     for i in range(len(dy)):
         dx[i] = dy[i] + (a + b * x[i])
@@ -207,12 +204,12 @@ def total_backward(
 # ---- averages over all pixels --------------------------------------------------------------------------------------------
 
 
-@_inlined
+@inlined
 def _mean_act(z: Any, scale: Any, shift: Any, rectified: bool) -> Any:
     return sum_of_activated(z, scale, shift, _ZERO if rectified else _LOWEST) / f32(len(z))
 
 
-@_inlined
+@inlined
 def _constant_backward(d: Any, z: Any, scale: Any, shift: Any, rectified: bool, dz: Any) -> Any:
     """`_act_backward` where the gradient is the same at every pixel."""
     for i in range(len(z)):
@@ -257,7 +254,7 @@ def global_average_backward(
 # ---- pooling: planes in scratch memory ---------------------------------------------------------------------------------
 
 
-@_inlined
+@inlined
 def _padded(P: int, pad: int, value: Any) -> Any:
     """Scratch memory for a plane, with so many constant numbers at both ends."""
     scratch = np.empty(P + 2 * pad, f32)
@@ -266,7 +263,7 @@ def _padded(P: int, pad: int, value: Any) -> Any:
     return scratch
 
 
-@_inlined
+@inlined
 def _pick(x: Any, W: int, stride: int, y: Any) -> None:
     """Every `stride`-th row and column of a plane of width W."""
     columns = (W + stride - 1) // stride
@@ -276,7 +273,7 @@ def _pick(x: Any, W: int, stride: int, y: Any) -> None:
             y[q + column] = x[start + column * stride]
 
 
-@_inlined
+@inlined
 def _put(y: Any, W: int, stride: int, x: Any) -> None:
     """The converse of `_pick`: x is y at the pixels that are picked, and 0 elsewhere."""
     if stride == 1:
@@ -293,7 +290,7 @@ def _put(y: Any, W: int, stride: int, x: Any) -> None:
 # ---- average pooling 3×3 -----------------------------------------------------------------------------------------------
 
 
-@_inlined
+@inlined
 def _box(s: Any, W: int, left: Any, right: Any, factor: Any, v: Any, y: Any) -> None:
     """y = factor · the sum over 3×3 pixels of s, which has W zeros at both ends; v is scratch with one."""
     P = len(y)
@@ -308,7 +305,7 @@ def _box(s: Any, W: int, left: Any, right: Any, factor: Any, v: Any, y: Any) -> 
         y[i] = factor[i] * (x + column[i] + z)
 
 
-@_inlined
+@inlined
 def _product(x: Any, y: Any, out: Any) -> None:
     for i in range(len(x)):
         out[i] = x[i] * y[i]
@@ -377,13 +374,13 @@ def average_pool_backward(
 # ---- max pooling 3×3 ---------------------------------------------------------------------------------------------------
 
 
-@_inlined
+@inlined
 def _higher(x: Any, y: Any) -> Any:
     """Whether y takes the place of x: torch's rule, by which the first of equal pixels stays, and NaN always wins."""
     return (y > x) | (y != y)
 
 
-@_inlined
+@inlined
 def _highest_of_row(s: Any, left: Any, right: Any, h: Any, which: Any) -> None:
     """The largest of three pixels side by side, and which it is: 0, 1 or 2; s and `which` have one more at both ends."""
     P = len(h)
@@ -399,7 +396,7 @@ def _highest_of_row(s: Any, left: Any, right: Any, h: Any, which: Any) -> None:
         chosen[i] = _TWO if take else k
 
 
-@_inlined
+@inlined
 def _which_of_column(h: Any, W: int, which: Any) -> None:
     """Which of three pixels one above the other is the largest. h and `which` have a row more at both ends."""
     P = len(h) - 2 * W
@@ -411,7 +408,7 @@ def _which_of_column(h: Any, W: int, which: Any) -> None:
         chosen[i] = _TWO if _higher(m, below[i]) else k
 
 
-@_inlined
+@inlined
 def _to_chosen(d: Any, which: Any, step: int, dx: Any) -> None:
     """The gradient of pixels `step` apart of which one each was chosen; d and `which` have `step` more at both ends."""
     P = len(dx)
@@ -425,7 +422,7 @@ def _to_chosen(d: Any, which: Any, step: int, dx: Any) -> None:
         dx[i] = x + y + z
 
 
-@_inlined
+@inlined
 def _row_maximum(s: Any, left: Any, right: Any, h: Any) -> None:
     P = len(h)
     before, here, after = s[:P], s[1 : P + 1], s[2 : P + 2]
@@ -437,7 +434,7 @@ def _row_maximum(s: Any, left: Any, right: Any, h: Any) -> None:
         h[i] = z if _higher(m, z) else m
 
 
-@_inlined
+@inlined
 def _column_maximum(h: Any, W: int, y: Any) -> None:
     P = len(y)
     above, here, below = h[:P], h[W : W + P], h[2 * W : 2 * W + P]

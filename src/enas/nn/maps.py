@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from enas.nn import map_kernels as kernels
 from enas.nn.activation import Activation, ChannelNorm
 from enas.nn.kernels import array
+from enas.nn.node import apply
 from enas.nn.normed import NormInputs, counts, normalised, output_gradient, with_norm
 from enas.nn.parts import addresses
 from enas.nn.threads import team
@@ -27,37 +28,37 @@ from enas.nn.threads import team
 
 def total(xs: Sequence[Activation], kept_B: Sequence[Tensor | None]) -> Tensor:
     """Σ kept · x, where `kept_B` has for each part a factor of at least 0 for every image, or None for 1."""
-    y_BCHW: Tensor = _Total.apply(_Sum.of(xs, kept_B), *_tensors(xs))
+    y_BCHW: Tensor = apply(_Total, _Sum.of(xs, kept_B), *_tensors(xs))
     return y_BCHW
 
 
 def total_norm(xs: Sequence[Activation], norm: ChannelNorm) -> Activation:
     """norm(Σ xs) by batch statistics."""
     parts = _Sum.of(xs, [None] * len(xs))
-    outputs = _TotalNorm.apply(parts, *NormInputs.of(norm, "batch"), *_tensors(xs))
+    outputs = apply(_TotalNorm, parts, *NormInputs.of(norm, "batch"), *_tensors(xs))
     return normalised(norm, "batch", outputs)
 
 
 def batch_norm(z_BCHW: Tensor, norm: ChannelNorm) -> Activation:
     """norm(z) by batch statistics."""
-    return normalised(norm, "batch", _Norm.apply(z_BCHW, *NormInputs.of(norm, "batch")))
+    return normalised(norm, "batch", apply(_Norm, z_BCHW, *NormInputs.of(norm, "batch")))
 
 
 def average_pool(x: Activation, stride: int) -> Tensor:
     """Mean over 3×3 pixels, those beyond the border left out."""
-    y_BCHW: Tensor = _Pool.apply(_AVERAGE, stride, x.rectified, x.z_BCHW, x.scale_C, x.shift_C)
+    y_BCHW: Tensor = apply(_Pool, _AVERAGE, stride, x.rectified, x.z_BCHW, x.scale_C, x.shift_C)
     return y_BCHW
 
 
 def max_pool(x: Activation, stride: int) -> Tensor:
     """Largest of 3×3 pixels; of equal ones, the first row by row gets the gradient."""
-    y_BCHW: Tensor = _Pool.apply(_MAX, stride, x.rectified, x.z_BCHW, x.scale_C, x.shift_C)
+    y_BCHW: Tensor = apply(_Pool, _MAX, stride, x.rectified, x.z_BCHW, x.scale_C, x.shift_C)
     return y_BCHW
 
 
 def global_average(x: Activation) -> Tensor:
     """Mean over all pixels [B, C]."""
-    mean_BC: Tensor = _GlobalAverage.apply(x.rectified, x.z_BCHW, x.scale_C, x.shift_C)
+    mean_BC: Tensor = apply(_GlobalAverage, x.rectified, x.z_BCHW, x.scale_C, x.shift_C)
     return mean_BC
 
 

@@ -14,6 +14,7 @@ Shape letters: U units of images, C channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,6 +88,7 @@ def _combine(
         out_4C[3, c] = exact_2C[1, c] = variance
 
 
+@lru_cache(maxsize=64)
 def counts(images: int, unit: int, pixels: int) -> np.ndarray[Any, Any]:
     """Values a channel of every unit [U], where so many images make units of `unit` images, the last of the rest."""
     count_U = np.full(-(-images // unit), unit * pixels, np.float64)

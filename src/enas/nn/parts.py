@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from enas.nn.activation import Activation
+from enas.nn.kernels import array
 
 
 def addresses(maps: Sequence[Tensor | None]) -> np.ndarray[Any, Any]:
@@ -46,17 +46,14 @@ class Parts:
                 maps += [x.scale_C, x.shift_C]
         return maps
 
-    def affine_2C(self, scales: Sequence[Tensor]) -> Tensor:
+    def affine_2C(self, scales: Sequence[Tensor]) -> np.ndarray[Any, Any]:
         """Scale and shift of every channel of the concatenation: 1 and 0 where there are none."""
-        affine_2C = torch.empty(2, sum(self.channels))
+        affine_2C = np.empty((2, sum(self.channels)), np.float32)
         channel = given = 0
         for channels, pending in zip(self.channels, self.affine, strict=True):
-            for row, without in enumerate((1.0, 0.0)):
-                part_C = affine_2C[row, channel : channel + channels]
-                if pending:
-                    part_C.copy_(scales[given + row])
-                else:
-                    part_C.fill_(without)
+            for row, without in enumerate((1, 0)):
+                part = array(scales[given + row]) if pending else without
+                affine_2C[row, channel : channel + channels] = part
             given += 2 * pending
             channel += channels
         return affine_2C

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from enas.nn.activation import Activation, ChannelNorm, Statistics
 from enas.nn.kernels import array, kernel
+from enas.nn.node import apply
 from enas.nn.normed import BUCKETS, NormInputs, counts, normalised, output_gradient, with_norm
 from enas.nn.parts import Parts
 from enas.nn.reduction_kernels import reduction_backward, reduction_forward
@@ -30,7 +31,7 @@ def reduction_norm(
     parts = Parts.of([x])
     weight_OC = torch.cat([even_EC, odd_OC])
     inputs = NormInputs.of(norm, statistics)
-    outputs = _ReductionNorm.apply(parts, len(even_EC), weight_OC, *inputs, *parts.tensors([x]))
+    outputs = apply(_ReductionNorm, parts, len(even_EC), weight_OC, *inputs, *parts.tensors([x]))
     return normalised(norm, statistics, outputs)
 
 
@@ -73,7 +74,7 @@ class _ReductionNorm(torch.autograd.Function):
             team(y_BOHW.numel()),
             len(sums_U2O),
             array(z_BCHW),
-            array(affine_2C),
+            affine_2C,
             parts.low_P[0],
             array(packed),
             E,
@@ -82,14 +83,14 @@ class _ReductionNorm(torch.autograd.Function):
             array(y_BOHW.view(B, O, places.height, places.width)),
             array(sums_U2O),
         )
-        ctx.parts, ctx.E, ctx.places = parts, E, places
+        ctx.parts, ctx.E, ctx.places, ctx.affine_2C = parts, E, places, affine_2C
         count_U = counts(B, places.images, high * wide)
-        return with_norm(ctx, y_BOHW, sums_U2O, count_U, norm, weight_OC, affine_2C, z_BCHW)
+        return with_norm(ctx, y_BOHW, sums_U2O, count_U, norm, weight_OC, z_BCHW)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
-        out, (weight_OC, affine_2C, z_BCHW) = output_gradient(ctx, gradients)
+        out, (weight_OC, z_BCHW) = output_gradient(ctx, gradients)
         places = ctx.places
         O, C = weight_OC.shape
         packed = torch.empty(O * C)
@@ -103,7 +104,7 @@ class _ReductionNorm(torch.autograd.Function):
             BUCKETS,
             BUCKETS,
             array(z_BCHW),
-            array(affine_2C),
+            ctx.affine_2C,
             ctx.parts.low_P[0],
             array(packed),
             ctx.E,

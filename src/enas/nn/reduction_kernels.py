@@ -11,18 +11,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
-from enas.nn.kernels import _OPTIONS, parallel_with_scratch
+from enas.nn.kernels import inlined, parallel_with_scratch
 from enas.nn.scratch import emit, gradient_row, positions, stage_gradient
 from enas.nn.simd import borrowed, put_even, put_odd, take_even, take_odd
-from enas.nn.tiles import add_outer, add_product
-
-_inlined = numba.njit(**_OPTIONS)
+from enas.nn.tiles import add_outer, product
 
 
-@_inlined
+@inlined
 def _take_row(z: Any, odd: int, out: Any) -> None:
     """The even or odd numbers of a row, and a 0 where an odd one is missing at its end."""
     W = len(z)
@@ -31,7 +28,7 @@ def _take_row(z: Any, odd: int, out: Any) -> None:
         out[w] = z[2 * w + odd] if 2 * w + odd < W else np.float32(0)
 
 
-@_inlined
+@inlined
 def _put_row(row: Any, odd: int, z: Any) -> None:
     """A row whose even or odd numbers are these, and the others 0."""
     W = len(z)
@@ -40,7 +37,7 @@ def _put_row(row: Any, odd: int, z: Any) -> None:
         z[w] = row[w // 2] if w % 2 == odd else np.float32(0)
 
 
-@_inlined
+@inlined
 def _stage_halves(
     z_BCHW: Any, first: int, last: int, scale_C: Any, shift_C: Any, low: Any, places: Any, x: Any
 ) -> None:
@@ -66,7 +63,7 @@ def _stage_halves(
                 at += odd * wide
 
 
-@_inlined
+@inlined
 def _emit_gradient(
     dx: Any,
     stride: int,
@@ -127,12 +124,12 @@ def reduction_forward(
     for u in range(first, last):
         begin, end = u * places.images, min((u + 1) * places.images, images)
         S = positions(places, end - begin)
-        y[:] = 0
         _stage_halves(z_BCHW, begin, end, affine_2C[0], affine_2C[1], low, places, x)
         for odd in range(2):
             channel, outputs = (E, O - E) if odd else (0, E)
             half = odd * C * places.plane
-            add_product(packed[channel * C :], outputs, C, x, half, offset_C, S, y, channel * stride, stride)
+            weights = packed[channel * C :]
+            product(weights, outputs, C, x, half, offset_C, S, y, channel * stride, stride, 0)
         emit(y, stride, 0, O, begin, end, places, y_BOHW, sums_U2O[u])
 
 
@@ -177,14 +174,13 @@ def reduction_backward(
             S = positions(places, end - begin)
             stage_gradient(dy_BOHW, y_BOHW, begin, end, ab_2O, places, d)
             _stage_halves(z_BCHW, begin, end, affine_2C[0], affine_2C[1], low, places, x)
-            dx[:] = 0
             for odd in range(2):
                 channel, outputs = (E, O - E) if odd else (0, E)
                 at, half = channel * places.plane, odd * C * places.plane
                 d_half = d_weight_NOC[n, channel : channel + outputs]
                 add_outer(d, at, places.plane, outputs, x, half, offset_C, C, S, d_half)
                 weights = packed[channel * C :]
-                add_product(weights, C, outputs, d, at, offset_O, S, dx, odd * C * stride, stride)
+                product(weights, C, outputs, d, at, offset_O, S, dx, odd * C * stride, stride, 0)
             _emit_gradient(
                 dx, stride, z_BCHW, begin, end, affine_2C[0], affine_2C[1], low, dz_BCHW, sums_N2C[n]
             )

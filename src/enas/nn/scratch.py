@@ -11,13 +11,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
-from enas.nn.kernels import _OPTIONS
+from enas.nn.kernels import inlined
 from enas.nn.simd import LANES, floats_at, sum_of, sum_of_products, sum_of_squares
-
-inlined = numba.njit(**_OPTIONS)
 
 _UNIT_FLOATS = 40_000
 """Floats of a scratch array: three of them fit a second-level cache of 1 MB, with room for filters."""

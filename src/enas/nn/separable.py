@@ -13,6 +13,7 @@ import math
 from functools import cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -20,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from enas.nn import separable_kernels
 from enas.nn.activation import Activation, ChannelNorm, Statistics
 from enas.nn.kernels import array
+from enas.nn.node import apply
 from enas.nn.normed import BUCKETS, NormInputs, counts, normalised, output_gradient, with_norm
 from enas.nn.threads import team
 
@@ -38,8 +40,8 @@ def fused_separable_norm(
     statistics: Statistics,
 ) -> Activation:
     """`separable_norm`, for contiguous float32 on a CPU and a stride of 1 or 2."""
-    outputs = _SeparableNorm.apply(
-        *x, depthwise_C1kk, pointwise_OC11, stride, *NormInputs.of(norm, statistics)
+    outputs = apply(
+        _SeparableNorm, *x, depthwise_C1kk, pointwise_OC11, stride, *NormInputs.of(norm, statistics)
     )
     return normalised(norm, statistics, outputs)
 
@@ -121,11 +123,11 @@ def _staging(
     z_BCHW: Tensor, scale_C: Tensor | None, shift_C: Tensor | None, rectified: bool
 ) -> tuple[Any, ...]:
     """What a kernel reads its input by: z; and scale, shift and the least value that is let through."""
-    numbers_C3 = z_BCHW.new_empty(z_BCHW.shape[1], 3)
-    numbers_C3[:, 0] = 1 if scale_C is None else scale_C
-    numbers_C3[:, 1] = 0 if shift_C is None else shift_C
+    numbers_C3 = np.empty((z_BCHW.shape[1], 3), np.float32)
+    numbers_C3[:, 0] = 1 if scale_C is None else array(scale_C)
+    numbers_C3[:, 1] = 0 if shift_C is None else array(shift_C)
     numbers_C3[:, 2] = 0 if rectified else -math.inf
-    return array(z_BCHW), array(numbers_C3)
+    return array(z_BCHW), numbers_C3
 
 
 class _Layout(NamedTuple):
@@ -181,6 +183,8 @@ class _Layout(NamedTuple):
 
     def planes(self, depthwise_C1kk: Tensor) -> Tensor:
         """The filter of each plane [C, P · width²], with zeros for what the filter does not see."""
+        if self.stride == 1:
+            return depthwise_C1kk.detach().flatten(1)
         filters = depthwise_C1kk.new_zeros(self.C, self.stride**2 * self.width**2)
         filters[:, _places(self.k, self.stride, self.width)] = depthwise_C1kk.detach().flatten(1)
         return filters

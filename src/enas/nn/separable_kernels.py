@@ -17,43 +17,23 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 
 from enas.nn.depthwise import correlation, filter_gradient
-from enas.nn.kernels import f32, parallel_with_scratch
+from enas.nn.kernels import f32, inlined, parallel_with_scratch
 from enas.nn.planes import AFFINE_LANES, prefetch, stage, unstage
-from enas.nn.tiles import add_outer, add_product, inlined, pack
-
-_reordering = numba.njit(fastmath={"contract", "nsz", "reassoc"}, error_model="numpy")
+from enas.nn.simd import sum_of, sum_of_squares
+from enas.nn.tiles import add_outer, pack, product
 
 LANES = 16
 """What the products over channels count positions in."""
 
 
-@_reordering
-def _total(x_S: Any) -> Any:
-    total = f32(0)
-    for s in range(len(x_S)):
-        total += x_S[s]
-    return total
-
-
-@_reordering
+@inlined
 def _copy_and_total(x_S: Any, out_S: Any) -> Any:
-    total = f32(0)
     for s in range(len(x_S)):
         out_S[s] = x_S[s]
-        total += x_S[s]
-    return total
-
-
-@_reordering
-def _squares_about(x_S: Any, mean: Any) -> Any:
-    total = f32(0)
-    for s in range(len(x_S)):
-        total += (x_S[s] - mean) * (x_S[s] - mean)
-    return total
+    return sum_of(x_S)
 
 
 @inlined
@@ -118,7 +98,6 @@ def _forward(
         for c in range(C):
             for n in range(N):
                 z_at = ((b + n) * C + c) * H * W
-                prefetch(all_z, z_at + H * W, z_at + 2 * H * W)
                 stage(
                     stride, numbers, 3 * c, all_z, z_at, H, W, x, x_first + n * x_image, x_plane, x_row
                 )  # fmt: skip
@@ -127,8 +106,7 @@ def _forward(
                     width, lanes, p, weights, (c * P + p) * taps, x, p * x_plane + x_first, x_image, x_row,
                     N, rows, columns, t, c * apart, image, columns,
                 )  # fmt: skip
-        y[:] = 0
-        add_product(packed, O, C, t, 0, offset_C, S, y, 0, apart)
+        product(packed, O, C, t, 0, offset_C, S, y, 0, apart, 0)
         count = f32(N * rows * wide)
         for o in range(O):
             total = squares = f32(0)
@@ -141,7 +119,7 @@ def _forward(
                         row = at + h * columns
                         total += _copy_and_total(y[row : row + wide], y_BOHW[b + n, o, h])
             for n in range(N):
-                squares += _squares_about(y_BOHW[b + n, o].reshape(-1), total / count)
+                squares += sum_of_squares(y_BOHW[b + n, o].reshape(-1), total / count)
             sums_U2O[unit, 0, o] = total
             sums_U2O[unit, 1, o] = squares
 
@@ -237,8 +215,7 @@ def _backward(
                                 out[s] = dy[s] + (a + b_o * y[s])
                 d[o * apart + N * image : o * apart + S] = 0
             add_outer(d, 0, apart, O, t, 0, offset_C, C, S, d_w_DOC[bucket])
-            t[:] = 0
-            add_product(packed, C, O, d, 0, offset_O, S, t, 0, apart)
+            product(packed, C, O, d, 0, offset_O, S, t, 0, apart, 0)
             for c in range(C):
                 x_c = c * P * x_plane + x_first
                 for n in range(N):
@@ -265,11 +242,11 @@ def _backward(
                         )  # fmt: skip
         d_w = d_w_DCPkk[bucket].reshape(-1)
         for tap in range(C * P * taps):
-            d_w[tap] = _total(d_weights[tap * lanes : (tap + 1) * lanes])
+            d_w[tap] = sum_of(d_weights[tap * lanes : (tap + 1) * lanes])
         for c in range(C):
             for i in range(2):
                 at = (2 * c + i) * AFFINE_LANES
-                d_affine_D2C[bucket, i, c] = _total(d_affine[at : at + AFFINE_LANES])
+                d_affine_D2C[bucket, i, c] = sum_of(d_affine[at : at + AFFINE_LANES])
 
 
 _USUAL = (1, 3, 5)

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
+
+from enas.nn.kernels import inlined
 
 LANES = 16
 """Sums of a vector: 512 bits of float32. A processor with narrower registers takes several for it."""
@@ -111,11 +112,15 @@ class Vectors:
         instruction = cgutils.get_or_insert_function(self.builder.module, kind, name)
         self.builder.store(self.builder.call(instruction, terms), sums)
 
-    def add_sums(self, sums: Any, pointer: Any, at: Any) -> None:
-        """pointer[at], … += the 16 sums."""
+    def read_sums(self, sums: Any, pointer: Any, at: Any) -> None:
+        """The 16 sums begin as the numbers from `pointer[at]` on."""
         place = self.builder.bitcast(self.builder.gep(pointer, [at]), _SUMS.as_pointer())
-        total = self.builder.fadd(self.builder.load(place, align=4), self.builder.load(sums))
-        self.builder.store(total, place, align=4)
+        self.builder.store(self.builder.load(place, align=4), sums)
+
+    def write_sums(self, sums: Any, pointer: Any, at: Any) -> None:
+        """pointer[at], … = the 16 sums."""
+        place = self.builder.bitcast(self.builder.gep(pointer, [at]), _SUMS.as_pointer())
+        self.builder.store(self.builder.load(sums), place, align=4)
 
     def add_total(self, sums: Any, pointer: Any, at: Any) -> None:
         """pointer[at] += the total of the 16 sums, added up by halves."""
@@ -186,18 +191,27 @@ def _product_tile(operands: Operands) -> Any:
         y: Any,
         y_at: Any,
         y_stride: Any,
+        adds: Any,
     ) -> Any:
-        signature = _signature((outputs, vectors, w, w_at, x, x_at, offset_K, K, y, y_at, y_stride))
+        signature = _signature((outputs, vectors, w, w_at, x, x_at, offset_K, K, y, y_at, y_stride, adds))
 
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            outputs, vectors, w, w_at, x, x_at, offset_K, K, y, y_at, y_stride = pointers(
+            outputs, vectors, w, w_at, x, x_at, offset_K, K, y, y_at, y_stride, adds = pointers(
                 context, builder, signature, values
             )
+            adds = builder.icmp_unsigned("!=", adds, ir.Constant(_WORD, 0))
             emit = Vectors(builder, operands)
             x_base, w_base = builder.gep(x, [x_at]), builder.gep(w, [w_at])
 
             def write(rows: int, columns: int) -> None:
                 sums = emit.sums(rows * columns)
+                y_rows = [builder.gep(y, [y_at])]
+                for _ in range(rows - 1):
+                    y_rows.append(builder.gep(y_rows[-1], [y_stride]))
+                places = [(row, ir.Constant(_WORD, LANES * v)) for row in y_rows for v in range(columns)]
+                with builder.if_then(adds):
+                    for sum_, place in zip(sums, places, strict=True):
+                        emit.read_sums(sum_, *place)
                 with cgutils.for_range(builder, K) as loop:
                     at = builder.load(builder.gep(offset_K, [loop.index]))
                     w_k = builder.mul(loop.index, ir.Constant(_WORD, rows))
@@ -206,11 +220,8 @@ def _product_tile(operands: Operands) -> Any:
                         weight = emit.spread(w_base, emit.index(w_k, o))
                         for v in range(columns):
                             emit.add_product(sums[o * columns + v], weight, xs[v])
-                row = y_at
-                for o in range(rows):
-                    for v in range(columns):
-                        emit.add_sums(sums[o * columns + v], y, emit.index(row, LANES * v))
-                    row = builder.add(row, y_stride)
+                for sum_, place in zip(sums, places, strict=True):
+                    emit.write_sums(sum_, *place)
 
             _each_size(builder, outputs, vectors, PRODUCT_TILE, write)
             return context.get_dummy_value()
@@ -221,7 +232,9 @@ def _product_tile(operands: Operands) -> Any:
 
 
 product_tile, pairs_product_tile = _product_tile(FLOATS), _product_tile(PAIRS)
-"""y[o, s] += Σ_k w[k, o] · x[offset[k] + s] for `outputs` o and 16 · `vectors` s, the sums in registers.
+"""y[o, s] = Σ_k w[k, o] · x[offset[k] + s] for `outputs` o and 16 · `vectors` s, the sums in registers.
+
+They are added to y if `adds` is not 0.
 
 w is packed as [K, outputs] from w[w_at] on; x[offset[k] + s] is the flat array's x[x_at + offset_K[k] + s]; the rows of y
 begin at y[y_at] and lie y_stride apart. y is float32, offsets int64; w and x are float32, or uint32 that hold two terms
@@ -375,6 +388,66 @@ put_even, put_odd = _spread_out(0), _spread_out(1)
 """out[out_at + 2i] = source[at + i] and the number beside it 0, or the other way round, likewise."""
 
 
+def _narrowed(builder: ir.IRBuilder, pointer: Any, at: Any) -> Any:
+    """The 16 float32 from `pointer[at]` on as bfloat16, 16 bits each, rounded to nearest, ties to even."""
+    kind = ir.FunctionType(ir.VectorType(_Brain(), LANES), [_SUMS])
+    instruction = cgutils.get_or_insert_function(
+        builder.module, kind, f"llvm.x86.avx512bf16.cvtneps2bf16.{32 * LANES}"
+    )
+    rounded = builder.call(instruction, [builder.load(_at(builder, pointer, at, LANES), align=4)])
+    return builder.bitcast(rounded, ir.VectorType(ir.IntType(16), LANES))
+
+
+def _groups(builder: ir.IRBuilder, count: Any, write: Any) -> Any:
+    """Run what `write(at)` emits for whole groups of 16; returns how many numbers they have."""
+    lanes = ir.Constant(_WORD, LANES)
+    groups = builder.udiv(count, lanes)
+    with cgutils.for_range(builder, groups) as loop:
+        write(builder.mul(loop.index, lanes))
+    return builder.mul(groups, lanes)
+
+
+@intrinsic
+def narrow_halves(_typing: Any, x: Any, x_at: Any, count: Any, out: Any, out_at: Any) -> Any:
+    """out[out_at + i] = x[x_at + i] as bfloat16, for whole groups of 16 of the first `count` i; returns how many."""
+    signature = types.intp(*_signature((x, x_at, count, out, out_at)).args)
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        x, x_at, count, out, out_at = pointers(context, builder, signature, values)
+
+        def write(at: Any) -> None:
+            value = _narrowed(builder, x, builder.add(x_at, at))
+            place = builder.gep(out, [builder.add(out_at, at)])
+            builder.store(value, builder.bitcast(place, value.type.as_pointer()), align=2)
+
+        return _groups(builder, count, write)
+
+    return signature, generate
+
+
+@intrinsic
+def narrow_pairs(_typing: Any, x: Any, low_at: Any, high_at: Any, count: Any, out: Any, out_at: Any) -> Any:
+    """out[out_at + i] = x[low_at + i] and, in the upper 16 bits, x[high_at + i] as bfloat16; likewise."""
+    signature = types.intp(*_signature((x, low_at, high_at, count, out, out_at)).args)
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        x, low_at, high_at, count, out, out_at = pointers(context, builder, signature, values)
+        wide = ir.VectorType(ir.IntType(32), LANES)
+
+        def write(at: Any) -> None:
+            low, high = (
+                builder.zext(_narrowed(builder, x, builder.add(first, at)), wide)
+                for first in (low_at, high_at)
+            )
+            value = builder.or_(low, builder.shl(high, ir.Constant(wide, [16] * LANES)))
+            place = builder.gep(out, [builder.add(out_at, at)])
+            builder.store(value, builder.bitcast(place, wide.as_pointer()), align=4)
+
+        return _groups(builder, count, write)
+
+    return signature, generate
+
+
 @intrinsic
 def _pointer(_typing: Any, address: Any) -> Any:
     """An address as a pointer to float32."""
@@ -385,13 +458,13 @@ def _pointer(_typing: Any, address: Any) -> Any:
     return types.CPointer(types.float32)(types.int64), generate
 
 
-@numba.njit
+@inlined
 def floats_at(address: Any, shape: Any) -> Any:
     """The float32 array [*shape] that begins at an address, so that a kernel takes any number of arrays."""
     return carray(_pointer(address), shape)
 
 
-@numba.njit
+@inlined
 def borrowed(array: Any) -> Any:
     """The same float32 array [...] without its count of references.
 
@@ -405,10 +478,7 @@ Term = Callable[[ir.IRBuilder, Any, Any, Any, Any, Any], Any]
 
 
 def _sum_of(term: Term) -> Any:
-    """A function (x, y, count, a, b, c) -> Σ term(x[i], y[i], a, b, c), in an order that is the same for every call.
-
-    The compiler, left to choose an order, may choose another one when a kernel is read back from the disk.
-    """
+    """A function (x, y, count, a, b, c) -> Σ term(x[i], y[i], a, b, c), in one order, whichever kernel it is a part of."""
 
     @intrinsic
     def total(_typing: Any, x: Any, y: Any, count: Any, a: Any, b: Any, c: Any) -> Any:
@@ -469,25 +539,25 @@ _sum_activated = _sum_of(_activated)
 _NONE = np.float32(0)
 
 
-@numba.njit
+@inlined
 def sum_of(x: Any) -> Any:
     """Σ x."""
     return _sum_x(x, x, len(x), _NONE, _NONE, _NONE)
 
 
-@numba.njit
+@inlined
 def sum_of_products(x: Any, y: Any) -> Any:
     """Σ x · y."""
     return _sum_products(x, y, len(x), _NONE, _NONE, _NONE)
 
 
-@numba.njit
+@inlined
 def sum_of_squares(x: Any, mean: Any) -> Any:
     """Σ (x - mean)²."""
     return _sum_squares(x, x, len(x), np.float32(mean), _NONE, _NONE)
 
 
-@numba.njit
+@inlined
 def sum_of_activated(x: Any, scale: Any, shift: Any, low: Any) -> Any:
     """Σ max(scale · x + shift, low)."""
     return _sum_activated(x, x, len(x), np.float32(scale), np.float32(shift), np.float32(low))

@@ -14,6 +14,7 @@ import torch
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.targetconfig import ConfigStack
 from numba.extending import intrinsic
 
 Team = tuple[int, int]
@@ -57,7 +58,9 @@ def split_rows(_typing: Any, team: Any, rows: Any, body: Any, arguments: Any) ->
         team, rows, _, arguments = values
         _, _, body_type, arguments_type = signature.args
         call = types.void(body_type, types.intp, types.intp, arguments_type)
-        compiled = context.compile_subroutine(builder, _run, call)
+        flags = ConfigStack.top_or_none().copy()
+        flags.forceinline = True  # see enas.nn.kernels.inlined
+        compiled = context.compile_subroutine(builder, _run, call, flags=flags)
 
         # struct {next part; number of parts; rows; arguments}
         word, byte_pointer = ir.IntType(64), ir.IntType(8).as_pointer()

@@ -12,10 +12,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 
-from enas.nn.kernels import _OPTIONS
+from enas.nn.kernels import inlined
 from enas.nn.simd import (
     LANES,
     OUTER_TILE,
@@ -26,15 +25,13 @@ from enas.nn.simd import (
     product_tile,
 )
 
-inlined = numba.njit(**_OPTIONS)
-
 _PRODUCT_ROWS, _PRODUCT_VECTORS = PRODUCT_TILE
 _OUTER_ROWS, _OUTER_TERMS = OUTER_TILE
 
 
 @inlined
 def pack(w_OK: Any, packed: Any) -> None:
-    """The weights in the order in which `add_product` reads them: blocks of outputs, each [K, outputs of the block]."""
+    """The weights in the order in which `product` reads them: blocks of outputs, each [K, outputs of the block]."""
     O, K = w_OK.shape
     at = 0
     for o in range(0, O, _PRODUCT_ROWS):
@@ -45,9 +42,9 @@ def pack(w_OK: Any, packed: Any) -> None:
                 at += 1
 
 
-def _add_product(tile: Any) -> Any:
+def _product(tile: Any) -> Any:
     @inlined
-    def add(
+    def multiply(
         packed: Any,
         O: int,
         K: int,
@@ -58,6 +55,7 @@ def _add_product(tile: Any) -> Any:
         y: Any,
         y_at: int,
         y_stride: int,
+        adds: int,
     ) -> None:
         step = LANES * _PRODUCT_VECTORS
         for s in range(0, S, step):
@@ -76,13 +74,14 @@ def _add_product(tile: Any) -> Any:
                     y,
                     y_at + o * y_stride + s,
                     y_stride,
+                    adds,
                 )
 
-    return add
+    return multiply
 
 
-add_product, add_pairs_product = _add_product(product_tile), _add_product(pairs_product_tile)
-"""y[o, s] += Σ_k w[o, k] · x[offset[k] + s] for s < S rounded up to a multiple of 16.
+product, pairs_product = _product(product_tile), _product(pairs_product_tile)
+"""y[o, s] = Σ_k w[o, k] · x[offset[k] + s] for s < S rounded up to a multiple of 16; added to y if `adds` is not 0.
 
 `packed` has O · K weights from `pack`; x and y are flat: x[x_at + offset_K[k] + s], y[y_at + o · y_stride + s]. In pairs, a
 term k is two channels: uint32 of two bfloat16 in x and in `packed`.
