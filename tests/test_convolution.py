@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from enas.nn import convolution
+from enas.nn import dense as dense_module
 from enas.nn.activation import Activation, ChannelNorm, Statistics
 from enas.nn.convolution import conv_norm, factorized_reduction_norm, joined_conv_norm
 from enas.nn.simd import multiplies_bfloat16
@@ -153,7 +154,6 @@ def test_statistics_of_maps_far_from_zero() -> None:
     torch.testing.assert_close(fused.norm.variance_C.double(), plain.norm.variance_C, rtol=1e-4, atol=0)
 
 
-@pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor does not multiply bfloat16")
 @pytest.mark.parametrize(
     "case",
     [
@@ -174,9 +174,16 @@ def test_products_in_bfloat16_equal_those_of_rounded_operands(
         )
         return y_BCHW
 
-    monkeypatch.setattr(convolution, "_convolve", rounded)
+    if multiplies_bfloat16():
+        monkeypatch.setattr(convolution, "_convolve", rounded)
     assert_agree(fused, run(case, torch.float64), tolerance=1e-3)
-    assert not torch.equal(fused.output, run(case, torch.float32).output)
+    assert torch.equal(fused.output, run(case, torch.float32).output) is not multiplies_bfloat16()
+
+
+def test_a_processor_without_bfloat16_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dense_module, "multiplies_bfloat16", lambda: False)
+    case = Case(dense, 3, (5,), 6, 7, 9, 3)
+    assert torch.equal(run(case, torch.float32, torch.bfloat16).output, run(case, torch.float32).output)
 
 
 class Rounded(torch.autograd.Function):
@@ -192,14 +199,13 @@ class Rounded(torch.autograd.Function):
         return (dx if ctx.operand else dx.bfloat16().to(dx.dtype)), None
 
 
-@pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor does not multiply bfloat16")
 @pytest.mark.parametrize("channels", [1, 4, 5])
 def test_operands_in_bfloat16_are_rounded_as_torch_rounds_them(channels: int) -> None:
     x_BCHW = torch.randn(3, channels, 7, 9, generator=torch.Generator().manual_seed(0))
     x_BCHW[0, 0, 0, :2] = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8])  # between two neighbours: to the even one
     identity_CC11 = torch.eye(channels)[:, :, None, None]
     y = conv_norm(Activation(x_BCHW), identity_CC11, ChannelNorm(channels), dtype=torch.bfloat16)
-    assert torch.equal(y.z_BCHW, x_BCHW.bfloat16().float())
+    assert torch.equal(y.z_BCHW, x_BCHW.bfloat16().float() if multiplies_bfloat16() else x_BCHW)
 
 
 @pytest.mark.parametrize(
