@@ -52,6 +52,7 @@ from enas.stages import ALL_STAGES, Run, StageName, execute, put_architecture
 EXIT_USAGE = 2
 
 Action = Callable[[], int]
+Parser = Callable[[list[str]], Action]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -195,7 +196,7 @@ def in_one_line(box: str) -> str:
     return re.sub(r"^Error parsing (settings\.\S+: )?", "", " ".join(said)).rstrip(".")
 
 
-def from_recipe(stages: tuple[StageName, ...]) -> Callable[[list[str]], Action]:
+def from_recipe(stages: tuple[StageName, ...]) -> Parser:
     """The parser of a command that begins a run from a recipe."""
 
     def parse_recipe(argv: list[str]) -> Action:
@@ -242,7 +243,7 @@ def free_folder(wanted: Path) -> Path:
 # ---- the stages alone, and going on ------------------------------------------------------------------------------------
 
 
-def on_run(stages: tuple[StageName, ...] | None) -> Callable[[list[str]], Action]:
+def on_run(stages: tuple[StageName, ...] | None) -> Parser:
     """The parser of a command on an existing run; without stages, of those that the run was begun with."""
 
     def parse_run(argv: list[str]) -> Action:
@@ -393,29 +394,50 @@ def read_architecture(source: str) -> Architecture:
         raise ArchitectureError(f"{shown!r} is no run folder, and as an architecture: {error}") from error
 
 
-def parse_ensemble(argv: list[str]) -> Action:
-    """`ensemble RUN [--samples N …]`."""
-    if not argv or argv[0].startswith("-"):
-        raise ConfigError("give the run folder of a finished search; see 'enas ensemble RUN --help'")
-    known = setting_names(EnsembleConfig())
-    markers = (tyro.conf.FlagCreatePairsOff,)
-    config = read_flags(EnsembleConfig, argv[1:], "enas ensemble RUN", known, ensemble.__doc__, markers)
-    return lambda: score_ensemble(Path(argv[0]), config)
+def of_search(command: str, options: Any, description: str | None, say: Callable[[Run, Any], str]) -> Parser:
+    """The parser of `COMMAND RUN [--OPTION VALUE …]` on a finished search; `say` does it and says what is printed."""
+
+    def parse_search(argv: list[str]) -> Action:
+        if not argv or argv[0].startswith("-"):
+            raise ConfigError(f"give the run folder of a finished search; see 'enas {command} RUN --help'")
+        known, markers = setting_names(options()), (tyro.conf.FlagCreatePairsOff,)
+        config = read_flags(options, argv[1:], f"enas {command} RUN", known, description, markers)
+        return lambda: on_search(Path(argv[0]), config, say)
+
+    return parse_search
 
 
-def score_ensemble(folder: Path, config: EnsembleConfig) -> int:
-    """Score an ensemble of sampled architectures with a search's shared weights."""
+def on_search(folder: Path, config: Any, say: Callable[[Run, Any], str]) -> int:
+    """Do what `say` does to a run that nobody else works on, and print what it says."""
     run = Run.open(folder)
     with run_lock(folder):
         set_threads(run.config.threads)
-        record = ensemble(run, config)
+        text = say(run, config)
+    return show_text(text)
+
+
+def score_ensemble(run: Run, config: EnsembleConfig) -> str:
+    """Score an ensemble of sampled architectures with a search's shared weights."""
+    record = ensemble(run, config)
     if config.json:
-        return show_text(json.dumps(record, indent=2))
-    return show_text(
+        return json.dumps(record, indent=2)
+    return (
         f"{record['samples']} architectures with the shared weights, {record['split']} images: together "
         f"{record['accuracy']:.2f} %; one alone {record['mean_accuracy_of_members']:.2f} % on average, "
         f"{record['worst_member']:.2f} to {record['best_member']:.2f} %"
     )
+
+
+def score_order(run: Run, config: RankConfig) -> str:
+    """Compare shared-weight scores of architectures with what they reach trained alone."""
+    record = rank(run, config)
+    return json.dumps(record, indent=2) if config.json else describe_rank(record)
+
+
+def score_against_rivals(run: Run, config: CompareConfig) -> str:
+    """Compare a run's method with random ones and with evolution, at equal budget."""
+    comparison = compare_run(run, config)
+    return json.dumps(comparison.to_json(), indent=2) if config.json else comparison_text(comparison)
 
 
 def parse_benchmark(argv: list[str]) -> Action:
@@ -440,46 +462,6 @@ def score_controllers(config: BenchmarkConfig) -> int:
     if config.json:
         return show_text("\n".join(json.dumps(record) for record in as_json(found)))
     return show_text(as_text(found))
-
-
-def parse_rank(argv: list[str]) -> Action:
-    """`rank RUN [--architectures N …]`."""
-    if not argv or argv[0].startswith("-"):
-        raise ConfigError("give the run folder of a finished search; see 'enas rank RUN --help'")
-    known = setting_names(RankConfig())
-    markers = (tyro.conf.FlagCreatePairsOff,)
-    config = read_flags(RankConfig, argv[1:], "enas rank RUN", known, RankConfig.__doc__, markers)
-    return lambda: show_rank(Path(argv[0]), config)
-
-
-def show_rank(folder: Path, config: RankConfig) -> int:
-    """Compare shared-weight scores of architectures with what they reach trained alone."""
-    run = Run.open(folder)
-    with run_lock(folder):
-        set_threads(run.config.threads)
-        record = rank(run, config)
-    return show_text(json.dumps(record, indent=2) if config.json else describe_rank(record))
-
-
-def parse_compare(argv: list[str]) -> Action:
-    """`compare RUN [--seeds S --samples N …]`."""
-    if not argv or argv[0].startswith("-"):
-        raise ConfigError("give the run folder of a finished search; see 'enas compare RUN --help'")
-    known = setting_names(CompareConfig())
-    markers = (tyro.conf.FlagCreatePairsOff,)
-    config = read_flags(CompareConfig, argv[1:], "enas compare RUN", known, CompareConfig.__doc__, markers)
-    return lambda: show_comparison(Path(argv[0]), config)
-
-
-def show_comparison(folder: Path, config: CompareConfig) -> int:
-    """Compare a run's method with random ones and with evolution, at equal budget."""
-    run = Run.open(folder)
-    with run_lock(folder):
-        set_threads(run.config.threads)
-        comparison = compare_run(run, config)
-    if config.json:
-        return show_text(json.dumps(comparison.to_json(), indent=2))
-    return show_text(comparison_text(comparison))
 
 
 def parse_table(argv: list[str]) -> Action:
@@ -556,7 +538,7 @@ def only(argv: list[str], *known: str) -> None:
             )
 
 
-COMMANDS: dict[str, Callable[[list[str]], Action]] = {
+COMMANDS: dict[str, Parser] = {
     "run": from_recipe(ALL_STAGES),
     "search": from_recipe(("search",)),
     "derive": on_run(("derive",)),
@@ -564,9 +546,9 @@ COMMANDS: dict[str, Callable[[list[str]], Action]] = {
     "test": on_run(("test",)),
     "resume": on_run(None),
     "show": parse_show,
-    "ensemble": parse_ensemble,
-    "rank": parse_rank,
-    "compare": parse_compare,
+    "ensemble": of_search("ensemble", EnsembleConfig, ensemble.__doc__, score_ensemble),
+    "rank": of_search("rank", RankConfig, RankConfig.__doc__, score_order),
+    "compare": of_search("compare", CompareConfig, CompareConfig.__doc__, score_against_rivals),
     "table": parse_table,
     "ablate": parse_ablate,
     "benchmark": parse_benchmark,
