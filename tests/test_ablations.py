@@ -57,6 +57,8 @@ SETTINGS = {
     "statistics-batch": {"shared.reward.statistics"},
     "statistics-moving": {"shared.reward.statistics"},
     "statistics-recalibrated": {"shared.reward.statistics"},
+    "average-none": {"shared.average"},
+    "average-99": {"shared.average"},
     "baseline-ema": {REINFORCE + "baseline"},
     "baseline-leave-one-out": {REINFORCE + "baseline"},
     "proposals-1": {
@@ -71,6 +73,7 @@ SETTINGS = {
     "entropy-tenfold": {REINFORCE + "entropy_weight"},
     "stop-entropy": {"search.stop_entropy"},
     "sampler-policy": {"search.explore"},
+    "sampler-mixed": {"search.explore"},
     "sampler-uniform": {"search.explore"},
     "sampler-fair": {"search.exploration"},
     "derive-reward": {"derive.rule"},

@@ -120,6 +120,17 @@ def rewarded(statistics: str) -> Callable[[RunConfig], RunConfig]:
     return changed
 
 
+def averaged(keep: float) -> Callable[[RunConfig], RunConfig]:
+    """Rewards with another average of the shared weights, or with the weights themselves."""
+
+    def changed(config: RunConfig) -> RunConfig:
+        assert isinstance(config, ImageRunConfig | RecurrentConfig)
+        shared: Any = config.shared
+        return replace(config, shared=replace(shared, average=keep))
+
+    return changed
+
+
 def leave_one_out(config: RunConfig) -> RunConfig:
     """The baseline that needs other rewards in the update. Raises `ConfigError` if there are none."""
     if config.search.proposals < 2:
@@ -148,6 +159,8 @@ OF_SETTINGS = (
     OfSettings("no-warmup", "the controller learns from the first epoch on", searched(warmup=0.0)),
     OfSettings("statistics-batch", "rewards by batch statistics", rewarded("batch")),
     OfSettings("statistics-moving", "rewards by the norms' moving averages", rewarded("moving")),
+    OfSettings("average-none", "rewards with the shared weights as they are", averaged(0.0)),
+    OfSettings("average-99", "rewards with a moving average of the shared weights", averaged(0.99)),
     OfSettings("baseline-ema", "a moving average as baseline", learnt(lambda r: replace(r, baseline="ema"))),
     OfSettings(
         "baseline-leave-one-out",
@@ -169,6 +182,7 @@ OF_SETTINGS = (
     OfSettings(
         "sampler-policy", "after the warm-up weights are trained by the policy alone", searched(explore=0.0)
     ),
+    OfSettings("sampler-mixed", "a quarter of the weight steps takes uniform samples", searched(explore=0.25)),
     OfSettings("sampler-uniform", "weights are trained by uniform samples alone", searched(explore=1.0)),
     OfSettings("sampler-fair", "fair samples instead of uniform ones", searched(exploration="fair")),
     OfSettings(

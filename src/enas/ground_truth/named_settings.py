@@ -88,7 +88,9 @@ def of(name: str) -> Change:
             config,
             controller=source.controller,
             search=rhythm(source.search, config.search),
-            shared=replace(shared, reward=replace(source.shared.reward, **kept)),
+            shared=replace(
+                shared, reward=replace(source.shared.reward, **kept), average=source.shared.average
+            ),
         )
 
     return changed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enas.controllers.config import AUTHORS, PAPER, IndependentConfig
+from enas.controllers.config import AUTHORS, PAPER, PATIENT_REINFORCE, IndependentConfig
 from enas.data.sources import TextConfig
 from enas.derive import DeriveConfig
 from enas.runs.recurrent import LanguageRetrainConfig, RecurrentConfig
@@ -42,11 +42,12 @@ def recurrent_quick() -> RecurrentConfig:
                 windows, SGDConfig(10.0, decay=1.0, clip=0.25), light, init_range=0.05
             ),
             reward=RewardConfig(batch=32, bptt=25),
+            average=0.99,
         ),
         search=SearchConfig(
-            epochs=4, warmup=0.25, explore=0.25, updates=60, proposals=8, log_every=10, percentile_every=1
+            epochs=4, warmup=0.25, explore=1.0, updates=60, proposals=8, log_every=10, percentile_every=1
         ),
-        controller=IndependentConfig(),
+        controller=IndependentConfig(PATIENT_REINFORCE),
         derive=DeriveConfig("shortlist", samples=16, minibatches=4, shortlist=3, shortlist_epochs=1),
         retrain=LanguageRetrainConfig(
             child=ChildTrainingConfig(
@@ -88,9 +89,10 @@ def recurrent_default() -> RecurrentConfig:
                 windows, SGDConfig(10.0, decay=1.0, clip=0.25), regularisation, init_range=0.05
             ),
             reward=RewardConfig(batch=64, bptt=35),
+            average=0.99,
         ),
-        search=SearchConfig(epochs=10, warmup=0.3, explore=0.25, updates=60, proposals=8, percentile_every=2),
-        controller=IndependentConfig(),
+        search=SearchConfig(epochs=10, warmup=0.3, explore=1.0, updates=60, proposals=8, percentile_every=2),
+        controller=IndependentConfig(PATIENT_REINFORCE),
         derive=DeriveConfig("shortlist", samples=32, minibatches=8, shortlist=4, shortlist_epochs=1),
         retrain=LanguageRetrainConfig(
             child=ChildTrainingConfig(

@@ -58,16 +58,23 @@ class SearchTask(ABC):
     def finetuned(self, architecture: Architecture, minibatches: int, epoch: int) -> Iterator[None]:
         """Inside, the shared weights have been trained on so many minibatches by this architecture alone.
 
-        They are the first of `epoch`, whose learning rate they have too. Afterwards everything is as it was, bit for
+        They are the first of `epoch`, whose learning rate they have too. Where rewards are computed with an average of the
+        weights, that is what is trained. Afterwards everything is as it was, bit for
         bit. Raises `NotFiniteError`, with everything as it was, if the loss is NaN.
         """
         before = copy.deepcopy(self.state_dict())
         try:
-            for step in range(minibatches):
-                self.train_step(epoch, step % self.steps(epoch), [architecture])
-            yield
+            with self.from_average():
+                for step in range(minibatches):
+                    self.train_step(epoch, step % self.steps(epoch), [architecture])
+                yield
         finally:
             self.load_state_dict(before)
+
+    def from_average(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, the weights that are trained begin with those that rewards are computed with, and rewards follow them;
+        they may be left as they are. Nothing to do where these are the same anyway."""
+        return contextlib.nullcontext()
 
     @abstractmethod
     def estimate(self) -> tuple[float, float, float]:

@@ -5,15 +5,15 @@ Paper §2.2 and §3.2. The reward of an architecture is its accuracy on a miniba
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from enas.architecture import Architecture
 from enas.data.images import ImageData
@@ -21,6 +21,7 @@ from enas.errors import ConfigError, NotFiniteError
 from enas.nn.activation import Statistics
 from enas.nn.image_network import ImageSupernet, Pass
 from enas.runtime.seeding import derive_seed, generator
+from enas.tasks.averaging import AveragedWeights, check_average
 from enas.tasks.base import SearchTask
 from enas.tasks.image_training import (
     EvaluationImages,
@@ -65,6 +66,12 @@ class ImageSharedConfig:
     """The recipe of the shared weights' steps."""
     reward: ImageRewardConfig = field(default_factory=ImageRewardConfig)
     """The controller's reward."""
+    average: float = 0.0
+    """Share of a moving average of the shared weights that is kept at every training step. Rewards are computed with the
+    average; 0 computes them with the weights themselves (paper, authors)."""
+
+    def __post_init__(self) -> None:
+        check_average(self.average)
 
 
 class ImageSearchTask(SearchTask):
@@ -82,7 +89,7 @@ class ImageSearchTask(SearchTask):
     ) -> None:
         self.space = supernet.space
         self.supernet = supernet.to(device)
-        self.norms = norms_of(supernet)
+        self.averaged = AveragedWeights(self.supernet, config.average)
         self.config = config
         self.seed = seed
         self.dtype = dtype
@@ -96,16 +103,12 @@ class ImageSearchTask(SearchTask):
 
     def train_step(self, epoch: int, step: int, architectures: Sequence[Architecture]) -> dict[str, float]:
         config = self.config.training
-        self._mode(training=True)
+        set_mode(self.supernet, training=True)
         log = self._backward(self.train.minibatch(epoch, step), architectures, epoch, step)
         rate = config.cosine.rate(epoch)
         norm = descend(self.optimizer, rate, config.momentum.clip)
+        self.averaged.update()
         return {**log, "gradient_norm": norm, "learning_rate": rate}
-
-    def _mode(self, training: bool) -> None:
-        """Set the supernet's mode, which takes a while for thousands of modules, if it has another."""
-        if self.supernet.training is not training:
-            self.supernet.train(training)
 
     def _backward(
         self, minibatch: Minibatch, architectures: Sequence[Architecture], epoch: int, step: int
@@ -142,7 +145,7 @@ class ImageSearchTask(SearchTask):
                 shares.append(is_right(scores_BK, minibatch.labels_B).float().mean())
         return torch.stack(shares).cpu()
 
-    @contextmanager
+    @contextlib.contextmanager
     def evaluating(
         self, statistics: NormStatistics, draw: torch.Generator
     ) -> Iterator[Callable[[Architecture], Callable[[Tensor], Tensor]]]:
@@ -151,46 +154,55 @@ class ImageSearchTask(SearchTask):
         Nothing is dropped, and the supernet is left as it was. `recalibrated` draws its training minibatches, the same
         for every architecture, from `draw`; its class scores hold until the next architecture.
         """
-        self._mode(training=False)
+        set_mode(self.averaged.model, training=False)
         if statistics != "recalibrated":
             yield lambda architecture: self._forward(architecture, statistics)
             return
         minibatches = self.train.samples(self.config.reward.recalibration_batches, draw)
+        norms = norms_of(self.averaged.model)
 
         def recalibrated(architecture: Architecture) -> Callable[[Tensor], Tensor]:
-            recalibrate(self.norms, minibatches, self._forward(architecture, "batch"))
+            recalibrate(norms, minibatches, self._forward(architecture, "batch"))
             return self._forward(architecture, "moving")
 
-        with kept_statistics(self.norms):
+        with kept_statistics(norms):
             yield recalibrated
 
     def _forward(self, architecture: Architecture, statistics: Statistics) -> Callable[[Tensor], Tensor]:
-        how = Pass(statistics, self.dtype)
-        return lambda images_BCHW: self.supernet(images_BCHW, architecture, how).logits_BK
+        how, model = Pass(statistics, self.dtype), self.averaged.model
+        return lambda images_BCHW: model(images_BCHW, architecture, how).logits_BK
 
     def describe_reward(self, reward: float) -> dict[str, float]:
         return {"valid_accuracy": 100 * reward, "valid_error": 100 * (1 - reward)}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"supernet": self.supernet.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {
+            "supernet": self.supernet.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            **self.averaged.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.supernet.load_state_dict(state["supernet"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.averaged.load_state_dict(state)
+
+    def from_average(self) -> contextlib.AbstractContextManager[None]:
+        return self.averaged.adopted()
 
     def estimate(self) -> tuple[float, float, float]:
         architecture = self.space.sample(random.Random(derive_seed(self.seed, "estimate")))
         minibatch = self.train.minibatch(0, 0)
-        with kept_statistics(self.norms):
+        with kept_statistics(norms_of(self.supernet)):
             with saved_bytes() as saved:  # and the kernels warm up
                 self._throw_away(minibatch, architecture)
             train_seconds, reward_seconds = self._throw_away(minibatch, architecture)
-        memory = memory_mb(self.supernet, saved(), self.train.images, self.valid.images)
+        memory = memory_mb(self.supernet, saved(), self.train.images, self.valid.images) + self.averaged.mib
         return train_seconds, reward_seconds, memory
 
     def _throw_away(self, minibatch: Minibatch, architecture: Architecture) -> tuple[float, float]:
         """Seconds of a step that is not taken, and of a reward that nobody gets."""
-        self._mode(training=True)
+        set_mode(self.supernet, training=True)
         began = time.perf_counter()
         self._backward(minibatch, [architecture], 0, 0)
         self.optimizer.zero_grad()
@@ -198,3 +210,9 @@ class ImageSearchTask(SearchTask):
         middle = time.perf_counter()
         self.rewards([architecture], "estimate", 0)
         return middle - began, time.perf_counter() - middle
+
+
+def set_mode(model: nn.Module, training: bool) -> None:
+    """Set a supernet's mode, which takes a while for thousands of modules, if it has another."""
+    if model.training is not training:
+        model.train(training)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from enas.errors import NotFiniteError
 from enas.runtime.seeding import generator
 from enas.spaces.recurrent.net import CellConfig, SupernetCell
 from enas.spaces.recurrent.space import RecurrentSpace
+from enas.tasks.averaging import AveragedWeights, check_average
 from enas.tasks.base import SearchTask
 from enas.tasks.language_model import LanguageModel
 from enas.tasks.language_training import (
@@ -65,6 +67,12 @@ class SharedConfig:
     """The recipe of the shared weights' steps."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     """The controller's reward."""
+    average: float = 0.0
+    """Share of a moving average of the shared weights that is kept at every training step. Rewards are computed with the
+    average; 0 computes them with the weights themselves (paper, authors)."""
+
+    def __post_init__(self) -> None:
+        check_average(self.average)
 
 
 class LanguageSearchTask(SearchTask):
@@ -91,6 +99,7 @@ class LanguageSearchTask(SearchTask):
         weights = generator(seed, "shared weights")
         supernet = SupernetCell(space, config.hidden, cell, training.init_range, weights)
         self.model = LanguageModel(supernet, len(corpus.vocabulary), training.init_range, weights).to(device)
+        self.averaged = AveragedWeights(self.model, config.average)
         self.optimizer = torch.optim.SGD(self.model.parameters(), training.sgd.learning_rate)
         self.train_TB = rows_of(corpus.train, training.windows.batch, "train").to(device)
         self.valid_TB = rows_of(corpus.valid, config.reward.batch, "valid").to(device)
@@ -116,6 +125,7 @@ class LanguageSearchTask(SearchTask):
         loss, total = self._backward(cut(self.train_TB, window), architectures, epoch, step)
         rate = config.sgd.rate(epoch) * (window.length / config.windows.bptt)
         norm = descend(self.model, self.optimizer, rate, config)
+        self.averaged.update()
         return {
             "loss": loss,
             "ppl": perplexity(loss),
@@ -167,18 +177,18 @@ class LanguageSearchTask(SearchTask):
     def rewards(self, architectures: Sequence[Architecture], purpose: str, draw: int) -> Tensor:
         config = self.config.reward
         minibatch = cut(self.valid_TB, self.reward_window(purpose, draw))
-        self.model.eval()
-        state_BD = self.model.initial_state(config.batch)
+        model = self.averaged.model.eval()
+        state_BD = model.initial_state(config.batch)
         losses = []
         for architecture in architectures:
-            features = self.model.features(
+            features = model.features(
                 minibatch.tokens_TB,
                 state_BD,
                 architecture=architecture,
                 statistics=config.statistics,
                 dtype=self.dtype,
             )
-            losses.append(nll(self.model, features, minibatch.targets_TB, self.dtype).mean())
+            losses.append(nll(model, features, minibatch.targets_TB, self.dtype).mean())
         return config.scale * torch.exp(-torch.stack(losses).cpu())
 
     def describe_reward(self, reward: float) -> dict[str, float]:
@@ -189,6 +199,7 @@ class LanguageSearchTask(SearchTask):
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "states": self.states,
+            **self.averaged.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -196,6 +207,10 @@ class LanguageSearchTask(SearchTask):
         self.optimizer.load_state_dict(state["optimizer"])
         device = self.model.embedding.device
         self.states = [part.to(device) for part in state["states"]]
+        self.averaged.load_state_dict(state)
+
+    def from_average(self) -> AbstractContextManager[None]:
+        return self.averaged.adopted()
 
     def estimate(self) -> tuple[float, float, float]:
         architecture = self.space.architecture([0] * len(self.space.decisions))
@@ -211,4 +226,4 @@ class LanguageSearchTask(SearchTask):
             self.rewards([architecture], "estimate", 0)
             seconds.append((middle - began, time.perf_counter() - middle))
         self.states = states
-        return *seconds[-1], memory_mb(self.model, minibatch.tokens_TB.numel())
+        return *seconds[-1], memory_mb(self.model, minibatch.tokens_TB.numel()) + self.averaged.mib

@@ -36,7 +36,7 @@ def _(task: LanguageSearchTask, architectures: Sequence[Architecture]) -> list[f
     reward, tokens = task.config.reward, task.valid_TB.t().flatten()
     return [
         -evaluate(
-            task.model,
+            task.averaged.model,
             tokens,
             reward.batch,
             reward.bptt,
