@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from enas.architecture import Architecture
-from enas.errors import ConfigError
 from enas.cli import settings
+from enas.errors import ConfigError
 from enas.tasks.averaging import AveragedWeights
 from enas.tasks.base import SearchTask
 from enas.tasks.shared_scores import shared_scores
@@ -75,7 +75,9 @@ def test_rewards_are_those_of_a_task_whose_weights_are_the_average(space: str, t
     for step in range(2):
         for one in (task, plain):
             one.train_step(0, step, [pair[step]])
-    assert not torch.equal(task.rewards(pair, "test", 0), plain.rewards(pair, "test", 0)) or space != "recurrent"
+    assert (
+        not torch.equal(task.rewards(pair, "test", 0), plain.rewards(pair, "test", 0)) or space != "recurrent"
+    )
     trained = zip(parts(task).trained.parameters(), parts(plain).trained.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in trained)  # averaging takes no part in the training
     parts(plain).trained.load_state_dict(parts(task).model.state_dict())

@@ -153,6 +153,22 @@ def top_level(a: RunConfig, b: RunConfig) -> set[str]:
     return {"controller" if name.startswith("controller") else name for name in found}
 
 
+def test_rivals_can_be_chosen(text: Path) -> None:
+    config = tiny.config(text)
+    chosen = {given: list(CompareConfig(rivals=given).rivals_of(config)) for given in ("none", EVOLUTION)}
+    assert chosen == {"none": [], EVOLUTION: [EVOLUTION]}
+    assert list(CompareConfig().rivals_of(config)) == [SHARED_RANDOM, EVOLUTION]
+    with pytest.raises(ConfigError, match=r"--rivals are some of shared-random, evolution, .* not 'lstm'"):
+        CompareConfig(rivals="evolution,lstm")
+
+
+def test_a_comparison_without_rivals_searches_by_the_own_method_only(text: Path, tmp_path: Path) -> None:
+    run = Run.open(searched(text, tmp_path / "run"))
+    compare_run.compare_run(run, replace(SMALL, rivals="none"))
+    assert {method for method, _ in records(run.folder)} == {ENAS, RANDOM_SEARCH, SAMPLING}
+    assert not list((run.folder / "compare").glob(f"{EVOLUTION}-*"))
+
+
 def test_a_search_whose_entropy_ended_its_updates_leaves_its_rivals_no_more_rewards(text: Path) -> None:
     config = tiny.config(
         text, "--search.epochs", "5", "--search.warmup", "0.2", "--search.stop-entropy", "0.5"

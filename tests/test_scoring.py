@@ -28,6 +28,7 @@ from enas.ground_truth.scoring import (
     score_of,
     score_search,
     summarise,
+    tau,
 )
 from enas.ground_truth.table import Row, Table, recipe_hash
 from enas.recipes import recipe
@@ -316,3 +317,13 @@ def test_a_search_that_diverges_is_counted_and_not_repeated(
 def test_score_of_a_run_can_be_taken_again(toy: MiniSpace, table: Table, tmp_path: Path) -> None:
     record = score_search(toy.config(), table, tmp_path / "run", StopRequest())
     assert {**score_of(Run.open(tmp_path / "run"), table), "seconds": record["seconds"]} == record
+
+
+def test_architectures_whose_shared_score_is_no_number_count_as_the_worst() -> None:
+    truth = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    finite = np.array([-7.0, -9.0, 2.0, 1.0, 3.0])
+    broken = np.array([np.nan, np.nan, 2.0, 1.0, 3.0])
+    assert tau(finite, truth) == scipy.stats.kendalltau(finite, truth).statistic
+    assert tau(broken, truth) == scipy.stats.kendalltau([0.0, 0.0, 2.0, 1.0, 3.0], truth).statistic
+    assert tau(np.array([np.nan, -np.inf, 2.0, 1.0, 3.0]), truth) == tau(broken, truth)
+    assert tau(np.full(5, np.nan), truth) is None

@@ -182,7 +182,9 @@ OF_SETTINGS = (
     OfSettings(
         "sampler-policy", "after the warm-up weights are trained by the policy alone", searched(explore=0.0)
     ),
-    OfSettings("sampler-mixed", "a quarter of the weight steps takes uniform samples", searched(explore=0.25)),
+    OfSettings(
+        "sampler-mixed", "a quarter of the weight steps takes uniform samples", searched(explore=0.25)
+    ),
     OfSettings("sampler-uniform", "weights are trained by uniform samples alone", searched(explore=1.0)),
     OfSettings("sampler-fair", "fair samples instead of uniform ones", searched(exploration="fair")),
     OfSettings(

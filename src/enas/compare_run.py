@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from enas.architecture import Architecture
 from enas.compare import RANDOM_SEARCH, SAMPLING, Comparison, Record, compare
 from enas.config import RunConfig
 from enas.errors import ConfigError, NotFiniteError, RunFolderError
-from enas.methods import Spent, own_name, rivals, spent_by
+from enas.methods import EVOLUTION, SHARED_RANDOM, Spent, own_name, rivals, spent_by
 from enas.rank import epochs_with_validation, score
 from enas.report.comparison_picture import comparison_svg
 from enas.retrain import RESULT, Network, random_architectures, read_result
@@ -52,6 +52,9 @@ class CompareConfig:
     better than another."""
     samples: int = 24
     """Random architectures that are trained alone. Random search has an equal part of them for each seed."""
+    rivals: str = f"{SHARED_RANDOM},{EVOLUTION}"
+    """The searches on shared weights to compare with, with commas between, or `none`. Random search and sampling are
+    always there: they take no more than the random architectures."""
     epochs: int | None = None
     """Trains every architecture for fewer epochs than the recipe does."""
     workers: int | None = None
@@ -68,6 +71,20 @@ class CompareConfig:
             )
         if self.epochs is not None and self.epochs < 1:
             raise ConfigError(f"--epochs must be at least 1, not {self.epochs}")
+        unknown = [name for name in self.chosen if name not in (SHARED_RANDOM, EVOLUTION)]
+        if unknown:
+            raise ConfigError(
+                f"--rivals are some of {SHARED_RANDOM}, {EVOLUTION}, with commas between, or none, not {unknown[0]!r}"
+            )
+
+    @property
+    def chosen(self) -> list[str]:
+        """The names of `rivals`."""
+        return [] if self.rivals == "none" else self.rivals.split(",")
+
+    def rivals_of(self, config: RunConfig) -> Mapping[str, Callable[[RunConfig, Spent], RunConfig]]:
+        """The chosen ones; a run's own method is none."""
+        return {name: settings for name, settings in rivals(config).items() if name in self.chosen}
 
 
 @dataclass(frozen=True)
@@ -137,7 +154,7 @@ def searches(run: Run, config: CompareConfig, stop: StopRequest) -> list[Found]:
         found += [] if model is first else [model]
         found += [
             search_in(run, name, settings(seeded, budget), stop)
-            for name, settings in rivals(run.config).items()
+            for name, settings in config.rivals_of(run.config).items()
         ]
     return found
 
@@ -202,7 +219,7 @@ def diverged(folder: Path, method: str, seed: int) -> Found:
 
 def plan(run: Run, config: CompareConfig, first: Found) -> str:
     """What is missing, and about how long it takes: a search as long as the run's own took, a training as estimated."""
-    names = (own_name(run.config), *rivals(run.config))
+    names = (own_name(run.config), *config.rivals_of(run.config))
     folders = [
         run.folder / PART / f"{name}-seed{seed}"
         for name in names

@@ -64,7 +64,7 @@ class ReinforceConfig:
 INDEPENDENT_REINFORCE = ReinforceConfig(learning_rate=0.2, entropy_weight=0.15)
 """For independent decisions: learns within a few dozen updates, and keeps part of the entropy in long searches."""
 
-PATIENT_REINFORCE = ReinforceConfig(learning_rate=0.05, entropy_weight=0.2)
+PATIENT_REINFORCE = ReinforceConfig(learning_rate=0.05, entropy_weight=0.1)
 """For independent decisions in searches of several hundred updates, whose rewards change with the shared weights: takes
 the mean over some hundred updates, where a faster policy would settle on what the weights favour at the moment."""
 

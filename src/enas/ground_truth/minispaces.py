@@ -20,7 +20,7 @@ from enas.data.augmentation import AugmentConfig
 from enas.data.image_sources import ImageConfig
 from enas.data.sources import TextConfig
 from enas.derive import DeriveConfig
-from enas.errors import ConfigError, DataError, did_you_mean
+from enas.errors import ConfigError, did_you_mean
 from enas.ground_truth.table import Table, read_table
 from enas.recipes.macro import macro_quick
 from enas.recipes.recurrent import recurrent_quick
@@ -157,18 +157,15 @@ def mini_space(name: str) -> MiniSpace:
 
 
 def table_of(name: str, file: Path | None = None) -> Table:
-    """The table of a mini-space: of a file, or the one that comes with the package. Raises `DataError` if it does not."""
+    """The table of a mini-space: of a file, or the one that comes with the package. Raises `DataError` if it is none."""
     space = mini_space(name)
-    if file is None and not space.shipped.exists():
-        raise DataError(
-            f"this version comes without the table of {name!r}; build it: enas table build {name} --run FOLDER"
-        )
     return read_table(space.shipped if file is None else file, space.config())
 
 
 def table_for(config: RunConfig, data_hash: str) -> Table | None:
     """The shipped table whose trainings are those of this run, if there is one."""
     for space in MINI_SPACES.values():
-        if space.shipped.exists() and (table := table_of(space.name)).fits(config, data_hash):
+        table = table_of(space.name)
+        if table.fits(config, data_hash):
             return table
     return None

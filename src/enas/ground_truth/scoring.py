@@ -136,7 +136,10 @@ def score_of(run: Run, table: Table) -> dict[str, Any]:
 
 
 def tau(a_N: Any, b_N: Any) -> float | None:
-    """Kendall's tau-b; None where all scores are equal."""
+    """Kendall's tau-b; None where all scores are equal. One that is no number, of weights that overflow, is the worst."""
+    a_N, b_N = (
+        stats.rankdata(np.nan_to_num(scores_N, nan=-np.inf, neginf=-np.inf)) for scores_N in (a_N, b_N)
+    )
     if min(np.ptp(a_N), np.ptp(b_N)) == 0:
         return None
     return float(stats.kendalltau(a_N, b_N).statistic)

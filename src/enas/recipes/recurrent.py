@@ -48,7 +48,9 @@ def recurrent_quick() -> RecurrentConfig:
             epochs=4, warmup=0.25, explore=1.0, updates=60, proposals=8, log_every=10, percentile_every=1
         ),
         controller=IndependentConfig(PATIENT_REINFORCE),
-        derive=DeriveConfig("shortlist", samples=16, minibatches=4, shortlist=3, shortlist_epochs=1),
+        derive=DeriveConfig(
+            "shortlist", samples=16, minibatches=4, shortlist=3, shortlist_epochs=1, ridge_candidate=True
+        ),
         retrain=LanguageRetrainConfig(
             child=ChildTrainingConfig(
                 hidden=100,
@@ -93,7 +95,9 @@ def recurrent_default() -> RecurrentConfig:
         ),
         search=SearchConfig(epochs=10, warmup=0.3, explore=1.0, updates=60, proposals=8, percentile_every=2),
         controller=IndependentConfig(PATIENT_REINFORCE),
-        derive=DeriveConfig("shortlist", samples=32, minibatches=8, shortlist=4, shortlist_epochs=1),
+        derive=DeriveConfig(
+            "shortlist", samples=32, minibatches=8, shortlist=4, shortlist_epochs=1, ridge_candidate=True
+        ),
         retrain=LanguageRetrainConfig(
             child=ChildTrainingConfig(
                 hidden=200,
