@@ -18,7 +18,9 @@ from enas.statistics import (
     claim_better,
     claim_difference,
     end_to_end_cost,
+    mean,
     mean_difference,
+    median,
     percentile,
     probability_better,
     probability_better_paired,
@@ -210,6 +212,29 @@ def test_few_pairs_have_an_interval_within_their_differences(n: int) -> None:
 
 def test_equal_differences_have_an_interval_without_width() -> None:
     assert mean_difference([3.0, 4.0], [1.0, 2.0], numbers()) == Interval(2.0, 2.0, 2.0, 0.95, 2)
+
+
+def test_mean_is_the_mean_difference_from_zero() -> None:
+    a = numbers().gamma(2.0, size=12)
+    assert mean(a, numbers(1)) == mean_difference(a, np.zeros(12), numbers(1))
+
+
+@pytest.mark.parametrize("n", [6, 10, 25])
+def test_interval_of_a_median_is_between_the_runs_that_a_sign_test_leaves_open(n: int) -> None:
+    values = numbers(n).exponential(size=n)
+    ordered = np.sort(values)
+    # Run number r from below, counted from 0, is above the median if at most r of n fair coins fall on one side.
+    rank = max(r for r in range(n // 2) if 2 * stats.binom.cdf(r, n, 0.5) <= 0.05)
+    found = median(values)
+    assert (found.value, found.low, found.high) == (np.median(values), ordered[rank], ordered[n - 1 - rank])
+    assert median([*values[:-1], math.inf]).value >= found.value
+
+
+def test_medians_of_few_runs_have_no_interval() -> None:
+    with pytest.raises(
+        DataError, match=r"5 runs are too few for an interval of their median at a level of 0\.95"
+    ):
+        median(range(5))
 
 
 @pytest.mark.parametrize(("p", "seeds"), [(0.75, 21), (0.65, 59), (0.87, 10), (0.35, 59), (0.5, math.inf)])

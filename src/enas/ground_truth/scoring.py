@@ -6,7 +6,6 @@ then judged on validation and on test data. Every search is a run folder of its 
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +27,9 @@ from enas.runtime.seeding import generator
 from enas.runtime.stop import Stopped, StopRequest
 from enas.stages import Run, derive_by, search
 from enas.statistics import (
+    mean,
     mean_difference,
+    median,
     percentile,
     probability_better_paired,
     random_equivalents,
@@ -174,7 +175,8 @@ def command(name: str, options: ScoreOptions) -> str:
 
 
 def summarise(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """Means over the seeds of each method, and of the first method against each other one in pairs of equal seeds.
+    """Means over the seeds of each method with their intervals, of random equivalents the median, and of the first method
+    against each other one in pairs of equal seeds.
 
     Searches that diverged are counted and left out. Raises `DataError` if all of a method did.
     """
@@ -214,27 +216,45 @@ def whole(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [record for record in records if "diverged" not in record]
 
 
-def middle(values: Sequence[float | None], key: str) -> float | None:
-    """The mean over the seeds; of random equivalents, which may be infinite, the median. None where there is none."""
+def middle(values: Sequence[float | None], key: str) -> dict[str, Any] | None:
+    """The mean over the seeds; of random equivalents, which may be infinite, the median. With too few for an interval, its
+    ends are None; with none, there is nothing."""
     known = [value for value in values if value is not None]
     if not known:
         return None
-    return float(np.median(known) if key == "picked_random_equivalents" else np.mean(known))
+    equivalents = key == "picked_random_equivalents"
+    try:
+        found = median(known) if equivalents else mean(known, np.random.default_rng(0))
+    except DataError:
+        value = float(np.median(known) if equivalents else np.mean(known))
+        return {"value": value, "low": None, "high": None, "level": None, "n": len(known)}
+    return found.to_json()
+
+
+def interval_text(found: Mapping[str, Any] | None, digits: int) -> str:
+    """A number with its interval, as far as there are any."""
+    if found is None:
+        return "-"
+    value = f"{found['value']:.{digits}f}"
+    return (
+        value if found["low"] is None else f"{value} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+    )
 
 
 def describe(record: Mapping[str, Any]) -> str:
     """The summary in sentences."""
     width = max(16, *(len(method) + 2 for method in record["methods"]))
     lines = [
-        f"{'method':<{width}}{'seeds':>6}{'samples':>10}{'picked':>10}{'k*':>8}{'tau':>8}{'s a search':>12}   (test data)"
+        f"{'method':<{width}}{'seeds':>6}{'samples':>20}{'picked':>20}{'k*':>20}{'tau':>22}{'s a search':>12}   "
+        "(test data; 95 % intervals)"
     ]
     for method, said in record["methods"].items():
         test = said["test"]
-        kendall = test["shared_weights_kendall"]
         lines.append(
-            f"{method:<{width}}{said['seeds']:>6}{test['samples_percentile']:>10.3f}{test['picked_percentile']:>10.3f}"
-            f"{test['picked_random_equivalents']:>8.1f}{math.nan if kendall is None else kendall:>8.2f}"
-            f"{said['seconds']:>12.1f}"
+            f"{method:<{width}}{said['seeds']:>6}{interval_text(test['samples_percentile'], 2):>20}"
+            f"{interval_text(test['picked_percentile'], 2):>20}"
+            f"{interval_text(test['picked_random_equivalents'], 1):>20}"
+            f"{interval_text(test['shared_weights_kendall'], 2):>22}{said['seconds']:>12.1f}"
         )
         if said["diverged"]:
             lines[-1] += f"   {said['diverged']} diverged, left out"
