@@ -18,7 +18,8 @@ from enas.config import RunConfig
 from enas.errors import ConfigError, RunFolderError
 from enas.ground_truth.table import Row, Table
 from enas.rank import RankConfig, Truth, command, compare, epochs_with_validation, picture, rank
-from enas.report.scatter import axis, scatter_svg
+from enas.report.plot import axis
+from enas.report.scatter import scatter_svg
 from enas.retrain import random_architectures
 from enas.runs.images import ImageRunConfig, MacroConfig
 from enas.runs.recurrent import RecurrentWorkshop
@@ -230,7 +231,7 @@ def test_command_to_go_on_is_the_one_given() -> None:
     assert again == "enas rank --architectures=50 --epochs=2"
 
 
-@pytest.mark.parametrize("wrong", [{"architectures": 4}, {"repeats": 41}, {"repeats": -1}])
+@pytest.mark.parametrize("wrong", [{"architectures": 4}, {"repeats": 41}, {"repeats": -1}, {"epochs": 0}])
 def test_impossible_numbers_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError):
         RankConfig(**wrong)

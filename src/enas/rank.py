@@ -60,6 +60,8 @@ class RankConfig:
             raise ConfigError(
                 f"--repeats is how many of the {self.architectures} architectures are trained again, not {self.repeats}"
             )
+        if self.epochs is not None and self.epochs < 1:
+            raise ConfigError(f"--epochs must be at least 1, not {self.epochs}")
 
 
 class Truth(NamedTuple):
