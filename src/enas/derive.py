@@ -48,7 +48,7 @@ class DeriveConfig:
     highest `reward` with the shared weights, or of the highest reward predicted by `ridge` regression."""
     ridge_candidate: bool = False
     """Whether the architecture of the highest reward predicted by ridge regression, of all in the space, is a candidate
-    too, right after the policy's most probable one."""
+    too, right after the policy's most probable one; without rewards there is none."""
     checkpoints: int = 1
     """The newest checkpoints of the search whose shared weights score the candidates. With more than one, candidates
     are compared by the mean of their ranks; they are as far apart as `search.checkpoint_every` says."""
@@ -66,7 +66,7 @@ class DeriveConfig:
     @property
     def needs_ridge(self) -> bool:
         """Whether a setting asks for the ridge regression, which needs rewards to be there."""
-        return self.rule == "ridge" or self.ridge_candidate or self.shortlist_order == "ridge"
+        return self.rule == "ridge" or self.shortlist_order == "ridge"
 
 
 @dataclass
