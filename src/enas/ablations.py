@@ -17,7 +17,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -109,26 +109,25 @@ def learnt(change: Callable[[ReinforceConfig], ReinforceConfig]) -> Callable[[Ru
     return changed
 
 
-def rewarded(statistics: str) -> Callable[[RunConfig], RunConfig]:
-    """Other statistics of the batch norms when an architecture is rewarded."""
+def shared(change: Callable[[Any], Any]) -> Callable[[RunConfig], RunConfig]:
+    """Another way of training the shared weights or of rewarding with them."""
 
     def changed(config: RunConfig) -> RunConfig:
         assert isinstance(config, ImageRunConfig | RecurrentConfig)
-        shared: Any = config.shared
-        return replace(config, shared=replace(shared, reward=replace(shared.reward, statistics=statistics)))
+        settings: Any = config
+        return cast(RunConfig, replace(settings, shared=change(settings.shared)))
 
     return changed
+
+
+def rewarded(statistics: str) -> Callable[[RunConfig], RunConfig]:
+    """Other statistics of the batch norms when an architecture is rewarded."""
+    return shared(lambda settings: replace(settings, reward=replace(settings.reward, statistics=statistics)))
 
 
 def averaged(keep: float) -> Callable[[RunConfig], RunConfig]:
     """Rewards with another average of the shared weights, or with the weights themselves."""
-
-    def changed(config: RunConfig) -> RunConfig:
-        assert isinstance(config, ImageRunConfig | RecurrentConfig)
-        shared: Any = config.shared
-        return replace(config, shared=replace(shared, average=keep))
-
-    return changed
+    return shared(lambda settings: replace(settings, average=keep))
 
 
 def leave_one_out(config: RunConfig) -> RunConfig:

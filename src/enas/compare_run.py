@@ -26,7 +26,7 @@ from enas.architecture import Architecture
 from enas.compare import RANDOM_SEARCH, SAMPLING, Comparison, Record, compare
 from enas.config import RunConfig
 from enas.errors import ConfigError, NotFiniteError, RunFolderError
-from enas.methods import EVOLUTION, SHARED_RANDOM, Spent, own_name, rivals, spent_by
+from enas.methods import RIVALS, Spent, own_name, rivals, spent_by
 from enas.rank import epochs_with_validation, score
 from enas.report.comparison_picture import comparison_svg
 from enas.retrain import RESULT, Network, random_architectures, read_result
@@ -52,7 +52,7 @@ class CompareConfig:
     better than another."""
     samples: int = 24
     """Random architectures that are trained alone. Random search has an equal part of them for each seed."""
-    rivals: str = f"{SHARED_RANDOM},{EVOLUTION}"
+    rivals: str = ",".join(RIVALS)
     """The searches on shared weights to compare with, with commas between, or `none`. Random search and sampling are
     always there: they take no more than the random architectures."""
     epochs: int | None = None
@@ -71,10 +71,10 @@ class CompareConfig:
             )
         if self.epochs is not None and self.epochs < 1:
             raise ConfigError(f"--epochs must be at least 1, not {self.epochs}")
-        unknown = [name for name in self.chosen if name not in (SHARED_RANDOM, EVOLUTION)]
+        unknown = [name for name in self.chosen if name not in RIVALS]
         if unknown:
             raise ConfigError(
-                f"--rivals are some of {SHARED_RANDOM}, {EVOLUTION}, with commas between, or none, not {unknown[0]!r}"
+                f"--rivals are some of {', '.join(RIVALS)}, with commas between, or none, not {unknown[0]!r}"
             )
 
     @property

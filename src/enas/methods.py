@@ -85,7 +85,13 @@ def shared_random(config: RunConfig, spent: Spent) -> RunConfig:
     )
 
 
+RIVALS: Mapping[str, Callable[[RunConfig, Spent], RunConfig]] = {
+    SHARED_RANDOM: shared_random,
+    EVOLUTION: evolution,
+}
+"""The searches on shared weights that there are to compare with, by name."""
+
+
 def rivals(config: RunConfig) -> Mapping[str, Callable[[RunConfig, Spent], RunConfig]]:
     """The methods on shared weights that a run's own is compared with, by name."""
-    methods = {SHARED_RANDOM: shared_random, EVOLUTION: evolution}
-    return {name: method for name, method in methods.items() if name != own_name(config)}
+    return {name: method for name, method in RIVALS.items() if name != own_name(config)}

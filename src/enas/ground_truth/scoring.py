@@ -261,8 +261,7 @@ def describe(record: Mapping[str, Any]) -> str:
     for other, said in record["against"].items():
         better, difference = said["probability_better"], said["difference"]
         lines.append(
-            f"samples of {record['first']} against {other}: P(better) {better['value']:.2f} [{better['low']:.2f}, "
-            f"{better['high']:.2f}], difference {difference['value']:+.3f} [{difference['low']:+.3f}, "
-            f"{difference['high']:+.3f}]"
+            f"samples of {record['first']} against {other}: P(better) {interval_text(better, 2)}, difference "
+            f"{difference['value']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
         )
     return "\n".join(lines)
