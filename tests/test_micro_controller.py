@@ -96,6 +96,14 @@ def test_the_prior_goes_by_the_names_of_the_operations() -> None:
             assert actual.item() == pytest.approx(margin)
 
 
+def test_one_cell_has_the_prior_of_a_normal_cell() -> None:
+    policy = zeroed(MicroLSTMPolicy(MicroSpace(1, one_cell=True), AUTHORS_MICRO, seeded(0)))
+    logits_LK = policy.logits(torch.zeros(1, 4, dtype=torch.int64))[0]
+    pair = zeroed(MicroLSTMPolicy(MicroSpace(1), AUTHORS_MICRO, seeded(0)))
+    torch.testing.assert_close(logits_LK, pair.logits(torch.zeros(1, 8, dtype=torch.int64))[0][:4])
+    assert (logits_LK[2, 0] - logits_LK[2, 4]).item() == pytest.approx(0.44 + 0.5)
+
+
 def test_operations_have_a_tanh_constant_of_their_own() -> None:
     """With weights so large that every tanh is ±1."""
     config = LSTMConfig(hidden=8, temperature=None, tanh_constant=1.10, operation_tanh_reduce=2.5)

@@ -13,6 +13,7 @@ from enas.architecture import Architecture, Decision
 from enas.errors import ArchitectureError, ConfigError
 from enas.spaces import architecture_from_json, space_from_json
 from enas.spaces.micro.space import OPERATIONS, Cell, MicroSpace, Node
+from enas.spaces.reading import read_text
 
 PUBLISHED = json.loads((Path(__file__).parent / "data" / "published_architectures.json").read_text())["micro"]
 NORMAL = " ".join(map(str, PUBLISHED["normal"]))
@@ -41,6 +42,7 @@ SPACES = {
     "paper": MicroSpace(),
     "another-order": MicroSpace(3, ("identity", "max3x3", "sep5x5")),
     "one-node": MicroSpace(1),
+    "one-cell": MicroSpace(3, one_cell=True),
 }
 
 
@@ -78,6 +80,23 @@ def test_enumeration_has_every_pair_of_cells_that_can_be_described_once() -> Non
         assert {space.cells(a) for a in enumerated} == set(itertools.product(cells, repeat=2))
 
 
+def test_one_cell_is_the_normal_and_the_reduction_cell() -> None:
+    """A hundred of one node and five operations, each the pair of it and itself: same choices, twice."""
+    single, pair = MicroSpace(1, one_cell=True), MicroSpace(1)
+    everything = list(single.enumerate())
+    assert len(everything) == single.count() == 100
+    for cell in everything:
+        assert single.cells(cell) == pair.cells(pair.architecture(cell.choices * 2))
+        assert str(cell) == f"cell: {single.decided(cell)[0]}"
+        assert read_text(str(cell)) == cell
+    assert len({single.cells(cell) for cell in everything}) == 100
+    two = MicroSpace(2, one_cell=True)
+    assert two.decisions[-1].name == "cell 3 operation 2"
+    assert read_text("cell: sep3x3(0)+avg3x3(1)\nmax3x3(2)+max3x3(0)") == two.architecture(
+        [0, 1, 0, 2, 2, 0, 3, 3]
+    )
+
+
 def test_decisions_come_in_the_order_of_the_controller() -> None:
     """Both sources of a node before its operations; all of the normal cell before the reduction cell."""
     assert MicroSpace(2).decisions == tuple(
@@ -98,15 +117,15 @@ def test_strings_read_back(space: MicroSpace) -> None:
         for written in (
             text,
             text.replace("+", " + "),
-            text.replace("normal:", "").replace("| reduction:", ";"),
+            text.replace("normal:", "").replace("| reduction:", ";").replace("cell:", ""),
             text.replace(" | ", "\n"),
             text.replace(" ", "\n"),
         ):
             assert space.parse(written) == architecture
-        half = len(tokens) // 2
+        half = 4 * space.nodes
         assert space.parse(" ".join(map(str, tokens))) == architecture
         assert space.parse(f"{tokens[:half]}\n{tokens[half:]}\n") == architecture
-        assert space.build(*space.cells(architecture)) == architecture
+        assert space.build(*space.decided(architecture)) == architecture
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
@@ -156,7 +175,7 @@ def test_the_graph_says_what_every_node_adds(space: MicroSpace) -> None:
         graph = architecture.graph()
         kind = {node.key: node.kind for node in graph.nodes}
         assert len(graph.edges) == len(set(graph.edges))
-        for name, cell in zip(("normal", "reduction"), space.cells(architecture), strict=True):
+        for name, cell in zip(space.cell_names, space.decided(architecture), strict=True):
             for number, node in enumerate(cell.nodes, start=2):
                 terms = [source for source, target in graph.edges if target == f"{name} {number}"]
                 added = sorted(
@@ -172,7 +191,7 @@ def test_the_graph_says_what_every_node_adds(space: MicroSpace) -> None:
             assert ends == {f"{name} {end}" for end in cell.loose_ends}
 
 
-ONE, TWO = MicroSpace(1), MicroSpace(2)
+ONE, TWO, SINGLE = MicroSpace(1), MicroSpace(2), MicroSpace(1, one_cell=True)
 PAIR = "sep3x3(0)+max3x3(1)"
 
 
@@ -181,8 +200,12 @@ PAIR = "sep3x3(0)+max3x3(1)"
     [
         (ONE, "", "empty"),
         (ONE, " | ", "empty"),
-        (ONE, PAIR, "a normal and a reduction cell are needed, with '|' between them"),
-        (ONE, f"{PAIR}|{PAIR}|{PAIR}", "parts: 3"),
+        (ONE, PAIR, "a normal and a reduction cell are needed; parted by '|', the string has 1"),
+        (ONE, f"{PAIR}|{PAIR}|{PAIR}", "the string has 3"),
+        (SINGLE, f"{PAIR}|{PAIR}", "one cell is needed; parted by '|', the string has 2"),
+        (SINGLE, f"normal: {PAIR}", "'normal' stands where the cell is expected"),
+        (SINGLE, f"{PAIR} {PAIR}", "the cell has 2 nodes; this space has 1 a cell"),
+        (SINGLE, "0 0 0 0 0", "5 numbers for the cell; a cell of 1 computed nodes"),
         (ONE, f"{PAIR} {PAIR} | {PAIR}", "the normal cell has 2 nodes; this space has 1 a cell"),
         (TWO, f"{PAIR} {PAIR} | {PAIR}", "the reduction cell has 1 nodes; this space has 2 a cell"),
         (ONE, f"reduction: {PAIR} | normal: {PAIR}", "'reduction' stands where the normal cell is expected"),

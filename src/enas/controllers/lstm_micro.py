@@ -1,4 +1,5 @@
-"""The paper's controller of cells (§2.4): the normal and then the reduction cell, from one run of the LSTM.
+"""The paper's controller of cells (§2.4): the normal and then the reduction cell, from one run of the LSTM; or the one cell
+that is both.
 
 * A cell starts with two steps on the "empty" embedding for its inputs, nodes 0 and 1. Their keys come from the
   h of these steps, their anchors are 0 (authors' code).
@@ -116,17 +117,16 @@ class MicroLSTMPolicy(StepwisePolicy):
 
 
 def authors_prior(space: Space, cells: tuple[int, ...], operations: tuple[str, ...]) -> nn.Parameter:
-    """Biases that start where the first released code starts [M, F].
+    """Biases that start where the first released code starts [M, F]; those of a normal cell if there is only one.
 
-    Raises `ConfigError` unless there is a normal and a reduction cell.
+    Raises `ConfigError` for more than a normal and a reduction cell.
     """
-    if len(cells) != len(AUTHORS_PRIOR):
+    if len(cells) > len(AUTHORS_PRIOR):
         raise ConfigError(
             f"operation_prior = authors is for a normal and a reduction cell, not for the {len(cells)} of the "
             f"{space.name} space; leave it at none."
         )
+    priors = AUTHORS_PRIOR[: len(cells)]
     return nn.Parameter(
-        torch.tensor(
-            [[sep if name in SEPARABLE else other for name in operations] for sep, other in AUTHORS_PRIOR]
-        )
+        torch.tensor([[sep if name in SEPARABLE else other for name in operations] for sep, other in priors])
     )

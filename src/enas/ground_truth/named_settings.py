@@ -20,8 +20,6 @@ from enas.ablations import OfSettings, variants_of
 from enas.config import RunConfig
 from enas.errors import ConfigError, RunFolderError, did_you_mean
 from enas.recipes import recipe
-from enas.runs.images import MacroConfig
-from enas.runs.recurrent import RecurrentConfig
 from enas.search import SearchConfig
 from enas.settings import config_from_json, config_to_json
 
@@ -77,14 +75,11 @@ def of(name: str) -> Change:
     size of a minibatch and the way of picking stay too.
     """
 
-    def changed(config: RunConfig) -> RunConfig:
-        if not isinstance(config, RecurrentConfig | MacroConfig):
-            raise ConfigError(f"there is no mini-space of the kind {type(config).__name__}")
-        kind = "recurrent" if isinstance(config, RecurrentConfig) else "macro"
-        source: Any = recipe(f"{kind}-{name}")
-        shared: Any = config.shared
+    def changed(config: Any) -> RunConfig:
+        source: Any = recipe(f"{config.searched_space().name}-{name}")
+        shared = config.shared
         kept = {size: value for size, value in vars(shared.reward).items() if size in ("batch", "bptt")}
-        return replace(
+        searched: RunConfig = replace(
             config,
             controller=source.controller,
             search=rhythm(source.search, config.search),
@@ -92,6 +87,7 @@ def of(name: str) -> Change:
                 shared, reward=replace(source.shared.reward, **kept), average=source.shared.average
             ),
         )
+        return searched
 
     return changed
 

@@ -17,7 +17,7 @@ from enas.architecture import Architecture
 from enas.errors import ArchitectureError
 from enas.spaces.macro.space import OPERATIONS as MACRO_OPERATIONS
 from enas.spaces.macro.space import MacroSpace, split_layers
-from enas.spaces.micro.space import CELLS, MicroSpace, split_cells
+from enas.spaces.micro.space import CELLS, ONE_CELL, MicroSpace, split_cells
 from enas.spaces.micro.space import OPERATIONS as MICRO_OPERATIONS
 from enas.spaces.notation import numbers_in
 from enas.spaces.recurrent.space import FUNCTIONS, RecurrentSpace, read_authors_string
@@ -65,7 +65,7 @@ def read_numbers(text: str) -> Architecture:
 def space_of_words(text: str) -> str:
     """The name of the space whose words a string has. Raises `ArchitectureError` if no word is known."""
     words = re.findall(r"[a-z]\w*", text)
-    if re.search(r"[+|;]", text) or set(words) & set(CELLS):
+    if re.search(r"[+|;]", text) or set(words) & {*CELLS, ONE_CELL}:
         return MicroSpace.name
     if any(word in MACRO_OPERATIONS for word in words):
         return MacroSpace.name
@@ -103,11 +103,12 @@ def read_macro(text: str) -> Architecture:
 
 
 def read_micro(text: str) -> Architecture:
-    """A pair of micro cells. N computed nodes are N words a cell, or 4N numbers."""
-    cells = split_cells(text)
+    """A pair of micro cells, or the one that is labelled `cell:`. N computed nodes are N words a cell, or 4N numbers."""
+    one_cell = text.strip().startswith(f"{ONE_CELL}:")
+    cells = split_cells(text, lines=not one_cell)
     numbers = numbers_in(" ".join(cells))
     if numbers is None:
-        return MicroSpace(max(1, cells[0].count("+") if cells else 0)).parse(text)
+        return MicroSpace(max(1, cells[0].count("+") if cells else 0), one_cell=one_cell).parse(text)
     if len(numbers) % 8:
         raise ArchitectureError(
             f"{len(numbers)} numbers given; two cells of N nodes are written with 8N, 40 for 5"

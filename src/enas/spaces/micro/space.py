@@ -1,4 +1,5 @@
-"""Convolutional cells, paper §2.4: a normal and a reduction cell, whose nodes add two operations on earlier nodes.
+"""Convolutional cells, paper §2.4: a normal and a reduction cell, whose nodes add two operations on earlier nodes; or one
+cell that serves as both.
 
 Nodes 0 and 1 of a cell are the outputs of the two layers before it, 0 the older and 1 the newer; the computed nodes
 come after them.
@@ -10,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from enas.architecture import Architecture, Decision, Graph, GraphNode, Space
@@ -23,7 +25,17 @@ PARAMETER_FREE = ("avg3x3", "max3x3", "identity")
 """Those of them with nothing to learn."""
 
 CELLS = ("normal", "reduction")
+"""What the cells of a pair are called, in the order of their decisions."""
+
+ONE_CELL = "cell"
+"""What a cell that serves as both is called."""
+
 INPUTS = 2
+
+
+def titled(name: str) -> str:
+    """A cell's name in a sentence: the normal cell, or the cell."""
+    return name if name == ONE_CELL else f"{name} cell"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +74,31 @@ class MicroSpace(Space):
     Node number n has (K·n)^2 choices with K operations. With five operations and five nodes that is
     5,062,500,000,000 a cell, and its square, 2.56 · 10^25, a pair. The paper states 1.3 · 10^11 for both cells together
     by (5·(B-2)!)^4, a formula that does not match its own description of what is sampled.
+
+    With `one_cell` it is a space of single cells: the same cell, with weights of its own at every place, is the normal and
+    the reduction cell of the network. One node and five operations make 100 of them.
     """
 
     name: ClassVar[str] = "micro"
 
     nodes: int = 5
     operations: tuple[str, ...] = OPERATIONS
+    one_cell: bool = False
 
     def __post_init__(self) -> None:
         if self.nodes < 1:
             raise ConfigError(f"a micro space needs at least 1 computed node in a cell, not {self.nodes}")
         check_operations(self.operations, OPERATIONS)
 
+    @property
+    def cell_names(self) -> tuple[str, ...]:
+        """What the cells that are decided are called, in the order of their decisions."""
+        return (ONE_CELL,) if self.one_cell else CELLS
+
     @cached_property
     def decisions(self) -> tuple[Decision, ...]:
         decisions: list[Decision] = []
-        for cell in CELLS:
+        for cell in self.cell_names:
             for node in range(INPUTS, INPUTS + self.nodes):
                 sources = tuple(map(str, range(node)))
                 decisions += [
@@ -91,24 +112,34 @@ class MicroSpace(Space):
     def parameter_free(self, decision: Decision) -> tuple[str, ...]:
         return tuple(option for option in decision.options if option in PARAMETER_FREE)
 
-    def cells(self, architecture: Architecture) -> tuple[Cell, Cell]:
-        """The normal and the reduction cell."""
+    def decided(self, architecture: Architecture) -> tuple[Cell, ...]:
+        """The cells that were decided, named `cell_names`."""
         quads = zip(*[iter(architecture.choices)] * 4, strict=True)
         nodes = tuple(Node(j, self.operations[f], k, self.operations[g]) for j, k, f, g in quads)
-        return Cell(nodes[: self.nodes]), Cell(nodes[self.nodes :])
+        return tuple(Cell(nodes[first : first + self.nodes]) for first in range(0, len(nodes), self.nodes))
 
-    def build(self, normal: Cell, reduction: Cell) -> Architecture:
-        """The architecture of these two cells. Raises `ArchitectureError` for what is not in this space."""
+    def cells(self, architecture: Architecture) -> tuple[Cell, Cell]:
+        """The normal and the reduction cell."""
+        decided = self.decided(architecture)
+        return decided[0], decided[-1]
+
+    def build(self, *cells: Cell) -> Architecture:
+        """The architecture of these cells, one for each of `cell_names`.
+
+        Raises `ArchitectureError` for what is not in this space.
+        """
         choices: list[int] = []
-        for name, cell in zip(CELLS, (normal, reduction), strict=True):
+        if len(cells) != len(self.cell_names):
+            raise ArchitectureError(f"{self._needed} needed; {len(cells)} given")
+        for name, cell in zip(self.cell_names, cells, strict=True):
             if len(cell.nodes) != self.nodes:
                 raise ArchitectureError(
-                    f"the {name} cell has {len(cell.nodes)} nodes; this space has {self.nodes} a cell"
+                    f"the {titled(name)} has {len(cell.nodes)} nodes; this space has {self.nodes} a cell"
                 )
             for number, node in enumerate(cell.nodes, start=INPUTS):
                 if not (0 <= node.source_1 < number and 0 <= node.source_2 < number):
                     raise ArchitectureError(
-                        f"{str(node)!r} is node {number} of the {name} cell; it can read nodes 0 to {number - 1} only"
+                        f"{str(node)!r} is node {number} of the {titled(name)}; it can read nodes 0 to {number - 1} only"
                     )
                 operations = (node.operation_1, node.operation_2)
                 choices += [node.source_1, node.source_2]
@@ -116,10 +147,10 @@ class MicroSpace(Space):
         return self.architecture(choices)
 
     def format(self, architecture: Architecture) -> str:
-        """For example `normal: sep3x3(0)+avg3x3(1) identity(1)+sep5x5(2) | reduction: ...`: for each node its two
-        operations, with the nodes that they read."""
+        """For example `normal: sep3x3(0)+avg3x3(1) identity(1)+sep5x5(2) | reduction: ...`, or `cell: ...`: for each node
+        its two operations, with the nodes that they read."""
         return " | ".join(
-            f"{name}: {cell}" for name, cell in zip(CELLS, self.cells(architecture), strict=True)
+            f"{name}: {cell}" for name, cell in zip(self.cell_names, self.decided(architecture), strict=True)
         )
 
     def parse(self, text: str) -> Architecture:
@@ -128,32 +159,36 @@ class MicroSpace(Space):
 
         Raises `ArchitectureError` naming the word that is wrong.
         """
-        parts = split_cells(text)
+        names = self.cell_names
+        parts = split_cells(text, lines=len(names) > 1)
         if not parts:
             raise ArchitectureError("the architecture string is empty")
         numbers = numbers_in(" ".join(parts))
-        if numbers is not None and len(parts) != len(CELLS):
-            return self._parse_numbers([numbers[: 4 * self.nodes], numbers[4 * self.nodes :]])
-        if len(parts) != len(CELLS):
-            raise ArchitectureError(
-                f"a normal and a reduction cell are needed, with '|' between them; the string has parts: {len(parts)}"
-            )
+        if numbers is not None and len(parts) != len(names):
+            size = 4 * self.nodes
+            ends = [*range(size, size * len(names), size), len(numbers)]
+            return self._parse_numbers([numbers[first:end] for first, end in pairwise([0, *ends])])
+        if len(parts) != len(names):
+            raise ArchitectureError(f"{self._needed} needed; parted by '|', the string has {len(parts)}")
         if numbers is not None:
             return self._parse_numbers([numbers_in(part) or [] for part in parts])
-        normal, reduction = (self._parse_cell(name, part) for name, part in zip(CELLS, parts, strict=True))
-        return self.build(normal, reduction)
+        return self.build(*(self._parse_cell(name, part) for name, part in zip(names, parts, strict=True)))
+
+    @property
+    def _needed(self) -> str:
+        return "one cell is" if self.one_cell else "a normal and a reduction cell are"
 
     def _parse_cell(self, name: str, text: str) -> Cell:
         label, colon, rest = text.partition(":")
         if colon and label.strip() != name:
-            raise ArchitectureError(f"{label.strip()!r} stands where the {name} cell is expected")
+            raise ArchitectureError(f"{label.strip()!r} stands where the {titled(name)} is expected")
         words = re.sub(r"\s*\+\s*", "+", rest if colon else text).replace(",", " ").split()
         nodes = []
         for word in words:
             match = re.fullmatch(r"(\w+)\((\d+)\)\+(\w+)\((\d+)\)", word)
             if match is None:
                 raise ArchitectureError(
-                    f"{word!r} in the {name} cell is not of the form operation(node)+operation(node), "
+                    f"{word!r} in the {titled(name)} is not of the form operation(node)+operation(node), "
                     "as in 'sep3x3(0)+avg3x3(1)'"
                 )
             nodes.append(Node(int(match[2]), match[1], int(match[4]), match[3]))
@@ -161,10 +196,10 @@ class MicroSpace(Space):
 
     def _parse_numbers(self, cells: Iterable[list[int]]) -> Architecture:
         read = []
-        for name, numbers in zip(CELLS, cells, strict=True):
+        for name, numbers in zip(self.cell_names, cells, strict=True):
             if len(numbers) != 4 * self.nodes:
                 raise ArchitectureError(
-                    f"{len(numbers)} numbers for the {name} cell; a cell of {self.nodes} computed nodes is written "
+                    f"{len(numbers)} numbers for the {titled(name)}; a cell of {self.nodes} computed nodes is written "
                     f"with {4 * self.nodes} (for each node source, operation, source, operation)"
                 )
             quads = zip(*[iter(numbers)] * 4, strict=True)
@@ -184,7 +219,7 @@ class MicroSpace(Space):
         before the operations."""
         return tuple(
             number
-            for cell in self.cells(architecture)
+            for cell in self.decided(architecture)
             for node in cell.nodes
             for number in (
                 node.source_1,
@@ -195,11 +230,11 @@ class MicroSpace(Space):
         )
 
     def graph(self, architecture: Architecture) -> Graph:
-        """The two cells side by side; in each, a box for every operation and one for every sum of two."""
+        """The cells side by side; in each, a box for every operation and one for every sum of two."""
         nodes: list[GraphNode] = []
         edges: list[tuple[str, str]] = []
-        for name, cell in zip(CELLS, self.cells(architecture), strict=True):
-            group = f"{name} cell"
+        for name, cell in zip(self.cell_names, self.decided(architecture), strict=True):
+            group = titled(name)
             inputs = enumerate(("0 older input", "1 newer input"))
             nodes += [GraphNode(f"{name} {n}", label, "input", group=group) for n, label in inputs]
             for number, node in enumerate(cell.nodes, start=INPUTS):
@@ -212,18 +247,22 @@ class MicroSpace(Space):
                 nodes.append(GraphNode(key, f"{number} add", "sum", group=group))
             nodes.append(GraphNode(f"{name} output", "concat", "output", group=group))
             edges += [(f"{name} {end}", f"{name} output") for end in cell.loose_ends]
-        return Graph(f"micro cells {architecture.id}", tuple(nodes), tuple(edges))
+        return Graph(
+            f"micro {'cell' if self.one_cell else 'cells'} {architecture.id}", tuple(nodes), tuple(edges)
+        )
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "nodes": self.nodes, "operations": list(self.operations)}
+        record = {"name": self.name, "nodes": self.nodes, "operations": list(self.operations)}
+        return record | ({"one_cell": True} if self.one_cell else {})  # ids of pairs hold without the key
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> MicroSpace:
         """The space written by `to_json`."""
-        return cls(record["nodes"], tuple(record["operations"]))
+        return cls(record["nodes"], tuple(record["operations"]), record.get("one_cell", False))
 
 
-def split_cells(text: str) -> list[str]:
-    """The parts of a string between `|` and `;`, or else between new lines, empty ones left out: one a cell."""
-    parts = re.split(r"[|;]" if re.search(r"[|;]", text) else r"\n", text)
+def split_cells(text: str, lines: bool = True) -> list[str]:
+    """The parts of a string between `|` and `;`, or else, with `lines`, between new lines, empty ones left out: one a
+    cell."""
+    parts = re.split(r"\n" if lines and not re.search(r"[|;]", text) else r"[|;]", text)
     return [part.strip() for part in parts if part.strip(" \t\r\n[],")]
