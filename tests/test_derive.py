@@ -282,18 +282,13 @@ def test_more_checkpoints_than_are_kept_are_refused(config: RecurrentConfig) -> 
 # ---- fine-tuning --------------------------------------------------------------------------------------------------------
 
 
-def image_task(space: str) -> tuple[SearchTask, Any]:
-    config = tiny.image_config(space)
-    return config.load().search_task(), config
-
-
 @pytest.mark.parametrize("space", ["recurrent", "macro", "micro"])
 def test_finetuned_weights_are_trained_and_put_back_bit_for_bit(space: str, tmp_path: Path) -> None:
     if space == "recurrent":
         config = tiny.config(tiny.write_text(tmp_path / "text"), "--shared.average", "0")
         task: SearchTask = config.load().search_task()
     else:
-        task = image_task(space)[0]
+        task = tiny.image_config(space, "--shared.average", "0").load().search_task()
     architecture, other = (task.space.architecture([0] * len(task.space.decisions)) for _ in range(2))
     other = next(a for a in task.space.enumerate() if a.choices[-1] == 1)
     task.train_step(0, 0, [other])

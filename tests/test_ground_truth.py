@@ -20,6 +20,7 @@ from enas.ground_truth.build import BuildOptions, build, ceiling, figures, train
 from enas.ground_truth.minispaces import (
     MINI_SPACES,
     MiniSpace,
+    cells,
     convolutional,
     mini_space,
     recurrent,
@@ -55,16 +56,20 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- the mini-spaces ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "count"), [("recurrent", 4**3 * 2), ("convolutional", 3**3 * 2**3)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("recurrent", 4**3 * 2), ("convolutional", 3**3 * 2**3), ("cells", (2 * 5) ** 2)]
+)
 def test_a_plan_has_every_architecture_once_and_a_third_again(name: str, count: int) -> None:
     space = MINI_SPACES[name]
     plan = space.plan()
     everything = set(space.config().searched_space().enumerate())
-    first, second = ([n.architecture for n in plan if n.seed == seed] for seed in (0, 1))
+    first, *again = ([n.architecture for n in plan if n.seed == seed] for seed in range(space.seeds))
     assert len(everything) == len(first) == count
     assert set(first) == everything
-    assert second == first[: space.repeated]
-    assert len(second) >= count / 3
+    assert again == [first[: space.repeated]] * (space.seeds - 1)
+    assert len(plan) == sum(map(len, [first, *again]))
+    assert space.repeated >= count / 3
+    assert space.seeds >= 2
     assert plan == space.plan()
     assert [n.seed for n in plan] == sorted(
         n.seed for n in plan
@@ -87,7 +92,7 @@ def test_unknown_mini_space_suggests_the_nearest() -> None:
         mini_space("recurent")
 
 
-@pytest.mark.parametrize("make", [recurrent, convolutional])
+@pytest.mark.parametrize("make", [recurrent, convolutional, cells])
 def test_hash_is_of_what_a_training_depends_on_only(make: Callable[[], Any]) -> None:
     config: Any = make()
     searched_otherwise = replace(config, search=SearchConfig(epochs=3), seed=5, threads=2)

@@ -148,17 +148,17 @@ def test_samples_of_a_uniform_policy_are_at_one_half_on_average(
 
 
 def test_methods_are_compared_in_pairs_of_equal_seeds() -> None:
-    def record(percentile: float, equivalents: float) -> dict[str, Any]:
+    def record(percentile: float, picked: float, equivalents: float) -> dict[str, Any]:
         one = {
             "samples_percentile": percentile,
-            "picked_percentile": percentile,
+            "picked_percentile": picked,
             "picked_random_equivalents": equivalents,
             "shared_weights_kendall": None,
         }
         return {"valid": one, "test": one, "seconds": 2.0}
 
-    ours = [record(0.8 + 0.01 * seed, float(k)) for seed, k in enumerate([4, 8, math.inf, 6])]
-    theirs = [record(0.5 + 0.01 * seed, 1.0) for seed in range(4)]
+    ours = [record(0.8 + 0.01 * seed, 0.7, float(k)) for seed, k in enumerate([4, 8, math.inf, 6])]
+    theirs = [record(0.5 + 0.01 * seed, 0.6 + 0.1 * seed, 1.0) for seed in range(4)]
     said = summarise({"a": ours, "b": theirs})
     test = said["methods"]["a"]["test"]
     assert test["samples_percentile"]["value"] == pytest.approx(0.815)
@@ -166,8 +166,11 @@ def test_methods_are_compared_in_pairs_of_equal_seeds() -> None:
     # The median, as one is infinite; four are too few for an interval of it.
     assert test["picked_random_equivalents"] == {"value": 7, "low": None, "high": None, "level": None, "n": 4}
     assert said["methods"]["a"]["test"]["shared_weights_kendall"] is None
-    assert said["against"]["b"]["difference"]["value"] == pytest.approx(0.3)
-    assert said["against"]["b"]["probability_better"]["value"] == 1
+    against = said["against"]["b"]
+    assert against["samples_percentile"]["difference"]["value"] == pytest.approx(0.3)
+    assert against["samples_percentile"]["probability_better"]["value"] == 1
+    assert against["picked_percentile"]["difference"]["value"] == pytest.approx(-0.05)
+    assert against["picked_percentile"]["probability_better"]["value"] == (1 + 0.5 + 0 + 0) / 4
     assert summarise({"a": ours[:1], "b": theirs[:1]})["against"] == {}
 
 
@@ -198,6 +201,7 @@ def test_command_searches_every_method_and_seed_and_resumes(
     ]
     said = capsys.readouterr().out
     assert "samples of independent against uniform: P(better)" in said
+    assert "picks of independent against uniform: P(better)" in said
     assert cli.main([*argv, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["methods"]["uniform"]["seeds"] == 2
@@ -218,7 +222,9 @@ def test_every_name_is_a_search_whose_trainings_the_table_has(space: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["paper", "authors"])
-@pytest.mark.parametrize(("space", "kind"), [("recurrent", "recurrent"), ("convolutional", "macro")])
+@pytest.mark.parametrize(
+    ("space", "kind"), [("recurrent", "recurrent"), ("convolutional", "macro"), ("cells", "micro")]
+)
 def test_search_of_a_recipe_has_its_rhythm_and_the_mini_spaces_budget(
     space: str, kind: str, name: str
 ) -> None:
@@ -308,7 +314,7 @@ def test_a_search_that_diverges_is_counted_and_not_repeated(
     options = ScoreOptions(tmp_path / "x", methods="default,uniform", seeds=4, file=known)
     record = score_methods("toy", options)
     assert [said["diverged"] for said in record["methods"].values()] == [1, 1]
-    assert record["against"]["uniform"]["probability_better"]["n"] == 2
+    assert record["against"]["uniform"]["samples_percentile"]["probability_better"]["n"] == 2
     assert "1 diverged, left out" in describe(record)
     assert score_methods("toy", options) == record
     assert len(begun) == 8

@@ -93,10 +93,14 @@ def of(name: str) -> Change:
 
 
 def rhythm(of_recipe: SearchConfig, here: SearchConfig) -> SearchConfig:
-    """A recipe's search with the epochs and the number of rewards of another."""
+    """A recipe's search with the epochs and the number of rewards of another.
+
+    An update has as many proposals as the recipe's, or fewer if the rewards of an epoch could not be shared out otherwise.
+    """
     rewards = here.updates * here.proposals * (here.epochs - here.warmup_epochs)
     learning = here.epochs - round(of_recipe.warmup * here.epochs)
-    proposals = max(1, min(of_recipe.proposals, rewards // max(1, learning)))
+    of_epoch = max(1, rewards // max(1, learning))
+    proposals = max(n for n in range(1, min(of_recipe.proposals, of_epoch) + 1) if of_epoch % n == 0)
     return replace(
         of_recipe,
         epochs=here.epochs,

@@ -40,6 +40,9 @@ SCORE = "score.json"
 SAMPLES = 16
 SPLITS: tuple[Split, ...] = ("valid", "test")
 
+COMPARED = {"samples_percentile": "samples", "picked_percentile": "picks"}
+"""By what methods are compared in pairs of equal seeds, and what it is called."""
+
 
 @dataclass(frozen=True)
 class ScoreOptions:
@@ -197,14 +200,14 @@ def summarise(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any
         }
         for method, records in found.items()
     }
-    against = {}
+    against: dict[str, dict[str, Any]] = {}
     for other in others:
         pairs = [
             pair for pair in zip(found[first], found[other], strict=True) if len(whole(pair)) == len(pair)
         ]
-        ours, theirs = ([pair[place]["test"]["samples_percentile"] for pair in pairs] for place in range(2))
-        if len(ours) > 1:
-            against[other] = {
+        for key in COMPARED if len(pairs) > 1 else ():
+            ours, theirs = ([pair[place]["test"][key] for pair in pairs] for place in range(2))
+            against.setdefault(other, {})[key] = {
                 "probability_better": probability_better_paired(ours, theirs).to_json(),
                 "difference": mean_difference(ours, theirs, np.random.default_rng(0)).to_json(),
             }
@@ -258,10 +261,11 @@ def describe(record: Mapping[str, Any]) -> str:
         )
         if said["diverged"]:
             lines[-1] += f"   {said['diverged']} diverged, left out"
-    for other, said in record["against"].items():
-        better, difference = said["probability_better"], said["difference"]
-        lines.append(
-            f"samples of {record['first']} against {other}: P(better) {interval_text(better, 2)}, difference "
-            f"{difference['value']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
-        )
+    for other, compared in record["against"].items():
+        for key, said in compared.items():
+            better, difference = said["probability_better"], said["difference"]
+            lines.append(
+                f"{COMPARED[key]} of {record['first']} against {other}: P(better) {interval_text(better, 2)}, difference "
+                f"{difference['value']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
+            )
     return "\n".join(lines)
