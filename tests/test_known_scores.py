@@ -320,9 +320,10 @@ def test_standings_pair_equal_seeds_and_average_over_tables() -> None:
         trial("two", "uniform", 1, 0.6, 0.0),
         trial("two", "c", 0, 0.4, means[1] + 0.03),
         trial("two", "c", 1, 0.7, means[1] + 0.05),
+        *(trial(table, "d", seed, 0.5, 0.0) for table in ("one", "two") for seed in (0, 1)),
     ]
     found = {(s.table, s.controller): s for s in standings(trials, tables)}
-    assert list(found) == [(t, c) for t in ("one", "two", "all") for c in ("uniform", "c")]
+    assert list(found) == [(t, c) for t in ("one", "two", "all") for c in ("uniform", "c", "d")]
     one, both = found["one", "c"], found["all", "c"]
     assert (one.better.value, one.better.n) == (0.75, 2)
     assert (both.better.value, both.better.n) == (2.5 / 4, 4)
@@ -333,6 +334,9 @@ def test_standings_pair_equal_seeds_and_average_over_tables() -> None:
     assert one.best_test == pytest.approx(-0.4)
     assert both.equivalents is None
     assert one.equivalents is not None
+    assert one.first_better is found["one", "uniform"].first_better is None
+    against = [found[table, "d"].first_better for table in ("one", "two", "all")]
+    assert [(p.value, p.n) for p in against if p is not None] == [(0.75, 2), (0.5, 2), (2.5 / 4, 4)]
     k = int(one.equivalents)
     assert best_of_k(tables[0].valid, k) >= 0.6 > best_of_k(tables[0].valid, k - 1)
 
@@ -395,9 +399,11 @@ def test_the_text_has_every_number_and_claims_no_more_than_they_carry() -> None:
     gain = Interval(2.5, 2.0, 3.0, 0.95, 50)
     nothing = Interval(0.5, 0.3, 0.7, 0.95, 50)
     found = [
-        Standing("cora", "uniform", 0.8, 0.79, nothing, Interval(0.0, -0.1, 0.1, 0.95, 50), 300.0, 0.02),
-        Standing("cora", "independent", 0.81, 0.8, clear, gain, 1234.0, 0.1),
-        Standing("cora", "lstm", 0.8, 0.79, nothing, Interval(0.1, -0.1, 0.3, 0.95, 50), 299.0, 0.1),
+        Standing(
+            "cora", "uniform", 0.8, 0.79, nothing, None, Interval(0.0, -0.1, 0.1, 0.95, 50), 300.0, 0.02
+        ),
+        Standing("cora", "independent", 0.81, 0.8, clear, None, gain, 1234.0, 0.1),
+        Standing("cora", "lstm", 0.8, 0.79, nothing, clear, Interval(0.1, -0.1, 0.3, 0.95, 50), 299.0, 0.1),
     ]
     rows = as_text(found).splitlines()
     cells = ["independent", "81.00", "80.00", "0.90 [0.70, 0.97]", "2.50 [2.00, 3.00]", "1,234", "0.10"]
@@ -407,6 +413,7 @@ def test_the_text_has_every_number_and_claims_no_more_than_they_carry() -> None:
         "P = 0.90 [0.70, 0.97]; policy 2.50 [2.00, 3.00] above the mean of the space on average over 50 pairs",
         "lstm, cora: best validation score no difference from random search shown: P = 0.50 [0.30, 0.70] over 50 "
         "pairs; policy no difference from the mean of the space shown: 0.10 [-0.10, 0.30] on average over 50 pairs",
+        "independent, cora: best validation score better than lstm in 45 of 50 pairs, P = 0.90 [0.70, 0.97]",
     ]
     assert [record["table"] for record in as_json(found)] == ["cora"]
 

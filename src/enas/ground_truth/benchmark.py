@@ -105,6 +105,9 @@ class Standing:
     """Mean test score of the architectures that had it."""
     better: Interval
     """P(a better validation score than random search), over pairs of equal seeds."""
+    first_better: Interval | None
+    """P(the first controller that was named finds a better validation score than this one), over pairs of equal seeds;
+    None for that one itself, and for random search."""
     policy_gain: Interval
     """By how many points samples of the final policy exceed the mean of the space, which is what uniform ones have."""
     equivalents: float | None
@@ -152,6 +155,7 @@ def standings(trials: Sequence[Trial], tables: Sequence[KnownScores]) -> list[St
     Of all tables together, P(better) is over the pairs of all tables, and a seed's policy gain is its mean over them.
     """
     names = list(dict.fromkeys(trial.controller for trial in trials))
+    first = first_named(names)
     by_place: dict[tuple[str, str], list[Trial]] = {}
     for trial in trials:
         by_place.setdefault((trial.table, trial.controller), []).append(trial)
@@ -172,6 +176,8 @@ def standings(trials: Sequence[Trial], tables: Sequence[KnownScores]) -> list[St
                 (controller, "seconds"),
             )
         )
+        first_TS = np.stack([values(table.name, first, "best_valid") for table in part])
+        compared = controller not in (RANDOM, first)
         space_mean_T1 = np.array([[table.valid.mean()] for table in part])
         gain_S = POINTS * (policy_TS - space_mean_T1).mean(0)
         rng = np.random.default_rng(derive_seed(0, "bootstrap", name, controller))
@@ -181,6 +187,7 @@ def standings(trials: Sequence[Trial], tables: Sequence[KnownScores]) -> list[St
             best_valid=float(best_TS.mean()),
             best_test=float(test_TS.mean()),
             better=probability_better_paired(best_TS.ravel(), random_TS.ravel()),
+            first_better=probability_better_paired(first_TS.ravel(), best_TS.ravel()) if compared else None,
             policy_gain=mean_difference(gain_S, np.zeros_like(gain_S), rng),
             equivalents=random_equivalents(float(best_TS.mean()), part[0].valid) if len(part) == 1 else None,
             seconds=float(seconds_TS.mean()),
@@ -190,6 +197,11 @@ def standings(trials: Sequence[Trial], tables: Sequence[KnownScores]) -> list[St
     if len(tables) > 1:
         parts.append((ALL, list(tables)))
     return [standing(name, part, controller) for name, part in parts for controller in names]
+
+
+def first_named(controllers: Sequence[str]) -> str:
+    """The one that the others are compared with: the first besides random search, or that if there is no other."""
+    return next((name for name in controllers if name != RANDOM), RANDOM)
 
 
 def as_json(found: Sequence[Standing]) -> list[dict[str, Any]]:
@@ -228,12 +240,20 @@ def as_text(found: Sequence[Standing]) -> str:
 
 
 def claims(found: Sequence[Standing]) -> list[str]:
-    """One sentence a controller about the last table, which is all together where there are several."""
+    """One sentence a controller about the last table, which is all together where there are several, and one about the
+    first controller against each other."""
     last = [standing for standing in found if standing.table == found[-1].table]
-    return [
+    first = first_named([standing.controller for standing in last])
+    alone = [
         f"{standing.controller}, {standing.table}: best validation score "
         f"{claim_better(standing.better, 'random search')}; policy "
         f"{claim_difference(standing.policy_gain, 'the mean of the space')}"
         for standing in last
         if standing.controller != RANDOM
     ]
+    against = [
+        f"{first}, {standing.table}: best validation score {claim_better(standing.first_better, standing.controller)}"
+        for standing in last
+        if standing.first_better is not None
+    ]
+    return alone + against

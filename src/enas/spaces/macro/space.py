@@ -44,7 +44,9 @@ class MacroSpace(Space):
     name: ClassVar[str] = "macro"
 
     layers: int = 12
+    """Layers of a network."""
     operations: tuple[str, ...] = OPERATIONS
+    """The operations that a layer may have."""
 
     def __post_init__(self) -> None:
         if self.layers < 1:

@@ -82,8 +82,11 @@ class MicroSpace(Space):
     name: ClassVar[str] = "micro"
 
     nodes: int = 5
+    """Computed nodes of a cell."""
     operations: tuple[str, ...] = OPERATIONS
+    """The operations that a node may add."""
     one_cell: bool = False
+    """Whether one cell is both the normal and the reduction cell; else two are searched (paper)."""
 
     def __post_init__(self) -> None:
         if self.nodes < 1:

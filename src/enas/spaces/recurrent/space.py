@@ -40,8 +40,11 @@ class RecurrentSpace(Space):
     name: ClassVar[str] = "recurrent"
 
     nodes: int = 12
+    """Searched nodes of a cell."""
     functions: tuple[str, ...] = FUNCTIONS
+    """The functions that a node may have."""
     input_function: str | None = None
+    """The function of an input node that stands before the searched ones; None searches the input node's too (paper)."""
 
     def __post_init__(self) -> None:
         if self.nodes < 1:
