@@ -200,9 +200,9 @@ PAIR = "sep3x3(0)+max3x3(1)"
     [
         (ONE, "", "empty"),
         (ONE, " | ", "empty"),
-        (ONE, PAIR, "a normal and a reduction cell are needed; parted by '|', the string has 1"),
-        (ONE, f"{PAIR}|{PAIR}|{PAIR}", "the string has 3"),
-        (SINGLE, f"{PAIR}|{PAIR}", "one cell is needed; parted by '|', the string has 2"),
+        (ONE, PAIR, "a normal and a reduction cell are needed, with '|' between them"),
+        (ONE, f"{PAIR}|{PAIR}|{PAIR}", "parts: 3"),
+        (SINGLE, f"{PAIR}|{PAIR}", "one cell is needed; the string has parts: 2"),
         (SINGLE, f"normal: {PAIR}", "'normal' stands where the cell is expected"),
         (SINGLE, f"{PAIR} {PAIR}", "the cell has 2 nodes; this space has 1 a cell"),
         (SINGLE, "0 0 0 0 0", "5 numbers for the cell; a cell of 1 computed nodes"),

@@ -166,17 +166,17 @@ def standings(trials: Sequence[Trial], tables: Sequence[KnownScores]) -> list[St
         return np.array([getattr(trial, what) for trial in ordered])
 
     def standing(name: str, part: Sequence[KnownScores], controller: str) -> Standing:
-        best_TS, random_TS, test_TS, policy_TS, seconds_TS = (
+        best_TS, random_TS, first_TS, test_TS, policy_TS, seconds_TS = (
             np.stack([values(table.name, method, what) for table in part])
             for method, what in (
                 (controller, "best_valid"),
                 (RANDOM, "best_valid"),
+                (first, "best_valid"),
                 (controller, "best_test"),
                 (controller, "policy_valid"),
                 (controller, "seconds"),
             )
         )
-        first_TS = np.stack([values(table.name, first, "best_valid") for table in part])
         compared = controller not in (RANDOM, first)
         space_mean_T1 = np.array([[table.valid.mean()] for table in part])
         gain_S = POINTS * (policy_TS - space_mean_T1).mean(0)

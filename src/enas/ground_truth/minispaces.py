@@ -26,7 +26,7 @@ from enas.recipes.macro import macro_quick
 from enas.recipes.micro import micro_quick
 from enas.recipes.recurrent import recurrent_quick
 from enas.retrain import Network
-from enas.runs.images import MacroConfig, MicroConfig
+from enas.runs.images import ImageRetrainConfig, MacroConfig, MicroConfig
 from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.seeding import derive_seed
 from enas.spaces.macro.net import MacroNetConfig
@@ -120,13 +120,7 @@ def convolutional() -> MacroConfig:
         shared=replace(quick.shared, training=few_images(0.05, epochs=240)),
         search=replace(quick.search, epochs=240, updates=2),
         derive=DERIVE,
-        retrain=replace(
-            quick.retrain,
-            random=0,
-            child=ImageChildConfig(
-                epochs=20, training=few_images(0.015, epochs=20), evaluation="recalibrated"
-            ),
-        ),
+        retrain=trained_alone(0.015, epochs=20),
     )
 
 
@@ -147,14 +141,15 @@ def cells() -> MicroConfig:
         shared=replace(quick.shared, training=few_images(0.05, epochs=240)),
         search=replace(quick.search, epochs=240, updates=3),
         derive=DERIVE,
-        retrain=replace(
-            quick.retrain,
-            random=0,
-            child=ImageChildConfig(
-                epochs=15, training=few_images(0.05, epochs=15), evaluation="recalibrated"
-            ),
-        ),
+        retrain=trained_alone(0.05, epochs=15),
     )
+
+
+def trained_alone(rate: float, epochs: int) -> ImageRetrainConfig:
+    """The training of a row, with norms of the whole training data in the end."""
+    training = few_images(rate, epochs)
+    child = ImageChildConfig(epochs=epochs, training=training, evaluation="recalibrated")
+    return ImageRetrainConfig(random=0, child=child)
 
 
 def few_images(rate: float, epochs: int) -> ImageTrainingConfig:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import Any, ClassVar
 
 from enas.architecture import Architecture, Decision, Graph, GraphNode, Space
@@ -133,7 +132,7 @@ class MicroSpace(Space):
         """
         choices: list[int] = []
         if len(cells) != len(self.cell_names):
-            raise ArchitectureError(f"{self._needed} needed; {len(cells)} given")
+            raise ArchitectureError(f"{self._needed}; cells given: {len(cells)}")
         for name, cell in zip(self.cell_names, cells, strict=True):
             if len(cell.nodes) != self.nodes:
                 raise ArchitectureError(
@@ -168,18 +167,23 @@ class MicroSpace(Space):
             raise ArchitectureError("the architecture string is empty")
         numbers = numbers_in(" ".join(parts))
         if numbers is not None and len(parts) != len(names):
-            size = 4 * self.nodes
-            ends = [*range(size, size * len(names), size), len(numbers)]
-            return self._parse_numbers([numbers[first:end] for first, end in pairwise([0, *ends])])
+            size, last = 4 * self.nodes, len(names) - 1  # the last cell has what is left
+            return self._parse_numbers(
+                [*(numbers[i * size :][:size] for i in range(last)), numbers[last * size :]]
+            )
         if len(parts) != len(names):
-            raise ArchitectureError(f"{self._needed} needed; parted by '|', the string has {len(parts)}")
+            raise ArchitectureError(f"{self._needed}; the string has parts: {len(parts)}")
         if numbers is not None:
             return self._parse_numbers([numbers_in(part) or [] for part in parts])
         return self.build(*(self._parse_cell(name, part) for name, part in zip(names, parts, strict=True)))
 
     @property
     def _needed(self) -> str:
-        return "one cell is" if self.one_cell else "a normal and a reduction cell are"
+        return (
+            "one cell is needed"
+            if self.one_cell
+            else "a normal and a reduction cell are needed, with '|' between them"
+        )
 
     def _parse_cell(self, name: str, text: str) -> Cell:
         label, colon, rest = text.partition(":")
