@@ -687,7 +687,7 @@ class TestProgress:
                 clock.now += 4
                 bar.advance(1, loss=5 - step / 3, ppl=20_000 / (step + 1), epoch=step)
         assert stream.getvalue().splitlines() == [
-            "search: 1/5 steps, about 16 s left, loss 5, ppl 20000, epoch 0",
+            "search: 1/5 steps, loss 5, ppl 20000, epoch 0",
             "search: 4/5 steps, about 4 s left, loss 4, ppl 5000, epoch 3",
             "search: 5/5 steps, loss 3.667, ppl 4000, epoch 4",
         ]
@@ -713,12 +713,19 @@ class TestProgress:
             retrain()
         assert stream.getvalue().splitlines()[-1].startswith("retrain: 3/9 epochs")
 
-    def test_the_time_left_counts_the_speed_of_this_process_only(self) -> None:
+    def test_the_time_left_counts_neither_what_was_done_before_nor_the_start(self) -> None:
         stream, clock = io.StringIO(), Clock()
-        with progress("search", 100, "steps", done=90, stream=stream, clock=clock) as bar:
-            clock.now = 60
+        with progress("search", 100, "steps", done=90, interval=0, stream=stream, clock=clock) as bar:
+            bar.advance(0)
+            clock.now = 600
             bar.advance(2)
-        assert stream.getvalue() == "search: 92/100 steps, about 4 min left\n"
+            clock.now = 630
+            bar.advance(1)
+        assert stream.getvalue().splitlines() == [
+            "search: 90/100 steps",
+            "search: 92/100 steps",
+            "search: 93/100 steps, about 3 min 30 s left",
+        ]
 
     @pytest.mark.parametrize("dumb", [False, True])
     def test_a_terminal_gets_a_bar_unless_it_cannot_draw_one(

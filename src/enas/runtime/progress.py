@@ -26,15 +26,16 @@ class Progress:
         self.unit = unit
         self.done = done
         self.numbers: dict[str, float] = {}
-        self._done_before = done
         self._clock = clock
-        self._started = clock()
+        self._timed_from: tuple[int, float] | None = None
         self._display = display
 
     def advance(self, count: int = 1, **numbers: float) -> None:
         """Say that `count` more units are done, and what the given numbers are now."""
         self.done += count
         self.numbers |= numbers
+        if self._timed_from is None and count > 0:
+            self._timed_from = self.done, self._clock()
         self._display.show(self)
 
     def text(self) -> str:
@@ -43,12 +44,18 @@ class Progress:
         return ", ".join([f"{self.done}/{self.total} {self.unit}", *self._left(), *numbers])
 
     def _left(self) -> list[str]:
-        """Return the time left at the mean speed since this began, if there is some and it can be known."""
-        worked = self.done - self._done_before
+        """Return the time left at the mean speed since the first advance, if there is some and it can be known.
+
+        The first one is left out, as processes start and kernels compile before it.
+        """
+        if self._timed_from is None:
+            return []
+        done, then = self._timed_from
+        worked = self.done - done
         missing = self.total - self.done
         if worked <= 0 or missing <= 0:
             return []
-        return [f"about {duration((self._clock() - self._started) / worked * missing)} left"]
+        return [f"about {duration((self._clock() - then) / worked * missing)} left"]
 
 
 class _Display(Protocol):
