@@ -67,8 +67,8 @@ def micro_default() -> MicroConfig:
     convolution and a norm: with the bare concatenation, shared weights did not learn.
 
     Command:  enas run micro-default        (meant for a GPU)
-    Expect:   not measured at this size. A much smaller one: 43.5 % test accuracy (cells of five searches, mean), 42.9 % (20
-              random pairs), no difference shown. See docs/results.md.
+    Expect:   not measured at this size. Two much smaller ones: 43.5 and 46.5 % test accuracy (cells of five searches,
+              mean), 42.9 and 45.8 % (20 random pairs), no difference shown. See docs/results.md.
     Source:   settings of this package.
     """
     return MicroConfig(
