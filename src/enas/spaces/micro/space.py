@@ -165,17 +165,20 @@ class MicroSpace(Space):
         parts = split_cells(text, lines=len(names) > 1)
         if not parts:
             raise ArchitectureError("the architecture string is empty")
+        parted = len(parts) == len(names)
         numbers = numbers_in(" ".join(parts))
-        if numbers is not None and len(parts) != len(names):
-            size, last = 4 * self.nodes, len(names) - 1  # the last cell has what is left
-            return self._parse_numbers(
-                [*(numbers[i * size :][:size] for i in range(last)), numbers[last * size :]]
-            )
-        if len(parts) != len(names):
-            raise ArchitectureError(f"{self._needed}; the string has parts: {len(parts)}")
         if numbers is not None:
-            return self._parse_numbers([numbers_in(part) or [] for part in parts])
+            return self._parse_numbers(
+                [numbers_in(part) or [] for part in parts] if parted else self._in_cells(numbers)
+            )
+        if not parted:
+            raise ArchitectureError(f"{self._needed}; the string has parts: {len(parts)}")
         return self.build(*(self._parse_cell(name, part) for name, part in zip(names, parts, strict=True)))
+
+    def _in_cells(self, numbers: list[int]) -> list[list[int]]:
+        """Numbers in a row, by cells; the last one has what is left."""
+        size, last = 4 * self.nodes, len(self.cell_names) - 1
+        return [*(numbers[i * size :][:size] for i in range(last)), numbers[last * size :]]
 
     @property
     def _needed(self) -> str:
