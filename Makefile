@@ -1,6 +1,7 @@
 # make demo   sets up .venv and runs the quick recipe to a drawn cell and its test perplexity
 # make test   sets up .venv and runs everything that must hold: ruff, mypy, pytest
 # make lint   only ruff and mypy
+# make docs   builds the documentation as a site, in site/
 # make clean  removes .venv and what building and testing left behind; runs/ stays
 #
 # Needs make and Python 3.11 or newer, nothing else. Another Python than the first one found: make demo PYTHON=python3.12
@@ -20,6 +21,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # One installation serves both: the package itself is editable, so only these two files make it out of date.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -45,7 +49,7 @@ MAKE_VENV = \
 	exit 1
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean

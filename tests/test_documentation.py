@@ -1,6 +1,6 @@
 """What README.md and docs/ say is so: the file tree, the links, the commands, the versions, the dependencies.
 
-The file tree is the fenced block below README's heading "What is where", one path a line:
+The file tree is the fenced block below the heading "What is where" of docs/design.md, one path a line:
 
     Makefile                  make demo, make test
     src/enas/                 the package
@@ -19,8 +19,10 @@ Commands are the lines of fenced sh, bash, console and text blocks that begin wi
 """
 
 import ast
+import os
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -30,11 +32,13 @@ from pathlib import Path
 import pytest
 
 import enas
-from enas.cli import check_command
+from enas.cli import check_command, setting_names
 from enas.errors import EnasError
+from enas.recipes import RECIPES, recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+DESIGN = ROOT / "docs" / "design.md"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 FENCE = re.compile(
@@ -59,7 +63,15 @@ def must_be_listed() -> set[str]:
         *ROOT.glob("docs/**/*.md"),
         *ROOT.glob("tests/**/*.py"),
     ]
-    top = ("Makefile", "pyproject.toml", "constraints.txt", "LICENSE", "CITATION.cff", "CHANGELOG.md")
+    top = (
+        "Makefile",
+        "mkdocs.yml",
+        "pyproject.toml",
+        "constraints.txt",
+        "LICENSE",
+        "CITATION.cff",
+        "CHANGELOG.md",
+    )
     return {path.relative_to(ROOT).as_posix() for path in files if path.name != "__init__.py"} | set(top)
 
 
@@ -86,9 +98,9 @@ def read_tree(text: str) -> tuple[dict[str, str], set[str]]:
     return said, collapsed
 
 
-def test_file_tree_of_the_readme_is_the_disk() -> None:
-    section = re.split(r"^#+ What is where\s*$", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert len(section) == 2, 'README.md needs one heading "What is where"'
+def test_file_tree_of_the_design_is_the_disk() -> None:
+    section = re.split(r"^#+ What is where\s*$", DESIGN.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert len(section) == 2, 'docs/design.md needs one heading "What is where"'
     said, collapsed = read_tree(FENCE.search(section[1])["body"])
     gone = [
         path for path in said if not (ROOT / path).exists() or path.endswith("/") != (ROOT / path).is_dir()
@@ -192,6 +204,104 @@ def test_every_command_in_the_documentation_is_a_command() -> None:
 def test_a_command_that_is_none_is_noticed(command: list[str]) -> None:
     with pytest.raises((SystemExit, EnasError)):
         check_command(command)
+
+
+# ------------------------------------------------------------------------------------------------------- site
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path)]
+    built = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    )
+    assert (built.returncode, built.stdout, built.stderr) == (0, "", "")
+    pages = {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index"}
+    assert pages <= {page.parent.name for page in tmp_path.glob("*/index.html")}
+    assert "RecurrentSpace" in (tmp_path / "api" / "index.html").read_text(encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------- symbols and flags
+
+
+def spans(document: Path) -> Iterator[str]:
+    """What stands between backticks in the text of a document, outside fenced blocks."""
+    yield from re.findall(r"`([^`\n]+)`", FENCE.sub("", document.read_text(encoding="utf-8")))
+
+
+def defined(file: Path) -> set[str]:
+    """Names that a module defines at its top, and `Class.name` for methods, fields and attributes of its classes."""
+    names: set[str] = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
+        names |= {target.id for target in targets if isinstance(target, ast.Name)}
+        if isinstance(node, ast.ClassDef):
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.FunctionDef):
+                    names.add(f"{node.name}.{inner.name}")
+                elif isinstance(inner, ast.AnnAssign) and isinstance(inner.target, ast.Name):
+                    names.add(f"{node.name}.{inner.target.id}")
+    return names
+
+
+SOURCES = {file: defined(file) for file in ROOT.glob("src/enas/**/*.py")}
+
+
+def no_such_symbol(span: str) -> str | None:
+    """Why `module.py:name` or `Class.name` names nothing in the package; None for what does, or is no such name."""
+    if match := re.fullmatch(r"((?:\w+/)*\w+\.py)(?::([\w.]+))?", span):
+        files = [file for file in SOURCES if file.as_posix().endswith("/" + match[1])]
+        if not files:
+            return "no such file"
+        return None if match[2] is None or any(match[2] in SOURCES[file] for file in files) else "not in it"
+    if re.fullmatch(r"[A-Z]\w*[a-z]\w*\.\w+", span) and not any(span in names for names in SOURCES.values()):
+        return "no such attribute"
+    return None
+
+
+def test_every_symbol_named_in_the_documentation_exists() -> None:
+    places = [(document, span) for document in documents() for span in spans(document)]
+    missing = [
+        f"{document.relative_to(ROOT)}: {span}: {why}"
+        for document, span in places
+        if document.name not in ("CHANGELOG.md", "log.md") and (why := no_such_symbol(span)) is not None
+    ]
+    assert missing == []
+    assert sum(".py:" in span for _, span in places) >= 20
+
+
+def test_a_symbol_that_is_none_is_noticed() -> None:
+    assert no_such_symbol("architecture.py:Space.count") is None
+    assert no_such_symbol("architecture.py:Space.weight") == "not in it"
+    assert no_such_symbol("spaces/recurrent/nets.py") == "no such file"
+    assert no_such_symbol("LSTMPolicy.no_such_method") == "no such attribute"
+
+
+def known_flags() -> set[str]:
+    """Flags of the recipes' settings, of the commands' options, and of the scripts in benchmarks/."""
+    recipes = {flag for name in RECIPES for flag in setting_names(recipe(name))}
+    options = {
+        "--" + name.split(".")[1].replace("_", "-") for name in set.union(*SOURCES.values()) if "." in name
+    }
+    scripts = [*SOURCES, *ROOT.glob("benchmarks/*.py")]
+    written = {
+        flag
+        for file in scripts
+        for flag in re.findall(r'"(--[a-z][a-z-]*)"', file.read_text(encoding="utf-8"))
+    }
+    return recipes | options | written
+
+
+def test_every_flag_named_in_the_documentation_exists() -> None:
+    known, seen, wrong = known_flags(), 0, []
+    for document in documents():
+        for flag in (flag for span in spans(document) for flag in re.findall(r"(?<!\S)--[a-z][\w.-]*", span)):
+            seen += 1
+            if flag not in known and document.name not in ("CHANGELOG.md", "log.md"):
+                wrong.append(f"{document.relative_to(ROOT)}: {flag}")
+    assert wrong == []
+    assert seen >= 30
 
 
 # -------------------------------------------------------------------------------------------------- packaging
