@@ -24,10 +24,9 @@ import torch
 from enas.architecture import Architecture, Kind
 from enas.config import Metric, RunConfig
 from enas.controllers.config import IndependentConfig, LSTMConfig, ReinforceConfig
+from enas.costs import parameter_count
 from enas.ensemble import EnsembleConfig, ensemble
 from enas.errors import ConfigError, NotFiniteError, RunFolderError, did_you_mean
-from enas.nn.counting import parameter_count
-from enas.nn.image_network import ImageShape
 from enas.runs.images import ImageRunConfig, MacroConfig, MicroConfig
 from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.files import read_json, write_json
@@ -35,6 +34,7 @@ from enas.runtime.lock import run_lock
 from enas.runtime.progress import say
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import Stopped
+from enas.spaces.image_network import ImageShape
 from enas.stages import ALL_STAGES, Run, StageName, execute, put_architecture
 
 RECIPE = "recipe"

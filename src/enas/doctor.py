@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
+from enas.cpu.products import packs
 from enas.data.sources import TextConfig, load_text
 from enas.errors import EnasError
-from enas.nn.products import packs
 from enas.runtime.environment import available_memory_mb, environment
 
 

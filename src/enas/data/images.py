@@ -16,7 +16,7 @@ from torch import Tensor
 
 from enas.data.text import SPLITS, Split
 from enas.errors import DataError
-from enas.nn.image_network import ImageShape
+from enas.spaces.image_network import ImageShape
 
 
 class Normalisation(NamedTuple):

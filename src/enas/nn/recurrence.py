@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from enas.cpu.installed import has_numba
 from enas.errors import ConfigError
-from enas.nn.installed import has_numba
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
@@ -162,7 +162,7 @@ def recurrence(
     """
     _check_shapes(projected_TBE, state_BD, recurrent_weight_DE, node_weights_DE, plan, norm)
     if kernels_take(state_BD, dtype):
-        from enas.nn.recurrence_fused import fused_recurrence as run
+        from enas.cpu.recurrence_fused import fused_recurrence as run
     else:
         run = recurrence_reference
     return run(

@@ -85,9 +85,9 @@ def _forward(
 
     Gradients are made in the same sweep, while a chunk's logits are in cache.
     """
-    from enas.nn import kernels
-    from enas.nn.products import linear, side_by_side
-    from enas.nn.threads import team
+    from enas.cpu import kernels
+    from enas.cpu.products import linear, side_by_side
+    from enas.cpu.threads import team
 
     hidden_ND, embedding_VD, targets_N = hidden_ND.detach(), embedding_VD.detach(), targets_N.contiguous()
     operand_ND = hidden_ND.to(dtype)

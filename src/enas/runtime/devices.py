@@ -1,5 +1,6 @@
 """Which device a run computes on, and with how many threads."""
 
+import contextlib
 import re
 
 import torch
@@ -35,6 +36,13 @@ def set_threads(count: int | None) -> int:
             raise ConfigError(f"Cannot compute with {count} threads: give 1 or more.")
         torch.set_num_threads(count)
     return torch.get_num_threads()
+
+
+def products_in(dtype: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Inside, convolutions and matrix products take operands of this type, by autocast; float32 changes nothing."""
+    if dtype is torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype)
 
 
 def _why_no_cuda(index: int | None) -> str | None:

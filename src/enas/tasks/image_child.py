@@ -11,12 +11,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from enas.costs import multiply_adds, parameter_count
 from enas.data.images import ImageData, ImageSet
 from enas.errors import ConfigError, NotFiniteError
-from enas.nn.activation import Statistics
-from enas.nn.counting import multiply_adds, parameter_count
-from enas.nn.image_network import ImageChild, Pass
+from enas.masks import masks_from
+from enas.norms import batch_statistics, kept_statistics, norms_of, recalibrate
+from enas.runtime.devices import products_in
 from enas.runtime.seeding import generator
+from enas.spaces.image_network import ImageChild
 from enas.tasks.base import ChildTraining
 from enas.tasks.image_training import (
     EvaluationImages,
@@ -27,10 +29,7 @@ from enas.tasks.image_training import (
     TrainingImages,
     accumulate_gradient,
     descend,
-    kept_statistics,
     memory_mb,
-    norms_of,
-    recalibrate,
     saved_bytes,
     synchronize,
 )
@@ -115,8 +114,9 @@ class ImageChildTraining(ChildTraining):
     def _backward(self, minibatch: Minibatch) -> Score:
         """Compute the gradient of a minibatch; returns its score."""
         progress = (self.done + 1) / self.total_steps  # drop-path counts the step under way
-        how = Pass("batch", self.dtype, generator(self.seed, "masks", self.done), progress)
-        outputs = self.model.outputs(minibatch.images_BCHW, how)
+        self.model.progress = progress
+        with masks_from(generator(self.seed, "masks", self.done)), products_in(self.dtype, self.train.device):
+            outputs = self.model.outputs(minibatch.images_BCHW)
         return accumulate_gradient(outputs, minibatch.labels_B, self.config.training.auxiliary_weight)
 
     def at_epoch_end(self) -> bool:
@@ -133,7 +133,7 @@ class ImageChildTraining(ChildTraining):
             draw = generator(self.seed, "recalibration", self.epoch)
             minibatches = self.train.samples(self.config.recalibration_batches, draw)
             # The moving averages play no part in the training, so they may as well stay.
-            recalibrate(self.norms, minibatches, class_scores(self.model.eval(), "batch", self.dtype))
+            recalibrate(self.norms, minibatches, class_scores(self.model.eval(), self.dtype))
         self.epoch += 1
         self.loss_sum = self.accuracy_sum = 0.0
         if self.valid is None:
@@ -217,10 +217,15 @@ def trained_on(data: ImageData, config: ImageChildConfig) -> ImageSet:
     return data.joined() if config.train_on == "all" else data.train
 
 
-def class_scores(model: ImageChild, statistics: Statistics, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+def class_scores(model: ImageChild, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     """The network as a function of normalised images, as its mode has it."""
-    how = Pass(statistics, dtype)
-    return lambda images_BCHW: model.outputs(images_BCHW, how).logits_BK
+
+    def scores(images_BCHW: Tensor) -> Tensor:
+        with products_in(dtype, images_BCHW.device):
+            scores_BK: Tensor = model(images_BCHW)
+        return scores_BK
+
+    return scores
 
 
 def evaluate_child(
@@ -230,8 +235,9 @@ def evaluate_child(
 
     Raises `NotFiniteError` if the loss is NaN or infinite.
     """
-    statistics: Statistics = "batch" if config.evaluation == "batch" else "moving"
-    score = images.score(class_scores(model.eval(), statistics, dtype), config.eval_batch)
+    model.eval()
+    with batch_statistics(norms_of(model) if config.evaluation == "batch" else []):
+        score = images.score(class_scores(model, dtype), config.eval_batch)
     if not math.isfinite(score.loss):
         raise NotFiniteError(f"the loss on images that it was not trained on is {score.loss}")
     return score

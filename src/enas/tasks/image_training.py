@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -20,10 +20,9 @@ from enas.data.augmentation import AugmentConfig, augment, normalise
 from enas.data.batches import batch_positions, epoch_order, number_of_batches
 from enas.data.images import ImageSet, Normalisation
 from enas.errors import ConfigError, NotFiniteError
-from enas.nn.activation import ChannelNorm
-from enas.nn.image_network import Outputs
 from enas.runtime.memory import MIB
 from enas.runtime.seeding import generator
+from enas.spaces.image_network import Outputs
 
 NormStatistics = Literal["batch", "moving", "recalibrated"]
 """What the batch norms of an evaluated network normalise by: the minibatch's own statistics; the moving averages of the
@@ -270,48 +269,6 @@ class EvaluationImages:
             loss += float(F.cross_entropy(scores_BK, labels_B, reduction="sum"))
             right += int(is_right(scores_BK, labels_B).sum())
         return Score(loss / len(self.labels_N), 100 * right / len(self.labels_N))
-
-
-# ---- the statistics of batch norms ----------------------------------------------------------------------------------
-
-
-def norms_of(model: nn.Module) -> list[ChannelNorm]:
-    """All batch norms of a network."""
-    return [module for module in model.modules() if isinstance(module, ChannelNorm)]
-
-
-@contextlib.contextmanager
-def kept_statistics(norms: Sequence[ChannelNorm]) -> Iterator[None]:
-    """Put the moving averages back afterwards, bit for bit."""
-    averages = [average for norm in norms for average in (norm.mean_C, norm.variance_C)]
-    before = [average.clone() for average in averages]
-    try:
-        yield
-    finally:
-        if averages:
-            torch._foreach_copy_(averages, before)
-
-
-@torch.no_grad()
-def recalibrate(
-    norms: Sequence[ChannelNorm], minibatches: Iterable[Tensor], forward: Callable[[Tensor], object]
-) -> None:
-    """Make the moving averages of the norms that `forward` uses the plain means of the minibatches' statistics.
-
-    `forward` normalises by batch statistics, in a network in evaluation mode, so that nothing is dropped.
-    """
-    decays = [norm.decay for norm in norms]
-    modes = [norm.training for norm in norms]
-    try:
-        for norm in norms:
-            norm.training = True
-        for number, images_BCHW in enumerate(minibatches):
-            for norm in norms:
-                norm.decay = number / (number + 1)
-            forward(images_BCHW)
-    finally:
-        for norm, decay, mode in zip(norms, decays, modes, strict=True):
-            norm.decay, norm.training = decay, mode
 
 
 # ---- what a step costs ----------------------------------------------------------------------------------------------

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from enas.architecture import Architecture
 from enas.data.images import ImageData
 from enas.errors import ConfigError, NotFiniteError
-from enas.nn.activation import Statistics
-from enas.nn.image_network import ImageSupernet, Pass
+from enas.masks import masks_from
+from enas.norms import batch_statistics, kept_statistics, norms_of, recalibrate
+from enas.runtime.devices import products_in
 from enas.runtime.seeding import derive_seed, generator
+from enas.spaces.image_network import ImageSupernet
 from enas.tasks.averaging import AveragedWeights, check_average
 from enas.tasks.base import SearchTask
 from enas.tasks.image_training import (
@@ -32,10 +34,7 @@ from enas.tasks.image_training import (
     accumulate_gradient,
     descend,
     is_right,
-    kept_statistics,
     memory_mb,
-    norms_of,
-    recalibrate,
     saved_bytes,
     synchronize,
 )
@@ -90,6 +89,8 @@ class ImageSearchTask(SearchTask):
         self.space = supernet.space
         self.supernet = supernet.to(device)
         self.averaged = AveragedWeights(self.supernet, config.average)
+        averaging = () if self.averaged.average is None else (self.averaged.model,)
+        self._norms = {model: norms_of(model) for model in (self.supernet, *averaging)}
         self.config = config
         self.seed = seed
         self.dtype = dtype
@@ -117,10 +118,11 @@ class ImageSearchTask(SearchTask):
         share = 1 / len(architectures)
         loss = accuracy = 0.0
         for slot, architecture in enumerate(architectures):
-            how = Pass("batch", self.dtype, generator(self.seed, "masks", epoch, step, slot))
+            with masks_from(generator(self.seed, "masks", epoch, step, slot)), self._products():
+                outputs = self.supernet(minibatch.images_BCHW, architecture)
             try:
                 score = accumulate_gradient(
-                    self.supernet(minibatch.images_BCHW, architecture, how),
+                    outputs,
                     minibatch.labels_B,
                     self.config.training.auxiliary_weight,
                     share=share,
@@ -154,23 +156,37 @@ class ImageSearchTask(SearchTask):
         Nothing is dropped, and the supernet is left as it was. `recalibrated` draws its training minibatches, the same
         for every architecture, from `draw`; its class scores hold until the next architecture.
         """
-        set_mode(self.averaged.model, training=False)
-        if statistics != "recalibrated":
-            yield lambda architecture: self._forward(architecture, statistics)
+        model = self.averaged.model
+        set_mode(model, training=False)
+        norms = self._norms[model]
+
+        def scores_of(architecture: Architecture) -> Callable[[Tensor], Tensor]:
+            def scores(images_BCHW: Tensor) -> Tensor:
+                with self._products():
+                    scores_BK: Tensor = model(images_BCHW, architecture).logits_BK
+                return scores_BK
+
+            return scores
+
+        if statistics == "moving":
+            yield scores_of
+            return
+        if statistics == "batch":
+            with batch_statistics(norms):
+                yield scores_of
             return
         minibatches = self.train.samples(self.config.reward.recalibration_batches, draw)
-        norms = norms_of(self.averaged.model)
 
         def recalibrated(architecture: Architecture) -> Callable[[Tensor], Tensor]:
-            recalibrate(norms, minibatches, self._forward(architecture, "batch"))
-            return self._forward(architecture, "moving")
+            recalibrate(norms, minibatches, scores_of(architecture))
+            return scores_of(architecture)
 
         with kept_statistics(norms):
             yield recalibrated
 
-    def _forward(self, architecture: Architecture, statistics: Statistics) -> Callable[[Tensor], Tensor]:
-        how, model = Pass(statistics, self.dtype), self.averaged.model
-        return lambda images_BCHW: model(images_BCHW, architecture, how).logits_BK
+    def _products(self) -> contextlib.AbstractContextManager[object]:
+        """Inside, convolutions and products take operands of the run's precision."""
+        return products_in(self.dtype, self.train.device)
 
     def describe_reward(self, reward: float) -> dict[str, float]:
         return {"valid_accuracy": 100 * reward, "valid_error": 100 * (1 - reward)}
@@ -193,7 +209,7 @@ class ImageSearchTask(SearchTask):
     def estimate(self) -> tuple[float, float, float]:
         architecture = self.space.sample(random.Random(derive_seed(self.seed, "estimate")))
         minibatch = self.train.minibatch(0, 0)
-        with kept_statistics(norms_of(self.supernet)):
+        with kept_statistics(self._norms[self.supernet]):
             with saved_bytes() as saved:  # and the kernels warm up
                 self._throw_away(minibatch, architecture)
             train_seconds, reward_seconds = self._throw_away(minibatch, architecture)

@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from enas import ops
 from enas.errors import ConfigError
-from enas.nn.activation import Activation
-from enas.nn.blocks import DenseConv, JoinedConv, NormConfig, SeparableConv
-from enas.nn.convolution import average_pool, max_pool, total_norm
-from enas.nn.image_network import Pass
+from enas.ops import Maps
+from enas.spaces.blocks import DenseConv, JoinedConv, NormConfig, SeparableConv
 
 Order = Literal["relu-conv-norm", "conv-norm-relu"]
 
-POOLS: dict[str, Callable[[Activation], Tensor]] = {"avg3x3": average_pool, "max3x3": max_pool}
+POOLS: dict[str, Callable[[Maps], Maps]] = {"avg3x3": ops.average_pool, "max3x3": ops.max_pool}
 DENSE_WIDTHS = {"conv3x3": 3, "conv5x5": 5}
 SEPARABLE_WIDTHS = {"sep3x3": 3, "sep5x5": 5}
 
@@ -69,13 +68,17 @@ class MacroNetConfig:
 class Pool(nn.Module):
     """A pooling operation: nothing to learn, no norm and no ReLU after it."""
 
-    def __init__(self, pool: Callable[[Activation], Tensor]) -> None:
+    def __init__(self, operation: str) -> None:
         super().__init__()
-        self.pool = pool
+        self.operation = operation
 
-    def forward(self, x: Activation, how: Pass) -> Activation:
+    def extra_repr(self) -> str:
+        """What it does, where a network is printed."""
+        return self.operation
+
+    def forward(self, x: Maps) -> Maps:
         """The pooled feature maps, as large as x."""
-        return Activation(self.pool(x))
+        return POOLS[self.operation](x)
 
 
 def operation_block(
@@ -83,7 +86,7 @@ def operation_block(
 ) -> nn.Module:
     """What one of the space's operations is made of."""
     if operation in POOLS:
-        return Pool(POOLS[operation])
+        return Pool(operation)
     if operation in SEPARABLE_WIDTHS and not config.dense_separable:
         width = SEPARABLE_WIDTHS[operation]
         return SeparableConv(channels, channels, width, generator, config.operation_norm)
@@ -102,17 +105,17 @@ class Branch(nn.Module):
         self.entry = DenseConv(channels, channels, 1, generator, config.norm)
         self.operation = operation_block(operation, channels, config, generator)
 
-    def forward(self, x: Activation, how: Pass) -> Activation:
+    def forward(self, x: Maps) -> Maps:
         """The operation's output, as large as x."""
         pools = isinstance(self.operation, Pool)
-        y: Activation
+        y: Maps
         if self.order == "relu-conv-norm":
-            x = self.entry(x.relu(), how)
-            y = self.operation(x if pools else x.relu(), how)
+            x = self.entry(ops.relu(x))
+            y = self.operation(x if pools else ops.relu(x))
         else:
-            x = self.entry(x, how).relu()
-            y = self.operation(x, how)
-            y = y if pools else y.relu()
+            x = ops.relu(self.entry(x))
+            y = self.operation(x)
+            y = y if pools else ops.relu(y)
         return y
 
 
@@ -123,9 +126,9 @@ class Sum(nn.Module):
         super().__init__()
         self.norm = norm.build(channels)
 
-    def forward(self, xs: dict[str, Activation], how: Pass) -> Activation:
+    def forward(self, xs: dict[str, Maps]) -> Maps:
         """norm(Σ xs)."""
-        return total_norm(list(xs.values()), self.norm, how.statistics)
+        return ops.total_norm(list(xs.values()), self.norm)
 
 
 class Concat(nn.Module):
@@ -138,14 +141,12 @@ class Concat(nn.Module):
         self.order = config.order
         self.conv = JoinedConv(parts, channels, channels, generator, config.norm)
 
-    def forward(self, xs: dict[str, Activation], how: Pass) -> Activation:
+    def forward(self, xs: dict[str, Maps]) -> Maps:
         """norm(conv(xs)), with the ReLU where the order puts it."""
-        y: Activation
         if self.order == "relu-conv-norm":
-            y = self.conv({name: x.relu() for name, x in xs.items()}, how)
-        else:
-            y = self.conv(xs, how).relu()
-        return y
+            y: Maps = self.conv({name: ops.relu(x) for name, x in xs.items()})
+            return y
+        return ops.relu(self.conv(xs))
 
 
 class Layer(nn.Module):
@@ -171,9 +172,9 @@ class Layer(nn.Module):
         elif not first:
             self.merge = Concat([*map(str, sources), "own"], channels, config, generator)
 
-    def forward(self, x: Activation, skips: dict[str, Activation], operation: str, how: Pass) -> Activation:
+    def forward(self, x: Maps, skips: dict[str, Maps], operation: str) -> Maps:
         """The output of one operation, joined with the tensors that the skip connections bring, by their numbers."""
-        y: Activation = self.branches[operation](x, how)
+        y: Maps = self.branches[operation](x)
         if self.merge is not None:
-            y = self.merge({**skips, "own": y}, how)
+            y = self.merge({**skips, "own": y})
         return y

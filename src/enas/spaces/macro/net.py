@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from enas.architecture import Architecture
 from enas.errors import ConfigError
-from enas.nn.activation import Activation
-from enas.nn.blocks import Classifier, DenseConv, FactorizedReduction, check_images, check_shape
-from enas.nn.image_network import ImageChild, ImageShape, ImageSupernet, Outputs, Pass
+from enas.ops import Maps
+from enas.spaces.blocks import Classifier, DenseConv, FactorizedReduction, check_images, check_shape
+from enas.spaces.image_network import ImageChild, ImageShape, ImageSupernet, Outputs
 from enas.spaces.macro.layer import Layer, MacroNetConfig
 from enas.spaces.macro.space import MacroSpace, reduction_layers
 
@@ -91,18 +91,18 @@ class MacroNetwork(nn.Module):
                 channels = wider
         self.classifier = Classifier(channels, shape.classes, config.dropout, generator)
 
-    def forward(self, images_BCHW: Tensor, path: Path, how: Pass) -> Outputs:
+    def forward(self, images_BCHW: Tensor, path: Path) -> Outputs:
         """The class scores [B, K] by one path; of the tensors, only those still to be read are kept and halved."""
         check_images(images_BCHW, self.shape)
         last = path.last_readers()
-        tensors: dict[int, Activation] = {0: self.stem(Activation(images_BCHW), how)}
+        tensors: dict[int, Maps] = {0: self.stem(images_BCHW)}
         for i, layer in enumerate(self.layers):
             skips = {str(j): tensors[j] for j in path.skips[i]}
-            tensors[i + 1] = layer(tensors[i], skips, path.operations[i], how)
+            tensors[i + 1] = layer(tensors[i], skips, path.operations[i])
             tensors = {j: x for j, x in tensors.items() if last[j] > i}
             if i in self.halving:
-                tensors = {j: self.reductions[f"{i}-{j}"](x, how) for j, x in tensors.items()}
-        return Outputs(self.classifier(tensors[len(self.layers)], how))
+                tensors = {j: self.reductions[f"{i}-{j}"](x) for j, x in tensors.items()}
+        return Outputs(self.classifier(tensors[len(self.layers)]))
 
 
 class MacroSupernet(ImageSupernet):
@@ -123,11 +123,11 @@ class MacroSupernet(ImageSupernet):
             operations, [range(i) for i in range(space.layers)], config, shape, generator
         )
 
-    def forward(self, images_BCHW: Tensor, architecture: Architecture, how: Pass) -> Outputs:
+    def forward(self, images_BCHW: Tensor, architecture: Architecture) -> Outputs:
         """The class scores of one architecture. Raises `ConfigError` if it is of another space."""
         if architecture.space != self.space:
             raise ConfigError(f"the architecture {architecture} is of another space than the supernet")
-        outputs: Outputs = self.network(images_BCHW, Path.of(architecture), how)
+        outputs: Outputs = self.network(images_BCHW, Path.of(architecture))
         return outputs
 
 
@@ -149,9 +149,9 @@ class MacroChild(ImageChild):
         operations = [[operation] for operation in self.path.operations]
         self.network = MacroNetwork(operations, self.path.skips, config, shape, generator)
 
-    def outputs(self, images_BCHW: Tensor, how: Pass) -> Outputs:
+    def outputs(self, images_BCHW: Tensor) -> Outputs:
         """The class scores."""
-        outputs: Outputs = self.network(images_BCHW, self.path, how)
+        outputs: Outputs = self.network(images_BCHW, self.path)
         return outputs
 
     @torch.no_grad()

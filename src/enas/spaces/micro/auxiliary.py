@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from enas.nn.activation import Activation
-from enas.nn.blocks import Classifier, JoinedConv, NormConfig, he_normal
-from enas.nn.image_network import Pass
+from enas import ops
+from enas.spaces.blocks import Classifier, JoinedConv, NormConfig, convolution
 from enas.spaces.micro.joined import Layout, Parts
 
 POOL, STRIDE = 5, 3
@@ -30,17 +29,15 @@ class AuxiliaryHead(nn.Module):
     def __init__(self, layout: Layout, classes: int, generator: torch.Generator, norm: NormConfig) -> None:
         super().__init__()
         self.narrow = JoinedConv(layout.parts, layout.channels, NARROW, generator, norm)
-        self.wide = he_normal((WIDE, NARROW, 2, 2), generator)
+        self.pad = nn.ZeroPad2d((0, 1, 0, 1))  # an even width keeps the size only if padded on one side
+        self.wide = convolution(NARROW, WIDE, 2, generator, padding=0)
         self.wide_norm = norm.build(WIDE)
         self.classifier = Classifier(WIDE, classes, 0.0, generator)
 
-    def forward(self, xs: Parts, how: Pass) -> Tensor:
+    def forward(self, xs: Parts) -> Tensor:
         """The class scores [B, K]."""
-        pooled = {name: Activation(F.avg_pool2d(x.relu().value(), POOL, STRIDE)) for name, x in xs.items()}
-        narrow_BCHW = self.narrow(pooled, how).relu().value()
-        padded_BCHW = F.pad(
-            narrow_BCHW, (0, 1, 0, 1)
-        )  # an even width keeps the size only if padded on one side
-        wide_BCHW = F.conv2d(padded_BCHW.to(how.dtype), self.wide.to(how.dtype)).to(narrow_BCHW.dtype)
-        scores_BK: Tensor = self.classifier(self.wide_norm(wide_BCHW, how.statistics).relu(), how)
+        pooled = {name: F.avg_pool2d(ops.computed(ops.relu(x)), POOL, STRIDE) for name, x in xs.items()}
+        narrow_BCHW = self.pad(ops.computed(ops.relu(self.narrow(pooled))))
+        wide = ops.batch_norm(self.wide(narrow_BCHW), self.wide_norm)
+        scores_BK: Tensor = self.classifier(ops.relu(wide))
         return scores_BK

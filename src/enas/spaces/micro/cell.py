@@ -16,10 +16,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from enas.nn.activation import Activation
-from enas.nn.blocks import DenseConv, FactorizedReduction, JoinedConv, NormConfig, SeparableConv, dropout_mask
-from enas.nn.convolution import average_pool, max_pool, total
-from enas.nn.image_network import Pass
+from enas import ops
+from enas.masks import mask
+from enas.ops import Maps
+from enas.spaces.blocks import DenseConv, FactorizedReduction, JoinedConv, NormConfig, SeparableConv
 from enas.spaces.micro.joined import Calibration, Layout, Parts, rectified
 from enas.spaces.micro.space import Cell, MicroSpace
 
@@ -75,7 +75,7 @@ def reach_of(space: MicroSpace) -> Reach:
     return Reach(edges, tuple(range(nodes)))
 
 
-POOLS: dict[str, Callable[[Activation, int], Tensor]] = {"avg3x3": average_pool, "max3x3": max_pool}
+POOLS: dict[str, Callable[[Maps, int], Maps]] = {"avg3x3": ops.average_pool, "max3x3": ops.max_pool}
 """The operations without weights, identity apart."""
 
 WIDTHS = {"sep3x3": 3, "sep5x5": 5}
@@ -85,21 +85,22 @@ WIDTHS = {"sep3x3": 3, "sep5x5": 5}
 class SeparableTwice(nn.Module):
     """ReLU and separable convolution, twice; a stride is the first one's (paper, §2.4: applied twice)."""
 
-    def __init__(self, channels: int, width: int, generator: torch.Generator, norm: NormConfig) -> None:
+    def __init__(
+        self, channels: int, width: int, generator: torch.Generator, norm: NormConfig, stride: int
+    ) -> None:
         super().__init__()
-        self.first = SeparableConv(channels, channels, width, generator, norm)
+        self.first = SeparableConv(channels, channels, width, generator, norm, stride)
         self.second = SeparableConv(channels, channels, width, generator, norm)
 
-    def forward(self, x: Activation, how: Pass, stride: int) -> Activation:
-        """[B, C, H / stride, W / stride], the second norm still to come."""
-        y: Activation = self.second(self.first(x.relu(), how, stride).relu(), how)
+    def forward(self, x: Maps) -> Maps:
+        """[B, C, H / stride, W / stride]."""
+        y: Maps = self.second(ops.relu(self.first(ops.relu(x))))
         return y
 
 
-def drop_path(x: Activation, keep: float, draw: torch.Generator | None) -> Tensor:
+def drop_path(x: Maps, keep: float) -> Tensor:
     """The factor [B] of each image's x: with probability `keep` 1 / keep, or else 0 (Larsson et al. 2017)."""
-    images = x.z_BCHW.shape[0]
-    return dropout_mask((images, 1, 1, 1), 1 - keep, draw, x.z_BCHW).flatten()
+    return mask((x.shape[0],), 1 - keep, torch.empty(0, device=x.device))
 
 
 class MicroCell(nn.Module):
@@ -132,7 +133,8 @@ class MicroCell(nn.Module):
         self.operations = nn.ModuleDict()
         for edge in reach.edges:
             if edge.operation in WIDTHS:
-                self.operations[edge.key] = SeparableTwice(channels, WIDTHS[edge.operation], generator, norm)
+                width, step = WIDTHS[edge.operation], self.stride_at(edge.source)
+                self.operations[edge.key] = SeparableTwice(channels, width, generator, norm, step)
             elif edge.operation == "identity" and self.stride_at(edge.source) > 1:
                 self.operations[edge.key] = FactorizedReduction(channels, channels, generator, norm)
         self.unread = nn.ModuleDict(
@@ -152,33 +154,31 @@ class MicroCell(nn.Module):
         """The stride of what reads a node: only the two inputs are of the size before the reduction."""
         return self.stride if source < 2 else 1
 
-    def forward(self, older: Parts, newer: Parts, cell: Cell, how: Pass, keep: float = 1.0) -> Parts:
+    def forward(self, older: Parts, newer: Parts, cell: Cell, keep: float = 1.0) -> Parts:
         """The cell's output; in training mode every operation but identity is kept with probability `keep`."""
-        nodes: list[Activation] = [self.older(older, how), self.newer(newer, how)]
+        nodes: list[Maps] = [self.older(older), self.newer(newer)]
         if self.base is not None:
-            nodes[1] = self.base(nodes[1].relu(), how)
+            nodes[1] = self.base(ops.relu(nodes[1]))
 
         @cache  # the same pooling of the same node may be asked for twice
-        def pooled(operation: str, source: int) -> Activation:
-            return Activation(POOLS[operation](nodes[source], self.stride_at(source)))
+        def pooled(operation: str, source: int) -> Maps:
+            return POOLS[operation](nodes[source], self.stride_at(source))
 
-        def value(edge: Edge) -> tuple[Activation, Tensor | None]:
-            x, stride = nodes[edge.source], self.stride_at(edge.source)
-            y: Activation
+        def value(edge: Edge) -> tuple[Maps, Tensor | None]:
             if edge.operation == "identity":
-                y = x if stride == 1 else self.operations[edge.key](x, how)
-                return y, None
+                x = nodes[edge.source]
+                return (x if self.stride_at(edge.source) == 1 else self.operations[edge.key](x)), None
             if edge.operation in POOLS:
                 y = pooled(edge.operation, edge.source)
             else:
-                y = self.operations[edge.key](x, how, stride)
-            return y, drop_path(y, keep, how.draw) if self.training and keep < 1 else None
+                y = self.operations[edge.key](nodes[edge.source])
+            return y, drop_path(y, keep) if self.training and keep < 1 else None
 
         for pair in edges_of(cell):
-            values, kept_B = zip(*map(value, pair), strict=True)
-            nodes.append(Activation(total(values, kept_B)))
+            values, factors = zip(*map(value, pair), strict=True)
+            nodes.append(ops.total(list(values), factors))
         loose: Parts = {}
         for node in cell.loose_ends:
             x = nodes[node]
-            loose[str(node)] = self.unread[str(node)](x, how) if self.stride_at(node) > 1 else x
-        return loose if self.output is None else {OUTPUT: self.output(rectified(loose), how)}
+            loose[str(node)] = self.unread[str(node)](x) if self.stride_at(node) > 1 else x
+        return loose if self.output is None else {OUTPUT: self.output(rectified(loose))}

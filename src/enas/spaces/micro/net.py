@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from enas.architecture import Architecture
 from enas.errors import ConfigError
-from enas.nn.activation import Activation
-from enas.nn.blocks import DenseConv, NormConfig, check_images, check_shape
-from enas.nn.image_network import ImageChild, ImageShape, ImageSupernet, Outputs, Pass
+from enas.spaces.blocks import DenseConv, NormConfig, check_images, check_shape
+from enas.spaces.image_network import ImageChild, ImageShape, ImageSupernet, Outputs
 from enas.spaces.micro.auxiliary import POOL, AuxiliaryHead
 from enas.spaces.micro.cell import MicroCell, Reach, path_of, reach_of
 from enas.spaces.micro.joined import JoinedClassifier, JoinedReduction, Layout, Parts
@@ -125,21 +124,24 @@ class MicroNetwork(nn.Module):
                 self.auxiliary = AuxiliaryHead(newer, shape.classes, generator, norm)
         self.classifier = JoinedClassifier(newer, shape.classes, config.dropout, generator)
 
-    def forward(self, images_BCHW: Tensor, cells: tuple[Cell, Cell], how: Pass) -> Outputs:
-        """The class scores of the network with this normal and this reduction cell."""
+    def forward(self, images_BCHW: Tensor, cells: tuple[Cell, Cell], progress: float = 1.0) -> Outputs:
+        """The class scores of the network with this normal and this reduction cell.
+
+        `progress` is the share of the training steps that are done.
+        """
         check_images(images_BCHW, self.shape)
-        older: Parts = {"stem": self.stem(Activation(images_BCHW), how)}
+        older: Parts = {"stem": self.stem(images_BCHW)}
         newer = older
         auxiliary_BK = None
         for number, layer in enumerate(self.cells):
             if str(number) in self.reductions:
-                older, newer = newer, {"reduced": self.reductions[str(number)](newer, how)}
+                older, newer = newer, {"reduced": self.reductions[str(number)](newer)}
             cell = cells[int(number in self.config.reductions)]
-            keep = self.config.keep_at(number, how.progress)
-            older, newer = newer, layer(older, newer, cell, how, keep)
+            keep = self.config.keep_at(number, progress)
+            older, newer = newer, layer(older, newer, cell, keep)
             if self.training and self.auxiliary is not None and number == self.config.reductions[-1] + 1:
-                auxiliary_BK = self.auxiliary(newer, how)
-        return Outputs(self.classifier(newer, how), auxiliary_BK)
+                auxiliary_BK = self.auxiliary(newer)
+        return Outputs(self.classifier(newer), auxiliary_BK)
 
 
 class MicroSupernet(ImageSupernet):
@@ -160,9 +162,9 @@ class MicroSupernet(ImageSupernet):
         """The auxiliary classifier, which a count of the network's parameters leaves out."""
         return self.network.auxiliary
 
-    def forward(self, images_BCHW: Tensor, architecture: Architecture, how: Pass) -> Outputs:
+    def forward(self, images_BCHW: Tensor, architecture: Architecture) -> Outputs:
         """The class scores [B, K] of one architecture."""
-        outputs: Outputs = self.network(images_BCHW, self.space.cells(architecture), how)
+        outputs: Outputs = self.network(images_BCHW, self.space.cells(architecture))
         return outputs
 
 
@@ -189,9 +191,9 @@ class MicroChild(ImageChild):
         """The auxiliary classifier, which a count of the network's parameters leaves out."""
         return self.network.auxiliary
 
-    def outputs(self, images_BCHW: Tensor, how: Pass) -> Outputs:
+    def outputs(self, images_BCHW: Tensor) -> Outputs:
         """The class scores [B, K], with those of the auxiliary head in training."""
-        outputs: Outputs = self.network(images_BCHW, self.cells, how)
+        outputs: Outputs = self.network(images_BCHW, self.cells, self.progress)
         return outputs
 
     def load_slice(self, supernet: MicroSupernet) -> None:

@@ -21,7 +21,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
-from enas.nn.kernels import inlined
+from enas.cpu.kernels import inlined
 
 LANES = 16
 """Sums of a vector: 512 bits of float32. A processor with narrower registers takes several for it."""

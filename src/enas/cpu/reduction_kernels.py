@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from enas.nn.kernels import inlined, parallel_with_scratch
-from enas.nn.scratch import emit, gradient_row, positions, stage_gradient
-from enas.nn.simd import borrowed, put_even, put_odd, take_even, take_odd
-from enas.nn.tiles import add_outer, product
+from enas.cpu.kernels import inlined, parallel_with_scratch
+from enas.cpu.scratch import emit, gradient_row, positions, stage_gradient
+from enas.cpu.simd import borrowed, put_even, put_odd, take_even, take_odd
+from enas.cpu.tiles import add_outer, product
 
 
 @inlined

@@ -1,6 +1,6 @@
-"""A factorized reduction of an `Activation`, and the statistics of the norm after it, in one compiled pass.
+"""A factorized reduction of an `Deferred`, and the statistics of the norm after it, in one compiled pass.
 
-The plain form is in `enas.nn.convolution`, which decides who computes.
+The plain form is in `enas.ops`.
 
 Shape letters: B images, C channels in, O channels out, of which the first E read the even pixels, H rows, W columns.
 """
@@ -10,29 +10,27 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from enas.nn.activation import Activation, ChannelNorm, Statistics
-from enas.nn.kernels import array, kernel
-from enas.nn.node import apply
-from enas.nn.normed import BUCKETS, NormInputs, counts, normalised, output_gradient, with_norm
-from enas.nn.parts import Parts
-from enas.nn.reduction_kernels import reduction_backward, reduction_forward
-from enas.nn.scratch import geometry, units
-from enas.nn.threads import team
-from enas.nn.tiles import pack, tap_offsets
+from enas.cpu.deferred import Deferred
+from enas.cpu.kernels import array, kernel
+from enas.cpu.node import apply
+from enas.cpu.normed import BUCKETS, NormInputs, counts, normalised, output_gradient, with_norm
+from enas.cpu.parts import Parts
+from enas.cpu.reduction_kernels import reduction_backward, reduction_forward
+from enas.cpu.scratch import geometry, units
+from enas.cpu.threads import team
+from enas.cpu.tiles import pack, tap_offsets
 
 
-def reduction_norm(
-    x: Activation, even_EC: Tensor, odd_OC: Tensor, norm: ChannelNorm, statistics: Statistics
-) -> Activation:
+def fused_reduction_norm(x: Deferred, even_EC: Tensor, odd_OC: Tensor, norm: nn.BatchNorm2d) -> Deferred:
     """norm(1×1 convolution of the even pixels of x beside one of the odd ones), by the compiled kernels."""
     parts = Parts.of([x])
     weight_OC = torch.cat([even_EC, odd_OC])
-    inputs = NormInputs.of(norm, statistics)
+    inputs = NormInputs.of(norm)
     outputs = apply(_ReductionNorm, parts, len(even_EC), weight_OC, *inputs, *parts.tensors([x]))
-    return normalised(norm, statistics, outputs)
+    return normalised(norm, outputs)
 
 
 @kernel

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from enas.nn import kernels
-from enas.nn.products import side_by_side, summed
+from enas.cpu import kernels
+from enas.cpu.products import side_by_side, summed
+from enas.cpu.threads import team
 from enas.nn.recurrence import CellPlan, OutputNorm, Recurrence
-from enas.nn.threads import team
 
 
 def fused_recurrence(

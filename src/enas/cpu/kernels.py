@@ -22,7 +22,7 @@ from numba import types
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.extending import intrinsic, overload
 
-from enas.nn.threads import split_rows
+from enas.cpu.threads import split_rows
 
 # Fused multiply-adds are allowed, reordering of sums only where a kernel says so; division must not check for zero,
 # as the check keeps the compiler from vectorising.

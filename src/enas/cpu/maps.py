@@ -1,7 +1,7 @@
 """Sums, pooling, averages and norms of feature maps in one pass over memory each way, on a CPU in float32.
 
-These are the functions of the same names of `enas.nn.convolution`, whose plain form is the specification, for feature maps
-that `enas.nn.activation.kernels_take`. The compiled part is `enas.nn.map_kernels`.
+These are the operations of the same names of `enas.ops`, whose plain form is the specification. The compiled part is
+`enas.cpu.map_kernels`.
 
 Shape letters: B images, C channels, H rows, W columns, P = H · W, R = B · C, n parts of a sum.
 """
@@ -10,55 +10,118 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from types import NotImplementedType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from enas.nn import map_kernels as kernels
-from enas.nn.activation import Activation, ChannelNorm
-from enas.nn.kernels import array
-from enas.nn.node import apply
-from enas.nn.normed import NormInputs, counts, normalised, output_gradient, with_norm
-from enas.nn.parts import addresses
-from enas.nn.threads import team
+from enas.cpu import map_kernels as kernels
+from enas.cpu.deferred import Deferred, deferred
+from enas.cpu.kernels import array
+from enas.cpu.node import apply
+from enas.cpu.normed import NormInputs, counts, normalised, output_gradient, with_norm
+from enas.cpu.parts import addresses
+from enas.cpu.registry import takes, takes_over
+from enas.cpu.threads import team
+
+Maps = Tensor | Deferred
 
 
-def total(xs: Sequence[Activation], kept_B: Sequence[Tensor | None]) -> Tensor:
-    """Σ kept · x, where `kept_B` has for each part a factor of at least 0 for every image, or None for 1."""
-    y_BCHW: Tensor = apply(_Total, _Sum.of(xs, kept_B), *_tensors(xs))
+@takes_over("computed")
+def computed(x: Maps) -> Tensor:
+    """The feature maps as a tensor."""
+    return x.computed() if isinstance(x, Deferred) else x
+
+
+@takes_over("relu")
+def relu(x: Maps) -> Deferred | NotImplementedType:
+    """Left to whoever reads the maps."""
+    return deferred(x).relu() if takes(x) else NotImplemented
+
+
+@takes_over("concatenation")
+def concatenation(xs: Sequence[Maps]) -> Deferred | NotImplementedType:
+    """All parts as one, in memory; their norms are still to come. Either every part is rectified or none."""
+    parts = list(map(deferred, xs))
+    if len(parts) == 1:
+        return parts[0]
+    if not takes(*parts) or len({x.rectified for x in parts}) > 1:
+        return NotImplemented
+    z_BCHW, rectified = torch.cat([x.z_BCHW for x in parts], 1), parts[0].rectified
+    if all(x.scale_C is None for x in parts):
+        return Deferred(z_BCHW, rectified=rectified)
+    scales, shifts = zip(*(x.affine() for x in parts), strict=True)
+    return Deferred(z_BCHW, torch.cat(scales), torch.cat(shifts), rectified)
+
+
+@takes_over("total")
+def total(xs: Sequence[Maps], factors: Sequence[Tensor | None] | None = None) -> Tensor | NotImplementedType:
+    """Sums, and single maps on which something is still to be done."""
+    factors = [None] * len(xs) if factors is None else factors
+    if len(xs) == 1 and isinstance(xs[0], Tensor) and factors[0] is None:
+        return xs[0]
+    return summed(list(map(deferred, xs)), factors) if takes(*xs) else NotImplemented
+
+
+def summed(xs: Sequence[Deferred], factors: Sequence[Tensor | None]) -> Tensor:
+    """Σ factor · x, where each part has a factor [B] of at least 0 for every image, or None for 1."""
+    y_BCHW: Tensor = apply(_Total, _Sum.of(xs, factors), *_tensors(xs))
     return y_BCHW
 
 
-def total_norm(xs: Sequence[Activation], norm: ChannelNorm) -> Activation:
+@takes_over("total_norm")
+def total_norm(xs: Sequence[Maps], norm: nn.BatchNorm2d) -> Deferred | NotImplementedType:
     """norm(Σ xs) by batch statistics."""
-    parts = _Sum.of(xs, [None] * len(xs))
-    outputs = apply(_TotalNorm, parts, *NormInputs.of(norm, "batch"), *_tensors(xs))
-    return normalised(norm, "batch", outputs)
+    if not norm.training or not takes(*xs, weights=(norm.weight,)):
+        return NotImplemented
+    parts = list(map(deferred, xs))
+    sums = _Sum.of(parts, [None] * len(parts))
+    return normalised(norm, apply(_TotalNorm, sums, *NormInputs.of(norm), *_tensors(parts)))
 
 
-def batch_norm(z_BCHW: Tensor, norm: ChannelNorm) -> Activation:
-    """norm(z) by batch statistics."""
-    return normalised(norm, "batch", apply(_Norm, z_BCHW, *NormInputs.of(norm, "batch")))
+@takes_over("batch_norm")
+def batch_norm(x: Maps, norm: nn.BatchNorm2d) -> Deferred | NotImplementedType:
+    """The statistics; the rest is left to whoever reads the maps."""
+    if isinstance(x, Deferred) or not takes(x, weights=(norm.weight,)):
+        return NotImplemented
+    if not norm.training:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale_C = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        return Deferred(x, scale_C, norm.bias - norm.running_mean * scale_C)
+    return normalised(norm, apply(_Norm, x, *NormInputs.of(norm)))
 
 
-def average_pool(x: Activation, stride: int) -> Tensor:
+@takes_over("average_pool")
+def average_pool(x: Maps, stride: int = 1) -> Tensor | NotImplementedType:
     """Mean over 3×3 pixels, those beyond the border left out."""
-    y_BCHW: Tensor = apply(_Pool, _AVERAGE, stride, x.rectified, x.z_BCHW, x.scale_C, x.shift_C)
-    return y_BCHW
+    return _pool(_AVERAGE, x, stride)
 
 
-def max_pool(x: Activation, stride: int) -> Tensor:
+@takes_over("max_pool")
+def max_pool(x: Maps, stride: int = 1) -> Tensor | NotImplementedType:
     """Largest of 3×3 pixels; of equal ones, the first row by row gets the gradient."""
-    y_BCHW: Tensor = apply(_Pool, _MAX, stride, x.rectified, x.z_BCHW, x.scale_C, x.shift_C)
+    return _pool(_MAX, x, stride)
+
+
+def _pool(pool: _Kernels, x: Maps, stride: int) -> Tensor | NotImplementedType:
+    if not takes(x):
+        return NotImplemented
+    given = deferred(x)
+    y_BCHW: Tensor = apply(_Pool, pool, stride, given.rectified, given.z_BCHW, given.scale_C, given.shift_C)
     return y_BCHW
 
 
-def global_average(x: Activation) -> Tensor:
+@takes_over("global_average")
+def global_average(x: Maps) -> Tensor | NotImplementedType:
     """Mean over all pixels [B, C]."""
-    mean_BC: Tensor = apply(_GlobalAverage, x.rectified, x.z_BCHW, x.scale_C, x.shift_C)
+    if not takes(x):
+        return NotImplemented
+    given = deferred(x)
+    mean_BC: Tensor = apply(_GlobalAverage, given.rectified, given.z_BCHW, given.scale_C, given.shift_C)
     return mean_BC
 
 
@@ -105,7 +168,7 @@ class _Sum(NamedTuple):
     kept_nB: tuple[Tensor | None, ...]
 
     @classmethod
-    def of(cls, xs: Sequence[Activation], kept_B: Sequence[Tensor | None]) -> _Sum:
+    def of(cls, xs: Sequence[Deferred], kept_B: Sequence[Tensor | None]) -> _Sum:
         return cls(tuple(x.rectified for x in xs), tuple(kept_B))
 
     def is_itself(self, part: int, scale_C: Tensor | None) -> bool:
@@ -113,7 +176,7 @@ class _Sum(NamedTuple):
         return scale_C is None and not self.rectified_n[part] and self.kept_nB[part] is None
 
 
-def _tensors(xs: Sequence[Activation]) -> list[Tensor | None]:
+def _tensors(xs: Sequence[Deferred]) -> list[Tensor | None]:
     """z of all parts, then their scales, then their shifts."""
     return [*(x.z_BCHW for x in xs), *(x.scale_C for x in xs), *(x.shift_C for x in xs)]
 

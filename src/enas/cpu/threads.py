@@ -59,7 +59,7 @@ def split_rows(_typing: Any, team: Any, rows: Any, body: Any, arguments: Any) ->
         _, _, body_type, arguments_type = signature.args
         call = types.void(body_type, types.intp, types.intp, arguments_type)
         flags = ConfigStack.top_or_none().copy()
-        flags.forceinline = True  # see enas.nn.kernels.inlined
+        flags.forceinline = True  # see enas.cpu.kernels.inlined
         compiled = context.compile_subroutine(builder, _run, call, flags=flags)
 
         # struct {next part; number of parts; rows; arguments}

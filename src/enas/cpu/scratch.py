@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from enas.nn.kernels import inlined
-from enas.nn.simd import LANES, floats_at, sum_of, sum_of_products, sum_of_squares
+from enas.cpu.kernels import inlined
+from enas.cpu.simd import LANES, floats_at, sum_of, sum_of_products, sum_of_squares
 
 _UNIT_FLOATS = 40_000
 """Floats of a scratch array: three of them fit a second-level cache of 1 MB, with room for filters."""

@@ -6,7 +6,7 @@ in a fixed order, so that results do not depend on the number of threads.
 
 Loops run over all pixels of a plane and not row by row, as rows are short: a neighbour to the left or right comes from a
 plane shifted by one pixel, and a table says where it belongs to another row. z is what is in memory, and
-act(z) = scale · z + shift, rectified or not, is what the operation sees (see `enas.nn.activation`).
+act(z) = scale · z + shift, rectified or not, is what the operation sees (see `enas.cpu.deferred`).
 
 Shape letters: B images, C channels, P pixels of a plane, Q pixels of a plane after pooling, R = B · C planes, n parts of
 a sum.
@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from enas.nn.kernels import inlined, kernel, parallel_with_scratch
-from enas.nn.simd import floats_at, sum_of, sum_of_activated, sum_of_products, sum_of_squares
+from enas.cpu.kernels import inlined, kernel, parallel_with_scratch
+from enas.cpu.simd import floats_at, sum_of, sum_of_activated, sum_of_products, sum_of_squares
 
 f32 = np.float32
 _ZERO, _ONE, _TWO, _LOWEST = f32(0), f32(1), f32(2), f32(-np.inf)
@@ -76,7 +76,7 @@ def _act_backward(dx: Any, z: Any, scale: Any, shift: Any, rectified: bool, kept
 
 @inlined
 def _write_sums(x: Any, b: int, c: int, sums_B2C: Any) -> None:
-    """What `enas.nn.normed` takes: a plane's sum, and its squared deviations from its own mean."""
+    """What `enas.cpu.normed` takes: a plane's sum, and its squared deviations from its own mean."""
     total = sum_of(x)
     sums_B2C[b, 0, c] = total
     sums_B2C[b, 1, c] = sum_of_squares(x, total / f32(len(x)))

@@ -21,7 +21,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from enas.nn.simd import pointers
+from enas.cpu.simd import pointers
 
 LENGTHS = (8, 16)
 """Lengths of vectors that the functions here choose from."""

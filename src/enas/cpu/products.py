@@ -90,8 +90,8 @@ def _plain(weights_DE: Sequence[Tensor], rows: int) -> Product:
 
 def _transposed(weights_DE: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     """[W_1 | ... | W_m]ᵀ, [m E, D], in `dtype`."""
-    from enas.nn import kernels  # here, as compiling takes its time to import
-    from enas.nn.threads import team
+    from enas.cpu import kernels  # here, as compiling takes its time to import
+    from enas.cpu.threads import team
 
     D, E = weights_DE[0].shape
     transposed_mED = torch.empty(len(weights_DE), E, D, dtype=dtype)

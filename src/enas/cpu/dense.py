@@ -1,6 +1,6 @@
-"""A dense convolution of a concatenation of `Activation`s, and the statistics of the norm after it, in one compiled pass.
+"""A dense convolution of a concatenation of `Deferred`s, and the statistics of the norm after it, in one compiled pass.
 
-The plain form is in `enas.nn.convolution`, which decides who computes.
+The plain form is in `enas.ops`.
 
 Shape letters: B images, C channels in (of all parts), O channels out, H rows, W columns, k the width of a filter.
 """
@@ -12,39 +12,35 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from enas.nn.activation import Activation, ChannelNorm, Statistics
-from enas.nn.dense_kernels import dense_backward, dense_forward
-from enas.nn.kernels import array, kernel
-from enas.nn.node import apply
-from enas.nn.normed import BUCKETS, NormInputs, counts, normalised, output_gradient, with_norm
-from enas.nn.parts import Parts, addresses
-from enas.nn.scratch import geometry, units
-from enas.nn.simd import multiplies_bfloat16
-from enas.nn.threads import team
-from enas.nn.tiles import pack, tap_offsets
+from enas.cpu.deferred import Deferred
+from enas.cpu.dense_kernels import dense_backward, dense_forward
+from enas.cpu.kernels import array, kernel
+from enas.cpu.node import apply
+from enas.cpu.normed import BUCKETS, NormInputs, counts, normalised, output_gradient, with_norm
+from enas.cpu.parts import Parts, addresses
+from enas.cpu.scratch import geometry, units
+from enas.cpu.simd import multiplies_bfloat16
+from enas.cpu.threads import team
+from enas.cpu.tiles import pack, tap_offsets
 
 
 def dense_norm(
-    xs: Sequence[Activation],
-    weight_OCkk: Tensor,
-    norm: ChannelNorm,
-    statistics: Statistics,
-    dtype: torch.dtype = torch.float32,
-) -> Activation:
+    xs: Sequence[Deferred], weight_OCkk: Tensor, norm: nn.BatchNorm2d, dtype: torch.dtype = torch.float32
+) -> Deferred:
     """norm(convolution of the concatenation of xs), stride 1, odd k, by the compiled kernels.
 
     Products are of bfloat16 if `dtype` says so and the processor multiplies it.
     """
     parts = Parts.of(xs)
-    inputs = NormInputs.of(norm, statistics)
+    inputs = NormInputs.of(norm)
     if not multiplies_bfloat16():
         dtype = torch.float32
     outputs = apply(_DenseNorm, parts, dtype, weight_OCkk, *inputs, *parts.tensors(xs))
-    return normalised(norm, statistics, outputs)
+    return normalised(norm, outputs)
 
 
 @kernel

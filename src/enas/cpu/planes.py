@@ -13,8 +13,8 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from enas.nn.depthwise import Registers, signature_of, word
-from enas.nn.simd import pointers
+from enas.cpu.depthwise import Registers, signature_of, word
+from enas.cpu.simd import pointers
 
 AFFINE_LANES = 8
 """Numbers that a sum for scale or shift stands as."""

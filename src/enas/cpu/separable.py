@@ -1,7 +1,7 @@
 """The depthwise-separable convolution and the statistics of its norm in one pass over memory, and its gradient in another.
 
 Between the passes only the input z, the output y and the weights are kept: what lies between is computed again. The kernels
-are in `enas.nn.separable_kernels`.
+are in `enas.cpu.separable_kernels`.
 
 Shape letters: B images, C channels in, O channels out, H rows, W columns, k the width of the filter, P planes of a channel
 (1, or 4 for a stride of 2), U units, D buckets.
@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from enas.nn import separable_kernels
-from enas.nn.activation import Activation, ChannelNorm, Statistics
-from enas.nn.kernels import array
-from enas.nn.node import apply
-from enas.nn.normed import BUCKETS, NormInputs, counts, normalised, output_gradient, with_norm
-from enas.nn.threads import team
+from enas.cpu import separable_kernels
+from enas.cpu.deferred import Deferred
+from enas.cpu.kernels import array
+from enas.cpu.node import apply
+from enas.cpu.normed import BUCKETS, NormInputs, counts, normalised, output_gradient, with_norm
+from enas.cpu.threads import team
 
 _POSITIONS = 1200
 _NUMBERS = 44_000
@@ -31,19 +31,11 @@ _NUMBERS = 44_000
 
 
 def fused_separable_norm(
-    x: Activation,
-    depthwise_C1kk: Tensor,
-    pointwise_OC11: Tensor,
-    norm: ChannelNorm,
-    *,
-    stride: int,
-    statistics: Statistics,
-) -> Activation:
-    """`separable_norm`, for contiguous float32 on a CPU and a stride of 1 or 2."""
-    outputs = apply(
-        _SeparableNorm, *x, depthwise_C1kk, pointwise_OC11, stride, *NormInputs.of(norm, statistics)
-    )
-    return normalised(norm, statistics, outputs)
+    x: Deferred, depthwise_C1kk: Tensor, pointwise_OC11: Tensor, norm: nn.BatchNorm2d, stride: int
+) -> Deferred:
+    """`enas.ops.separable_norm`, for contiguous float32 on a CPU and a stride of 1 or 2."""
+    outputs = apply(_SeparableNorm, *x, depthwise_C1kk, pointwise_OC11, stride, *NormInputs.of(norm))
+    return normalised(norm, outputs)
 
 
 class _SeparableNorm(torch.autograd.Function):

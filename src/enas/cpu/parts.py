@@ -1,4 +1,4 @@
-"""The parts of a concatenation or a sum of `Activation`s, as kernels take them.
+"""The parts of a concatenation or a sum of `Deferred`s, as kernels take them.
 
 Shape letters: P parts, C channels of all parts.
 """
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from enas.nn.activation import Activation
-from enas.nn.kernels import array
+from enas.cpu.deferred import Deferred
+from enas.cpu.kernels import array
 
 
 def addresses(maps: Sequence[Tensor | None]) -> np.ndarray[Any, Any]:
@@ -30,7 +30,7 @@ class Parts:
         self.channels_P = np.array(channels, np.int64)
 
     @classmethod
-    def of(cls, xs: Sequence[Activation]) -> Parts:
+    def of(cls, xs: Sequence[Deferred]) -> Parts:
         """Those of these activations."""
         return cls(
             [x.z_BCHW.shape[1] for x in xs],
@@ -38,7 +38,7 @@ class Parts:
             [x.rectified for x in xs],
         )
 
-    def tensors(self, xs: Sequence[Activation]) -> list[Tensor]:
+    def tensors(self, xs: Sequence[Deferred]) -> list[Tensor]:
         """Every z, then scale and shift of those that have them."""
         maps = [x.z_BCHW for x in xs]
         for x in xs:

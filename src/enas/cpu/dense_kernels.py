@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from enas.nn.kernels import inlined, narrow, parallel_with_scratch
-from enas.nn.scratch import emit, emit_gradient, floats_at, positions, stage, stage_gradient
-from enas.nn.simd import borrowed, narrow_halves, narrow_pairs
-from enas.nn.tiles import add_halves_outer, add_outer, pairs_product, product
+from enas.cpu.kernels import inlined, narrow, parallel_with_scratch
+from enas.cpu.scratch import emit, emit_gradient, floats_at, positions, stage, stage_gradient
+from enas.cpu.simd import borrowed, narrow_halves, narrow_pairs
+from enas.cpu.tiles import add_halves_outer, add_outer, pairs_product, product
 
 # How staged maps become the operands of a product: for bfloat16, others are bound in the place of these names.
 

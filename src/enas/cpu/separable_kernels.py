@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from enas.nn.depthwise import correlation, filter_gradient
-from enas.nn.kernels import f32, inlined, parallel_with_scratch
-from enas.nn.planes import AFFINE_LANES, prefetch, stage, unstage
-from enas.nn.simd import sum_of, sum_of_squares
-from enas.nn.tiles import add_outer, pack, product
+from enas.cpu.depthwise import correlation, filter_gradient
+from enas.cpu.kernels import f32, inlined, parallel_with_scratch
+from enas.cpu.planes import AFFINE_LANES, prefetch, stage, unstage
+from enas.cpu.simd import sum_of, sum_of_squares
+from enas.cpu.tiles import add_outer, pack, product
 
 LANES = 16
 """What the products over channels count positions in."""
@@ -57,11 +57,11 @@ def _plane_sizes(images: int, rows: int, columns: int, width: int) -> Any:
 
 # What the two kernels call; `parallel_with_scratch` binds the functions for a width and a vector length in their place.
 def _correlate(*_arguments: Any) -> None:
-    """Placeholder for a correlation of `enas.nn.depthwise`."""
+    """Placeholder for a correlation of `enas.cpu.depthwise`."""
 
 
 def _add_filter_gradient(*_arguments: Any) -> None:
-    """Placeholder for a filter gradient of `enas.nn.depthwise`."""
+    """Placeholder for a filter gradient of `enas.cpu.depthwise`."""
 
 
 def _forward(

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from enas.nn.kernels import inlined
-from enas.nn.simd import (
+from enas.cpu.kernels import inlined
+from enas.cpu.simd import (
     LANES,
     OUTER_TILE,
     PRODUCT_TILE,

@@ -6,7 +6,7 @@ scale and shift, and `output_gradient` makes of these the gradients of weight an
 whole gradient of y is dy + a + b · y.
 
 An autograd function takes the fields of `NormInputs` among its arguments, ends its forward pass with `with_norm`, and begins
-its backward pass with `output_gradient`; what it returns becomes an `Activation` by `normalised`.
+its backward pass with `output_gradient`; what it returns becomes an `Deferred` by `normalised`.
 
 Shape letters: U units of images, C channels.
 """
@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from enas.nn.activation import Activation, ChannelNorm, Statistics
-from enas.nn.kernels import array, kernel
+from enas.cpu.deferred import Deferred
+from enas.cpu.kernels import array, kernel
 
 BUCKETS = 16
 """Ranges of units that have gradient buffers of their own: fixed, so that sums do not depend on the number of threads."""
@@ -38,11 +38,11 @@ class NormInputs(NamedTuple):
     given_variance_C: Tensor | None
 
     @classmethod
-    def of(cls, norm: ChannelNorm, statistics: Statistics) -> NormInputs:
-        """A norm's, with its moving averages where these normalise."""
-        if statistics == "moving":
-            return cls(norm.weight, norm.bias, norm.eps, norm.mean_C, norm.variance_C)
-        return cls(norm.weight, norm.bias, norm.eps, None, None)
+    def of(cls, norm: nn.BatchNorm2d) -> NormInputs:
+        """A norm's, with its moving averages where these normalise: in evaluation mode."""
+        if norm.training:
+            return cls(norm.weight, norm.bias, norm.eps, None, None)
+        return cls(norm.weight, norm.bias, norm.eps, norm.running_mean, norm.running_var)
 
     @classmethod
     def split(cls, arguments: Sequence[Any]) -> tuple[NormInputs, Sequence[Any]]:
@@ -51,15 +51,27 @@ class NormInputs(NamedTuple):
         return cls(*arguments[:size]), arguments[size:]
 
 
-def normalised(norm: ChannelNorm, statistics: Statistics, outputs: tuple[Tensor, ...]) -> Activation:
+def normalised(norm: nn.BatchNorm2d, outputs: tuple[Tensor, ...]) -> Deferred:
     """The feature maps (y, scale, shift, mean, variance) of an autograd function, whose norm is still to come.
 
-    In training mode, batch statistics are taken into the moving averages.
+    In training mode, batch statistics are taken into the moving averages, as torch's own forward pass does.
     """
     y_BCHW, scale_C, shift_C, mean_C, variance_C = outputs
-    if statistics == "batch" and norm.training:
-        norm.update(mean_C, variance_C, y_BCHW.numel() // y_BCHW.shape[1])
-    return Activation(y_BCHW, scale_C, shift_C)
+    if norm.training and norm.track_running_stats:
+        update_averages(norm, mean_C, variance_C, y_BCHW.numel() // y_BCHW.shape[1])
+    return Deferred(y_BCHW, scale_C, shift_C)
+
+
+@torch.no_grad()
+def update_averages(norm: nn.BatchNorm2d, mean_C: Tensor, variance_C: Tensor, count: int) -> None:
+    """Take a minibatch's statistics, over `count` values a channel, into the moving averages (variance unbiased)."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.add_(1)
+    share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean_C.detach(), share)
+    norm.running_var.lerp_(variance_C.detach() * (count / max(count - 1, 1)), share)
 
 
 @kernel

@@ -1,0 +1,64 @@
+"""Which convolutions kernels take, as `enas.ops` has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import NotImplementedType
+
+import torch
+from torch import Tensor, nn
+
+from enas.cpu.deferred import Deferred, deferred
+from enas.cpu.dense import dense_norm
+from enas.cpu.maps import concatenation
+from enas.cpu.reduction import fused_reduction_norm
+from enas.cpu.registry import operand_type, takes, takes_over
+from enas.cpu.separable import fused_separable_norm
+
+Maps = Tensor | Deferred
+
+
+@takes_over("conv_norm")
+def conv_norm(x: Maps, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Deferred | NotImplementedType:
+    """A dense convolution of odd width and stride 1 that keeps the size."""
+    same = conv.stride == (1, 1) and conv.padding == (conv.kernel_size[0] // 2,) * 2
+    if not same or not takes(x, weights=(conv.weight, norm.weight)):
+        return NotImplemented
+    return dense_norm([deferred(x)], conv.weight, norm, operand_type())
+
+
+@takes_over("separable_norm")
+def separable_norm(
+    x: Maps, depthwise: nn.Conv2d, pointwise: nn.Conv2d, norm: nn.BatchNorm2d
+) -> Deferred | NotImplementedType:
+    """A stride of 1 or 2."""
+    (stride, _) = depthwise.stride
+    if stride > 2 or not takes(x, weights=(depthwise.weight, pointwise.weight, norm.weight)):
+        return NotImplemented
+    return fused_separable_norm(deferred(x), depthwise.weight, pointwise.weight, norm, stride)
+
+
+@takes_over("joined_norm")
+def joined_norm(
+    xs: Sequence[Maps], convs: Sequence[nn.Conv2d], norm: nn.BatchNorm2d
+) -> Deferred | NotImplementedType:
+    """1×1 convolutions of any number of parts."""
+    weights = tuple(conv.weight for conv in convs)
+    if not takes(*xs, weights=(*weights, norm.weight)):
+        return NotImplemented
+    return dense_norm(list(map(deferred, xs)), torch.cat(weights, 1), norm, operand_type())
+
+
+@takes_over("reduction_norm")
+def reduction_norm(
+    xs: Sequence[Maps], evens: Sequence[nn.Conv2d], odds: Sequence[nn.Conv2d], norm: nn.BatchNorm2d
+) -> Deferred | NotImplementedType:
+    """Either half of the pixels by 1×1 convolutions."""
+    weights = tuple(conv.weight for conv in (*evens, *odds))
+    if not takes(*xs, weights=(*weights, norm.weight)):
+        return NotImplemented
+    even_PC, odd_QC = (torch.cat([conv.weight.flatten(1) for conv in convs], 1) for convs in (evens, odds))
+    x = concatenation(xs)
+    if x is NotImplemented:
+        return NotImplemented
+    return fused_reduction_norm(x, even_PC, odd_QC, norm)

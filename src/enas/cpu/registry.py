@@ -1,0 +1,38 @@
+"""Which kernel takes over which operation of `enas.ops`, and what feature maps kernels take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from enas.cpu.deferred import Deferred
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+KERNELS: dict[str, Callable[..., Any]] = {}
+"""The kernels by the names of their operations. Each returns `NotImplemented` for a call that it does not take."""
+
+
+def takes_over(operation: str) -> Callable[[F], F]:
+    """Register a function as the kernel of an operation, whose arguments it has."""
+
+    def register(kernel: F) -> F:
+        KERNELS[operation] = kernel
+        return kernel
+
+    return register
+
+
+def takes(*maps: torch.Tensor | Deferred, weights: tuple[torch.Tensor, ...] = ()) -> bool:
+    """Whether kernels take such feature maps and weights: float32 on a CPU, the maps in the order B, C, H, W."""
+    zs = [x.z_BCHW if isinstance(x, Deferred) else x for x in maps]
+    return all(
+        z.is_cpu and z.dtype == torch.float32 and z.is_contiguous() and z.numel() > 0 for z in zs
+    ) and all(weight.dtype == torch.float32 for weight in weights)
+
+
+def operand_type() -> torch.dtype:
+    """The type that autocast wants of the operands of convolutions."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32

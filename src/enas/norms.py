@@ -1,0 +1,75 @@
+"""The modes of a network's batch norms, as contexts of whoever calls the network.
+
+In training mode torch's batch norm normalises by the minibatch and takes it into the moving averages; in evaluation mode it
+normalises by these. Rewards and evaluations also want the first without the second, and averages taken anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+Norms = Sequence[nn.BatchNorm2d]
+
+
+def norms_of(model: nn.Module) -> list[nn.BatchNorm2d]:
+    """All batch norms of a network."""
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+@contextlib.contextmanager
+def batch_statistics(norms: Norms) -> Iterator[None]:
+    """Inside, the norms normalise by the minibatch's own statistics, and the moving averages rest."""
+    with _modes(norms, training=True, averaging=False):
+        yield
+
+
+@contextlib.contextmanager
+def kept_statistics(norms: Norms) -> Iterator[None]:
+    """Put the moving averages back afterwards, bit for bit."""
+    buffers = [buffer for norm in norms for buffer in norm.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
+
+
+@torch.no_grad()
+def recalibrate(norms: Norms, minibatches: Iterable[Tensor], forward: Callable[[Tensor], object]) -> None:
+    """Make the moving averages of the norms that `forward` uses the plain means of the minibatches' statistics.
+
+    The rest of the network should be in evaluation mode, so that nothing is dropped.
+    """
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean of all minibatches so far
+        with _modes(norms, training=True, averaging=True):
+            for images_BCHW in minibatches:
+                forward(images_BCHW)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+@contextlib.contextmanager
+def _modes(norms: Norms, *, training: bool, averaging: bool) -> Iterator[None]:
+    before = [(norm.training, norm.track_running_stats) for norm in norms]
+    for norm in norms:
+        _set_mode(norm, training, averaging)
+    try:
+        yield
+    finally:
+        for norm, modes in zip(norms, before, strict=True):
+            _set_mode(norm, *modes)
+
+
+def _set_mode(norm: nn.BatchNorm2d, training: bool, averaging: bool) -> None:
+    # A supernet has thousands of norms, and a module's own way to set an attribute takes ten times as long.
+    vars(norm).update(training=training, track_running_stats=averaging)
