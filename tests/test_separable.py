@@ -7,12 +7,16 @@ from typing import Literal, NamedTuple
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from enas.nn.activation import Activation, ChannelNorm, kernels_take
-from enas.nn.convolution import separable_norm
+from enas import ops
 
-Statistics = Literal["batch", "moving"]
+pytest.importorskip("numba")
+
+from enas.cpu.deferred import Deferred
+from enas.cpu.registry import takes
+
+Mode = Literal["training", "evaluation"]
 
 
 class Case(NamedTuple):
@@ -22,25 +26,60 @@ class Case(NamedTuple):
     stride: int = 1
     affine: bool = True
     rectified: bool = True
-    statistics: Statistics = "batch"
+    mode: Mode = "training"
 
 
 class Operands(NamedTuple):
-    x: Activation
-    depthwise: Tensor
-    pointwise: Tensor
-    norm: ChannelNorm
+    x: Deferred
+    depthwise: nn.Conv2d
+    pointwise: nn.Conv2d
+    norm: nn.BatchNorm2d
 
     def double(self) -> Operands:
-        z, scale, shift = (None if v is None else v.detach().double() for v in self.x[:3])
+        z, scale, shift = (None if v is None else v.detach().double().requires_grad_() for v in self.x[:3])
         assert z is not None
-        x = Activation(z, scale, shift, self.x.rectified)
-        depthwise, pointwise = (w.detach().double() for w in (self.depthwise, self.pointwise))
-        return Operands(x, depthwise, pointwise, copy.deepcopy(self.norm).double())
+        depthwise, pointwise, norm = (copy.deepcopy(module).double() for module in self[1:])
+        return Operands(Deferred(z, scale, shift, self.x.rectified), depthwise, pointwise, norm)
 
     def leaves(self) -> list[Tensor]:
-        tensors = [*self.x[:3], self.depthwise, self.pointwise, self.norm.weight, self.norm.bias]
-        return [tensor.requires_grad_() for tensor in tensors if tensor is not None]
+        weights = [self.depthwise.weight, self.pointwise.weight, self.norm.weight, self.norm.bias]
+        return [tensor for tensor in (*self.x[:3], *weights) if tensor is not None]
+
+    def fused(self) -> Deferred:
+        """The convolution by the kernel."""
+        assert takes(self.x, weights=(self.depthwise.weight, self.pointwise.weight, self.norm.weight))
+        y = ops.separable_norm(self.x, self.depthwise, self.pointwise, self.norm)
+        assert isinstance(y, Deferred)
+        return y
+
+    def as_defined(self) -> Deferred:
+        """The convolution by torch, with the mean and biased variance of each channel or the moving averages."""
+        x_BCHW = self.x.z_BCHW
+        if self.x.scale_C is not None and self.x.shift_C is not None:
+            x_BCHW = x_BCHW * self.x.scale_C[:, None, None] + self.x.shift_C[:, None, None]
+        x_BCHW = x_BCHW.relu() if self.x.rectified else x_BCHW
+        z_BOHW, norm = self.pointwise(self.depthwise(x_BCHW)), self.norm
+        if norm.training:
+            variance_O, mean_O = torch.var_mean(z_BOHW, dim=(0, 2, 3), correction=0)
+            norm(z_BOHW.detach())  # torch's own moves the averages
+        else:
+            mean_O, variance_O = averages(norm)
+        scale_O = norm.weight / torch.sqrt(variance_O + norm.eps)
+        return Deferred(z_BOHW, scale_O, norm.bias - mean_O * scale_O)
+
+
+def averages(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """The moving mean and variance."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return norm.running_mean, norm.running_var
+
+
+def value(y: Deferred) -> Tensor:
+    """The feature maps, as they are defined."""
+    assert y.scale_C is not None
+    assert y.shift_C is not None
+    return y.z_BCHW * y.scale_C[:, None, None] + y.shift_C[:, None, None]
 
 
 def operands(case: Case, seed: int = 0, mean: float = 0.3) -> Operands:
@@ -51,29 +90,29 @@ def operands(case: Case, seed: int = 0, mean: float = 0.3) -> Operands:
 
     B, C, H, W = case.shape
     scale_C, shift_C = (normal(C) + 0.5, 0.5 * normal(C)) if case.affine else (None, None)
-    x = Activation(normal(B, C, H, W) + mean, scale_C, shift_C, case.rectified)
-    depthwise_C1kk = normal(C, 1, case.width, case.width) / case.width
-    pointwise_OC11 = normal(case.out, C, 1, 1) / C**0.5
-    norm = ChannelNorm(case.out, eps=1e-3)
+    if scale_C is not None and shift_C is not None:
+        scale_C, shift_C = scale_C.requires_grad_(), shift_C.requires_grad_()
+    x = Deferred((normal(B, C, H, W) + mean).requires_grad_(), scale_C, shift_C, case.rectified)
+    depthwise = nn.Conv2d(C, C, case.width, case.stride, case.width // 2, groups=C, bias=False)
+    pointwise = nn.Conv2d(C, case.out, 1, bias=False)
+    norm = nn.BatchNorm2d(case.out, eps=1e-3).train(case.mode == "training")
+    mean_O, variance_O = averages(norm)
     with torch.no_grad():
-        for values_O, deviation in ((norm.weight, 0.4), (norm.bias, 0.3), (norm.mean_C, 0.2)):
+        depthwise.weight.copy_(normal(C, 1, case.width, case.width) / case.width)
+        pointwise.weight.copy_(normal(case.out, C, 1, 1) / C**0.5)
+        for values_O, deviation in ((norm.weight, 0.4), (norm.bias, 0.3), (mean_O, 0.2)):
             values_O.add_(deviation * normal(case.out))
-        norm.variance_C.add_(normal(case.out).square())
-    return Operands(x, depthwise_C1kk, pointwise_OC11, norm)
+        variance_O.add_(normal(case.out).square())
+    return Operands(x, depthwise, pointwise, norm)
 
 
-def run(ops: Operands, case: Case) -> tuple[Activation, list[Tensor]]:
-    """The convolution, and the gradient of a random function of everything that it returns."""
-    leaves = ops.leaves()
-    y = separable_norm(
-        ops.x, ops.depthwise, ops.pointwise, ops.norm, stride=case.stride, statistics=case.statistics
-    )
-    assert y.scale_C is not None
-    assert y.shift_C is not None
+def gradients_of(given: Operands, y: Deferred) -> list[Tensor]:
+    """Of a random function of everything that the convolution returns."""
     generator = torch.Generator().manual_seed(7)
-    weights = [torch.randn(v.shape, generator=generator).to(v.dtype) for v in (y.value(), y.z_BCHW)]
-    loss = (y.relu().value() * weights[0]).sum() + (y.z_BCHW * weights[1]).mean()
-    return y, list(torch.autograd.grad(loss, leaves))
+    weights = [torch.randn(y.shape, generator=generator).to(y.z_BCHW.dtype) for _ in range(2)]
+    rectified = ops.computed(y.relu()) if takes(y) else value(y).relu()
+    loss = (rectified * weights[0]).sum() + (y.z_BCHW * weights[1]).mean()
+    return list(torch.autograd.grad(loss, given.leaves()))
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float = 2e-5) -> None:
@@ -108,39 +147,41 @@ CASES = [
 
 def check(case: Case) -> None:
     """Values, gradients and moving averages are those of the plain form."""
-    ops = operands(case)
-    exact = ops.double()
-    assert kernels_take(ops.x.z_BCHW, ops.depthwise, ops.pointwise)
-    assert not kernels_take(exact.x.z_BCHW, exact.depthwise, exact.pointwise)
-    (actual, gradients), (expected, exact_gradients) = run(ops, case), run(exact, case)
-    close(actual.value(), expected.value())
-    for gradient, exact_gradient in zip(gradients, exact_gradients, strict=True):
+    given = operands(case)
+    exact = given.double()
+    actual, expected = given.fused(), exact.as_defined()
+    close(ops.computed(actual), value(expected))
+    for gradient, exact_gradient in zip(
+        gradients_of(given, actual), gradients_of(exact, expected), strict=True
+    ):
         close(gradient, exact_gradient, 1e-4)
-    close(ops.norm.mean_C, exact.norm.mean_C)
-    close(ops.norm.variance_C, exact.norm.variance_C)
+    for average, exact_average in zip(averages(given.norm), averages(exact.norm), strict=True):
+        close(average, exact_average)
+    assert given.norm.num_batches_tracked == exact.norm.num_batches_tracked == (case.mode == "training")
 
 
-@pytest.mark.parametrize("statistics", ["batch", "moving"])
+@pytest.mark.parametrize("mode", ["training", "evaluation"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_values_and_gradients_are_those_of_the_plain_form(case: Case, statistics: Statistics) -> None:
-    check(case._replace(statistics=statistics))
+def test_values_and_gradients_are_those_of_the_plain_form(case: Case, mode: Mode) -> None:
+    check(case._replace(mode=mode))
 
 
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("rectified", [False, True])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("statistics", ["batch", "moving"])
-def test_maps_with_less_pending(affine: bool, rectified: bool, stride: int, statistics: Statistics) -> None:
-    check(Case((3, 4, 6, 10), 8, 3, stride, affine, rectified, statistics))
+@pytest.mark.parametrize("mode", ["training", "evaluation"])
+def test_maps_with_less_pending(affine: bool, rectified: bool, stride: int, mode: Mode) -> None:
+    check(Case((3, 4, 6, 10), 8, 3, stride, affine, rectified, mode))
 
 
 def test_statistics_of_maps_far_from_zero() -> None:
     case = Case((4, 3, 16, 16), 5, affine=False, rectified=False)
-    ops = operands(case, mean=100.0)
-    exact = ops.double()
-    run(ops, case)
-    run(exact, case)
-    torch.testing.assert_close(ops.norm.variance_C.double(), exact.norm.variance_C, rtol=1e-4, atol=0)
+    given = operands(case, mean=100.0)
+    exact = given.double()
+    given.fused()
+    exact.as_defined()
+    (_, actual), (_, expected) = averages(given.norm), averages(exact.norm)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -151,9 +192,9 @@ def test_threads_change_no_bit(stride: int) -> None:
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            ops = operands(case)
-            y, gradients = run(ops, case)
-            runs.append([y.value(), ops.norm.mean_C, ops.norm.variance_C, *gradients])
+            given = operands(case)
+            y = given.fused()
+            runs.append([ops.computed(y), *averages(given.norm), *gradients_of(given, y)])
     finally:
         torch.set_num_threads(before)
     one, *others = runs
@@ -166,26 +207,27 @@ def test_maps_without_gradient_leave_those_of_the_weights_the_same(stride: int) 
     case = Case((3, 4, 6, 10), 8, 3, stride)
     gradients = []
     for learnt in (False, True):
-        ops = operands(case)
-        weights = ops.leaves()[3:]
-        for tensor in ops.x[:3]:
+        given = operands(case)
+        weights = given.leaves()[3:]
+        for tensor in given.x[:3]:
             assert isinstance(tensor, Tensor)
             tensor.requires_grad_(learnt)
-        y = separable_norm(ops.x, ops.depthwise, ops.pointwise, ops.norm, stride=stride)
-        gradients.append(torch.autograd.grad(y.relu().value().square().sum(), weights))
+        y = ops.computed(ops.relu(given.fused()))
+        gradients.append(torch.autograd.grad(y.square().sum(), weights))
     assert all(map(torch.equal, *gradients))
 
 
 def test_scale_and_shift_alone_carry_a_gradient_back() -> None:
     """As where a reader needs the statistics of a map and not the map."""
     case = Case((2, 3, 4, 5), 6)
-    ops = operands(case)
+    given = operands(case)
+    exact = given.double()
     found = []
-    for each in (ops.double(), ops):
+    for each, run in ((exact, exact.as_defined), (given, given.fused)):
         leaves = each.leaves()
-        y = separable_norm(each.x, each.depthwise, each.pointwise, each.norm)
+        y = run()
         assert y.scale_C is not None
         weight_O = torch.arange(1.0, 7.0).to(y.scale_C.dtype)
         found.append(torch.autograd.grad((y.scale_C * weight_O).sum(), leaves[:-1]))
-    for exact, actual in zip(*found, strict=True):
-        close(actual, exact, 1e-4)
+    for expected, actual in zip(*found, strict=True):
+        close(actual, expected, 1e-4)
