@@ -9,39 +9,65 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from enas.nn import convolution
-from enas.nn import dense as dense_module
-from enas.nn.activation import Activation, ChannelNorm, Statistics
-from enas.nn.convolution import conv_norm, factorized_reduction_norm, joined_conv_norm
-from enas.nn.simd import multiplies_bfloat16
+from enas import ops
+from enas.ops import Maps, Operation
+from enas.runtime.devices import products_in
+
+pytest.importorskip("numba")
+
+from enas.cpu import dense as dense_module
+from enas.cpu.deferred import Deferred
+from enas.cpu.registry import takes
+from enas.cpu.simd import multiplies_bfloat16
 
 ROUNDING = 3e-5  # of float32, over sums of some thousand terms, relative to the largest value
+CPU = torch.device("cpu")
 
-Convolve = Callable[[Sequence[Activation], Tensor, ChannelNorm, Statistics, torch.dtype], Activation]
+How = Callable[[Operation[..., Any]], Callable[..., Any]]
+Convolve = Callable[[Sequence[Maps], Tensor, nn.BatchNorm2d, How], Maps]
+"""A convolution and its norm, in the form that the last argument makes of the operation."""
 
 
-def dense(
-    xs: Sequence[Activation], weight: Tensor, norm: ChannelNorm, statistics: Statistics, dtype: torch.dtype
-) -> Activation:
+def dispatched(operation: Operation[..., Any]) -> Callable[..., Any]:
+    return operation
+
+
+def plain(operation: Operation[..., Any]) -> Callable[..., Any]:
+    return operation.plain
+
+
+def convolution(weight: Tensor, stride: int = 1) -> nn.Conv2d:
+    """A convolution by this very tensor, so that it gets the gradient."""
+    outputs, channels, width, _ = weight.shape
+    conv = nn.Conv2d(channels, outputs, width, stride, width // 2 if stride == 1 else 0, bias=False)
+    del conv.weight
+    conv.weight = weight  # type: ignore[assignment]
+    return conv
+
+
+def dense(xs: Sequence[Maps], weight: Tensor, norm: nn.BatchNorm2d, how: How) -> Maps:
     (x,) = xs
-    return conv_norm(x, weight, norm, statistics=statistics, dtype=dtype)
+    y: Maps = how(ops.conv_norm)(x, convolution(weight), norm)
+    return y
 
 
-def joined(
-    xs: Sequence[Activation], weight: Tensor, norm: ChannelNorm, statistics: Statistics, dtype: torch.dtype
-) -> Activation:
-    blocks = weight.split([x.z_BCHW.shape[1] for x in xs], 1)
-    return joined_conv_norm(xs, blocks, norm, statistics=statistics, dtype=dtype)
+def joined(xs: Sequence[Maps], weight: Tensor, norm: nn.BatchNorm2d, how: How) -> Maps:
+    blocks = weight.split([x.shape[1] for x in xs], 1)
+    y: Maps = how(ops.joined_norm)(xs, [convolution(block) for block in blocks], norm)
+    return y
 
 
-def reduction(
-    xs: Sequence[Activation], weight: Tensor, norm: ChannelNorm, statistics: Statistics, dtype: torch.dtype
-) -> Activation:
-    (x,) = xs
+def reduction(xs: Sequence[Maps], weight: Tensor, norm: nn.BatchNorm2d, how: How) -> Maps:
+    blocks = weight.split([x.shape[1] for x in xs], 1)
     half = len(weight) // 2
-    even, odd = weight[:half], weight[half:]
-    return factorized_reduction_norm(x, even, odd, norm, statistics=statistics, dtype=dtype)
+    evens, odds = (
+        [convolution(block, stride=2) for block in halves]
+        for halves in zip(*((block[:half], block[half:]) for block in blocks), strict=True)
+    )
+    y: Maps = how(ops.reduction_norm)(xs, evens, odds, norm)
+    return y
 
 
 class Case(NamedTuple):
@@ -54,19 +80,27 @@ class Case(NamedTuple):
     filter: int = 1
     affine: bool = True
     rectified: bool = True
-    statistics: Statistics = "batch"
+    training: bool = True
 
 
 class Run(NamedTuple):
     """What a case computes: the normalised output, the norm, and the leaves whose gradients are compared."""
 
     output: Tensor
-    norm: ChannelNorm
+    norm: nn.BatchNorm2d
     leaves: dict[str, Tensor]
 
 
-def run(case: Case, dtype: torch.dtype, products: torch.dtype | None = None, offset: float = 0.0) -> Run:
-    """Forward and backward in `dtype`; every type starts from the same numbers."""
+def value(x: Deferred) -> Tensor:
+    """The feature maps, as they are defined."""
+    y_BCHW = x.z_BCHW
+    if x.scale_C is not None and x.shift_C is not None:
+        y_BCHW = y_BCHW * x.scale_C[:, None, None] + x.shift_C[:, None, None]
+    return y_BCHW.relu() if x.rectified else y_BCHW
+
+
+def run(case: Case, dtype: torch.dtype, products: torch.dtype = torch.float32, offset: float = 0.0) -> Run:
+    """Forward and backward: by the kernels in float32, by the plain form in float64. Both start from the same numbers."""
     draw = torch.Generator().manual_seed(0)
 
     def leaf(*shape: int, scale: float = 1.0, shift: float = 0.0) -> Tensor:
@@ -76,25 +110,37 @@ def run(case: Case, dtype: torch.dtype, products: torch.dtype | None = None, off
     xs = []
     for number, channels in enumerate(case.channels):
         z = leaves[f"z{number}"] = leaf(case.images, channels, case.height, case.width, shift=offset)
-        x = Activation(z, rectified=case.rectified)
+        x = Deferred(z, rectified=case.rectified)
         if case.affine:
             scale = leaves[f"scale{number}"] = leaf(channels, scale=0.3, shift=1.0)
             shift = leaves[f"shift{number}"] = leaf(channels)
             x = x._replace(scale_C=scale, shift_C=shift)
         xs.append(x)
     size = (case.outputs, sum(case.channels), case.filter, case.filter)
-    leaves["weight"] = leaf(*size, scale=0.3)
-    norm = ChannelNorm(case.outputs).to(dtype)
+    weight = leaves["weight"] = leaf(*size, scale=0.3)
+    norm = nn.BatchNorm2d(case.outputs).to(dtype).train(case.training)
     with torch.no_grad():
         norm.weight.copy_(1 + 0.3 * torch.randn(case.outputs, generator=draw))
         norm.bias.copy_(torch.randn(case.outputs, generator=draw))
-        norm.mean_C.copy_(torch.randn(case.outputs, generator=draw))
+        average(norm, "mean").copy_(torch.randn(case.outputs, generator=draw))
     leaves["gamma"], leaves["beta"] = norm.weight, norm.bias
-    output = case.convolve(xs, leaves["weight"], norm, case.statistics, products or dtype).value()
+    assert takes(*xs, weights=(weight, norm.weight)) == (dtype is torch.float32)
+    if dtype is torch.float32:
+        with products_in(products, CPU):
+            y = case.convolve(xs, weight, norm, dispatched)
+        assert isinstance(y, Deferred)
+        output = ops.computed(y)
+    else:
+        output = ops.computed(case.convolve([value(x) for x in xs], weight, norm, plain))
     # Weights that differ from pixel to pixel, as the mean over a batch norm's output depends on nothing.
     weights = torch.randn(output.shape, generator=draw).to(dtype)
     (output.square() * weights).sum().backward()
     return Run(output.detach(), norm, leaves)
+
+
+def average(norm: nn.BatchNorm2d, name: str) -> Tensor:
+    """The moving mean or variance."""
+    return norm.get_buffer(f"running_{name}")
 
 
 def assert_agree(fused: Run, plain: Run, tolerance: float = ROUNDING) -> None:
@@ -106,8 +152,9 @@ def assert_agree(fused: Run, plain: Run, tolerance: float = ROUNDING) -> None:
         assert error <= tolerance * max(1, float(wanted.abs().max())), name
 
     close("output", fused.output, plain.output)
-    close("moving mean", fused.norm.mean_C, plain.norm.mean_C)
-    close("moving variance", fused.norm.variance_C, plain.norm.variance_C)
+    close("moving mean", average(fused.norm, "mean"), average(plain.norm, "mean"))
+    close("moving variance", average(fused.norm, "var"), average(plain.norm, "var"))
+    assert fused.norm.num_batches_tracked == plain.norm.num_batches_tracked == plain.norm.training
     for name, own in fused.leaves.items():
         close(f"gradient of {name}", own.grad, plain.leaves[name].grad)
 
@@ -125,15 +172,16 @@ CASES = [
             (joined, (20,) * 7, 20, 1),
             (reduction, (5,), 7, 1),
             (reduction, (20,), 40, 1),
+            (reduction, (4, 1, 6), 9, 1),
         ],
     )
 ] + [
-    Case(convolve, 3, channels, 8, 6, 10, filter, affine, rectified, statistics)
-    for (convolve, channels, filter), affine, rectified, statistics in product(
+    Case(convolve, 3, channels, 8, 6, 10, filter, affine, rectified, training)
+    for (convolve, channels, filter), affine, rectified, training in product(
         [(dense, (4,), 3), (joined, (4, 4), 1), (reduction, (4,), 1)],
         [False, True],
         [False, True],
-        ["batch", "moving"],
+        [True, False],
     )
 ]
 
@@ -151,7 +199,8 @@ def test_fused_equals_plain(case: Case) -> None:
 def test_statistics_of_maps_far_from_zero() -> None:
     case = Case(dense, 4, (3,), 5, 16, 16, 3, affine=False, rectified=False)
     fused, plain = run(case, torch.float32, offset=100.0), run(case, torch.float64, offset=100.0)
-    torch.testing.assert_close(fused.norm.variance_C.double(), plain.norm.variance_C, rtol=1e-4, atol=0)
+    actual, expected = average(fused.norm, "var"), average(plain.norm, "var")
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +215,7 @@ def test_products_in_bfloat16_equal_those_of_rounded_operands(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fused = run(case, torch.float32, torch.bfloat16)
-    exact = convolution._convolve
+    exact = F.conv2d
 
     def rounded(x_BCHW: Tensor, weight: Tensor, *others: Any) -> Tensor:
         y_BCHW: Tensor = Rounded.apply(
@@ -175,7 +224,7 @@ def test_products_in_bfloat16_equal_those_of_rounded_operands(
         return y_BCHW
 
     if multiplies_bfloat16():
-        monkeypatch.setattr(convolution, "_convolve", rounded)
+        monkeypatch.setattr(F, "conv2d", rounded)
     assert_agree(fused, run(case, torch.float64), tolerance=1e-3)
     assert torch.equal(fused.output, run(case, torch.float32).output) is not multiplies_bfloat16()
 
@@ -204,7 +253,9 @@ def test_operands_in_bfloat16_are_rounded_as_torch_rounds_them(channels: int) ->
     x_BCHW = torch.randn(3, channels, 7, 9, generator=torch.Generator().manual_seed(0))
     x_BCHW[0, 0, 0, :2] = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8])  # between two neighbours: to the even one
     identity_CC11 = torch.eye(channels)[:, :, None, None]
-    y = conv_norm(Activation(x_BCHW), identity_CC11, ChannelNorm(channels), dtype=torch.bfloat16)
+    with products_in(torch.bfloat16, CPU):
+        y = ops.conv_norm(x_BCHW, convolution(identity_CC11), nn.BatchNorm2d(channels))
+    assert isinstance(y, Deferred)
     assert torch.equal(y.z_BCHW, x_BCHW.bfloat16().float() if multiplies_bfloat16() else x_BCHW)
 
 
@@ -230,7 +281,7 @@ def test_threads_change_no_bit(case: Case, products: torch.dtype) -> None:
     one, *others = runs
     for other in others:
         assert torch.equal(other.output, one.output)
-        assert torch.equal(other.norm.variance_C, one.norm.variance_C)
+        assert torch.equal(average(other.norm, "var"), average(one.norm, "var"))
         for name, leaf in one.leaves.items():
             own, wanted = other.leaves[name].grad, leaf.grad
             assert own is not None
@@ -241,11 +292,12 @@ def test_threads_change_no_bit(case: Case, products: torch.dtype) -> None:
 def test_strided_maps_and_maps_without_gradient() -> None:
     draw = torch.Generator().manual_seed(0)
     images = torch.randn(2, 9, 8, 3, generator=draw).permute(0, 3, 1, 2)  # channels last
-    weight = nn.Parameter(torch.randn(4, 3, 3, 3, generator=draw))
+    weight = torch.randn(4, 3, 3, 3, generator=draw).requires_grad_()
+    conv = convolution(weight)
     results = []
     for x in (images, images.contiguous()):
         weight.grad = None
-        y = conv_norm(Activation(x), weight, ChannelNorm(4)).relu().value()
+        y = ops.computed(ops.relu(ops.conv_norm(x, conv, nn.BatchNorm2d(4))))
         y.sum().backward()
         results.append((y, weight.grad))
     for own, wanted in zip(*results, strict=True):
@@ -254,14 +306,22 @@ def test_strided_maps_and_maps_without_gradient() -> None:
 
 def test_scale_and_shift_alone_carry_a_gradient_back() -> None:
     """As where a reader needs the statistics of a map and not the map."""
+
+    def scale(z: Tensor, weight: Tensor) -> Tensor:
+        norm = nn.BatchNorm2d(6)
+        if z.dtype == torch.float64:  # as it is defined, with a weight of 1
+            return torch.rsqrt(F.conv2d(z, weight).var((0, 2, 3), correction=0) + norm.eps)
+        y = ops.conv_norm(z, convolution(weight), norm)
+        assert isinstance(y, Deferred)
+        assert y.scale_C is not None
+        return y.scale_C
+
     results = []
     for dtype in (torch.float32, torch.float64):
         draw = torch.Generator().manual_seed(0)
         z = torch.randn(2, 3, 4, 5, generator=draw).to(dtype).requires_grad_()
         weight = torch.randn(6, 3, 1, 1, generator=draw).to(dtype)
-        y = conv_norm(Activation(z), weight, ChannelNorm(6).to(dtype), dtype=dtype)
-        assert y.scale_C is not None
-        (y.scale_C * torch.randn(6, generator=draw)).sum().backward()
+        (scale(z, weight) * torch.randn(6, generator=draw)).sum().backward()
         results.append(z.grad)
     fused, plain = results
     assert fused is not None
