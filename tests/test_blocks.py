@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from enas import ops
+from enas.costs import multiply_adds, on_meta, parameter_count
 from enas.errors import ConfigError
-from enas.nn.activation import Activation, ChannelNorm
-from enas.nn.blocks import (
+from enas.masks import Dropout, mask, masks_from
+from enas.norms import batch_statistics
+from enas.ops import Maps
+from enas.runtime.devices import products_in
+from enas.spaces.blocks import (
     Classifier,
     DenseConv,
     FactorizedReduction,
@@ -22,11 +27,9 @@ from enas.nn.blocks import (
     SeparableConv,
     check_images,
     check_shape,
-    dropout_mask,
-    he_normal,
+    he_normal_,
 )
-from enas.nn.counting import multiply_adds, on_meta, parameter_count
-from enas.nn.image_network import ImageShape, Pass
+from enas.spaces.image_network import ImageShape
 
 B, C, OUT, H, W = 3, 4, 6, 7, 8
 NORM = NormConfig(eps=1e-3, decay=0.8)
@@ -40,52 +43,63 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=seeded(seed))
 
 
-def pending() -> Activation:
-    """Feature maps with a norm and a ReLU still to come."""
-    return Activation(
-        normal(B, C, H, W, seed=1), 1 + 0.3 * normal(C, seed=2), normal(C, seed=3), rectified=True
-    )
+def affine() -> nn.BatchNorm2d:
+    """A norm that is a scale and a shift of each channel."""
+    norm = nn.BatchNorm2d(C, eps=0.0).eval()
+    with torch.no_grad():
+        norm.weight.copy_(1 + 0.3 * normal(C, seed=2))
+        norm.bias.copy_(normal(C, seed=3))
+    return norm
 
 
-def with_lively_norm(norm: ChannelNorm) -> nn.BatchNorm2d:
-    """Give the norm values of its own; returns torch's with the same, in training mode."""
+def pending(seed: int = 1) -> Maps:
+    """Feature maps whose norm and ReLU are left to the reader, where there are kernels."""
+    return ops.relu(ops.batch_norm(normal(B, C, H, W, seed=seed), affine()))
+
+
+def value(seed: int = 1) -> Tensor:
+    """Those feature maps by torch's own functions."""
+    x_BCHW: Tensor = affine()(normal(B, C, H, W, seed=seed)).relu()
+    return x_BCHW.detach()
+
+
+def with_lively_norm(norm: nn.Module) -> nn.BatchNorm2d:
+    """Give the norm values of its own; returns another with the same."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     channels = len(norm.weight)
     with torch.no_grad():
         norm.weight.copy_(1 + 0.3 * normal(channels, seed=4))
         norm.bias.copy_(normal(channels, seed=5))
-    norm.mean_C.copy_(normal(channels, seed=6))
-    norm.variance_C.copy_(0.5 + normal(channels, seed=7).square())
-    theirs = nn.BatchNorm2d(channels, eps=norm.eps, momentum=1 - norm.decay)
-    theirs.load_state_dict(
-        {
-            "weight": norm.weight,
-            "bias": norm.bias,
-            "running_mean": norm.mean_C,
-            "running_var": norm.variance_C,
-            "num_batches_tracked": torch.tensor(0),
-        }
-    )
-    return theirs
+    norm.running_mean.copy_(normal(channels, seed=6))
+    norm.running_var.copy_(0.5 + normal(channels, seed=7).square())
+    assert (norm.eps, norm.momentum) == (1e-3, pytest.approx(0.2))
+    return copy.deepcopy(norm)
 
 
 def dense(width: int, stride: int) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    assert stride == 1
     block = DenseConv(C, OUT, width, seeded(), NORM)
-    return block, lambda x: F.conv2d(x, block.weight, None, stride, width // 2)
+    return block, lambda x: F.conv2d(x, block.conv.weight, None, stride, width // 2)
 
 
 def separable(width: int, stride: int) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    block = SeparableConv(C, OUT, width, seeded(), NORM)
+    block = SeparableConv(C, OUT, width, seeded(), NORM, stride)
 
     def plain(x: Tensor) -> Tensor:
-        y = F.conv2d(x, block.depthwise, None, stride, width // 2, groups=C)
-        return F.conv2d(y, block.pointwise)
+        y = F.conv2d(x, block.depthwise.weight, None, stride, width // 2, groups=C)
+        return F.conv2d(y, block.pointwise.weight)
 
     return block, plain
 
 
-@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(
-    ("kind", "width"), [(dense, 1), (dense, 3), (dense, 5), (separable, 3), (separable, 5)]
+    ("kind", "width", "stride"),
+    [
+        *((dense, width, 1) for width in (1, 3, 5)),
+        *((separable, width, stride) for width in (3, 5) for stride in (1, 2)),
+    ],
 )
 def test_convolutions_are_torch_s_followed_by_torch_s_norm(
     kind: Callable[[int, int], tuple[nn.Module, Callable[[Tensor], Tensor]]], width: int, stride: int
@@ -93,25 +107,29 @@ def test_convolutions_are_torch_s_followed_by_torch_s_norm(
     """Values by both kinds of statistics, gradients, and the moving averages after a minibatch."""
     block, plain = kind(width, stride)
     norm = block.get_submodule("norm")
-    assert isinstance(norm, ChannelNorm)
     theirs = with_lively_norm(norm)
-    agree(
-        block,
-        lambda: block(pending(), Pass("moving"), stride),
-        lambda: theirs.eval()(plain(pending().value())),
-    )
-    agree(
-        block,
-        lambda: block(pending(), Pass("batch"), stride),
-        lambda: theirs.train()(plain(pending().value())),
-    )
-    torch.testing.assert_close(norm.mean_C, theirs.running_mean, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(norm.variance_C, theirs.running_var, rtol=1e-5, atol=1e-5)
+    before = copy.deepcopy(norm.state_dict())
+
+    def compare() -> None:
+        agree(block, lambda: ops.computed(block(pending())), lambda: theirs(plain(value())))
+
+    theirs.eval()
+    block.eval()
+    compare()
+    theirs.train()
+    with batch_statistics([theirs]), batch_statistics([norm]):
+        compare()
+    assert all(torch.equal(buffer, before[name]) for name, buffer in norm.state_dict().items())
+    block.train()
+    compare()
+    for (name, mine), buffer in zip(norm.named_buffers(), theirs.buffers(), strict=True):
+        torch.testing.assert_close(mine, buffer, rtol=1e-5, atol=1e-5)
+        assert not torch.equal(mine, before[name])
 
 
-def agree(block: nn.Module, ours: Callable[[], Activation], theirs: Callable[[], Tensor]) -> None:
+def agree(block: nn.Module, ours: Callable[[], Tensor], theirs: Callable[[], Tensor]) -> None:
     """Both return the same and have the same gradient with respect to the block's filters."""
-    actual, expected = ours().value(), theirs()
+    actual, expected = ours(), theirs()
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
     filters = [weight for weight in block.parameters() if weight.dim() == 4]
     by_ours, by_theirs = (
@@ -124,16 +142,14 @@ def agree(block: nn.Module, ours: Callable[[], Activation], theirs: Callable[[],
 def test_a_joined_convolution_is_one_of_the_concatenation() -> None:
     block = JoinedConv(["0", "1", "2", "own"], C, OUT, seeded(), NORM)
     theirs = with_lively_norm(block.norm)
-    xs = {
-        name: pending()._replace(z_BCHW=normal(B, C, H, W, seed=k))
-        for k, name in enumerate(["0", "2", "own"])
-    }
-    actual = block(xs, Pass()).value()
-    weight = torch.cat([block.blocks[name] for name in xs], 1)
-    expected = theirs(F.conv2d(torch.cat([x.value() for x in xs.values()], 1), weight))
+    seeds = {"0": 0, "2": 1, "own": 2}
+    actual = ops.computed(block({name: pending(seed) for name, seed in seeds.items()}))
+    weight = torch.cat([block.convs.get_submodule(name).get_parameter("weight") for name in seeds], 1)
+    expected = theirs(F.conv2d(torch.cat([value(seed) for seed in seeds.values()], 1), weight))
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
     actual.square().sum().backward()
-    assert {name for name, weight in block.blocks.items() if weight.grad is not None} == {"0", "2", "own"}
+    trained = {name for name, weight in block.convs.named_parameters() if weight.grad is not None}
+    assert trained == {"0.weight", "2.weight", "own.weight"}
 
 
 @pytest.mark.parametrize("out", [6, 5])
@@ -142,15 +158,22 @@ def test_a_factorized_reduction_sees_even_pixels_beside_odd_ones(out: int, heigh
     block = FactorizedReduction(C, out, seeded(), NORM)
     theirs = with_lively_norm(block.norm)
     z_BCHW = normal(B, C, height, width)
+    even_CP, odd_CQ = (conv.weight.flatten(1).T for conv in (block.even, block.odd))
     halves = torch.zeros(B, out, (height + 1) // 2, (width + 1) // 2)
     for row in range(halves.shape[2]):
         for column in range(halves.shape[3]):
-            halves[:, : out // 2, row, column] = z_BCHW[:, :, 2 * row, 2 * column] @ block.even[:, :, 0, 0].T
+            halves[:, : out // 2, row, column] = z_BCHW[:, :, 2 * row, 2 * column] @ even_CP
             if 2 * row + 1 < height and 2 * column + 1 < width:
                 odd_BC = z_BCHW[:, :, 2 * row + 1, 2 * column + 1]
-                halves[:, out // 2 :, row, column] = odd_BC @ block.odd[:, :, 0, 0].T
-    actual = block(Activation(z_BCHW), Pass()).value()
+                halves[:, out // 2 :, row, column] = odd_BC @ odd_CQ
+    actual = ops.computed(block(z_BCHW))
     torch.testing.assert_close(actual, theirs(halves), rtol=1e-4, atol=1e-5)
+
+
+def he_normal(shape: tuple[int, ...], generator: torch.Generator, fan_in: int | None = None) -> Tensor:
+    weight = torch.empty(shape)
+    he_normal_(weight, generator, fan_in)
+    return weight
 
 
 @pytest.mark.parametrize(
@@ -159,13 +182,12 @@ def test_a_factorized_reduction_sees_even_pixels_beside_odd_ones(out: int, heigh
 def test_he_normal_has_the_variance_of_the_real_filter_s_fan_in(shape: tuple[int, ...], fan_in: int) -> None:
     """N(0, 2 / fan-in) cut off at two of its own standard deviations, then widened to that variance again."""
     weight = he_normal(shape, seeded())
-    assert weight.requires_grad
-    values, deviation = weight.detach(), math.sqrt(2 / fan_in)
-    standard_error = deviation / math.sqrt(values.numel())
-    assert abs(float(values.std()) - deviation) < 5 * standard_error
-    assert abs(float(values.mean())) < 5 * standard_error
+    deviation = math.sqrt(2 / fan_in)
+    standard_error = deviation / math.sqrt(weight.numel())
+    assert abs(float(weight.std()) - deviation) < 5 * standard_error
+    assert abs(float(weight.mean())) < 5 * standard_error
     cut = 2 * deviation / 0.87962566
-    assert 0.98 * cut < float(values.abs().max()) <= cut * (1 + 1e-6)
+    assert 0.98 * cut < float(weight.abs().max()) <= cut * (1 + 1e-6)
     assert torch.equal(weight, he_normal(shape, seeded()))
     assert not torch.equal(weight, he_normal(shape, seeded(1)))
 
@@ -174,35 +196,71 @@ def test_parts_of_a_wider_filter_have_its_fan_in() -> None:
     part = he_normal((64, 32, 1, 1), seeded(), fan_in=4 * 32)
     torch.testing.assert_close(2 * part, he_normal((64, 32, 1, 1), seeded()))
     block = JoinedConv("abcd", 32, 64, seeded(), NORM)
-    torch.testing.assert_close(block.blocks["a"], part)
+    torch.testing.assert_close(block.convs.get_parameter("a.weight").detach(), part)
+    assert all(parameter.requires_grad for parameter in block.parameters())
+
+
+def drawn(shape: tuple[int, ...], rate: float, draw: torch.Generator) -> Tensor:
+    with masks_from(draw):
+        return mask(shape, rate, torch.empty(1))
 
 
 def test_dropout_masks_keep_the_mean() -> None:
-    mask = dropout_mask((200, 100), 0.25, seeded(), torch.empty(1))
-    assert set(mask.unique().tolist()) == {0.0, float(torch.tensor(4 / 3))}
-    assert abs(float(mask.mean()) - 1) < 5 * math.sqrt(0.25 / 0.75 / mask.numel())
-    assert torch.equal(mask, dropout_mask((200, 100), 0.25, seeded(), torch.empty(1)))
-    assert not torch.equal(mask, dropout_mask((200, 100), 0.25, seeded(1), torch.empty(1)))
-    assert torch.equal(dropout_mask((2, 3), 0.0, seeded(), torch.empty(1)), torch.ones(2, 3))
+    first = drawn((200, 100), 0.25, seeded())
+    assert set(first.unique().tolist()) == {0.0, float(torch.tensor(4 / 3))}
+    assert abs(float(first.mean()) - 1) < 5 * math.sqrt(0.25 / 0.75 / first.numel())
+    assert torch.equal(first, drawn((200, 100), 0.25, seeded()))
+    assert not torch.equal(first, drawn((200, 100), 0.25, seeded(1)))
+    assert torch.equal(drawn((2, 3), 0.0, seeded()), torch.ones(2, 3))
 
 
 def test_dropout_masks_without_a_generator_come_from_torch_s_own() -> None:
+    def drawn() -> Tensor:
+        return mask((50, 50), 0.5, torch.empty(1))
+
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        first = dropout_mask((50, 50), 0.5, None, torch.empty(1))
-        second = dropout_mask((50, 50), 0.5, None, torch.empty(1))
+        first, second = drawn(), drawn()
         torch.manual_seed(3)
-        assert torch.equal(dropout_mask((50, 50), 0.5, None, torch.empty(1)), first)
+        assert torch.equal(drawn(), first)
+        with masks_from(seeded()):
+            drawn()
+        assert torch.equal(drawn(), second)  # the given one is used inside alone, and torch's own outside
     assert not torch.equal(first, second)
+
+
+def test_the_generator_of_masks_is_the_innermost_one_also_after_an_error() -> None:
+    with masks_from(seeded(1)):
+        with pytest.raises(KeyboardInterrupt), masks_from(seeded(2)):
+            raise KeyboardInterrupt
+        with masks_from(seeded(3)):
+            inner = mask((9, 9), 0.5, torch.empty(1))
+        outer = mask((9, 9), 0.5, torch.empty(1))
+    assert torch.equal(inner, drawn((9, 9), 0.5, seeded(3)))
+    assert torch.equal(outer, drawn((9, 9), 0.5, seeded(1)))
+
+
+def test_dropout_is_torch_s_own_without_a_generator() -> None:
+    x_BC = normal(50, 40)
+    for module in (Dropout(0.3), Dropout(0.3).eval(), Dropout(0.0)):
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            mine = module(x_BC)
+            torch.manual_seed(3)
+            assert torch.equal(mine, F.dropout(x_BC, module.p, module.training))
 
 
 def test_a_classifier_drops_in_training_only() -> None:
     classifier = Classifier(C, 5, 0.5, seeded())
-    features_BC = pending().value().mean((2, 3))
-    expected = features_BC @ classifier.weight.T
-    torch.testing.assert_close(classifier.eval()(pending(), Pass(draw=seeded())), expected)
-    dropped = (features_BC * dropout_mask((B, C), 0.5, seeded(9), features_BC)) @ classifier.weight.T
-    torch.testing.assert_close(classifier.train()(pending(), Pass(draw=seeded(9))), dropped)
+    weight_KC = classifier.linear.weight
+    assert classifier.linear.bias is None
+    features_BC = value().mean((2, 3))
+    expected = features_BC @ weight_KC.T
+    with masks_from(seeded()):
+        torch.testing.assert_close(classifier.eval()(pending()), expected)
+    dropped = (features_BC * drawn((B, C), 0.5, seeded(9))) @ weight_KC.T
+    with masks_from(seeded(9)):
+        torch.testing.assert_close(classifier.train()(pending()), dropped)
     assert not torch.allclose(dropped, expected)
 
 
@@ -268,12 +326,23 @@ def test_a_copy_on_meta_has_the_shapes_alone() -> None:
     assert all(isinstance(parameter, nn.Parameter) for parameter in copied.parameters())
 
 
-@pytest.mark.parametrize("statistics", ["batch", "moving"])
-def test_blocks_follow_the_type_of_the_products(statistics: Literal["batch", "moving"]) -> None:
+@pytest.mark.parametrize("training", [True, False])
+def test_blocks_follow_the_type_of_the_products(training: bool) -> None:
+    """Kernels return float32 whatever the operands are; the plain form returns what autocast does."""
     for block in (DenseConv(C, OUT, 3, seeded(), NORM), SeparableConv(C, OUT, 3, seeded(), NORM)):
-        exact = block(pending(), Pass(statistics)).value()
-        rounded = block(pending(), Pass(statistics, torch.bfloat16)).value()
-        assert rounded.dtype == torch.float32
+        block.train(training)
+        exact = ops.computed(block(pending()))
+        with products_in(torch.bfloat16, torch.device("cpu")):
+            y = block(pending())
+        rounded = ops.computed(y)
+        assert rounded.dtype == (torch.bfloat16 if isinstance(y, Tensor) else torch.float32)
         assert (rounded - exact).norm() < 0.02 * exact.norm()
         # Each operation runs in the type that is fastest for it; dense convolutions are faster in bf16.
-        assert not (isinstance(block, DenseConv) and torch.equal(rounded, exact))
+        assert torch.equal(rounded, exact) is not (isinstance(y, Tensor) or in_bfloat16(block))
+
+
+def in_bfloat16(block: nn.Module) -> bool:
+    """Whether the kernel of a block takes operands in bfloat16."""
+    from enas.cpu.simd import multiplies_bfloat16
+
+    return isinstance(block, DenseConv) and multiplies_bfloat16()
