@@ -48,7 +48,8 @@ def recalibrate(norms: Norms, minibatches: Iterable[Tensor], forward: Callable[[
     momenta = [norm.momentum for norm in norms]
     try:
         for norm in norms:
-            norm.reset_running_stats()
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.zero_()  # so that the first minibatch replaces the averages
             norm.momentum = None  # the mean of all minibatches so far
         with _modes(norms, training=True, averaging=True):
             for images_BCHW in minibatches:
