@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import replace
 from typing import Any
@@ -14,9 +15,9 @@ from torch.nn import functional as F
 from enas.data.augmentation import AugmentConfig, augment, normalise
 from enas.data.images import ImageSet
 from enas.errors import ConfigError, NotFiniteError
-from enas.nn.activation import Activation, ChannelNorm
-from enas.nn.image_network import Outputs
+from enas.norms import batch_statistics, kept_statistics, norms_of, recalibrate
 from enas.runtime.seeding import generator
+from enas.spaces.image_network import Outputs
 from enas.tasks.image_training import (
     CosineConfig,
     EvaluationImages,
@@ -26,9 +27,6 @@ from enas.tasks.image_training import (
     accumulate_gradient,
     descend,
     is_right,
-    kept_statistics,
-    norms_of,
-    recalibrate,
     saved_bytes,
 )
 
@@ -332,20 +330,32 @@ class TwoNorms(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.used, self.unused = ChannelNorm(2, decay=0.9).double(), ChannelNorm(2, decay=0.5).double()
+        self.used, self.unused = (nn.BatchNorm2d(2, momentum=rate).double() for rate in (0.1, 0.5))
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        result: Activation = self.used(images_BCHW)
-        return result.value()
+        result: Tensor = self.used(images_BCHW)
+        return result
+
+
+def modes(model: TwoNorms) -> list[tuple[float | None, bool, bool]]:
+    return [(norm.momentum, norm.training, norm.track_running_stats) for norm in (model.used, model.unused)]
+
+
+REST = [(0.1, False, True), (0.5, False, True)]
+"""The modes of both norms in evaluation."""
+
+
+def averages(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    return norm.get_buffer("running_mean"), norm.get_buffer("running_var")
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_recalibrated_statistics_are_the_plain_means_of_the_minibatches(count: int) -> None:
     model = TwoNorms().eval()
-    with torch.no_grad():
-        for norm in (model.used, model.unused):
-            norm.mean_C.copy_(torch.tensor([3.0, -3.0]))
-            norm.variance_C.copy_(torch.tensor([7.0, 0.1]))
+    for norm in (model.used, model.unused):
+        for average, values in zip(averages(norm), ([3.0, -3.0], [7.0, 0.1]), strict=True):
+            average.copy_(torch.tensor(values))
+        norm.get_buffer("num_batches_tracked").fill_(17)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     minibatches = [
         torch.randn(4, 2, 3, 3, generator=seeded(i), dtype=torch.float64) * (i + 1) + i for i in range(count)
@@ -356,13 +366,13 @@ def test_recalibrated_statistics_are_the_plain_means_of_the_minibatches(count: i
         recalibrate(norms, minibatches, model)
         means_MC = torch.stack([minibatch.mean((0, 2, 3)) for minibatch in minibatches])
         variances_MC = torch.stack([minibatch.transpose(0, 1).flatten(1).var(1) for minibatch in minibatches])
-        torch.testing.assert_close(model.used.mean_C, means_MC.mean(0))
-        torch.testing.assert_close(model.used.variance_C, variances_MC.mean(0))
-        assert torch.equal(model.unused.mean_C, before["unused.mean_C"])
-        assert torch.equal(model.unused.variance_C, before["unused.variance_C"])
+        mean_C, variance_C = averages(model.used)
+        torch.testing.assert_close(mean_C, means_MC.mean(0))
+        torch.testing.assert_close(variance_C, variances_MC.mean(0))
+        assert torch.equal(model.unused.get_buffer("running_mean"), before["unused.running_mean"])
+        assert torch.equal(model.unused.get_buffer("running_var"), before["unused.running_var"])
+        assert modes(model) == REST
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert not any(norm.training for norm in norms)
-    assert [norm.decay for norm in norms] == [0.9, 0.5]
 
 
 def test_a_failed_recalibration_leaves_no_trace() -> None:
@@ -376,7 +386,33 @@ def test_a_failed_recalibration_leaves_no_trace() -> None:
     with pytest.raises(KeyboardInterrupt), kept_statistics(norms_of(model)):
         recalibrate(norms_of(model), [torch.ones(2, 2, 3, 3, dtype=torch.float64)], fails)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert [(norm.decay, norm.training) for norm in norms_of(model)] == [(0.9, False), (0.5, False)]
+    assert modes(model) == REST
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_batch_statistics_normalise_and_leave_no_trace(fails: bool) -> None:
+    """In evaluation mode, whatever happens inside; norms that are not named go by their moving averages."""
+    model = TwoNorms().eval()
+    mean_C, variance_C = averages(model.used)
+    mean_C.fill_(3.0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    images_BCHW = torch.randn(4, 2, 3, 3, generator=seeded(), dtype=torch.float64)
+    moving = (images_BCHW - 3) / math.sqrt(1 + 1e-5)
+    with (
+        pytest.raises(KeyboardInterrupt) if fails else contextlib.nullcontext(),
+        batch_statistics(norms_of(model)),
+    ):
+        y_BCHW = model(images_BCHW)
+        torch.testing.assert_close(y_BCHW.mean((0, 2, 3)), torch.zeros(2, dtype=torch.float64))
+        variance_C = images_BCHW.var((0, 2, 3), correction=0)
+        torch.testing.assert_close(y_BCHW.var((0, 2, 3), correction=0), variance_C / (variance_C + 1e-5))
+        if fails:
+            raise KeyboardInterrupt
+    torch.testing.assert_close(model(images_BCHW), moving)
+    with batch_statistics([model.unused]):
+        torch.testing.assert_close(model(images_BCHW), moving)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert modes(model) == REST
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------------

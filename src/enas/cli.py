@@ -34,13 +34,13 @@ from enas.ground_truth.build import ShowOptions as TableOptions
 from enas.ground_truth.minispaces import MINI_SPACES, mini_space, table_of
 from enas.ground_truth.scoring import ScoreOptions, score_methods
 from enas.ground_truth.scoring import describe as describe_score
-from enas.nn.memory import keep_freed_memory
 from enas.rank import RankConfig, rank
 from enas.rank import describe as describe_rank
 from enas.recipes import RECIPES, recipe
 from enas.report.comparison import comparison_text
 from enas.report.drawing import text_for, write_png, write_svg
 from enas.report.summary import summary
+from enas.runtime.allocator import keep_freed_memory
 from enas.runtime.devices import set_threads
 from enas.runtime.files import read_json
 from enas.runtime.lock import run_lock

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-Norms = Sequence[nn.BatchNorm2d]
+Norm = nn.BatchNorm1d | nn.BatchNorm2d
+Norms = Sequence[Norm]
 
 
-def norms_of(model: nn.Module) -> list[nn.BatchNorm2d]:
+def norms_of(model: nn.Module) -> list[Norm]:
     """All batch norms of a network."""
-    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    return [module for module in model.modules() if isinstance(module, Norm)]
 
 
 @contextlib.contextmanager
@@ -71,6 +72,6 @@ def _modes(norms: Norms, *, training: bool, averaging: bool) -> Iterator[None]:
             _set_mode(norm, *modes)
 
 
-def _set_mode(norm: nn.BatchNorm2d, training: bool, averaging: bool) -> None:
+def _set_mode(norm: Norm, training: bool, averaging: bool) -> None:
     # A supernet has thousands of norms, and a module's own way to set an attribute takes ten times as long.
     vars(norm).update(training=training, track_running_stats=averaging)

@@ -1,7 +1,7 @@
 """The operations of the paper's networks in plain torch, for any device: the specification.
 
 This is the only place that knows that there may be something faster. Where the compiled kernels of `enas.cpu` can be used,
-an operation first asks the kernel of its name. A kernel that does not take a call returns `NotImplemented`, and the plain
+an operation first asks the kernel of its name. A kernel that does not take a call returns None, and the plain
 form below runs. Feature maps travel as tensors; between kernels they may travel as `Deferred`, whose batch norm and ReLU
 are done by whoever reads them next.
 
@@ -12,20 +12,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.jit._trace import is_tracing
 from torch.nn import functional as F
 
-from enas.errors import ConfigError
+from enas.errors import ConfigError, DataError
 
-if TYPE_CHECKING:
-    from enas.cpu.deferred import Deferred
-
-Maps: TypeAlias = "Tensor | Deferred"
-"""Feature maps [B, C, H, W]."""
+Maps: TypeAlias = Tensor
+"""Feature maps [B, C, H, W]: a tensor, or `Deferred` between two kernels, so that only operations may touch them, and only
+`shape` may be read. `computed` makes a tensor of them."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,20 +45,31 @@ def _kernels() -> Mapping[str, Callable[..., Any]]:
 class Operation(Generic[P, R]):
     """A function in plain torch, which a compiled kernel of the same name may take over."""
 
-    def __init__(self, plain: Callable[P, R]) -> None:
+    def __init__(self, plain: Callable[P, R], check: Callable[P, None] | None = None) -> None:
+        """`check` raises an error for arguments that do not fit together."""
         self.plain = plain
+        self.check = check
         functools.update_wrapper(self, plain)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the kernel makes of it, or else the plain form."""
-        if torch.compiler.is_compiling() or is_tracing() or not (kernels := _kernels()):
+        if torch.compiler.is_compiling() or is_tracing():
             return self.plain(*args, **kwargs)
-        kernel = kernels.get(self.plain.__name__)
-        result = NotImplemented if kernel is None else kernel(*args, **kwargs)
-        if result is NotImplemented:
+        if self.check is not None:
+            self.check(*args, **kwargs)
+        kernel = _kernels().get(self.plain.__name__)
+        if kernel is None:
+            return self.plain(*args, **kwargs)
+        result = kernel(*args, **kwargs)
+        if result is None:
             return self.plain(*(_computed(argument) for argument in args), **kwargs)
         taken: R = result
         return taken
+
+
+def checked(check: Callable[P, None]) -> Callable[[Callable[P, R]], Operation[P, R]]:
+    """An operation whose arguments are checked first."""
+    return lambda plain: Operation(plain, check)
 
 
 def _computed(argument: Any) -> Any:
@@ -178,3 +188,209 @@ def _check_varies(x: Maps, norm: nn.BatchNorm2d) -> None:
             "a batch norm needs more than one value a channel, and this minibatch is one image of one pixel: "
             "take larger images, or minibatches that leave no single image over"
         )
+
+
+# ---- the recurrent cell ------------------------------------------------------------------------------------------------
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "identity": lambda x: x,
+}
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """One recurrent architecture in the kernel's terms; node 0 is the input node.
+
+    Raises ConfigError for a source that is not an earlier node, an unknown function, or outputs that are empty,
+    repeated or not nodes.
+    """
+
+    sources: tuple[int, ...]
+    """`sources[k - 1]` is the predecessor j < k of node k = 1 .. N-1."""
+    functions: tuple[str, ...]
+    """Functions of nodes 0 .. N-1, each a key of `ACTIVATIONS`."""
+    outputs: tuple[int, ...]
+    """Nodes whose mean is the output: the loose ends (paper), or all searched nodes (authors)."""
+
+    def __post_init__(self) -> None:
+        n = len(self.functions)
+        if len(self.sources) != n - 1:
+            raise ConfigError(
+                f"A cell of {n} functions needs {n - 1} sources, one for every node but the first; "
+                f"there are {len(self.sources)}."
+            )
+        for k, j in enumerate(self.sources, start=1):
+            if not 0 <= j < k:
+                raise ConfigError(f"Node {k} reads node {j}; it can read the nodes 0 to {k - 1} only.")
+        for f in self.functions:
+            if f not in ACTIVATIONS:
+                raise ConfigError(f"Unknown function {f!r}; choose among {', '.join(ACTIVATIONS)}.")
+        if (
+            not self.outputs
+            or len(set(self.outputs)) < len(self.outputs)
+            or not set(self.outputs) <= set(range(n))
+        ):
+            raise ConfigError(
+                f"The outputs {self.outputs} must be distinct nodes among 0 to {n - 1}, at least one."
+            )
+
+
+@dataclass(frozen=True)
+class OutputNorm:
+    """Batch normalisation of the mean of the outputs, over the batch at each time step.
+
+    Without `mean_D` and `variance_D` the statistics of the batch are used (biased variance), else the given ones, as
+    constants.
+    """
+
+    weight_D: Tensor
+    bias_D: Tensor
+    eps: float
+    mean_D: Tensor | None = None
+    variance_D: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if (self.mean_D is None) != (self.variance_D is None):
+            raise ConfigError("Give the norm both mean and variance, or neither to use the batch's.")
+
+
+class Recurrence(NamedTuple):
+    """What a window of time returns; the last output is the state to carry into the next window."""
+
+    output_TBD: Tensor
+    mean_TD: Tensor | None = None
+    """The batch's mean at every step, without gradient; None unless the norm used batch statistics."""
+    variance_TD: Tensor | None = None
+    """The batch's biased variance at every step; likewise."""
+
+
+def _check_recurrence(
+    projected_TBE: Tensor,
+    state_BD: Tensor,
+    recurrent_weight_DE: Tensor,
+    node_weights_DE: Sequence[Tensor],
+    plan: CellPlan,
+    *,
+    state_mask_BD: Tensor | None = None,
+    norm: OutputNorm | None = None,
+) -> None:
+    B, D = state_BD.shape
+    if projected_TBE.shape[1:] != (B, 2 * D):
+        raise ConfigError(
+            f"A state of shape {[B, D]} needs a projected input of shape [T, {B}, {2 * D}], not "
+            f"{list(projected_TBE.shape)}."
+        )
+    if len(node_weights_DE) != len(plan.sources):
+        raise ConfigError(
+            f"The plan has {len(plan.sources)} nodes with weights; {len(node_weights_DE)} were given."
+        )
+    for k, weight_DE in enumerate([recurrent_weight_DE, *node_weights_DE]):
+        if weight_DE.shape != (D, 2 * D):
+            raise ConfigError(f"The weight of node {k} must be [{D}, {2 * D}], not {list(weight_DE.shape)}.")
+    vectors = [] if norm is None else [norm.weight_D, norm.bias_D, norm.mean_D, norm.variance_D]
+    if any(x is not None and x.shape != (D,) for x in vectors):
+        raise ConfigError(f"Weight, bias, mean and variance of the norm must be of length {D}.")
+
+
+@checked(_check_recurrence)
+def recurrence(
+    projected_TBE: Tensor,
+    state_BD: Tensor,
+    recurrent_weight_DE: Tensor,
+    node_weights_DE: Sequence[Tensor],
+    plan: CellPlan,
+    *,
+    state_mask_BD: Tensor | None = None,
+    norm: OutputNorm | None = None,
+) -> Recurrence:
+    """Run a recurrent cell over T steps: one architecture (paper, appendix A, equations 2-5).
+
+    Node 0: `(a, g) = projected_t + (m * h_{t-1}) W_h`, `s_0 = h_{t-1} + sigmoid(g) * (f_0(a) - h_{t-1})`;
+    node k with source j: `(a, g) = (m * s_j) W_k`, `s_k = s_j + sigmoid(g) * (f_k(a) - s_j)`;
+    `h_t` is the mean of `s` over the plan's outputs, normalised if there is a `norm`.
+    Letters: T time, B batch, D hidden, E = 2D (candidate columns, then gate columns).
+
+    Args:
+        projected_TBE: input times input weight at every step, `x_t W_x`.
+        state_BD: h before the first step.
+        recurrent_weight_DE: W_h; columns of the candidate, then of the gate.
+        node_weights_DE: W_k of nodes 1 .. N-1.
+        state_mask_BD: dropout mask m, already scaled, the same at every step; it multiplies only what enters a product.
+        norm: batch norm applied to the mean of the outputs; its result is the output and the next state.
+
+    States keep the type of `state_BD`, also where autocast gives products another.
+
+    Raises:
+        ConfigError: shapes do not fit together or with the plan.
+    """
+
+    def product(s_BD: Tensor, weight_DE: Tensor) -> Tensor:
+        masked_BD = s_BD if state_mask_BD is None else s_BD * state_mask_BD
+        return (masked_BD @ weight_DE).to(s_BD.dtype)
+
+    def highway(s_BD: Tensor, product_BE: Tensor, function: str) -> Tensor:
+        candidate_BD, gate_BD = product_BE.chunk(2, dim=-1)
+        return s_BD + torch.sigmoid(gate_BD) * (ACTIVATIONS[function](candidate_BD) - s_BD)
+
+    outputs, means, variances = [], [], []
+    for projected_BE in projected_TBE:
+        nodes = [highway(state_BD, projected_BE + product(state_BD, recurrent_weight_DE), plan.functions[0])]
+        for source, function, weight_DE in zip(
+            plan.sources, plan.functions[1:], node_weights_DE, strict=True
+        ):
+            nodes.append(highway(nodes[source], product(nodes[source], weight_DE), function))
+        state_BD = torch.stack([nodes[k] for k in plan.outputs]).mean(0)
+        if norm is not None:
+            if norm.mean_D is None or norm.variance_D is None:
+                variance_D, mean_D = torch.var_mean(state_BD, dim=0, correction=0)
+                means.append(mean_D.detach())
+                variances.append(variance_D.detach())
+            else:
+                mean_D, variance_D = norm.mean_D.detach(), norm.variance_D.detach()
+            state_BD = (state_BD - mean_D) * torch.rsqrt(variance_D + norm.eps) * norm.weight_D + norm.bias_D
+        outputs.append(state_BD)
+    if means:
+        return Recurrence(torch.stack(outputs), torch.stack(means), torch.stack(variances))
+    return Recurrence(torch.stack(outputs))
+
+
+# ---- the softmax whose weights are the embedding ------------------------------------------------------------------------
+
+
+def _check_targets(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> None:
+    (N, D), V = hidden_ND.shape, len(embedding_VD)
+    if embedding_VD.shape != (V, D) or targets_N.shape != (N,):
+        raise ConfigError(
+            f"Hidden states {[N, D]} need an embedding [V, {D}] and {N} targets, not {list(embedding_VD.shape)} and "
+            f"{list(targets_N.shape)}."
+        )
+    if N == 0:
+        raise DataError("There are no targets: give at least one row.")
+    if not 0 <= int(targets_N.min()) <= int(targets_N.max()) < V:
+        raise DataError(
+            f"Targets must be words 0 to {V - 1} of the vocabulary; they reach from {int(targets_N.min())} "
+            f"to {int(targets_N.max())}."
+        )
+
+
+@checked(_check_targets)
+def tied_nll(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> Tensor:
+    """Negative log-likelihood (nats) [N] of the targets under softmax(hidden embeddingᵀ); V words in the vocabulary.
+
+    It has the type of `hidden_ND`, also where autocast gives products another.
+
+    Raises:
+        ConfigError: shapes do not fit together.
+        DataError: a target is not in the vocabulary.
+    """
+    logits_NV = (hidden_ND @ embedding_VD.T).to(hidden_ND.dtype)
+    return F.cross_entropy(logits_NV, targets_N, reduction="none")
+
+
+@checked(_check_targets)
+def tied_cross_entropy(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> Tensor:
+    """The mean of `tied_nll`, nats a token."""
+    return tied_nll(hidden_ND, embedding_VD, targets_N).mean()

@@ -25,7 +25,7 @@ from typing import Any, cast
 
 from enas.config import RunConfig
 from enas.errors import ConfigError, EnasError
-from enas.nn.memory import keep_freed_memory
+from enas.runtime.allocator import keep_freed_memory
 from enas.runtime.devices import pick_device, set_threads
 from enas.runtime.environment import usable_cores
 from enas.runtime.lock import run_lock

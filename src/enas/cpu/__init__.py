@@ -3,7 +3,7 @@
 Nothing outside this package but `enas.ops` imports it. Importing it registers the kernels.
 """
 
-from enas.cpu import convolutions, maps
+from enas.cpu import convolutions, maps, recurrence, softmax
 from enas.cpu.registry import KERNELS
 
-__all__ = ["KERNELS", "convolutions", "maps"]
+__all__ = ["KERNELS", "convolutions", "maps", "recurrence", "softmax"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import NotImplementedType
 
 import torch
 from torch import Tensor, nn
@@ -19,46 +18,44 @@ Maps = Tensor | Deferred
 
 
 @takes_over("conv_norm")
-def conv_norm(x: Maps, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Deferred | NotImplementedType:
+def conv_norm(x: Maps, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Deferred | None:
     """A dense convolution of odd width and stride 1 that keeps the size."""
     same = conv.stride == (1, 1) and conv.padding == (conv.kernel_size[0] // 2,) * 2
     if not same or not takes(x, weights=(conv.weight, norm.weight)):
-        return NotImplemented
+        return None
     return dense_norm([deferred(x)], conv.weight, norm, operand_type())
 
 
 @takes_over("separable_norm")
 def separable_norm(
     x: Maps, depthwise: nn.Conv2d, pointwise: nn.Conv2d, norm: nn.BatchNorm2d
-) -> Deferred | NotImplementedType:
+) -> Deferred | None:
     """A stride of 1 or 2."""
     (stride, _) = depthwise.stride
     if stride > 2 or not takes(x, weights=(depthwise.weight, pointwise.weight, norm.weight)):
-        return NotImplemented
+        return None
     return fused_separable_norm(deferred(x), depthwise.weight, pointwise.weight, norm, stride)
 
 
 @takes_over("joined_norm")
-def joined_norm(
-    xs: Sequence[Maps], convs: Sequence[nn.Conv2d], norm: nn.BatchNorm2d
-) -> Deferred | NotImplementedType:
+def joined_norm(xs: Sequence[Maps], convs: Sequence[nn.Conv2d], norm: nn.BatchNorm2d) -> Deferred | None:
     """1×1 convolutions of any number of parts."""
     weights = tuple(conv.weight for conv in convs)
     if not takes(*xs, weights=(*weights, norm.weight)):
-        return NotImplemented
+        return None
     return dense_norm(list(map(deferred, xs)), torch.cat(weights, 1), norm, operand_type())
 
 
 @takes_over("reduction_norm")
 def reduction_norm(
     xs: Sequence[Maps], evens: Sequence[nn.Conv2d], odds: Sequence[nn.Conv2d], norm: nn.BatchNorm2d
-) -> Deferred | NotImplementedType:
+) -> Deferred | None:
     """Either half of the pixels by 1×1 convolutions."""
     weights = tuple(conv.weight for conv in (*evens, *odds))
     if not takes(*xs, weights=(*weights, norm.weight)):
-        return NotImplemented
+        return None
     even_PC, odd_QC = (torch.cat([conv.weight.flatten(1) for conv in convs], 1) for convs in (evens, odds))
     x = concatenation(xs)
-    if x is NotImplemented:
-        return NotImplemented
+    if x is None:
+        return None
     return fused_reduction_norm(x, even_PC, odd_QC, norm)

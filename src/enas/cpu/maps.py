@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from types import NotImplementedType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,19 +36,19 @@ def computed(x: Maps) -> Tensor:
 
 
 @takes_over("relu")
-def relu(x: Maps) -> Deferred | NotImplementedType:
+def relu(x: Maps) -> Deferred | None:
     """Left to whoever reads the maps."""
-    return deferred(x).relu() if takes(x) else NotImplemented
+    return deferred(x).relu() if takes(x) else None
 
 
 @takes_over("concatenation")
-def concatenation(xs: Sequence[Maps]) -> Deferred | NotImplementedType:
+def concatenation(xs: Sequence[Maps]) -> Deferred | None:
     """All parts as one, in memory; their norms are still to come. Either every part is rectified or none."""
     parts = list(map(deferred, xs))
     if len(parts) == 1:
         return parts[0]
     if not takes(*parts) or len({x.rectified for x in parts}) > 1:
-        return NotImplemented
+        return None
     z_BCHW, rectified = torch.cat([x.z_BCHW for x in parts], 1), parts[0].rectified
     if all(x.scale_C is None for x in parts):
         return Deferred(z_BCHW, rectified=rectified)
@@ -58,12 +57,12 @@ def concatenation(xs: Sequence[Maps]) -> Deferred | NotImplementedType:
 
 
 @takes_over("total")
-def total(xs: Sequence[Maps], factors: Sequence[Tensor | None] | None = None) -> Tensor | NotImplementedType:
+def total(xs: Sequence[Maps], factors: Sequence[Tensor | None] | None = None) -> Tensor | None:
     """Sums, and single maps on which something is still to be done."""
     factors = [None] * len(xs) if factors is None else factors
     if len(xs) == 1 and isinstance(xs[0], Tensor) and factors[0] is None:
         return xs[0]
-    return summed(list(map(deferred, xs)), factors) if takes(*xs) else NotImplemented
+    return summed(list(map(deferred, xs)), factors) if takes(*xs) else None
 
 
 def summed(xs: Sequence[Deferred], factors: Sequence[Tensor | None]) -> Tensor:
@@ -73,20 +72,20 @@ def summed(xs: Sequence[Deferred], factors: Sequence[Tensor | None]) -> Tensor:
 
 
 @takes_over("total_norm")
-def total_norm(xs: Sequence[Maps], norm: nn.BatchNorm2d) -> Deferred | NotImplementedType:
+def total_norm(xs: Sequence[Maps], norm: nn.BatchNorm2d) -> Deferred | None:
     """norm(Σ xs) by batch statistics."""
     if not norm.training or not takes(*xs, weights=(norm.weight,)):
-        return NotImplemented
+        return None
     parts = list(map(deferred, xs))
     sums = _Sum.of(parts, [None] * len(parts))
     return normalised(norm, apply(_TotalNorm, sums, *NormInputs.of(norm), *_tensors(parts)))
 
 
 @takes_over("batch_norm")
-def batch_norm(x: Maps, norm: nn.BatchNorm2d) -> Deferred | NotImplementedType:
+def batch_norm(x: Maps, norm: nn.BatchNorm2d) -> Deferred | None:
     """The statistics; the rest is left to whoever reads the maps."""
     if isinstance(x, Deferred) or not takes(x, weights=(norm.weight,)):
-        return NotImplemented
+        return None
     if not norm.training:
         assert norm.running_mean is not None
         assert norm.running_var is not None
@@ -96,30 +95,30 @@ def batch_norm(x: Maps, norm: nn.BatchNorm2d) -> Deferred | NotImplementedType:
 
 
 @takes_over("average_pool")
-def average_pool(x: Maps, stride: int = 1) -> Tensor | NotImplementedType:
+def average_pool(x: Maps, stride: int = 1) -> Tensor | None:
     """Mean over 3×3 pixels, those beyond the border left out."""
     return _pool(_AVERAGE, x, stride)
 
 
 @takes_over("max_pool")
-def max_pool(x: Maps, stride: int = 1) -> Tensor | NotImplementedType:
+def max_pool(x: Maps, stride: int = 1) -> Tensor | None:
     """Largest of 3×3 pixels; of equal ones, the first row by row gets the gradient."""
     return _pool(_MAX, x, stride)
 
 
-def _pool(pool: _Kernels, x: Maps, stride: int) -> Tensor | NotImplementedType:
+def _pool(pool: _Kernels, x: Maps, stride: int) -> Tensor | None:
     if not takes(x):
-        return NotImplemented
+        return None
     given = deferred(x)
     y_BCHW: Tensor = apply(_Pool, pool, stride, given.rectified, given.z_BCHW, given.scale_C, given.shift_C)
     return y_BCHW
 
 
 @takes_over("global_average")
-def global_average(x: Maps) -> Tensor | NotImplementedType:
+def global_average(x: Maps) -> Tensor | None:
     """Mean over all pixels [B, C]."""
     if not takes(x):
-        return NotImplemented
+        return None
     given = deferred(x)
     mean_BC: Tensor = apply(_GlobalAverage, given.rectified, given.z_BCHW, given.scale_C, given.shift_C)
     return mean_BC

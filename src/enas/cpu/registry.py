@@ -12,7 +12,7 @@ from enas.cpu.deferred import Deferred
 F = TypeVar("F", bound=Callable[..., Any])
 
 KERNELS: dict[str, Callable[..., Any]] = {}
-"""The kernels by the names of their operations. Each returns `NotImplemented` for a call that it does not take."""
+"""The kernels by the names of their operations. Each returns None for a call that it does not take."""
 
 
 def takes_over(operation: str) -> Callable[[F], F]:
@@ -33,6 +33,18 @@ def takes(*maps: torch.Tensor | Deferred, weights: tuple[torch.Tensor, ...] = ()
     ) and all(weight.dtype == torch.float32 for weight in weights)
 
 
-def operand_type() -> torch.dtype:
-    """The type that autocast wants of the operands of convolutions."""
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+def takes_products(x: torch.Tensor, *weights: torch.Tensor) -> bool:
+    """Whether kernels take states and weights of this type: float32 or float64 on a CPU, all alike."""
+    return (
+        x.is_cpu
+        and x.dtype in (torch.float32, torch.float64)
+        and all(weight.dtype == x.dtype for weight in weights)
+        and operand_type(x.dtype) in (x.dtype, torch.bfloat16)
+    )
+
+
+def operand_type(own: torch.dtype = torch.float32) -> torch.dtype:
+    """The type that operands of convolutions and products have: autocast's, or their `own`. float64 stays as it is."""
+    if own == torch.float64 or not torch.is_autocast_enabled("cpu"):
+        return own
+    return torch.get_autocast_dtype("cpu")

@@ -17,7 +17,7 @@ from enas.controllers.config import AUTHORS, PAPER, ControllerConfig
 from enas.data.sources import TextConfig, load_text
 from enas.data.text import Corpus
 from enas.retrain import Network, RetrainConfig
-from enas.runtime.devices import pick_device
+from enas.runtime.devices import pick_device, products_in
 from enas.spaces.recurrent.net import CellConfig
 from enas.spaces.recurrent.space import RecurrentSpace
 from enas.tasks.language import LanguageSearchTask, SharedConfig
@@ -102,13 +102,12 @@ class RecurrentWorkshop(Workshop):
     def model(self, network: Network) -> LanguageModel:
         """The untrained model of a network; the LSTM has the size of a cell of the space."""
         child, vocabulary = self.config.retrain.child, len(self.corpus.vocabulary)
-        init_range = child.training.init_range
         if network.architecture is not None:
             cell = self.config.cell
-            return build_child(network.architecture, vocabulary, child.hidden, cell, init_range, network.seed)
+            return build_child(network.architecture, vocabulary, child, cell, network.seed)
         any_cell: Architecture = self.config.space.architecture([0] * len(self.config.space.decisions))
         size = child_parameters(any_cell, vocabulary, child.hidden)
-        return build_lstm(size, vocabulary, init_range, network.seed)
+        return build_lstm(size, vocabulary, child, network.seed)
 
     def child_training(self, network: Network, epochs: int | None = None) -> LanguageChildTraining:
         return LanguageChildTraining(
@@ -129,4 +128,5 @@ class RecurrentWorkshop(Workshop):
     def test(self, network: Network, weights: Path) -> dict[str, float]:
         model = self.trained(network, weights).to(self.device)
         bptt = self.config.retrain.child.training.windows.bptt
-        return {"test_ppl": perplexity(evaluate(model, self.corpus.test, 1, bptt, dtype=self.config.dtype))}
+        with products_in(self.config.dtype, self.device):
+            return {"test_ppl": perplexity(evaluate(model, self.corpus.test, 1, bptt))}

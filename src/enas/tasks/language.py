@@ -5,10 +5,10 @@ Paper §2.2 and §3.1. The reward of a cell is c / perplexity on a minibatch of 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,6 +19,9 @@ from enas.architecture import Architecture
 from enas.data.text import Corpus
 from enas.data.windows import Window
 from enas.errors import NotFiniteError
+from enas.masks import masks_from
+from enas.norms import batch_statistics, kept_statistics, norms_of
+from enas.runtime.devices import products_in
 from enas.runtime.seeding import generator
 from enas.spaces.recurrent.net import CellConfig, SupernetCell
 from enas.spaces.recurrent.space import RecurrentSpace
@@ -98,7 +101,10 @@ class LanguageSearchTask(SearchTask):
         training = config.training
         weights = generator(seed, "shared weights")
         supernet = SupernetCell(space, config.hidden, cell, training.init_range, weights)
-        self.model = LanguageModel(supernet, len(corpus.vocabulary), training.init_range, weights).to(device)
+        dropout = training.regularisation.dropout
+        self.model = LanguageModel(
+            supernet, len(corpus.vocabulary), training.init_range, weights, dropout
+        ).to(device)
         self.averaged = AveragedWeights(self.model, config.average)
         self.optimizer = torch.optim.SGD(self.model.parameters(), training.sgd.learning_rate)
         self.train_TB = rows_of(corpus.train, training.windows.batch, "train").to(device)
@@ -143,19 +149,17 @@ class LanguageSearchTask(SearchTask):
         share = 1 / len(architectures)
         loss_sum = total_sum = 0.0
         for slot, architecture in enumerate(architectures):
-            draw = generator(self.seed, "masks", epoch, step, slot)
             try:
-                loss, total, self.states[slot] = accumulate_gradient(
-                    self.model,
-                    minibatch,
-                    self.states[slot],
-                    regularisation,
-                    draw,
-                    self.dtype,
-                    share=share,
-                    whose=f" of architecture '{architecture}'",
-                    architecture=architecture,
-                )
+                with masks_from(generator(self.seed, "masks", epoch, step, slot)), self.products():
+                    loss, total, self.states[slot] = accumulate_gradient(
+                        self.model,
+                        minibatch,
+                        self.states[slot],
+                        regularisation,
+                        share=share,
+                        whose=f" of architecture '{architecture}'",
+                        architecture=architecture,
+                    )
             except NotFiniteError:
                 self.optimizer.zero_grad()  # of the architectures before
                 raise
@@ -177,19 +181,24 @@ class LanguageSearchTask(SearchTask):
     def rewards(self, architectures: Sequence[Architecture], purpose: str, draw: int) -> Tensor:
         config = self.config.reward
         minibatch = cut(self.valid_TB, self.reward_window(purpose, draw))
-        model = self.averaged.model.eval()
-        state_BD = model.initial_state(config.batch)
+        state_BD = self.averaged.model.initial_state(config.batch)
         losses = []
-        for architecture in architectures:
-            features = model.features(
-                minibatch.tokens_TB,
-                state_BD,
-                architecture=architecture,
-                statistics=config.statistics,
-                dtype=self.dtype,
-            )
-            losses.append(nll(model, features, minibatch.targets_TB, self.dtype).mean())
+        with self.evaluating() as model, self.products():
+            for architecture in architectures:
+                features = model.features(minibatch.tokens_TB, state_BD, architecture=architecture)
+                losses.append(nll(model, features, minibatch.targets_TB).mean())
         return config.scale * torch.exp(-torch.stack(losses).cpu())
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[LanguageModel]:
+        """Inside, the model to reward with drops nothing, and its norms normalise as rewards want it."""
+        model = self.averaged.model.eval()
+        with batch_statistics(norms_of(model) if self.config.reward.statistics == "batch" else []):
+            yield model
+
+    def products(self) -> contextlib.AbstractContextManager[object]:
+        """Inside, products take operands of the run's precision."""
+        return products_in(self.dtype, self.train_TB.device)
 
     def describe_reward(self, reward: float) -> dict[str, float]:
         return {"valid_ppl": self.config.reward.scale / reward if reward > 0 else math.inf}
@@ -205,25 +214,26 @@ class LanguageSearchTask(SearchTask):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        device = self.model.embedding.device
+        device = self.train_TB.device
         self.states = [part.to(device) for part in state["states"]]
         self.averaged.load_state_dict(state)
 
-    def from_average(self) -> AbstractContextManager[None]:
+    def from_average(self) -> contextlib.AbstractContextManager[None]:
         return self.averaged.adopted()
 
     def estimate(self) -> tuple[float, float, float]:
         architecture = self.space.architecture([0] * len(self.space.decisions))
-        self.model.eval()  # so that moving statistics stay as they are
         states, self.states = self.states, [self.model.initial_state(self.config.training.windows.batch)]
         minibatch = cut(self.train_TB, self.windows(0)[0])
         seconds = []
         for _ in range(2):  # the first one warms the kernels up
-            began = time.perf_counter()
-            self._backward(minibatch, [architecture], -1, 0)
-            self.optimizer.zero_grad()
-            middle = time.perf_counter()
-            self.rewards([architecture], "estimate", 0)
-            seconds.append((middle - began, time.perf_counter() - middle))
+            self.model.train()
+            with kept_statistics(norms_of(self.model)):
+                began = time.perf_counter()
+                self._backward(minibatch, [architecture], -1, 0)
+                self.optimizer.zero_grad()
+                middle = time.perf_counter()
+                self.rewards([architecture], "estimate", 0)
+                seconds.append((middle - began, time.perf_counter() - middle))
         self.states = states
         return *seconds[-1], memory_mb(self.model, minibatch.tokens_TB.numel()) + self.averaged.mib

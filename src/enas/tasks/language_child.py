@@ -16,6 +16,8 @@ from enas.architecture import Architecture
 from enas.data.text import Corpus
 from enas.data.windows import Window
 from enas.errors import ConfigError
+from enas.masks import masks_from
+from enas.runtime.devices import products_in
 from enas.runtime.seeding import generator
 from enas.spaces.recurrent.net import CellConfig, ChildCell
 from enas.tasks.base import ChildTraining
@@ -72,20 +74,19 @@ class ChildTrainingConfig:
 
 
 def build_child(
-    architecture: Architecture, vocabulary: int, hidden: int, cell: CellConfig, init_range: float, seed: int
+    architecture: Architecture, vocabulary: int, config: ChildTrainingConfig, cell: CellConfig, seed: int
 ) -> LanguageModel:
     """The untrained language model of an architecture."""
-    weights = generator(seed, "child weights")
-    return LanguageModel(
-        ChildCell(architecture, hidden, cell, init_range, weights), vocabulary, init_range, weights
-    )
+    weights, training = generator(seed, "child weights"), config.training
+    child = ChildCell(architecture, config.hidden, cell, training.init_range, weights)
+    return LanguageModel(child, vocabulary, training.init_range, weights, training.regularisation.dropout)
 
 
-def build_lstm(parameters: int, vocabulary: int, init_range: float, seed: int) -> LanguageModel:
+def build_lstm(parameters: int, vocabulary: int, config: ChildTrainingConfig, seed: int) -> LanguageModel:
     """The untrained LSTM language model whose size is nearest to `parameters`."""
-    weights = generator(seed, "child weights")
+    weights, training = generator(seed, "child weights"), config.training
     lstm = LSTMCell(lstm_hidden_of_equal_size(parameters, vocabulary), weights)
-    return LanguageModel(lstm, vocabulary, init_range, weights)
+    return LanguageModel(lstm, vocabulary, training.init_range, weights, training.regularisation.dropout)
 
 
 def child_parameters(architecture: Architecture, vocabulary: int, hidden: int) -> int:
@@ -158,22 +159,21 @@ class LanguageChildTraining(ChildTraining):
 
     def _backward(self, minibatch: Minibatch, epoch: int, start: int) -> float:
         """Compute the gradient of a window; returns its loss."""
-        regularisation, draw = (
-            self.config.training.regularisation,
-            generator(self.seed, "masks", epoch, start),
-        )
-        loss, _, self.state = accumulate_gradient(
-            self.model, minibatch, self.state, regularisation, draw, self.dtype
-        )
+        regularisation = self.config.training.regularisation
+        with masks_from(generator(self.seed, "masks", epoch, start)), self._products():
+            loss, _, self.state = accumulate_gradient(self.model, minibatch, self.state, regularisation)
         return loss
+
+    def _products(self) -> contextlib.AbstractContextManager[object]:
+        return products_in(self.dtype, self.train_TB.device)
 
     def at_epoch_end(self) -> bool:
         return not self.windows_left
 
     def end_epoch(self) -> dict[str, float]:
-        with self._evaluated():
+        with self._evaluated(), self._products():
             bptt = self.config.training.windows.bptt
-            nll = evaluate(self.model, self.corpus.valid, self.config.eval_batch, bptt, dtype=self.dtype)
+            nll = evaluate(self.model, self.corpus.valid, self.config.eval_batch, bptt)
         best = not self.valid_nlls or nll < min(self.valid_nlls)
         self.valid_nlls.append(nll)
         record = {
@@ -235,7 +235,7 @@ class LanguageChildTraining(ChildTraining):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        device = self.model.embedding.device
+        device = self.train_TB.device
         self.done, self.epoch = state["done"], state["epoch"]
         windows = self._windows(self.epoch)
         self.windows_left = windows[len(windows) - state["windows_left"] :]  # none are left at the very end
@@ -256,6 +256,7 @@ class LanguageChildTraining(ChildTraining):
     def estimate(self) -> tuple[float, float]:
         kept, self.state = self.state, self.model.initial_state(self.config.training.windows.batch)
         minibatch = cut(self.train_TB, self._windows(0)[0])
+        self.model.train()
         for _ in range(2):  # the first one warms the kernels up
             began = time.perf_counter()
             self._backward(minibatch, 0, 0)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from enas.errors import ConfigError
-from enas.nn.cell import Cell
+from enas.masks import mask
+from enas.spaces.recurrent.cell import Cell
 
 
 @dataclass(frozen=True)
@@ -54,34 +55,29 @@ class Masks(NamedTuple):
 NO_MASKS = Masks()
 
 
-def draw_masks(
-    config: DropoutConfig, tokens_TB: Tensor, vocabulary: int, hidden: int, generator: torch.Generator
-) -> Masks:
-    """Draw the masks of one window, in a fixed order, from a generator on the CPU."""
-    device, batch = tokens_TB.device, tokens_TB.shape[1]
+def draw_masks(config: DropoutConfig, tokens_TB: Tensor, vocabulary: int, like_VD: Tensor) -> Masks:
+    """Draw the masks of one window, in a fixed order, of the type and on the device of the embedding `like_VD`."""
+    batch, hidden = tokens_TB.shape[1], like_VD.shape[1]
 
-    def mask(rate: float, *shape: int) -> Tensor | None:
-        if rate == 0:
-            return None
-        kept = torch.rand(shape, generator=generator) >= rate
-        return (kept / (1 - rate)).to(device)
+    def drawn(rate: float, *shape: int) -> Tensor | None:
+        return None if rate == 0 else mask(shape, rate, like_VD)
 
     words_TB = None
     if config.words_per == "batch":
-        words_V = mask(config.words, vocabulary)
+        words_V = drawn(config.words, vocabulary)
         words_TB = None if words_V is None else words_V[tokens_TB]
     else:
-        drawn_TB = mask(config.words, *tokens_TB.shape)
+        drawn_TB = drawn(config.words, *tokens_TB.shape)
         if drawn_TB is not None:  # a word that stands twice in a sequence takes the mask of its first place
             same_TTB = tokens_TB.unsqueeze(0) == tokens_TB.unsqueeze(1)
             words_TB = drawn_TB.gather(0, same_TTB.int().argmax(dim=0))
-    embeddings_BD = mask(config.embeddings, batch, hidden)
-    cell_input_BD = mask(config.cell_input, batch, hidden)
+    embeddings_BD = drawn(config.embeddings, batch, hidden)
+    cell_input_BD = drawn(config.cell_input, batch, hidden)
     if embeddings_BD is not None and cell_input_BD is not None:
         input_BD: Tensor | None = embeddings_BD * cell_input_BD
     else:
         input_BD = cell_input_BD if embeddings_BD is None else embeddings_BD
-    return Masks(words_TB, input_BD, mask(config.state, batch, hidden), mask(config.output, batch, hidden))
+    return Masks(words_TB, input_BD, drawn(config.state, batch, hidden), drawn(config.output, batch, hidden))
 
 
 class Features(NamedTuple):
@@ -100,26 +96,42 @@ class LanguageModel(nn.Module):
 
     cell: Cell
 
-    def __init__(self, cell: Cell, vocabulary: int, init_range: float, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        vocabulary: int,
+        init_range: float,
+        generator: torch.Generator,
+        dropout: DropoutConfig | None = None,
+    ) -> None:
+        """`dropout` says what is dropped in training mode: by default nothing."""
         super().__init__()
-        self.cell = cell
         self.vocabulary = vocabulary
         self.hidden = cell.hidden
-        embedding = torch.empty(vocabulary, self.hidden)
-        self.embedding = nn.Parameter(embedding.uniform_(-init_range, init_range, generator=generator))
+        self.dropout = DropoutConfig() if dropout is None else dropout
+        self.embedding = nn.Embedding(vocabulary, self.hidden)
+        self.cell = cell
+        nn.init.uniform_(self.embedding.weight, -init_range, init_range, generator)
 
     def features(
         self,
         tokens_TB: Tensor,
         state: Any,
-        masks: Masks = NO_MASKS,
+        masks: Masks | None = None,
         *,
         looked_up_TBD: Tensor | None = None,
         **cell_settings: Any,
     ) -> Features:
-        """Run the cell over a window; `cell_settings` go to the cell (the supernet's needs an
-        `architecture`). The tokens' rows of the embedding are looked up unless they are given."""
-        inputs_TBD = F.embedding(tokens_TB, self.embedding) if looked_up_TBD is None else looked_up_TBD
+        """Run the cell over a window; `cell_settings` go to the cell (the supernet's needs an `architecture`).
+
+        In training mode, masks are drawn unless they are given (see `enas.masks`). The tokens' rows of the embedding are
+        looked up unless they are given.
+        """
+        if masks is None:
+            masks = NO_MASKS
+            if self.training:
+                masks = draw_masks(self.dropout, tokens_TB, self.vocabulary, self.embedding.weight)
+        inputs_TBD = self.embedding(tokens_TB) if looked_up_TBD is None else looked_up_TBD
         if masks.words_TB is not None:
             inputs_TBD = inputs_TBD * masks.words_TB.unsqueeze(-1)
         if masks.input_BD is not None:
@@ -132,7 +144,7 @@ class LanguageModel(nn.Module):
         """Logits [T, B, V] of the words that follow, and the state to carry (None at the start of a text)."""
         state = self.initial_state(tokens_TB.shape[1]) if state is None else state
         features = self.features(tokens_TB, state, **cell_settings)
-        return F.linear(features.output_TBD, self.embedding), features.state
+        return F.linear(features.output_TBD, self.embedding.weight), features.state
 
     def initial_state(self, batch: int) -> Any:
         """The state before the first word of a text."""
@@ -168,19 +180,16 @@ class LSTMCell(Cell):
         state: tuple[Tensor, Tensor],
         *,
         state_mask_BD: Tensor | None = None,
-        dtype: torch.dtype = torch.float32,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Outputs [T, B, D] and (h, c), each [B, D]. The state mask multiplies h where it enters a
         product."""
         weight_ih, weight_hh, bias_ih, bias_hh = self.lstm.all_weights[0]
-        projected_TBG = F.linear(inputs_TBD.to(dtype), weight_ih.to(dtype)).to(inputs_TBD.dtype)
-        projected_TBG = projected_TBG + (bias_ih + bias_hh)
-        recurrent = weight_hh.to(dtype)
+        projected_TBG = F.linear(inputs_TBD, weight_ih).to(inputs_TBD.dtype) + (bias_ih + bias_hh)
         h_BD, c_BD = state
         outputs = []
         for projected_BG in projected_TBG:
             masked_BD = h_BD if state_mask_BD is None else h_BD * state_mask_BD
-            gates_BG = projected_BG + F.linear(masked_BD.to(dtype), recurrent).to(h_BD.dtype)
+            gates_BG = projected_BG + F.linear(masked_BD, weight_hh).to(h_BD.dtype)
             i_BD, f_BD, g_BD, o_BD = gates_BG.chunk(4, dim=-1)
             c_BD = torch.sigmoid(f_BD) * c_BD + torch.sigmoid(i_BD) * torch.tanh(g_BD)
             h_BD = torch.sigmoid(o_BD) * torch.tanh(c_BD)

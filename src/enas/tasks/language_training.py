@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from enas.data.windows import Window, batchify, eval_windows, fixed_windows, random_windows
 from enas.errors import ConfigError, NotFiniteError
-from enas.nn.softmax import tied_cross_entropy, tied_nll
+from enas.ops import tied_cross_entropy, tied_nll
 from enas.runtime.seeding import generator
-from enas.tasks.language_model import DropoutConfig, Features, LanguageModel, Masks, detach, draw_masks
+from enas.tasks.language_model import DropoutConfig, Features, LanguageModel, detach
 
 
 @dataclass(frozen=True)
@@ -121,15 +121,11 @@ def cut(rows_TB: Tensor, window: Window) -> Minibatch:
 
 
 def window_loss(
-    model: LanguageModel,
-    features: Features,
-    targets_TB: Tensor,
-    config: RegularisationConfig,
-    dtype: torch.dtype,
+    model: LanguageModel, features: Features, targets_TB: Tensor, config: RegularisationConfig
 ) -> tuple[Tensor, Tensor]:
     """(mean cross-entropy in nats a token, the same with the activation and slowness terms)."""
     output_ND = features.output_TBD.flatten(0, 1)
-    loss = tied_cross_entropy(output_ND, model.embedding, targets_TB.flatten(), dtype=dtype)
+    loss = tied_cross_entropy(output_ND, model.embedding.weight, targets_TB.flatten())
     total = loss
     hidden_TBD = features.hidden_TBD
     if config.activation:
@@ -139,9 +135,9 @@ def window_loss(
     return loss, total
 
 
-def nll(model: LanguageModel, features: Features, targets_TB: Tensor, dtype: torch.dtype) -> Tensor:
-    """Negative log-likelihood (nats) of every target [T·B], without gradient."""
-    return tied_nll(features.output_TBD.flatten(0, 1), model.embedding, targets_TB.flatten(), dtype=dtype)
+def nll(model: LanguageModel, features: Features, targets_TB: Tensor) -> Tensor:
+    """Negative log-likelihood (nats) of every target [T·B]."""
+    return tied_nll(features.output_TBD.flatten(0, 1), model.embedding.weight, targets_TB.flatten())
 
 
 def perplexity(mean_nll: float) -> float:
@@ -154,29 +150,25 @@ def accumulate_gradient(
     minibatch: Minibatch,
     state: Any,
     config: RegularisationConfig,
-    draw: torch.Generator,
-    dtype: torch.dtype,
     *,
     share: float = 1.0,
     whose: str = "",
     **cell_settings: Any,
 ) -> tuple[float, float, Any]:
-    """Add `share` times the gradient of a window to the parameters; dropout masks are drawn from `draw`.
+    """Add `share` times the gradient of a window to the parameters.
 
     Returns (loss, loss with regularisers, state to carry with the gradient stopped). Raises `NotFiniteError`, with
     no gradient added, if the loss is NaN or infinite; `whose` says in its message whose loss that is.
     """
-    masks = masks_for(model, minibatch, config, draw)
-    looked_up_TBD = F.embedding(minibatch.tokens_TB, model.embedding.detach()).requires_grad_()
-    features = model.features(
-        minibatch.tokens_TB, state, masks, looked_up_TBD=looked_up_TBD, dtype=dtype, **cell_settings
-    )
-    loss, total = window_loss(model, features, minibatch.targets_TB, config, dtype)
+    weight_VD = model.embedding.weight
+    looked_up_TBD = F.embedding(minibatch.tokens_TB, weight_VD.detach()).requires_grad_()
+    features = model.features(minibatch.tokens_TB, state, looked_up_TBD=looked_up_TBD, **cell_settings)
+    loss, total = window_loss(model, features, minibatch.targets_TB, config)
     if not math.isfinite(value := float(total.detach())):
         raise NotFiniteError(f"the loss{whose} is {value}")
     (total * share).backward()
-    if model.embedding.grad is not None and looked_up_TBD.grad is not None:
-        add_to_rows(model.embedding.grad, minibatch.tokens_TB, looked_up_TBD.grad)
+    if weight_VD.grad is not None and looked_up_TBD.grad is not None:
+        add_to_rows(weight_VD.grad, minibatch.tokens_TB, looked_up_TBD.grad)
     return float(loss.detach()), value, detach(features.state)
 
 
@@ -224,21 +216,12 @@ def descend(
     return norm
 
 
-def masks_for(
-    model: LanguageModel, minibatch: Minibatch, config: RegularisationConfig, generator: torch.Generator
-) -> Masks:
-    """The dropout masks of one training window."""
-    return draw_masks(config.dropout, minibatch.tokens_TB, model.vocabulary, model.hidden, generator)
-
-
 @torch.no_grad()
 def evaluate(
     model: LanguageModel,
     tokens: Tensor,
     batch: int,
     length: int,
-    *,
-    dtype: torch.dtype = torch.float32,
     **cell_settings: Any,
 ) -> float:
     """Mean negative log-likelihood (nats a token) of a text, state carried, every target counted once.
@@ -247,14 +230,15 @@ def evaluate(
     out.
     """
     was_training = model.training
-    model.eval()
-    rows_TB = rows_of(tokens, batch, "evaluated").to(model.embedding.device)
+    if was_training:  # otherwise the caller may have put its norms into a mode of their own
+        model.eval()
+    rows_TB = rows_of(tokens, batch, "evaluated").to(model.embedding.weight.device)
     state = model.initial_state(batch)
     total, count = 0.0, 0
     for window in eval_windows(len(rows_TB), length):
         minibatch = cut(rows_TB, window)
-        features = model.features(minibatch.tokens_TB, state, dtype=dtype, **cell_settings)
-        nll_N = nll(model, features, minibatch.targets_TB, dtype)
+        features = model.features(minibatch.tokens_TB, state, **cell_settings)
+        nll_N = nll(model, features, minibatch.targets_TB)
         total += float(nll_N.double().sum())
         count += nll_N.numel()
         state = detach(features.state)
@@ -272,5 +256,5 @@ def memory_mb(model: LanguageModel, positions: int) -> float:
     blocks = sum(parameter.dim() == 2 for parameter in model.cell.parameters())
     nodes = min(blocks, 12)
     weights = sum(parameter.numel() for parameter in model.parameters())
-    path = model.embedding.numel() + (2 * nodes + 2) * model.hidden**2
+    path = model.embedding.weight.numel() + (2 * nodes + 2) * model.hidden**2
     return 4 * (weights + path + positions * model.hidden * (4 * nodes + 6)) / 2**20

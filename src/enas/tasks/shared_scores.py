@@ -34,15 +34,8 @@ def _(task: ImageSearchTask, architectures: Sequence[Architecture]) -> list[floa
 def _(task: LanguageSearchTask, architectures: Sequence[Architecture]) -> list[float]:
     # The state is carried along each row, as when a trained network is evaluated.
     reward, tokens = task.config.reward, task.valid_TB.t().flatten()
-    return [
-        -evaluate(
-            task.averaged.model,
-            tokens,
-            reward.batch,
-            reward.bptt,
-            dtype=task.dtype,
-            architecture=architecture,
-            statistics=reward.statistics,
-        )
-        for architecture in architectures
-    ]
+    with task.evaluating() as model, task.products():
+        return [
+            -evaluate(model, tokens, reward.batch, reward.bptt, architecture=architecture)
+            for architecture in architectures
+        ]

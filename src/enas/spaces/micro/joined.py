@@ -93,5 +93,5 @@ class JoinedClassifier(nn.Module):
     def forward(self, xs: Parts) -> Tensor:
         """The class scores [B, K]."""
         features_BC = torch.cat([ops.global_average(ops.relu(x)) for x in xs.values()], 1)
-        weight_KC = torch.cat([layer.weight for layer in (self.linears[name] for name in xs)], 1)
+        weight_KC = torch.cat([self.linears[name].get_parameter("weight") for name in xs], 1)
         return F.linear(self.dropout(features_BC), weight_KC)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from enas.architecture import Architecture
 from enas.errors import ConfigError
-from enas.nn.cell import Cell
-from enas.nn.recurrence import ACTIVATIONS, CellPlan, OutputNorm, recurrence
+from enas.ops import ACTIVATIONS, CellPlan, OutputNorm, recurrence
+from enas.spaces.recurrent.cell import Cell
 from enas.spaces.recurrent.space import RecurrentSpace
 
 
@@ -47,45 +47,41 @@ class CellWeights(NamedTuple):
     """One for each node after the input node."""
 
 
-class BatchNorm(nn.Module):
-    """Scale, shift and moving statistics of a batch norm that the recurrence applies at every time step."""
+class BatchNorm(nn.BatchNorm1d):
+    """The batch norm of a cell, which the recurrence applies at every time step. Its moving variance is the biased one."""
 
-    mean_D: Tensor
-    variance_D: Tensor
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, features: int, eps: float, decay: float) -> None:
-        super().__init__()
-        self.eps = eps
+        super().__init__(features, eps, momentum=1 - decay)
         self.decay = decay
-        self.weight = nn.Parameter(torch.ones(features))
-        self.bias = nn.Parameter(torch.zeros(features))
-        self.register_buffer("mean_D", torch.zeros(features))
-        self.register_buffer("variance_D", torch.ones(features))
 
-    def using(self, statistics: Literal["batch", "moving"]) -> OutputNorm:
-        """The norm as the recurrence wants it, with the batch's statistics or the moving ones."""
-        if statistics == "batch":
+    def over_time(self) -> OutputNorm:
+        """The norm as the recurrence wants it: with the batch's statistics in training mode, else the moving ones."""
+        if self.training:
             return OutputNorm(self.weight, self.bias, self.eps)
-        return OutputNorm(self.weight, self.bias, self.eps, self.mean_D, self.variance_D)
+        return OutputNorm(self.weight, self.bias, self.eps, self.running_mean, self.running_var)
 
-    def forward(self, x_BD: Tensor, statistics: Literal["batch", "moving"]) -> Tensor:
+    def forward(self, x_BD: Tensor) -> Tensor:
         """One time step, normalised; in training mode the moving statistics take in the batch's."""
-        if statistics == "batch":
+        if self.training:
             variance_D, mean_D = torch.var_mean(x_BD, dim=0, correction=0)
-            if self.training:
-                self.update(mean_D.detach().unsqueeze(0), variance_D.detach().unsqueeze(0))
+            self.update(mean_D.detach().unsqueeze(0), variance_D.detach().unsqueeze(0))
         else:
-            mean_D, variance_D = self.mean_D, self.variance_D
+            mean_D, variance_D = self.running_mean, self.running_var
         return (x_BD - mean_D) * torch.rsqrt(variance_D + self.eps) * self.weight + self.bias
 
     @torch.no_grad()
     def update(self, mean_TD: Tensor, variance_TD: Tensor) -> None:
-        """Take the statistics of T time steps into the moving ones, one after the other."""
+        """Take the statistics of T time steps into the moving ones, one after the other, unless these rest."""
+        if not self.track_running_stats:
+            return
         steps = torch.arange(len(mean_TD) - 1, -1, -1, device=mean_TD.device, dtype=mean_TD.dtype)
         share_T1 = ((1 - self.decay) * self.decay**steps).unsqueeze(1)
         kept = self.decay ** len(mean_TD)
-        self.mean_D.mul_(kept).add_((share_T1 * mean_TD).sum(0))
-        self.variance_D.mul_(kept).add_((share_T1 * variance_TD).sum(0))
+        self.running_mean.mul_(kept).add_((share_T1 * mean_TD).sum(0))
+        self.running_var.mul_(kept).add_((share_T1 * variance_TD).sum(0))
 
 
 def cell_plan(architecture: Architecture, output: Literal["loose-ends", "all"]) -> CellPlan:
@@ -113,26 +109,22 @@ def run_cell(
     *,
     state_mask_BD: Tensor | None = None,
     norm: BatchNorm | None = None,
-    statistics: Literal["batch", "moving"] = "batch",
-    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Outputs h_1 .. h_T [T, B, D] of one cell; the last one is the state to carry (paper, equations 2-5).
 
-    The input's product with W^(x) does not depend on the state, so it is one product over all time steps. In
-    training mode the norms' moving statistics are updated; `statistics` says which ones normalise.
+    The input's product with W^(x) does not depend on the state, so it is one product over all time steps.
     """
     hidden = state_BD.shape[-1]
     result = recurrence(
-        product(inputs_TBD, weights.input_2DE[:hidden], dtype),
+        product(inputs_TBD, weights.input_2DE[:hidden]),
         state_BD,
         weights.input_2DE[hidden:],
         weights.nodes_DE,
         plan,
         state_mask_BD=state_mask_BD,
-        norm=None if norm is None else norm.using(statistics),
-        dtype=dtype,
+        norm=None if norm is None else norm.over_time(),
     )
-    if norm is not None and norm.training and result.mean_TD is not None and result.variance_TD is not None:
+    if norm is not None and result.mean_TD is not None and result.variance_TD is not None:
         norm.update(result.mean_TD, result.variance_TD)
     return result.output_TBD
 
@@ -146,8 +138,6 @@ def run_normed_cell(
     node_norms: nn.ModuleList,
     *,
     state_mask_BD: Tensor | None = None,
-    statistics: Literal["batch", "moving"] = "batch",
-    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """`run_cell` with a norm on every node's product as well, before it is split (the authors' first code).
 
@@ -156,25 +146,25 @@ def run_normed_cell(
     hidden = state_BD.shape[-1]
 
     def node(k: int, s_BD: Tensor, weight_DE: Tensor, added_BE: Tensor | None = None) -> Tensor:
-        product_BE = product(s_BD if state_mask_BD is None else s_BD * state_mask_BD, weight_DE, dtype)
+        product_BE = product(s_BD if state_mask_BD is None else s_BD * state_mask_BD, weight_DE)
         sum_BE = product_BE if added_BE is None else product_BE + added_BE
-        candidate_BD, gate_BD = node_norms[k](sum_BE, statistics).chunk(2, dim=-1)
+        candidate_BD, gate_BD = node_norms[k](sum_BE).chunk(2, dim=-1)
         highway_BD: Tensor = torch.sigmoid(gate_BD) * (ACTIVATIONS[plan.functions[k]](candidate_BD) - s_BD)
         return s_BD + highway_BD
 
     outputs = []
-    for projected_BE in product(inputs_TBD, weights.input_2DE[:hidden], dtype):
+    for projected_BE in product(inputs_TBD, weights.input_2DE[:hidden]):
         nodes = [node(0, state_BD, weights.input_2DE[hidden:], projected_BE)]
         for k, (source, weight_DE) in enumerate(zip(plan.sources, weights.nodes_DE, strict=True), start=1):
             nodes.append(node(k, nodes[source], weight_DE))
-        state_BD = norm(torch.stack([nodes[k] for k in plan.outputs]).mean(0), statistics)
+        state_BD = norm(torch.stack([nodes[k] for k in plan.outputs]).mean(0))
         outputs.append(state_BD)
     return torch.stack(outputs)
 
 
-def product(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """x · weight with operands in `dtype`; the result has the dtype of x."""
-    return (x.to(dtype) @ weight.to(dtype)).to(x.dtype)
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """x · weight, of the type of x also where autocast gives the product another."""
+    return (x @ weight).to(x.dtype)
 
 
 def uniform_(weight: Tensor, bound: float, generator: torch.Generator) -> Tensor:
@@ -246,8 +236,6 @@ class SupernetCell(Cell):
         architecture: Architecture,
         *,
         state_mask_BD: Tensor | None = None,
-        statistics: Literal["batch", "moving"] = "batch",
-        dtype: torch.dtype = torch.float32,
     ) -> tuple[Tensor, Tensor]:
         """Outputs [T, B, D] of the architecture's cell, and the state to carry."""
         weights, plan = self.weights(architecture), cell_plan(architecture, self.config.output)
@@ -260,19 +248,10 @@ class SupernetCell(Cell):
                 self.norm,
                 self.node_norms,
                 state_mask_BD=state_mask_BD,
-                statistics=statistics,
-                dtype=dtype,
             )
         else:
             output_TBD = run_cell(
-                inputs_TBD,
-                state_BD,
-                weights,
-                plan,
-                state_mask_BD=state_mask_BD,
-                norm=self.norm,
-                statistics=statistics,
-                dtype=dtype,
+                inputs_TBD, state_BD, weights, plan, state_mask_BD=state_mask_BD, norm=self.norm
             )
         return output_TBD, output_TBD[-1]
 
@@ -315,13 +294,10 @@ class ChildCell(Cell):
         state_BD: Tensor,
         *,
         state_mask_BD: Tensor | None = None,
-        dtype: torch.dtype = torch.float32,
     ) -> tuple[Tensor, Tensor]:
         """Outputs [T, B, D] and the state to carry."""
         weights = CellWeights(self.input_weight, list(self.node_weights))
-        output_TBD = run_cell(
-            inputs_TBD, state_BD, weights, self.plan, state_mask_BD=state_mask_BD, dtype=dtype
-        )
+        output_TBD = run_cell(inputs_TBD, state_BD, weights, self.plan, state_mask_BD=state_mask_BD)
         return output_TBD, output_TBD[-1]
 
     def initial_state(self, batch: int) -> Tensor:

@@ -8,74 +8,39 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
-from enas.errors import ConfigError, DataError
-from enas.nn.recurrence import kernels_take
+from enas.cpu import kernels
+from enas.cpu.products import linear, side_by_side
+from enas.cpu.registry import operand_type, takes_over, takes_products
+from enas.cpu.threads import team
 
 CHUNK_ROWS = 320
 """Rows whose logits exist at once: few enough to stay in cache, enough for fast products."""
 
 
-def tied_cross_entropy(
-    hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor, *, dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """Mean negative log-likelihood (nats a token) of `targets_N` under softmax(hidden embeddingᵀ).
-
-    Args:
-        dtype: precision of the operands of the matrix products; the loss has the dtype of `hidden_ND`.
-
-    Raises:
-        ConfigError: shapes do not fit together.
-        DataError: a target is not in the vocabulary.
-    """
-    if not torch.is_grad_enabled() or not (hidden_ND.requires_grad or embedding_VD.requires_grad):
-        return tied_nll(hidden_ND, embedding_VD, targets_N, dtype=dtype).mean()
-    _check(hidden_ND, embedding_VD, targets_N)
-    if not kernels_take(hidden_ND, dtype):
-        return tied_nll_reference(hidden_ND, embedding_VD, targets_N, dtype=dtype).mean()
-    loss: Tensor = _TiedCrossEntropy.apply(hidden_ND, embedding_VD, targets_N, dtype)
+@takes_over("tied_cross_entropy")
+def tied_cross_entropy(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> Tensor | None:
+    """With a gradient, which is made in the same sweep."""
+    if not _differentiates(hidden_ND, embedding_VD) or not takes_products(hidden_ND, embedding_VD):
+        return None
+    dtype = operand_type(hidden_ND.dtype)
+    with torch.autocast("cpu", enabled=False):  # the products inside have their types already
+        loss: Tensor = _TiedCrossEntropy.apply(hidden_ND, embedding_VD, targets_N, dtype)
     return loss
 
 
-@torch.no_grad()
-def tied_nll(
-    hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor, *, dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """Negative log-likelihood (nats) of every row [N], without gradient: for evaluation and rewards.
-
-    Raises:
-        ConfigError: shapes do not fit together.
-        DataError: a target is not in the vocabulary.
-    """
-    _check(hidden_ND, embedding_VD, targets_N)
-    if not kernels_take(hidden_ND, dtype):
-        return tied_nll_reference(hidden_ND, embedding_VD, targets_N, dtype=dtype)
-    return _forward(hidden_ND, embedding_VD, targets_N, dtype, (False, False))[0]
+@takes_over("tied_nll")
+def tied_nll(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> Tensor | None:
+    """Without a gradient: for evaluation and rewards."""
+    if _differentiates(hidden_ND, embedding_VD) or not takes_products(hidden_ND, embedding_VD):
+        return None
+    dtype = operand_type(hidden_ND.dtype)
+    with torch.autocast("cpu", enabled=False):
+        return _forward(hidden_ND, embedding_VD, targets_N, dtype, (False, False))[0]
 
 
-def tied_nll_reference(
-    hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor, *, dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """The specification: negative log-likelihood (nats) of every row [N], in plain autograd; any device."""
-    logits_NV = (hidden_ND.to(dtype) @ embedding_VD.to(dtype).T).to(hidden_ND.dtype)
-    return F.cross_entropy(logits_NV, targets_N, reduction="none")
-
-
-def _check(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> None:
-    (N, D), V = hidden_ND.shape, len(embedding_VD)
-    if embedding_VD.shape != (V, D) or targets_N.shape != (N,):
-        raise ConfigError(
-            f"Hidden states {[N, D]} need an embedding [V, {D}] and {N} targets, not {list(embedding_VD.shape)} and "
-            f"{list(targets_N.shape)}."
-        )
-    if N == 0:
-        raise DataError("There are no targets: give at least one row.")
-    if not 0 <= int(targets_N.min()) <= int(targets_N.max()) < V:
-        raise DataError(
-            f"Targets must be words 0 to {V - 1} of the vocabulary; they reach from {int(targets_N.min())} "
-            f"to {int(targets_N.max())}."
-        )
+def _differentiates(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
 def _forward(
@@ -85,10 +50,6 @@ def _forward(
 
     Gradients are made in the same sweep, while a chunk's logits are in cache.
     """
-    from enas.cpu import kernels
-    from enas.cpu.products import linear, side_by_side
-    from enas.cpu.threads import team
-
     hidden_ND, embedding_VD, targets_N = hidden_ND.detach(), embedding_VD.detach(), targets_N.contiguous()
     operand_ND = hidden_ND.to(dtype)
     N, V = len(hidden_ND), len(embedding_VD)

@@ -11,7 +11,7 @@ from torch import nn
 class Cell(nn.Module, ABC):
     """Maps inputs [T, B, D] and a state to outputs [T, B, D] and the state to carry.
 
-    Called as `cell(inputs_TBD, state, state_mask_BD=..., dtype=...)`; a supernet's cell also takes an architecture.
+    Called as `cell(inputs_TBD, state, state_mask_BD=...)`; a supernet's cell also takes an architecture.
     """
 
     hidden: int

@@ -23,28 +23,32 @@ from torch.autograd.function import once_differentiable
 
 from enas.cpu import kernels
 from enas.cpu.products import side_by_side, summed
+from enas.cpu.registry import operand_type, takes_over, takes_products
 from enas.cpu.threads import team
-from enas.nn.recurrence import CellPlan, OutputNorm, Recurrence
+from enas.ops import CellPlan, OutputNorm, Recurrence
 
 
-def fused_recurrence(
+@takes_over("recurrence")
+def recurrence(
     projected_TBE: Tensor,
     state_BD: Tensor,
     recurrent_weight_DE: Tensor,
     node_weights_DE: Sequence[Tensor],
     plan: CellPlan,
     *,
-    state_mask_BD: Tensor | None,
-    norm: OutputNorm | None,
-    dtype: torch.dtype,
-) -> Recurrence:
-    """`recurrence`, for what `kernels_take`."""
-    fixed = _Fixed(plan, dtype, state_mask_BD, norm)
+    state_mask_BD: Tensor | None = None,
+    norm: OutputNorm | None = None,
+) -> Recurrence | None:
+    """Any cell whose states and weights are of one type."""
+    if not takes_products(state_BD, projected_TBE, recurrent_weight_DE, *node_weights_DE):
+        return None
+    fixed = _Fixed(plan, operand_type(state_BD.dtype), state_mask_BD, norm)
     norm_parameters = () if norm is None else (norm.weight_D, norm.bias_D)
     tensors = (projected_TBE, state_BD, *norm_parameters, recurrent_weight_DE, *node_weights_DE)
-    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        return Recurrence(*_FusedRecurrence.apply(fixed, *tensors))
-    return _forward(fixed, tensors, keep=False)[0]
+    with torch.autocast("cpu", enabled=False):  # the products inside have their types already
+        if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+            return Recurrence(*_FusedRecurrence.apply(fixed, *tensors))
+        return _forward(fixed, tensors, keep=False)[0]
 
 
 class _FusedRecurrence(torch.autograd.Function):

@@ -1,1 +1,0 @@
-"""Operations that are worth a file of their own: hand-written kernels beside the plain code that specifies them."""
