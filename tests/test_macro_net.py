@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import combinations, product
 from typing import Any, Literal, TypeVar
@@ -14,15 +15,19 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from enas.architecture import Architecture
+from enas.costs import multiply_adds, parameter_count
 from enas.errors import ConfigError
-from enas.nn.activation import ChannelNorm
-from enas.nn.counting import multiply_adds, parameter_count
-from enas.nn.image_network import ImageShape, Pass
+from enas.masks import masks_from
+from enas.norms import batch_statistics, norms_of
+from enas.runtime.devices import products_in
+from enas.spaces.image_network import ImageShape
 from enas.spaces.macro.net import MacroChild, MacroNetConfig, MacroSupernet
 from enas.spaces.macro.space import OPERATIONS, MacroSpace
 from enas.spaces.recurrent.space import RecurrentSpace
 
 N = TypeVar("N", bound=nn.Module)
+Statistics = Literal["batch", "moving"]
+STATISTICS: tuple[Statistics, ...] = ("batch", "moving")
 B = 4
 SHAPE = ImageShape(3, 9, 8, 5)
 """Small, not square, and odd where it is halved."""
@@ -98,18 +103,23 @@ def architectures(count: int) -> list[Architecture]:
 
 def with_lively_norms(network: N) -> N:
     """With scales, shifts and moving statistics that are not those of a fresh network."""
-    for k, norm in enumerate(module for module in network.modules() if isinstance(module, ChannelNorm)):
+    for k, norm in enumerate(norms_of(network)):
         channels = len(norm.weight)
         with torch.no_grad():
             norm.weight.copy_(1 + 0.3 * normal(channels, seed=10 * k + 1))
             norm.bias.copy_(0.3 * normal(channels, seed=10 * k + 2))
-        norm.mean_C.copy_(0.3 * normal(channels, seed=10 * k + 3))
-        norm.variance_C.copy_(0.5 + normal(channels, seed=10 * k + 4).square())
+        norm.get_buffer("running_mean").copy_(0.3 * normal(channels, seed=10 * k + 3))
+        norm.get_buffer("running_var").copy_(0.5 + normal(channels, seed=10 * k + 4).square())
     return network
 
 
 def supernet(config: MacroNetConfig) -> MacroSupernet:
     return with_lively_norms(MacroSupernet(SPACE, config, SHAPE, seeded(1)))
+
+
+def normalising(network: nn.Module, statistics: Statistics) -> AbstractContextManager[None]:
+    """Inside, a network in evaluation mode normalises by these statistics."""
+    return batch_statistics(norms_of(network) if statistics == "batch" else [])
 
 
 def buffers_of(network: nn.Module) -> dict[str, Tensor]:
@@ -121,7 +131,7 @@ class Plain:
     """The network as recipes describe it, in torch's own functions: every tensor halved, read or not."""
 
     network: MacroSupernet | MacroChild
-    statistics: Literal["batch", "moving"] = "batch"
+    statistics: Statistics = "batch"
     moving: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -132,10 +142,11 @@ class Plain:
 
     def norm(self, name: str, x: Tensor) -> Tensor:
         config = self.network.config
+        self.moving[f"network.{name}.num_batches_tracked"] += 1
         return F.batch_norm(
             x,
-            self.moving[f"network.{name}.mean_C"],
-            self.moving[f"network.{name}.variance_C"],
+            self.moving[f"network.{name}.running_mean"],
+            self.moving[f"network.{name}.running_var"],
             self.weight(f"{name}.weight"),
             self.weight(f"{name}.bias"),
             training=self.statistics == "batch",
@@ -144,12 +155,12 @@ class Plain:
         )
 
     def conv_norm(self, name: str, x: Tensor, weight: Tensor | None = None) -> Tensor:
-        weight = self.weight(f"{name}.weight") if weight is None else weight
+        weight = self.weight(f"{name}.conv.weight") if weight is None else weight
         return self.norm(f"{name}.norm", F.conv2d(x, weight, padding=weight.shape[-1] // 2))
 
     def reduced(self, name: str, x: Tensor) -> Tensor:
-        even = F.conv2d(x[:, :, ::2, ::2], self.weight(f"{name}.even"))
-        odd = F.conv2d(F.pad(x, (0, 1, 0, 1))[:, :, 1::2, 1::2], self.weight(f"{name}.odd"))
+        even = F.conv2d(x[:, :, ::2, ::2], self.weight(f"{name}.even.weight"))
+        odd = F.conv2d(F.pad(x, (0, 1, 0, 1))[:, :, 1::2, 1::2], self.weight(f"{name}.odd.weight"))
         height, width = even.shape[2:]
         return self.norm(f"{name}.norm", torch.cat([even, odd[:, :, :height, :width]], 1))
 
@@ -164,9 +175,9 @@ class Plain:
             return F.max_pool2d(y, 3, 1, padding=1)
         y = y.relu() if relu_first else y
         if operation.startswith("sep") and not config.dense_separable:
-            depthwise = self.weight(f"{name}.operation.depthwise")
+            depthwise = self.weight(f"{name}.operation.depthwise.weight")
             y = F.conv2d(y, depthwise, padding=depthwise.shape[-1] // 2, groups=len(depthwise))
-            y = self.conv_norm(f"{name}.operation", y, self.weight(f"{name}.operation.pointwise"))
+            y = self.conv_norm(f"{name}.operation", y, self.weight(f"{name}.operation.pointwise.weight"))
         else:
             y = self.conv_norm(f"{name}.operation", y)
         return y if relu_first else y.relu()
@@ -175,7 +186,7 @@ class Plain:
         config, name = self.network.config, f"layers.{layer}.merge"
         if config.merge == "sum":
             return self.norm(f"{name}.norm", sum(taken.values(), y))
-        blocks = [self.weight(f"{name}.conv.blocks.{j}") for j in [*taken, "own"]]
+        blocks = [self.weight(f"{name}.conv.convs.{j}.weight") for j in [*taken, "own"]]
         x = torch.cat([*taken.values(), y], 1)
         if config.order == "relu-conv-norm":
             return self.conv_norm(f"{name}.conv", x.relu(), torch.cat(blocks, 1))
@@ -189,19 +200,18 @@ class Plain:
             tensors.append(self.merged(i, y, {j: tensors[j] for j in taken}) if i > 0 else y)
             if i in (1, 3):
                 tensors = [self.reduced(f"reductions.{i}-{j}", x) for j, x in enumerate(tensors)]
-        return tensors[-1].mean((2, 3)) @ self.weight("classifier.weight").T
+        return tensors[-1].mean((2, 3)) @ self.weight("classifier.linear.weight").T
 
 
-@pytest.mark.parametrize("statistics", ["batch", "moving"])
+@pytest.mark.parametrize("statistics", STATISTICS)
 @EVERY_CONFIG
-def test_the_supernet_computes_what_the_layers_say(
-    config: MacroNetConfig, statistics: Literal["batch", "moving"]
-) -> None:
+def test_the_supernet_computes_what_the_layers_say(config: MacroNetConfig, statistics: Statistics) -> None:
     """Scores and gradients of every parameter; those off the path have none in either."""
     network = supernet(config).eval()
     weight_BK = normal(B, SHAPE.classes, seed=7)
     for architecture in architectures(3):
-        actual = network(images(), architecture, Pass(statistics)).logits_BK
+        with normalising(network, statistics):
+            actual = network(images(), architecture).logits_BK
         expected = Plain(network, statistics).run(images(), architecture)
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
@@ -217,23 +227,27 @@ def test_the_supernet_computes_what_the_layers_say(
                 torch.testing.assert_close(mine, theirs, rtol=2e-3, atol=1e-5 * largest)
 
 
+def both(child: MacroChild, shared: MacroSupernet, statistics: Statistics) -> tuple[Tensor, Tensor]:
+    """The class scores of the child's architecture with its own weights, and with the shared ones."""
+    with normalising(child, statistics), normalising(shared, statistics):
+        outputs, expected = child.outputs(images()), shared(images(), child.architecture)
+    return outputs.logits_BK, expected.logits_BK
+
+
 @EVERY_CONFIG
 def test_a_child_with_the_supernet_s_slice_is_the_supernet(config: MacroNetConfig) -> None:
     shared = supernet(config).eval()
     for architecture in architectures(4):
         child = MacroChild(architecture, replace(config, dropout=0.5), SHAPE, seeded(9)).eval()
-        for statistics in ("batch", "moving"):
-            expected = shared(images(), architecture, Pass(statistics)).logits_BK
-            assert not torch.allclose(child.outputs(images(), Pass(statistics)).logits_BK, expected)
+        assert not any(torch.allclose(*both(child, shared, statistics)) for statistics in STATISTICS)
         child.load_slice(shared)
-        for statistics in ("batch", "moving"):
-            expected = shared(images(), architecture, Pass(statistics)).logits_BK
-            assert torch.equal(child.outputs(images(), Pass(statistics)).logits_BK, expected)
+        assert all(torch.equal(*both(child, shared, statistics)) for statistics in STATISTICS)
+        expected = shared(images(), architecture).logits_BK
         assert torch.equal(child(images()), expected)
         with torch.no_grad():  # the slice is a copy: training the child leaves the shared weights alone
             for parameter in child.parameters():
                 parameter.zero_()
-        assert torch.equal(shared(images(), architecture, Pass("moving")).logits_BK, expected)
+        assert torch.equal(shared(images(), architecture).logits_BK, expected)
 
 
 @EVERY_CONFIG
@@ -242,17 +256,17 @@ def test_only_what_the_path_reads_gets_gradients(config: MacroNetConfig) -> None
     architecture = SPACE.build(
         ["sep3x3", "conv3x3", "sep5x5", "max3x3", "conv5x5", "avg3x3"], [[], [0], [1], [1], [0], [2, 4]]
     )
-    network(images(), architecture, Pass()).logits_BK.square().sum().backward()
+    network(images(), architecture).logits_BK.square().sum().backward()
     path = {f"layers.{i}.branches.{name}" for i, name in enumerate(SPACE.operations_of(architecture))}
     path |= {"stem", "classifier"} | {
         f"layers.{i}.merge.{part}" for i in range(6) for part in ("norm", "conv.norm")
     }
-    path |= {f"layers.{i}.merge.conv.blocks.own" for i in range(6)}
-    path |= {f"layers.{i}.merge.conv.blocks.{j}" for i, j in [(1, 0), (2, 1), (3, 1), (4, 0), (5, 2), (5, 4)]}
+    path |= {f"layers.{i}.merge.conv.convs.own" for i in range(6)}
+    path |= {f"layers.{i}.merge.conv.convs.{j}" for i, j in [(1, 0), (2, 1), (3, 1), (4, 0), (5, 2), (5, 4)]}
     path |= {f"reductions.1-{j}" for j in (0, 1, 2)} | {f"reductions.3-{j}" for j in (0, 2, 4)}
     seen = 0
     for name, parameter in network.named_parameters():
-        on_path = any(name.startswith(f"network.{start}.") or name == f"network.{start}" for start in path)
+        on_path = any(name.startswith(f"network.{start}.") for start in path)
         assert (parameter.grad is not None) == on_path, name
         seen += on_path
         if parameter.grad is not None and not name.endswith(
@@ -273,7 +287,7 @@ def test_each_operation_changes_the_output_and_learns(layer: int, config: MacroN
         operations[layer] = operation
         architecture = SPACE.build(operations, SPACE.skips_of(base))
         network.zero_grad()
-        scores[operation] = network(images(), architecture, Pass()).logits_BK
+        scores[operation] = network(images(), architecture).logits_BK
         F.cross_entropy(scores[operation], torch.arange(B)).backward()
         branch = network.get_submodule(f"network.layers.{layer}.branches.{operation}")
         assert len(list(branch.parameters())) == (3 if operation in ("avg3x3", "max3x3") else 7) - (
@@ -289,14 +303,14 @@ def test_each_operation_changes_the_output_and_learns(layer: int, config: MacroN
 
 @EVERY_CONFIG
 def test_each_skip_connection_changes_the_output(config: MacroNetConfig) -> None:
-    network = supernet(config).eval()
+    network = supernet(config)
     operations = ["conv3x3"] * 6
-    without = network(images(), SPACE.build(operations, [[]] * 6), Pass()).logits_BK
+    without = network(images(), SPACE.build(operations, [[]] * 6)).logits_BK
     seen = [without]
     for i in range(6):
         for j in range(i):
             skips = [[j] if layer == i else [] for layer in range(6)]
-            scores = network(images(), SPACE.build(operations, skips), Pass()).logits_BK
+            scores = network(images(), SPACE.build(operations, skips)).logits_BK
             assert all(not torch.allclose(scores, other, atol=1e-3) for other in seen), (i, j)
             seen.append(scores)
 
@@ -308,10 +322,12 @@ def test_training_moves_the_statistics_of_the_path(config: MacroNetConfig) -> No
         network = supernet(config).train()
         before, plain = buffers_of(network), Plain(network)
         plain.run(images(), architecture)
-        network(images(), architecture, Pass("moving"))
+        for statistics in STATISTICS:
+            with normalising(network.eval(), statistics):
+                network(images(), architecture)
         for name, buffer in network.named_buffers():
             assert torch.equal(buffer, before[name])
-        network(images(), architecture, Pass("batch"))
+        network.train()(images(), architecture)
         read = {name for name, buffer in network.named_buffers() if not torch.equal(buffer, before[name])}
         for name, buffer in network.named_buffers():
             if name in read or "reductions" not in name:  # the plain network halves unread tensors, too
@@ -324,8 +340,12 @@ def test_evaluation_is_deterministic_and_moves_nothing() -> None:
     config = replace(CONFIGS["paper"], dropout=0.5)
     child = with_lively_norms(MacroChild(architecture, config, SHAPE, seeded())).eval()
     before = buffers_of(child)
-    for statistics in ("batch", "moving"):
-        first, second = (child.outputs(images(), Pass(statistics, draw=seeded(seed))) for seed in (1, 2))
+    for statistics in STATISTICS:
+        outputs = []
+        for seed in (1, 2):
+            with normalising(child, statistics), masks_from(seeded(seed)):
+                outputs.append(child.outputs(images()))
+        first, second = outputs
         assert torch.equal(first.logits_BK, second.logits_BK)
         assert first.auxiliary_BK is None
     for name, buffer in child.named_buffers():
@@ -335,11 +355,11 @@ def test_evaluation_is_deterministic_and_moves_nothing() -> None:
 def test_moving_statistics_make_images_independent() -> None:
     architecture = architectures(1)[0]
     child = with_lively_norms(MacroChild(architecture, CONFIGS["authors-search"], SHAPE, seeded())).eval()
-    for statistics, alike in (("moving", True), ("batch", False)):
-        how = Pass("moving" if statistics == "moving" else "batch")
-        alone = child.outputs(images()[:2], how).logits_BK
-        among = child.outputs(images(), how).logits_BK[:2]
-        assert torch.allclose(alone, among, atol=1e-4) == alike
+    for statistics in STATISTICS:
+        with normalising(child, statistics):
+            alone = child.outputs(images()[:2]).logits_BK
+            among = child.outputs(images()).logits_BK[:2]
+        assert torch.allclose(alone, among, atol=1e-4) == (statistics == "moving")
 
 
 def test_dropout_follows_from_the_generator() -> None:
@@ -347,22 +367,38 @@ def test_dropout_follows_from_the_generator() -> None:
     network = MacroSupernet(SPACE, replace(CONFIGS["paper"], dropout=0.5), SHAPE, seeded())
 
     def scores(seed: int) -> Tensor:
-        scores_BK: Tensor = network(images(), architecture, Pass(draw=seeded(seed))).logits_BK
+        with masks_from(seeded(seed)):
+            scores_BK: Tensor = network(images(), architecture).logits_BK
         return scores_BK
 
     assert torch.equal(scores(1), scores(1))
     assert not torch.equal(scores(1), scores(2))
-    assert not torch.equal(scores(1), network.eval()(images(), architecture, Pass()).logits_BK)
+    dropped = scores(1)
+    with normalising(network.eval(), "batch"):
+        assert not torch.equal(dropped, scores(1))
+        assert torch.equal(scores(1), scores(2))
 
 
-def test_products_in_bfloat16_leave_the_rest_in_float32() -> None:
+def test_products_in_bfloat16_leave_weights_gradients_and_averages_in_float32() -> None:
+    """Class scores are of the type that autocast gives the last product."""
     for config, architecture in product(CONFIGS.values(), architectures(1)):
-        network = supernet(config).eval()
-        exact = network(images(), architecture, Pass()).logits_BK
-        rounded = network(images(), architecture, Pass(dtype=torch.bfloat16)).logits_BK
-        assert rounded.dtype == torch.float32
-        assert not torch.equal(rounded, exact)
+        network = supernet(config)
+        exact = network(images(), architecture).logits_BK
+        with products_in(torch.bfloat16, torch.device("cpu")):
+            rounded = network(images(), architecture).logits_BK
+        assert exact.dtype == torch.float32
+        assert rounded.dtype == torch.bfloat16
+        assert not torch.equal(rounded.float(), exact.bfloat16().float())
         assert (rounded - exact).norm() < 0.1 * exact.norm()
+        rounded.float().square().sum().backward()
+        gradients = [weight.grad for weight in network.parameters() if weight.grad is not None]
+        assert gradients
+        averages = [
+            average for norm in norms_of(network) for average in (norm.running_mean, norm.running_var)
+        ]
+        for value in (*gradients, *averages, *network.parameters()):
+            assert value is not None
+            assert value.dtype == torch.float32
 
 
 def test_initial_weights_follow_from_the_generator() -> None:
@@ -437,7 +473,7 @@ def test_multiply_adds_are_those_of_the_path_alone(config: MacroNetConfig) -> No
         expected = counted_by_hand(architecture, config)
         assert multiply_adds(child, SHAPE) == expected
         with FlopCounterMode(display=False) as counter:
-            network(images().to("meta"), architecture, Pass("moving"))
+            network(images().to("meta"), architecture)
         assert counter.get_total_flops() == 2 * B * expected
 
 
@@ -462,14 +498,14 @@ def test_images_that_cannot_be_halved_twice() -> None:
     with pytest.raises(ConfigError, match="3×32 pixels are too small"):
         MacroSupernet(SPACE, MacroNetConfig(), ImageShape(3, 3, 32, 10), seeded())
     smallest = MacroSupernet(SPACE, MacroNetConfig(4), ImageShape(1, 4, 4, 2), seeded())
-    assert smallest(normal(B, 1, 4, 4), architectures(1)[0], Pass()).logits_BK.shape == (B, 2)
+    assert smallest(normal(B, 1, 4, 4), architectures(1)[0]).logits_BK.shape == (B, 2)
 
 
 def test_images_of_another_shape() -> None:
     network = MacroSupernet(SPACE, MacroNetConfig(4), SHAPE, seeded())
     for shape in [(B, 1, 9, 8), (B, 3, 8, 9), (3, 9, 8)]:
         with pytest.raises(ConfigError, match="batches of 3×9×8"):
-            network(normal(*shape), architectures(1)[0], Pass())
+            network(normal(*shape), architectures(1)[0])
 
 
 def test_architectures_of_other_spaces_are_refused() -> None:
@@ -479,7 +515,7 @@ def test_architectures_of_other_spaces_are_refused() -> None:
     shorter = MacroSpace(5).build(["conv3x3"] * 5, [[]] * 5)
     network = MacroSupernet(SPACE, MacroNetConfig(4), SHAPE, seeded())
     with pytest.raises(ConfigError, match="of another space than the supernet"):
-        network(images(), shorter, Pass())
+        network(images(), shorter)
 
 
 @pytest.mark.parametrize(
