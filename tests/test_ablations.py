@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from enas.nn.image_network import ImageShape
 
 import enas.stages
 from enas.ablations import (
@@ -28,7 +29,6 @@ from enas.cli import COMMANDS, check_command, parse, take_words
 from enas.config import Metric, RunConfig
 from enas.controllers.config import UniformConfig
 from enas.errors import ConfigError, NotFiniteError, RunFolderError
-from enas.nn.image_network import ImageShape
 from enas.recipes import RECIPES, recipe
 from enas.runs.images import ImageWorkshop, MacroConfig
 from enas.runs.recurrent import RecurrentConfig, RecurrentWorkshop

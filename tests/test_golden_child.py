@@ -51,7 +51,7 @@ def architecture(arc: int) -> Architecture:
 def by_block(prefix: str) -> dict[str, Tensor]:
     """The record's arrays under the names of the model's parameters."""
     tensors = {
-        "embedding": record(f"{prefix}/embedding"),
+        "embedding.weight": record(f"{prefix}/embedding"),
         "cell.input_weights.shared": record(f"{prefix}/w_prev"),
     }
     for node in range(1, NODES + 1):
@@ -76,7 +76,7 @@ def window_features(model: LanguageModel, arc: int, masks: Masks = NO_MASKS) -> 
 
 def window_loss(model: LanguageModel, features: Features, slowness: float = 0.0) -> tuple[Tensor, Tensor]:
     config = RegularisationConfig(l2=0.0, slowness=slowness)
-    return loss_of(model, features, time_first("y"), config, torch.float32)
+    return loss_of(model, features, time_first("y"), config)
 
 
 def assert_close(actual: Tensor, expected: Tensor) -> None:
@@ -106,7 +106,7 @@ def test_logits_states_and_loss(arc: int) -> None:
     assert torch.equal(features.state, state_BD)
     with torch.no_grad():
         assert_close(window_loss(model, features)[0], record("loss")[arc])
-    each_N = nll(model, features, time_first("y"), torch.float32)
+    each_N = nll(model, features, time_first("y"))
     expected_N = F.cross_entropy(
         record("logits")[arc].flatten(0, 1), record("y").long().flatten(), reduction="none"
     )
@@ -125,7 +125,7 @@ def test_a_second_window_with_the_state_carried() -> None:
     with torch.no_grad():
         first = window_features(model, 0)
         second = model.features(time_first("carry/x"), first.state, architecture=architecture(0))
-        each_N = nll(model, second, time_first("carry/y"), torch.float32)
+        each_N = nll(model, second, time_first("carry/y"))
     assert_close(second.state, record("carry/final_state"))
     assert_close(each_N.mean(), record("carry/loss"))
 
@@ -156,7 +156,7 @@ def test_a_whole_training_step() -> None:
     model = language_model().train()
     features = window_features(model, TRAINED, training_masks())
     assert_close(features.hidden_TBD.transpose(0, 1), record("train/all_s"))
-    logits_TBV = F.linear(features.output_TBD, model.embedding)
+    logits_TBV = F.linear(features.output_TBD, model.embedding.weight)
     assert_close(logits_TBV.transpose(0, 1), record("train/logits"))
     assert_close(features.state, record("train/all_s")[:, -1])
 
@@ -193,7 +193,7 @@ def weights_after() -> dict[str, Tensor]:
     """The weights on the path after the step."""
     tokens = RECORDS["arcs"][TRAINED]
     after = {
-        "embedding": record("train/w_after/embedding"),
+        "embedding.weight": record("train/w_after/embedding"),
         "cell.input_weights.shared": record("train/w_after/w_prev"),
     }
     for node in range(1, NODES + 1):

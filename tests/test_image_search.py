@@ -14,6 +14,9 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
+from enas.nn.activation import Activation, ChannelNorm
+from enas.nn.blocks import dropout_mask
+from enas.nn.image_network import ImageChild, ImageShape, ImageSupernet, Outputs, Pass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,9 +26,6 @@ from enas.controllers.config import UniformConfig
 from enas.data.augmentation import AugmentConfig, normalise
 from enas.data.images import ImageData, ImageSet
 from enas.errors import ConfigError, NotFiniteError
-from enas.nn.activation import Activation, ChannelNorm
-from enas.nn.blocks import dropout_mask
-from enas.nn.image_network import ImageChild, ImageShape, ImageSupernet, Outputs, Pass
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import JsonlLog
 from enas.runtime.metrics import Metrics

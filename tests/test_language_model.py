@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from enas.errors import ConfigError
+from enas.masks import masks_from
 from enas.spaces.recurrent.net import CellConfig, ChildCell, SupernetCell
 from enas.spaces.recurrent.space import RecurrentSpace
-from enas.tasks.language_child import build_lstm
+from enas.tasks.language_child import ChildTrainingConfig, build_lstm
 from enas.tasks.language_model import (
     NO_MASKS,
     DropoutConfig,
@@ -51,6 +52,13 @@ def lstm(init_range: float = 0.5) -> LanguageModel:
     return LanguageModel(LSTMCell(D, seeded(1)), V, init_range, seeded(2))
 
 
+def drawn_masks(
+    config: DropoutConfig, tokens_TB: Tensor, vocabulary: int, hidden: int, generator: torch.Generator
+) -> Masks:
+    with masks_from(generator):
+        return draw_masks(config, tokens_TB, vocabulary, torch.empty(vocabulary, hidden))
+
+
 def is_binomial(dropped: Tensor, rate: float) -> bool:
     test = scipy.stats.binomtest(int(dropped.sum()), dropped.numel(), rate)
     return bool(test.pvalue > 1e-3)
@@ -60,11 +68,11 @@ def is_binomial(dropped: Tensor, rate: float) -> bool:
 
 
 def test_nothing_is_dropped_by_default() -> None:
-    assert draw_masks(DropoutConfig(), words(), V, D, seeded()) == NO_MASKS
+    assert drawn_masks(DropoutConfig(), words(), V, D, seeded()) == NO_MASKS
 
 
 def test_masks_are_zero_or_the_inverse_of_what_is_kept() -> None:
-    masks = draw_masks(EVERY_PLACE, words(), V, D, seeded())
+    masks = drawn_masks(EVERY_PLACE, words(), V, D, seeded())
     assert masks.words_TB is not None
     assert masks.input_BD is not None
     assert masks.state_BD is not None
@@ -94,14 +102,14 @@ def test_the_share_that_is_dropped(rate: float) -> None:
             DropoutConfig(output=rate),
         ]
     ):
-        masks = [m for m in draw_masks(config, every_word, 3000, 40, seeded(seed)) if m is not None]
+        masks = [m for m in drawn_masks(config, every_word, 3000, 40, seeded(seed)) if m is not None]
         assert len(masks) == 1
         assert is_binomial(masks[0] == 0, rate)
         assert abs(float(masks[0].mean()) - 1) < 0.2  # the expected value is kept
 
 
 def test_embeddings_and_cell_input_are_dropped_independently() -> None:
-    mask_BD = draw_masks(
+    mask_BD = drawn_masks(
         DropoutConfig(embeddings=0.2, cell_input=0.5), words(batch=300), V, 40, seeded()
     ).input_BD
     assert mask_BD is not None
@@ -110,7 +118,7 @@ def test_embeddings_and_cell_input_are_dropped_independently() -> None:
 
 def test_words_per_batch_are_dropped_wherever_they_stand() -> None:
     tokens_TB = words(50, 10)
-    words_TB = draw_masks(DropoutConfig(words=0.5), tokens_TB, V, D, seeded()).words_TB
+    words_TB = drawn_masks(DropoutConfig(words=0.5), tokens_TB, V, D, seeded()).words_TB
     assert words_TB is not None
     for word in range(V):
         assert len(words_TB[tokens_TB == word].unique()) == 1
@@ -120,7 +128,7 @@ def test_words_per_batch_are_dropped_wherever_they_stand() -> None:
 def test_words_per_sequence_are_dropped_throughout_a_sequence_but_not_in_all() -> None:
     tokens_TB = words(50, 10)
     config = DropoutConfig(words=0.5, words_per="sequence")
-    words_TB = draw_masks(config, tokens_TB, V, D, seeded()).words_TB
+    words_TB = drawn_masks(config, tokens_TB, V, D, seeded()).words_TB
     assert words_TB is not None
     for row in range(10):
         for word in tokens_TB[:, row].unique():
@@ -128,13 +136,13 @@ def test_words_per_sequence_are_dropped_throughout_a_sequence_but_not_in_all() -
     assert any(len(words_TB[tokens_TB == word].unique()) == 2 for word in range(V))
     # A frequent word is dropped no more often than a rare one.
     same_word = torch.zeros(20, 3000, dtype=torch.long)
-    repeated_TB = draw_masks(config, same_word, V, D, seeded(1)).words_TB
+    repeated_TB = drawn_masks(config, same_word, V, D, seeded(1)).words_TB
     assert repeated_TB is not None
     assert is_binomial(repeated_TB[0] == 0, 0.5)
 
 
 def test_masks_follow_from_the_generator() -> None:
-    first, again, other = (draw_masks(EVERY_PLACE, words(), V, D, seeded(seed)) for seed in (1, 1, 2))
+    first, again, other = (drawn_masks(EVERY_PLACE, words(), V, D, seeded(seed)) for seed in (1, 1, 2))
     for a, b, c in zip(first, again, other, strict=True):
         assert a is not None
         assert b is not None
@@ -158,14 +166,16 @@ def test_logits_are_products_with_the_embedding() -> None:
     logits_TBV, state_BD = model(tokens_TB)
     features = model.features(tokens_TB, torch.zeros(B, D))
     assert torch.equal(features.hidden_TBD, features.output_TBD)
-    torch.testing.assert_close(logits_TBV, features.hidden_TBD @ model.embedding.T)
+    torch.testing.assert_close(logits_TBV, features.hidden_TBD @ model.embedding.weight.T)
     assert torch.equal(state_BD, features.hidden_TBD[-1])
     assert logits_TBV.shape == (T, B, V)
 
 
 def test_inputs_are_rows_of_the_embedding() -> None:
     model, tokens_TB = child(), words()
-    inputs_TBD = torch.stack([torch.stack([model.embedding[word] for word in row]) for row in tokens_TB])
+    inputs_TBD = torch.stack(
+        [torch.stack([model.embedding.weight[word] for word in row]) for row in tokens_TB]
+    )
     expected_TBD = model.cell(inputs_TBD, torch.zeros(B, D))[0]
     assert torch.equal(model.features(tokens_TB, torch.zeros(B, D)).hidden_TBD, expected_TBD)
 
@@ -173,7 +183,7 @@ def test_inputs_are_rows_of_the_embedding() -> None:
 def test_every_mask_acts_where_its_setting_says() -> None:
     """A cell written out step by step, with the masks of all places."""
     model, tokens_TB = child(), words()
-    masks = draw_masks(EVERY_PLACE, tokens_TB, V, D, seeded(5))
+    masks = drawn_masks(EVERY_PLACE, tokens_TB, V, D, seeded(5))
     words_TB, input_BD, state_mask_BD, output_BD = masks
     assert words_TB is not None
     assert input_BD is not None
@@ -188,7 +198,7 @@ def test_every_mask_acts_where_its_setting_says() -> None:
     apply = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "identity": torch.clone}
     h_BD = start_BD
     for t in range(T):
-        x_BD = model.embedding[tokens_TB[t]] * words_TB[t][:, None] * input_BD
+        x_BD = model.embedding.weight[tokens_TB[t]] * words_TB[t][:, None] * input_BD
         nodes: list[Tensor] = []
         for node, function in enumerate(functions):
             carry_BD = h_BD if node == 0 else nodes[sources[node - 1]]  # the highway's: never masked
@@ -231,7 +241,7 @@ def test_detach_cuts_the_gradient_and_the_memory() -> None:
 
 def test_the_embedding_starts_uniformly_in_its_range() -> None:
     cell = ChildCell(ARCHITECTURE, 32, CellConfig(), 0.04, seeded())
-    values = LanguageModel(cell, 500, 0.04, seeded(1)).embedding.detach().flatten() / 0.08 + 0.5
+    values = LanguageModel(cell, 500, 0.04, seeded(1)).embedding.weight.detach().flatten() / 0.08 + 0.5
     assert scipy.stats.kstest(values.numpy(), "uniform").pvalue > 1e-3
 
 
@@ -241,8 +251,8 @@ def test_a_supernet_in_the_model_computes_the_architecture_asked_for() -> None:
     assert isinstance(model.cell, ChildCell)
     assert isinstance(supernet.cell, SupernetCell)
     model.cell.load_slice(supernet.cell)
-    assert torch.equal(model.embedding, supernet.embedding)
-    tokens_TB, masks = words(), draw_masks(EVERY_PLACE, words(), V, D, seeded(5))
+    assert torch.equal(model.embedding.weight, supernet.embedding.weight)
+    tokens_TB, masks = words(), drawn_masks(EVERY_PLACE, words(), V, D, seeded(5))
     expected = supernet.features(tokens_TB, torch.zeros(B, D), masks, architecture=ARCHITECTURE)
     actual = model.features(tokens_TB, torch.zeros(B, D), masks)
     torch.testing.assert_close(actual.output_TBD, expected.output_TBD, rtol=0, atol=1e-6)
@@ -294,10 +304,24 @@ def test_an_lstm_of_equal_size(parameters: int, vocabulary: int) -> None:
             )
             for width in {max(1, hidden - 1), hidden, hidden + 1}
         }
-        built = sum(p.numel() for p in build_lstm(parameters, vocabulary, 0.1, seed=0).parameters())
+        built = sum(
+            p.numel() for p in build_lstm(parameters, vocabulary, ChildTrainingConfig(), seed=0).parameters()
+        )
     assert built == sizes[hidden]
     distances = {width: abs(size - parameters) for width, size in sizes.items()}
     assert min(distances, key=lambda width: distances[width]) == hidden
+
+
+def test_in_training_mode_masks_are_drawn_from_the_generator_given() -> None:
+    cell = ChildCell(ARCHITECTURE, D, CellConfig(), 0.5, seeded(1))
+    model, tokens_TB = LanguageModel(cell, V, 0.5, seeded(2), EVERY_PLACE), words()
+    state_BD = model.initial_state(B)
+    masks = drawn_masks(EVERY_PLACE, tokens_TB, V, D, seeded(5))
+    with masks_from(seeded(5)):
+        drawn = model.train().features(tokens_TB, state_BD)
+        quiet = model.eval().features(tokens_TB, state_BD)
+    assert torch.equal(drawn.output_TBD, model.features(tokens_TB, state_BD, masks).output_TBD)
+    assert torch.equal(quiet.output_TBD, model.features(tokens_TB, state_BD, NO_MASKS).output_TBD)
 
 
 def test_unmasked_features_equal_those_with_masks_of_one() -> None:

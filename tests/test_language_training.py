@@ -19,6 +19,8 @@ from enas.architecture import Architecture
 from enas.data.text import Corpus
 from enas.data.windows import Window
 from enas.errors import ConfigError, DataError, NotFiniteError
+from enas.masks import masks_from
+from enas.norms import batch_statistics, norms_of
 from enas.spaces.recurrent.net import CellConfig, ChildCell
 from enas.spaces.recurrent.space import RecurrentSpace
 from enas.tasks.language import LanguageSearchTask, RewardConfig, SharedConfig
@@ -42,7 +44,6 @@ from enas.tasks.language_training import (
     cut,
     descend,
     evaluate,
-    masks_for,
     nll,
     perplexity,
     rows_of,
@@ -124,12 +125,12 @@ def test_the_loss_and_its_regularisers(activation: float, slowness: float) -> No
     """On activations before the output mask; the cross-entropy after it."""
     model, tokens_TB, targets_TB = child(torch.float64), words(T, B), words(T, B, seed=4)
     mask_BD = (torch.rand(B, D, generator=seeded(5)) > 0.5).double() * 2
-    plain = model.features(tokens_TB, model.initial_state(B), dtype=torch.float64)
+    plain = model.features(tokens_TB, model.initial_state(B))
     features = plain._replace(output_TBD=plain.hidden_TBD * mask_BD)
     config = RegularisationConfig(activation=activation, slowness=slowness)
-    loss, total = window_loss(model, features, targets_TB, config, torch.float64)
+    loss, total = window_loss(model, features, targets_TB, config)
 
-    log_softmax_TBV = torch.log_softmax(features.output_TBD @ model.embedding.T, -1)
+    log_softmax_TBV = torch.log_softmax(features.output_TBD @ model.embedding.weight.T, -1)
     picked = [log_softmax_TBV[t, b, targets_TB[t, b]] for t in range(T) for b in range(B)]
     torch.testing.assert_close(loss, -sum(picked, torch.zeros(())) / (T * B))
     h = features.hidden_TBD
@@ -150,7 +151,7 @@ def test_slowness_of_a_window_of_one_step_is_zero() -> None:
     model = child()
     features = model.features(words(1, B), model.initial_state(B))
     config = RegularisationConfig(slowness=3.0)
-    loss, total = window_loss(model, features, words(1, B), config, torch.float32)
+    loss, total = window_loss(model, features, words(1, B), config)
     assert torch.equal(loss, total)
 
 
@@ -160,12 +161,14 @@ def test_the_accumulated_gradient_is_autograds(build: Callable[[torch.dtype], La
     model = build(torch.float64)
     minibatch = Minibatch(words(T, B, seed=4) // 2, words(T, B, seed=5))
     state = model.initial_state(B)
-    masks = masks_for(model, minibatch, EVERYTHING, seeded(6))
-    features = model.features(minibatch.tokens_TB, state, masks, dtype=torch.float64)
-    _, total = window_loss(model, features, minibatch.targets_TB, EVERYTHING, torch.float64)
+    model.dropout = EVERYTHING.dropout
+    with masks_from(seeded(6)):
+        features = model.features(minibatch.tokens_TB, state)
+    _, total = window_loss(model, features, minibatch.targets_TB, EVERYTHING)
     expected = torch.autograd.grad(0.25 * total, list(model.parameters()))
     for times in (1, 2):  # the second time it is added
-        accumulate_gradient(model, minibatch, state, EVERYTHING, seeded(6), torch.float64, share=0.25)
+        with masks_from(seeded(6)):
+            accumulate_gradient(model, minibatch, state, EVERYTHING, share=0.25)
         for parameter, gradient in zip(model.parameters(), expected, strict=True):
             torch.testing.assert_close(parameter.grad, times * gradient)
 
@@ -235,8 +238,8 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(bad: float) -> None:
     model = child()
     before = parameters_of(model)
     model(words(T, B))[0].sum().backward()
-    assert model.embedding.grad is not None
-    model.embedding.grad[0, 0] = bad
+    assert model.embedding.weight.grad is not None
+    model.embedding.weight.grad[0, 0] = bad
     with pytest.raises(NotFiniteError, match="gradient"):
         descend(model, torch.optim.SGD(model.parameters(), 1.0), 1.0, LanguageTrainingConfig())
     assert_same(parameters_of(model), before)
@@ -296,9 +299,9 @@ def test_evaluation_is_of_the_whole_text_whatever_the_window(
 ) -> None:
     model, tokens = build(torch.float64).train(), corpus().valid
     before = copy.deepcopy(model.state_dict())
-    actual = evaluate(model, tokens, 1, length, dtype=torch.float64)
+    actual = evaluate(model, tokens, 1, length)
     with torch.no_grad():
-        logits_T1V, _ = model(tokens[:-1, None], dtype=torch.float64)
+        logits_T1V, _ = model(tokens[:-1, None])
     expected = F.cross_entropy(logits_T1V[:, 0], tokens[1:])  # every word but the first
     assert actual == pytest.approx(float(expected), rel=1e-12)
     assert model.training
@@ -307,16 +310,16 @@ def test_evaluation_is_of_the_whole_text_whatever_the_window(
 
 def test_evaluation_of_several_rows_is_their_mean() -> None:
     model, tokens = child(torch.float64), corpus().valid  # 90 words: 4 rows of 22 and a rest of 2
-    rows = [evaluate(model, tokens[22 * row : 22 * (row + 1)], 1, 5, dtype=torch.float64) for row in range(4)]
-    assert evaluate(model, tokens, 4, 5, dtype=torch.float64) == pytest.approx(sum(rows) / 4, rel=1e-12)
+    rows = [evaluate(model, tokens[22 * row : 22 * (row + 1)], 1, 5) for row in range(4)]
+    assert evaluate(model, tokens, 4, 5) == pytest.approx(sum(rows) / 4, rel=1e-12)
 
 
 def test_the_nll_of_every_target() -> None:
     model, targets_TB = child(), words(T, B, seed=4)
     with torch.no_grad():
         features = model.features(words(T, B), model.initial_state(B))
-        expected = -torch.log_softmax(features.output_TBD @ model.embedding.T, -1)
-        actual_N = nll(model, features, targets_TB, torch.float32)
+        expected = -torch.log_softmax(features.output_TBD @ model.embedding.weight.T, -1)
+        actual_N = nll(model, features, targets_TB)
     torch.testing.assert_close(actual_N.view(T, B), expected.gather(-1, targets_TB[..., None])[..., 0])
 
 
@@ -428,8 +431,9 @@ def test_a_reward_is_the_scale_over_the_perplexity_of_the_window(
     task = search_task(norm="output", reward=reward, regularisation=EVERYTHING, dtype=torch.float64)
     tokens_TB, targets_TB = cut(task.valid_TB, task.reward_window("policy", 2))
     task.model.eval()
-    with torch.no_grad():
-        logits_TBV, _ = task.model(tokens_TB, architecture=SECOND, statistics=statistics, dtype=torch.float64)
+    norms = norms_of(task.model) if statistics == "batch" else []
+    with torch.no_grad(), batch_statistics(norms):
+        logits_TBV, _ = task.model(tokens_TB, architecture=SECOND)
     ppl = F.cross_entropy(logits_TBV.flatten(0, 1), targets_TB.flatten()).exp()
     torch.testing.assert_close(task.rewards([SECOND], "policy", 2)[0], 80 / ppl)
     assert task.describe_reward(float(80 / ppl))["valid_ppl"] == pytest.approx(float(ppl))
@@ -519,7 +523,7 @@ def test_a_resumed_search_task_goes_on_bit_for_bit(
 def test_a_loss_that_is_not_finite_changes_no_weight() -> None:
     task = search_task()
     with torch.no_grad():
-        task.model.embedding.fill_(math.nan)
+        task.model.embedding.weight.fill_(math.nan)
     before = parameters_of(task.model)
     with pytest.raises(NotFiniteError, match=re.escape(f"'{SECOND}' is nan")):
         task.train_step(0, 0, [SECOND])
@@ -544,15 +548,15 @@ def child_training(
         hidden=D,
         epochs=epochs,
         training=LanguageTrainingConfig(
-            WindowConfig(2, 15, random_length), SGDConfig(learning_rate, 0.9, 1), regularisation
+            WindowConfig(2, 15, random_length), SGDConfig(learning_rate, 0.9, 1), regularisation, 0.3
         ),
         averaging=averaging or AveragingConfig(),
         eval_batch=3,
     )
     if kind == "cell":
-        model = build_child(FIRST, V, D, CellConfig(), 0.3, seed=5)
+        model = build_child(FIRST, V, config, CellConfig(), seed=5)
     else:
-        model = build_lstm(1000, V, 0.3, seed=5)
+        model = build_lstm(1000, V, config, seed=5)
     return LanguageChildTraining(
         model, corpus(), config, epochs=epochs, seed=5, device=CPU, dtype=torch.float32
     )
@@ -709,7 +713,7 @@ def test_estimating_a_child_changes_nothing() -> None:
 def test_a_child_whose_loss_is_not_finite_keeps_its_weights() -> None:
     training = child_training()
     with torch.no_grad():
-        training.model.embedding[0, 0] = math.inf
+        training.model.embedding.weight[0, 0] = math.inf
     before = parameters_of(training.model)
     with pytest.raises(NotFiniteError):
         training.step()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from itertools import product
 from typing import Literal
 
@@ -13,18 +15,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from enas import ops
 from enas.architecture import Architecture
 from enas.errors import ConfigError
-from enas.nn.activation import Activation, ChannelNorm, Statistics
-from enas.nn.convolution import max_pool, total
-from enas.nn.image_network import ImageShape, Pass
+from enas.masks import masks_from
+from enas.norms import batch_statistics, norms_of
+from enas.ops import Maps
+from enas.runtime.devices import products_in
+from enas.spaces.image_network import ImageShape, Outputs
 from enas.spaces.micro import cell as cell_module
 from enas.spaces.micro.cell import MicroCell, SeparableTwice, drop_path
-from enas.spaces.micro.joined import concatenation
 from enas.spaces.micro.net import MicroChild, MicroNetConfig, MicroNetwork, MicroSupernet
 from enas.spaces.micro.space import OPERATIONS, Cell, MicroSpace, Node
 from enas.spaces.recurrent.space import RecurrentSpace
 
+Statistics = Literal["batch", "moving"]
 Output = Literal["concat", "convolution"]
 Reduction = Literal["stride", "factorized"]
 GRAPHS: list[tuple[Output, Reduction, bool]] = [
@@ -87,20 +92,21 @@ def config(
     )
 
 
-def norms(module: nn.Module) -> Iterator[tuple[str, ChannelNorm]]:
-    return ((name, part) for name, part in module.named_modules() if isinstance(part, ChannelNorm))
+def normalising(network: nn.Module, statistics: Statistics) -> AbstractContextManager[None]:
+    """Inside, a network in evaluation mode normalises by these statistics."""
+    return batch_statistics(norms_of(network) if statistics == "batch" else [])
 
 
 def supernet(settings: MicroNetConfig, shape: ImageShape = SMALL, space: MicroSpace = SPACE) -> MicroSupernet:
     """With norms that are not trivial, some of negative scale."""
     network = MicroSupernet(space, settings, shape, seeded(1))
-    for k, (_, norm) in enumerate(norms(network)):
+    for k, norm in enumerate(norms_of(network)):
         channels = len(norm.weight)
         with torch.no_grad():
             norm.weight.copy_(1 + 0.6 * normal(channels, seed=10 * k + 1))
             norm.bias.copy_(0.3 * normal(channels, seed=10 * k + 2))
-        norm.mean_C.copy_(0.3 * normal(channels, seed=10 * k + 3))
-        norm.variance_C.copy_(0.5 + normal(channels, seed=10 * k + 4).square())
+        norm.get_buffer("running_mean").copy_(0.3 * normal(channels, seed=10 * k + 3))
+        norm.get_buffer("running_var").copy_(0.5 + normal(channels, seed=10 * k + 4).square())
     return network
 
 
@@ -130,12 +136,12 @@ class Plain:
         weight, bias = self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"]
         if self.statistics == "batch":
             return F.batch_norm(x, None, None, weight, bias, training=True, eps=self.config.norm_eps)
-        mean, variance = self.buffers[f"{name}.mean_C"], self.buffers[f"{name}.variance_C"]
+        mean, variance = self.buffers[f"{name}.running_mean"], self.buffers[f"{name}.running_var"]
         return F.batch_norm(x, mean, variance, weight, bias, eps=self.config.norm_eps)
 
     def side_by_side(self, name: str, parts: list[str]) -> Tensor:
         """The columns of the parts of a concatenation, as a 1×1 filter."""
-        blocks = [self.parameters[f"{name}.{part}"] for part in parts]
+        blocks = [self.parameters[f"{name}.{part}.weight"] for part in parts]
         return torch.cat([block.reshape(*block.shape[:2], 1, 1) for block in blocks], 1)
 
     def reduced(self, x: Tensor, even: Tensor, odd: Tensor) -> Tensor:
@@ -144,11 +150,11 @@ class Plain:
 
     def separable(self, name: str, x: Tensor, stride: int) -> Tensor:
         for part in ("first", "second"):
-            depthwise = self.parameters[f"{name}.{part}.depthwise"]
+            depthwise = self.parameters[f"{name}.{part}.depthwise.weight"]
             x = F.conv2d(
                 F.relu(x), depthwise, stride=stride, padding=depthwise.shape[-1] // 2, groups=len(depthwise)
             )
-            x = F.conv2d(x, self.parameters[f"{name}.{part}.pointwise"])
+            x = F.conv2d(x, self.parameters[f"{name}.{part}.pointwise.weight"])
             x = self.norm(f"{name}.{part}.norm", x)
             stride = 1
         return x
@@ -174,7 +180,7 @@ class Plain:
             odd = self.side_by_side(f"{name}.reduction.odd", parts)
             return self.norm(f"{name}.reduction.norm", self.reduced(F.relu(x), even, odd))
         if x.shape[1] != channels:
-            weight = self.side_by_side(f"{name}.conv.blocks", parts)
+            weight = self.side_by_side(f"{name}.conv.convs", parts)
             return self.norm(f"{name}.conv.norm", F.conv2d(F.relu(x), weight))
         return x
 
@@ -186,7 +192,7 @@ class Plain:
         return self.separable(name, x, stride)
 
     def halved(self, name: str, x: Tensor) -> Tensor:
-        even, odd = self.parameters[f"{name}.even"], self.parameters[f"{name}.odd"]
+        even, odd = self.parameters[f"{name}.even.weight"], self.parameters[f"{name}.odd.weight"]
         return self.norm(f"{name}.norm", self.reduced(x, even, odd))
 
     def cell(
@@ -204,7 +210,7 @@ class Plain:
             self.calibrated(f"{name}.newer", *newer, channels, False),
         ]
         if self.config.base_convolution:
-            convolved = F.conv2d(F.relu(nodes[1]), self.parameters[f"{name}.base.weight"])
+            convolved = F.conv2d(F.relu(nodes[1]), self.parameters[f"{name}.base.conv.weight"])
             nodes[1] = self.norm(f"{name}.base.norm", convolved)
         for number, node in enumerate(cell.nodes, start=2):
             inputs = ((1, node.operation_1, node.source_1), (2, node.operation_2, node.source_2))
@@ -225,19 +231,21 @@ class Plain:
         parts = [str(n) for n in cell.loose_ends]
         if self.config.output == "concat":
             return parts, torch.cat(loose, 1)
-        weight = self.side_by_side(f"{name}.output.blocks", parts)
+        weight = self.side_by_side(f"{name}.output.convs", parts)
         return ["output"], self.norm(f"{name}.output.norm", F.conv2d(F.relu(torch.cat(loose, 1)), weight))
 
     def second_classifier(self, parts: list[str], x: Tensor) -> Tensor:
         pooled = F.avg_pool2d(F.relu(x), 5, 3)
-        narrow = F.conv2d(pooled, self.side_by_side("auxiliary.narrow.blocks", parts))
+        narrow = F.conv2d(pooled, self.side_by_side("auxiliary.narrow.convs", parts))
         narrow = F.relu(self.norm("auxiliary.narrow.norm", narrow))
-        wide = F.conv2d(F.pad(narrow, (0, 1, 0, 1)), self.parameters["auxiliary.wide"])
+        wide = F.conv2d(F.pad(narrow, (0, 1, 0, 1)), self.parameters["auxiliary.wide.weight"])
         wide = F.relu(self.norm("auxiliary.wide_norm", wide))
-        return wide.mean((2, 3)) @ self.parameters["auxiliary.classifier.weight"].T
+        return wide.mean((2, 3)) @ self.parameters["auxiliary.classifier.linear.weight"].T
 
     def run(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
-        x = self.norm("stem.norm", F.conv2d(images_BCHW.double(), self.parameters["stem.weight"], padding=1))
+        x = self.norm(
+            "stem.norm", F.conv2d(images_BCHW.double(), self.parameters["stem.conv.weight"], padding=1)
+        )
         older = newer = (["stem"], x)
         auxiliary = None
         channels, first, second = FILTERS, self.config.layers // 3, 2 * self.config.layers // 3 + 1
@@ -256,7 +264,7 @@ class Plain:
             if number == second + 1 and self.config.auxiliary:
                 auxiliary = self.second_classifier(*out)
         parts, x = newer
-        weight = self.side_by_side("classifier.weights", parts)[:, :, 0, 0]
+        weight = self.side_by_side("classifier.linears", parts)[:, :, 0, 0]
         return F.relu(x).mean((2, 3)) @ weight.T, auxiliary
 
 
@@ -278,7 +286,8 @@ def test_the_supernet_computes_what_is_described(
     for architecture in architectures(2):
         plain = Plain(shared.network, SPACE.cells(architecture), statistics)
         expected, _ = plain.run(images())
-        actual = shared(images(), architecture, Pass(statistics)).logits_BK
+        with normalising(shared, statistics):
+            actual = shared(images(), architecture).logits_BK
         assert_near(actual, expected, 1e-4)
         mine = torch.autograd.grad(cross_entropy(actual), list(parameters.values()), allow_unused=True)
         theirs = torch.autograd.grad(
@@ -297,7 +306,7 @@ def test_the_auxiliary_head_computes_what_is_described(output: Output) -> None:
     for architecture in architectures(2):
         plain = Plain(shared.network, SPACE.cells(architecture), "batch")
         expected, auxiliary = plain.run(images(LARGE))
-        outputs = shared(images(LARGE), architecture, Pass())
+        outputs = shared(images(LARGE), architecture)
         assert auxiliary is not None
         assert outputs.auxiliary_BK is not None
         assert_near(outputs.logits_BK, expected, 1e-4)
@@ -315,12 +324,15 @@ def test_a_child_with_the_supernet_s_slice_is_the_supernet(
         child = MicroChild(architecture, settings, LARGE, seeded(9))
         before = child.eval()(images(LARGE))
         child.load_slice(shared)
-        moving = shared.eval()(images(LARGE), architecture, Pass("moving")).logits_BK
+        moving = shared.eval()(images(LARGE), architecture).logits_BK
         assert torch.equal(child.eval()(images(LARGE)), moving)
         assert not torch.equal(before, moving)
 
-        mine = child.train().outputs(images(LARGE), Pass(draw=seeded(5), progress=0.7))
-        theirs = shared.train()(images(LARGE), architecture, Pass(draw=seeded(5), progress=0.7))
+        child.train().progress = 0.7
+        with masks_from(seeded(5)):
+            mine = child.outputs(images(LARGE))
+        with masks_from(seeded(5)):
+            theirs: Outputs = shared.network.train()(images(LARGE), child.cells, progress=0.7)
         assert torch.equal(mine.logits_BK, theirs.logits_BK)
         assert mine.auxiliary_BK is not None
         assert theirs.auxiliary_BK is not None
@@ -336,8 +348,8 @@ def test_a_child_with_the_supernet_s_slice_is_the_supernet(
             assert torch.equal(buffer, shared.network.get_buffer(name)), name
 
         with torch.no_grad():  # the slice is a copy: training the child leaves the shared weights alone
-            child.network.stem.weight.zero_()
-        assert shared.network.stem.weight.all()
+            child.network.stem.conv.weight.zero_()
+        assert shared.network.stem.conv.weight.all()
         shared.zero_grad()
 
 
@@ -357,10 +369,10 @@ def test_only_the_path_runs_and_gets_gradients(output: Output, reduction: Reduct
         shared = supernet(settings).train()
         before = {name: buffer.clone() for name, buffer in shared.network.named_buffers()}
         called = record_calls(shared.network)
-        cross_entropy(shared(images(), architecture, Pass()).logits_BK).backward()
+        cross_entropy(shared(images(), architecture).logits_BK).backward()
         path = dict(MicroChild(architecture, settings, SMALL, seeded()).network.named_parameters())
-        separable = [name for name in path if name.endswith(".first.depthwise")]
-        assert sorted(called) == sorted(name.removesuffix(".first.depthwise") for name in separable)
+        separable = [name for name in path if name.endswith(".first.depthwise.weight")]
+        assert sorted(called) == sorted(name.removesuffix(".first.depthwise.weight") for name in separable)
         for name, parameter in shared.network.named_parameters():
             if name in path:
                 assert parameter.grad is not None, name
@@ -375,7 +387,7 @@ def test_only_the_path_runs_and_gets_gradients(output: Output, reduction: Reduct
 @pytest.mark.parametrize(("output", "reduction"), [("concat", "stride"), ("convolution", "factorized")])
 def test_each_operation_changes_the_output(output: Output, reduction: Reduction) -> None:
     """Wherever it stands: at either input of every node of both cells."""
-    shared = supernet(config(output, reduction)).eval()
+    shared = supernet(config(output, reduction))
     chosen = list(architectures(1)[0].choices)
     places = [i for i, decision in enumerate(SPACE.decisions) if decision.kind == "operation"]
     assert len(places) == 12
@@ -384,7 +396,7 @@ def test_each_operation_changes_the_output(output: Output, reduction: Reduction)
         for operation in range(len(OPERATIONS)):
             choices = [*chosen[:place], operation, *chosen[place + 1 :]]
             with torch.no_grad():
-                logits.append(shared(images(), SPACE.architecture(choices), Pass()).logits_BK)
+                logits.append(shared(images(), SPACE.architecture(choices)).logits_BK)
         for i, j in product(range(len(OPERATIONS)), repeat=2):
             assert i == j or not torch.allclose(logits[i], logits[j], rtol=0, atol=1e-4)
 
@@ -399,7 +411,7 @@ def test_each_operation_learns(output: Output, reduction: Reduction, operation: 
     initial = {name: parameter.detach().clone() for name, parameter in shared.named_parameters()}
     losses = []
     for _ in range(15):
-        loss = cross_entropy(shared(images(), architecture, Pass()).logits_BK)
+        loss = cross_entropy(shared(images(), architecture).logits_BK)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -463,11 +475,11 @@ def test_sizes_are_halved_and_rounded_up(output: Output, reduction: Reduction, l
     shapes: list[set[tuple[int, ...]]] = []
     for layer in shared.network.cells:
         layer.register_forward_hook(
-            lambda module, inputs, parts: shapes.append({tuple(x.z_BCHW.shape[1:]) for x in parts.values()})
+            lambda module, inputs, parts: shapes.append({tuple(x.shape[1:]) for x in parts.values()})
         )
     for operation in OPERATIONS:
         shapes.clear()
-        shared(images(), SPACE.build(uniform_cell(operation), uniform_cell(operation)), Pass())
+        shared(images(), SPACE.build(uniform_cell(operation), uniform_cell(operation)))
         expected, (channels, height, width) = [], (FILTERS, SMALL.height, SMALL.width)
         for number in range(layers + 2):
             if number in shared.config.reductions:
@@ -484,9 +496,10 @@ def test_unread_inputs_are_part_of_the_output() -> None:
     assert lonely.loose_ends == (0, 2, 3, 4)
     for reduction in ("stride", "factorized"):
         shared = supernet(config("concat", reduction)).train()
-        cross_entropy(shared(images(), architecture, Pass()).logits_BK).backward()
-        last = shared.network.classifier.weights
-        assert {name for name, block in last.items() if block.grad is not None} == {"0", "2", "3", "4"}
+        cross_entropy(shared(images(), architecture).logits_BK).backward()
+        last = shared.network.classifier.linears.named_parameters()
+        trained = {name for name, block in last if block.grad is not None}
+        assert trained == {f"{node}.weight" for node in (0, 2, 3, 4)}
         reducing = shared.network.cells[shared.config.reductions[0]]
         assert isinstance(reducing, MicroCell)
         assert (reduction == "stride") == ("0" in reducing.unread)
@@ -495,13 +508,13 @@ def test_unread_inputs_are_part_of_the_output() -> None:
 def test_one_pooling_of_one_node_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pooled: list[int] = []
 
-    def counted(x: Activation, stride: int) -> Tensor:
+    def counted(x: Maps, stride: int) -> Maps:
         pooled.append(stride)
-        return max_pool(x, stride)
+        return ops.max_pool(x, stride)
 
     monkeypatch.setitem(cell_module.POOLS, "max3x3", counted)
     twice = Cell(tuple(Node(1, "max3x3", 1, "max3x3") for _ in range(3)))
-    supernet(config())(images(), SPACE.build(twice, twice), Pass())
+    supernet(config())(images(), SPACE.build(twice, twice))
     assert sorted(pooled) == [1] * LAYERS + [2, 2]
 
 
@@ -519,12 +532,17 @@ def test_the_schedule_of_drop_path() -> None:
 @pytest.mark.parametrize("normed", [False, True])
 def test_drop_path_drops_whole_images_and_scales_the_others(normed: bool) -> None:
     count, keep = 4000, 0.7
-    z_BCHW = normal(count, 2, 1, 2, seed=1)
-    affine = (normal(2, seed=2), normal(2, seed=3)) if normed else (None, None)
-    x = Activation(z_BCHW, *affine)
-    y_BCHW = total([x], [drop_path(x, keep, seeded(4))])
+    x_BCHW = normal(count, 2, 1, 2, seed=1)
+    norm = nn.BatchNorm2d(2).eval()
+    nn.init.normal_(norm.weight, generator=seeded(2))
+    nn.init.normal_(norm.bias, generator=seeded(3))
+    x: Maps = x_BCHW
+    if normed:
+        x, x_BCHW = ops.batch_norm(x_BCHW, norm), norm(x_BCHW).detach()
+    with masks_from(seeded(4)):
+        y_BCHW = ops.total([x], [drop_path(x, keep)]).detach()
     kept = y_BCHW.flatten(1).any(1)
-    torch.testing.assert_close(y_BCHW[kept], x.value()[kept] / keep)
+    torch.testing.assert_close(y_BCHW[kept], x_BCHW[kept] / keep)
     assert not y_BCHW[~kept].any()
     spread = math.sqrt(count * keep * (1 - keep))
     assert abs(int(kept.sum()) - count * keep) < 5 * spread  # fails by chance once in a million seeds
@@ -536,16 +554,16 @@ def test_drop_path_falls_on_every_operation_but_identity(
 ) -> None:
     asked: list[float] = []
 
-    def recorded(x: Activation, keep: float, draw: torch.Generator | None) -> Tensor:
+    def recorded(x: Maps, keep: float) -> Tensor:
         asked.append(keep)
-        return drop_path(x, keep, draw)
+        return drop_path(x, keep)
 
     monkeypatch.setattr(cell_module, "drop_path", recorded)
     settings = config("concat", reduction, drop_path_keep=0.6)
     shared = supernet(settings).train()
     for architecture in architectures(4):
         asked.clear()
-        shared(images(), architecture, Pass(draw=seeded(), progress=0.5))
+        shared.network(images(), SPACE.cells(architecture), progress=0.5)
         expected = []
         for number in range(LAYERS + 2):
             cell = SPACE.cells(architecture)[number in settings.reductions]
@@ -554,7 +572,7 @@ def test_drop_path_falls_on_every_operation_but_identity(
             expected += [keep] * sum(name != "identity" for name in operations)
         assert asked == pytest.approx(expected)
     asked.clear()
-    shared.eval()(images(), architectures(1)[0], Pass(draw=seeded(), progress=0.5))
+    shared.network.eval()(images(), SPACE.cells(architectures(1)[0]), progress=0.5)
     assert asked == []
 
 
@@ -563,8 +581,9 @@ def test_identity_is_never_dropped() -> None:
     before = draw.get_state()
     architecture = SPACE.build(uniform_cell("identity"), uniform_cell("identity"))
     dropping, keeping = supernet(config(drop_path_keep=0.1)), supernet(config())
-    logits = dropping.train()(images(), architecture, Pass(draw=draw)).logits_BK
-    assert torch.equal(logits, keeping.train()(images(), architecture, Pass()).logits_BK)
+    with masks_from(draw):
+        logits = dropping.train()(images(), architecture).logits_BK
+    assert torch.equal(logits, keeping.train()(images(), architecture).logits_BK)
     assert torch.equal(draw.get_state(), before)
 
 
@@ -574,8 +593,8 @@ def test_masks_come_from_the_given_generator_in_training_only(keep: float, dropo
     architecture = SPACE.build(uniform_cell("avg3x3"), uniform_cell("sep3x3"))
 
     def logits(seed: int | None) -> Tensor:
-        how = Pass(draw=None if seed is None else seeded(seed))
-        outputs_BK: Tensor = shared(images(), architecture, how).logits_BK
+        with contextlib.nullcontext() if seed is None else masks_from(seeded(seed)):
+            outputs_BK: Tensor = shared(images(), architecture).logits_BK
         return outputs_BK
 
     shared.train()
@@ -584,8 +603,10 @@ def test_masks_come_from_the_given_generator_in_training_only(keep: float, dropo
     assert not torch.equal(logits(1), logits(2))
     assert torch.equal(torch.get_rng_state(), before)
     shared.eval()
-    assert torch.equal(logits(1), logits(2))
-    assert torch.equal(logits(1), logits(None))
+    for statistics in ("batch", "moving"):
+        with normalising(shared, "batch" if statistics == "batch" else "moving"):
+            assert torch.equal(logits(1), logits(2))
+            assert torch.equal(logits(1), logits(None))
 
 
 @pytest.mark.parametrize("output", ["concat", "convolution"])
@@ -593,13 +614,13 @@ def test_the_auxiliary_head_is_trained_and_trains_the_trunk_below(output: Output
     shared = supernet(config(output, auxiliary=True, layers=5), LARGE).train()
     architecture = architectures(1)[0]
     assert shared.auxiliary is not None
-    outputs = shared(images(LARGE), architecture, Pass())
+    outputs = shared(images(LARGE), architecture)
     assert outputs.auxiliary_BK is not None
     assert outputs.auxiliary_BK.shape == (B, CLASSES)
     cross_entropy(outputs.auxiliary_BK).backward()
     for name, parameter in shared.auxiliary.named_parameters():
-        off_path = name.startswith("narrow.blocks") and output == "concat"
-        loose = {f"narrow.blocks.{n}" for n in SPACE.cells(architecture)[0].loose_ends}
+        off_path = name.startswith("narrow.convs") and output == "concat"
+        loose = {f"narrow.convs.{n}.weight" for n in SPACE.cells(architecture)[0].loose_ends}
         assert (parameter.grad is not None) == (not off_path or name in loose), name
         assert parameter.grad is None or parameter.grad.any(), name
     assert shared.config.reductions == (1, 4)
@@ -611,20 +632,20 @@ def test_the_auxiliary_head_is_trained_and_trains_the_trunk_below(output: Output
     optimizer = torch.optim.SGD(shared.auxiliary.parameters(), lr=0.05)
     losses = []
     for _ in range(5):
-        scores_BK = shared(images(LARGE), architecture, Pass()).auxiliary_BK
+        scores_BK = shared(images(LARGE), architecture).auxiliary_BK
         loss = cross_entropy(scores_BK)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.8 * losses[0]
-    assert shared.eval()(images(LARGE), architecture, Pass()).auxiliary_BK is None
+    assert shared.eval()(images(LARGE), architecture).auxiliary_BK is None
 
 
 def test_without_an_auxiliary_head_there_is_none() -> None:
     shared = supernet(config()).train()
     assert shared.auxiliary is None
-    assert shared(images(), architectures(1)[0], Pass()).auxiliary_BK is None
+    assert shared(images(), architectures(1)[0]).auxiliary_BK is None
 
 
 @pytest.mark.parametrize(("output", "reduction", "base"), GRAPHS)
@@ -633,15 +654,18 @@ def test_training_moves_the_statistics_that_it_uses(output: Output, reduction: R
     shared = supernet(config(output, reduction, base)).train()
     plain = Plain(shared.network, SPACE.cells(architecture), "batch")
     plain.run(images())
-    shared(images(), architecture, Pass())
-    for name, norm in norms(shared.network):
-        mean, variance = plain.buffers[f"{name}.mean_C"], plain.buffers[f"{name}.variance_C"]
+    shared(images(), architecture)
+    for name, norm in shared.network.named_modules():
+        if norm not in norms_of(shared):
+            continue
+        mean, variance = plain.buffers[f"{name}.running_mean"], plain.buffers[f"{name}.running_var"]
+        assert norm.get_buffer("num_batches_tracked") == (name in plain.seen)
         if name in plain.seen:
             z_BCHW = plain.seen[name]
             mean = 0.9 * mean + 0.1 * z_BCHW.mean((0, 2, 3))
             variance = 0.9 * variance + 0.1 * z_BCHW.var((0, 2, 3))
-        assert_near(norm.mean_C, mean, 1e-5)
-        assert_near(norm.variance_C, variance, 1e-5)
+        assert_near(norm.get_buffer("running_mean"), mean, 1e-5)
+        assert_near(norm.get_buffer("running_var"), variance, 1e-5)
 
 
 def test_evaluation_moves_nothing_and_moving_statistics_make_images_independent() -> None:
@@ -650,7 +674,8 @@ def test_evaluation_moves_nothing_and_moving_statistics_make_images_independent(
     before = {name: buffer.clone() for name, buffer in shared.named_buffers()}
 
     def logits(count: int, statistics: Statistics) -> Tensor:
-        outputs_BK: Tensor = shared(images()[:count], architecture, Pass(statistics)).logits_BK
+        with normalising(shared, statistics):
+            outputs_BK: Tensor = shared(images()[:count], architecture).logits_BK
         return outputs_BK[:2]
 
     torch.testing.assert_close(logits(2, "moving"), logits(B, "moving"), rtol=1e-4, atol=1e-5)
@@ -659,15 +684,25 @@ def test_evaluation_moves_nothing_and_moving_statistics_make_images_independent(
         assert torch.equal(buffer, before[name])
 
 
-def test_convolutions_in_bfloat16_leave_the_rest_in_float32() -> None:
+def test_products_in_bfloat16_leave_weights_gradients_and_averages_in_float32() -> None:
+    """Class scores are of the type that autocast gives the last product."""
     shared = supernet(config(auxiliary=True), LARGE).train()
     architecture = architectures(1)[0]
-    exact = shared(images(LARGE), architecture, Pass())
-    rounded = shared(images(LARGE), architecture, Pass(dtype=torch.bfloat16))
+    exact = shared(images(LARGE), architecture)
+    with products_in(torch.bfloat16, torch.device("cpu")):
+        rounded = shared(images(LARGE), architecture)
     for one, other in zip(exact, rounded, strict=True):
-        assert other.dtype == torch.float32
-        assert not torch.equal(one, other)
-        torch.testing.assert_close(one, other, rtol=0, atol=0.25 * float(one.detach().std()))
+        assert one.dtype == torch.float32
+        assert other.dtype == torch.bfloat16
+        assert not torch.equal(one.bfloat16(), other)
+        torch.testing.assert_close(other.float(), one, rtol=0, atol=0.25 * float(one.detach().std()))
+    (cross_entropy(rounded.logits_BK.float()) + cross_entropy(rounded.auxiliary_BK.float())).backward()
+    gradients = [weight.grad for weight in shared.parameters() if weight.grad is not None]
+    assert gradients
+    averages = [average for norm in norms_of(shared) for average in (norm.running_mean, norm.running_var)]
+    for value in (*gradients, *averages, *shared.parameters()):
+        assert value is not None
+        assert value.dtype == torch.float32
 
 
 def test_initial_weights_follow_from_the_generator() -> None:
@@ -694,21 +729,13 @@ def test_initial_weights_have_the_spread_of_their_fan_in() -> None:
     child = MicroChild(
         space.build(uniform_cell("sep3x3"), uniform_cell("sep3x3")), settings, CIFAR, seeded(3)
     )
-    filters[width * 1] += [child.network.cells[0].output.blocks["4"].detach().flatten()]
-    filters[width * 3] = [child.network.cells[0].older.conv.blocks["stem"].detach().flatten()]
+    filters[width * 1] += [child.network.get_parameter("cells.0.output.convs.4.weight").detach().flatten()]
+    filters[width * 3] = [
+        child.network.get_parameter("cells.0.older.conv.convs.stem.weight").detach().flatten()
+    ]
     for fan_in, drawn in filters.items():
         values = torch.cat(drawn)
         assert float(values.std()) == pytest.approx(math.sqrt(2 / fan_in), rel=5 / math.sqrt(2 * len(values)))
-
-
-def test_a_concatenation_has_the_norms_of_its_parts() -> None:
-    normed = Activation(normal(2, 3, 4, 4, seed=1), normal(3, seed=2), normal(3, seed=3))
-    plain = Activation(normal(2, 3, 4, 4, seed=4))
-    for parts in ([normed], [plain, normed], [plain, plain], [normed, plain, normed]):
-        for change in (lambda x: x, Activation.relu):
-            given: list[Activation] = [change(x) for x in parts]
-            joined = concatenation({str(i): x for i, x in enumerate(given)})
-            torch.testing.assert_close(joined.value(), torch.cat([x.value() for x in given], 1))
 
 
 def build_supernet(settings: MicroNetConfig, shape: ImageShape) -> nn.Module:
@@ -740,14 +767,14 @@ def test_the_smallest_images_run(auxiliary: bool) -> None:
     side = 17 if auxiliary else 4
     shape = ImageShape(1, side, side, CLASSES)
     shared = MicroSupernet(SPACE, config(auxiliary=auxiliary), shape, seeded()).train()
-    outputs = shared(images(shape), architectures(1)[0], Pass())
+    outputs = shared(images(shape), architectures(1)[0])
     assert outputs.logits_BK.isfinite().all()
     assert (outputs.auxiliary_BK is not None) == auxiliary
 
 
 def test_images_of_another_shape() -> None:
     with pytest.raises(ConfigError, match=r"6×2×8×9 given"):
-        supernet(config())(images(ImageShape(2, 8, 9, CLASSES)), architectures(1)[0], Pass())
+        supernet(config())(images(ImageShape(2, 8, 9, CLASSES)), architectures(1)[0])
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_shared_score_of_a_cell_is_the_loss_of_its_child_with_the_shared_weights
         child = ChildCell(architecture, config.shared.hidden, config.cell, 0.1, torch.Generator())
         child.load_slice(supernet)
         model = LanguageModel(child, task.model.vocabulary, 0.1, torch.Generator())
-        model.load_state_dict({**model.state_dict(), "embedding": task.model.embedding})
+        model.load_state_dict({**model.state_dict(), "embedding.weight": task.model.embedding.weight})
         reward = config.shared.reward
         assert -score == evaluate(model, workshop.corpus.valid, reward.batch, reward.bptt)
 

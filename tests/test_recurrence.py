@@ -10,18 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from enas import ops
+from enas.cpu import kernels, products, threads
+from enas.cpu import recurrence as recurrence_fused
+from enas.cpu.registry import takes_products
 from enas.errors import ConfigError
-from enas.nn import kernels, products, recurrence_fused, threads
-from enas.nn.installed import has_numba
-from enas.nn.recurrence import (
-    ACTIVATIONS,
-    CellPlan,
-    OutputNorm,
-    Recurrence,
-    kernels_take,
-    recurrence,
-    recurrence_reference,
-)
+from enas.ops import ACTIVATIONS, CellPlan, OutputNorm, Recurrence, recurrence
+from enas.runtime.devices import products_in
+
+CPU = torch.device("cpu")
 
 PRECISIONS = {
     "float64": (torch.float64, torch.float64, 1e-13),
@@ -68,16 +65,16 @@ class Case:
         )
 
     def run(self, function=recurrence) -> Recurrence:
-        return function(
-            self.projected_TBE,
-            self.state_BD,
-            self.weights_DE[0],
-            self.weights_DE[1:],
-            self.plan,
-            state_mask_BD=self.mask_BD,
-            norm=self.norm,
-            dtype=self.dtype,
-        )
+        with products_in(self.dtype, CPU):
+            return function(
+                self.projected_TBE,
+                self.state_BD,
+                self.weights_DE[0],
+                self.weights_DE[1:],
+                self.plan,
+                state_mask_BD=self.mask_BD,
+                norm=self.norm,
+            )
 
     def output_and_gradients(self, function=recurrence) -> list[Tensor]:
         result = self.run(function)
@@ -107,7 +104,7 @@ def case(
     kept = torch.rand(B, D, generator=generator) < 0.75
     fixed = (0.1 * normal(D), 0.5 + normal(D) ** 2) if norm == "given" else (None, None)
     built = Case(
-        normal(T, B, 2 * D).to(dtype),
+        normal(T, B, 2 * D),
         normal(B, D),
         [normal(D, 2 * D) / math.sqrt(D) for _ in plan.functions],
         plan,
@@ -138,16 +135,16 @@ def test_the_reference_is_the_papers_equations():
     s1 = torch.sigmoid(g1) * torch.relu(a1) + (1 - torch.sigmoid(g1)) * s0
     a2, g2 = ((s0 * m) @ c.weights_DE[2]).split(D, dim=1)
     s2 = torch.sigmoid(g2) * torch.sigmoid(a2) + (1 - torch.sigmoid(g2)) * s0
-    torch.testing.assert_close(c.run(recurrence_reference).output_TBD[0], (s1 + s2) / 2)
+    torch.testing.assert_close(c.run(recurrence.plain).output_TBD[0], (s1 + s2) / 2)
 
 
 def test_the_norm_is_batch_normalisation_of_the_mean_of_the_outputs():
     c = case(norm="batch", T=1)
-    plain = dataclasses.replace(c, norm=None).run(recurrence_reference).output_TBD[0]
+    plain = dataclasses.replace(c, norm=None).run(recurrence.plain).output_TBD[0]
     normal = torch.nn.functional.batch_norm(
         plain, None, None, c.norm.weight_D, c.norm.bias_D, training=True, eps=c.norm.eps
     )
-    result = c.run(recurrence_reference)
+    result = c.run(recurrence.plain)
     torch.testing.assert_close(result.output_TBD[0], normal)
     torch.testing.assert_close(result.mean_TD[0], plain.mean(0))
     torch.testing.assert_close(result.variance_TD[0], plain.var(0, correction=0))
@@ -174,8 +171,8 @@ def test_equal_to_the_reference(precision: str, norm: str | None, mask: bool):
         [PLAN, CellPlan((), ("tanh",), (0,)), *(random_plan(9, generator) for _ in range(3))]
     ):
         c = case(precision, plan=plan, mask=mask, norm=norm, seed=seed, B=16)
-        assert worst(c.output_and_gradients(), c.output_and_gradients(recurrence_reference)) < tolerance
-        fused, plain = c.run(), c.run(recurrence_reference)
+        assert worst(c.output_and_gradients(), c.output_and_gradients(recurrence.plain)) < tolerance
+        fused, plain = c.run(), c.run(recurrence.plain)
         assert (fused.mean_TD is None) == (norm != "batch")
         if norm == "batch":
             assert relative_error(fused.mean_TD, plain.mean_TD) < tolerance
@@ -295,7 +292,7 @@ def test_graphs_that_are_alive_together_do_not_share_memory():
 def test_shorter_and_longer_windows_in_turn():
     for T in (9, 2, 30, 1):
         c = case("float32", T=T)
-        assert worst(c.output_and_gradients(), c.output_and_gradients(recurrence_reference)) < 3e-6
+        assert worst(c.output_and_gradients(), c.output_and_gradients(recurrence.plain)) < 3e-6
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -322,29 +319,31 @@ def test_an_openmp_that_cannot_be_found_leaves_one_thread(monkeypatch: pytest.Mo
     assert threads.team(10**6) == (1, 0)
 
 
-def test_without_numba_the_reference_runs(monkeypatch: pytest.MonkeyPatch):
+def test_without_kernels_the_plain_form_runs(monkeypatch: pytest.MonkeyPatch):
     fused = case("float32").output_and_gradients()
-    monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.setattr("enas.nn.recurrence.has_numba", has_numba.__wrapped__)
-    assert not kernels_take(torch.zeros(1), torch.float32)
+    monkeypatch.setattr(ops, "_kernels", dict)
     plain = case("float32").output_and_gradients()
     assert worst(fused, plain) < 3e-6
-    assert all(map(torch.equal, plain, case("float32").output_and_gradients(recurrence_reference)))
+    assert all(map(torch.equal, plain, case("float32").output_and_gradients(recurrence.plain)))
 
 
 def test_what_the_kernels_take():
     x = torch.zeros(1)
-    assert kernels_take(x, torch.float32)
-    assert kernels_take(x, torch.bfloat16)
-    assert kernels_take(x.double(), torch.float64)
-    assert not kernels_take(x.double(), torch.float32)
-    assert not kernels_take(x.bfloat16(), torch.bfloat16)
-    assert not kernels_take(x.to("meta"), torch.float32)
+    assert takes_products(x, x)
+    assert takes_products(x.double(), x.double())
+    assert not takes_products(x, x.double())
+    assert not takes_products(x.bfloat16(), x.bfloat16())
+    assert not takes_products(x.to("meta"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert takes_products(x, x)
+        assert takes_products(x.double(), x.double())  # stays float64
+    with torch.autocast("cpu", torch.float16):
+        assert not takes_products(x, x)
 
 
 def test_freed_memory_is_kept_where_the_system_can():
     # In a process of its own: what is set holds until its end.
-    program = "from enas.nn.memory import keep_freed_memory; print(keep_freed_memory())"
+    program = "from enas.runtime.allocator import keep_freed_memory; print(keep_freed_memory())"
     answer = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout
@@ -367,7 +366,7 @@ def test_large_values_saturate():
     with torch.no_grad():
         c.projected_TBE *= 1e4
         torch.testing.assert_close(
-            c.run().output_TBD, c.run(recurrence_reference).output_TBD, rtol=1e-5, atol=1e-6
+            c.run().output_TBD, c.run(recurrence.plain).output_TBD, rtol=1e-5, atol=1e-6
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from enas.architecture import Architecture
+from enas.norms import batch_statistics, norms_of
 from enas.spaces.recurrent.net import BatchNorm, CellConfig, ChildCell, SupernetCell, cell_plan
 from enas.spaces.recurrent.space import RecurrentSpace, read_authors_string
-from enas.tasks.language_child import build_child, child_parameters
+from enas.tasks.language_child import ChildTrainingConfig, build_child, child_parameters
 from enas.tasks.language_model import LanguageModel
 
 T, B, D = 4, 5, 6
@@ -56,9 +58,16 @@ def supernet(space: RecurrentSpace, config: CellConfig, init_range: float = 0.8)
         with torch.no_grad():
             norm.weight.copy_(1 + 0.3 * normal(features, seed=10 * k + 1))
             norm.bias.copy_(0.3 * normal(features, seed=10 * k + 2))
-        norm.mean_D.copy_(0.3 * normal(features, seed=10 * k + 3))
-        norm.variance_D.copy_(0.5 + normal(features, seed=10 * k + 4).square())
+        norm.running_mean.copy_(0.3 * normal(features, seed=10 * k + 3))
+        norm.running_var.copy_(0.5 + normal(features, seed=10 * k + 4).square())
     return cell
+
+
+def normalising(
+    cell: SupernetCell, statistics: Literal["batch", "moving"]
+) -> contextlib.AbstractContextManager[None]:
+    """Inside, a cell in evaluation mode normalises by these statistics."""
+    return batch_statistics(norms_of(cell) if statistics == "batch" else [])
 
 
 @dataclass
@@ -90,7 +99,7 @@ class PlainCell:
         self.seen.setdefault(name, []).append(statistics)
         if self.statistics == "batch":
             return F.batch_norm(x_BD, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
-        return F.batch_norm(x_BD, norm.mean_D, norm.variance_D, norm.weight, norm.bias, eps=norm.eps)
+        return F.batch_norm(x_BD, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 
     def run(self, inputs_TBD: Tensor, h_BD: Tensor) -> Tensor:
         space, config = self.cell.space, self.cell.config
@@ -138,14 +147,8 @@ def test_the_supernet_computes_the_paper_s_equations(
     weight_TBD = normal(T, B, D, seed=4)
     for number, architecture in enumerate(architectures(space, 3)):
         mask = mask_BD if number else None
-        actual, last = cell(
-            inputs_TBD,
-            state_BD,
-            architecture,
-            state_mask_BD=mask,
-            statistics=statistics,
-            dtype=torch.float64,
-        )
+        with normalising(cell, statistics):
+            actual, last = cell(inputs_TBD, state_BD, architecture, state_mask_BD=mask)
         expected = PlainCell(cell, architecture, statistics, mask).run(inputs_TBD, state_BD)
         torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-10)
         assert torch.equal(last, actual[-1])
@@ -192,7 +195,7 @@ def test_only_the_path_gets_gradients(
 ) -> None:
     for architecture in architectures(space, 4):
         cell = supernet(space, CellConfig(sharing, "loose-ends", norm))
-        output_TBD, _ = cell(normal(T, B, D, seed=1), normal(B, D, seed=2), architecture, dtype=torch.float64)
+        output_TBD, _ = cell(normal(T, B, D, seed=1), normal(B, D, seed=2), architecture)
         (output_TBD * normal(T, B, D, seed=3)).sum().backward()
         weights = cell.weights(architecture)
         path = {id(weights.input_2DE), *map(id, weights.nodes_DE)}
@@ -237,7 +240,7 @@ def parameters_of(module: torch.nn.Module) -> int:
 def test_the_size_of_the_published_children(string: str, hidden: int, count: int) -> None:
     architecture = read_authors_string(string)
     with torch.device("meta"):  # shapes only
-        child = build_child(architecture, 10_000, hidden, CellConfig(), 0.04, seed=0)
+        child = build_child(architecture, 10_000, ChildTrainingConfig(hidden), CellConfig(), seed=0)
     assert parameters_of(child) == child_parameters(architecture, 10_000, hidden) == count
 
 
@@ -265,18 +268,19 @@ def test_the_size_of_a_supernet(space: RecurrentSpace) -> None:
 def test_the_moving_statistics_of_many_steps_at_once_are_those_step_by_step() -> None:
     mean_TD, variance_TD = normal(7, D, seed=1), normal(7, D, seed=2).square()
     at_once = BatchNorm(D, 1e-5, 0.9).double()
-    at_once.mean_D.copy_(normal(D, seed=3))
-    mean_D, variance_D = at_once.mean_D.clone(), at_once.variance_D.clone()
+    at_once.running_mean.copy_(normal(D, seed=3))
+    mean_D, variance_D = at_once.running_mean.clone(), at_once.running_var.clone()
     at_once.update(mean_TD, variance_TD)
     for t in range(7):
         mean_D = 0.9 * mean_D + (1 - 0.9) * mean_TD[t]
         variance_D = 0.9 * variance_D + (1 - 0.9) * variance_TD[t]
-    torch.testing.assert_close(at_once.mean_D, mean_D, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(at_once.variance_D, variance_D, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(at_once.running_mean, mean_D, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(at_once.running_var, variance_D, rtol=1e-12, atol=1e-12)
 
 
 def statistics_of(cell: SupernetCell) -> dict[str, Tensor]:
-    return {name: buffer.clone() for name, buffer in cell.named_buffers()}
+    averages = {name: buffer for name, buffer in cell.named_buffers() if "running" in name}
+    return {name: buffer.clone() for name, buffer in averages.items()}
 
 
 @pytest.mark.parametrize("norm", ["output", "output-and-nodes"])
@@ -288,19 +292,19 @@ def test_training_moves_the_statistics_at_every_step(norm: Literal["output", "ou
     inputs_TBD, state_BD = normal(T, B, D, seed=1), normal(B, D, seed=2)
     plain = PlainCell(cell, architecture)
     plain.run(inputs_TBD, state_BD)
-    cell(inputs_TBD, state_BD, architecture, dtype=torch.float64)
+    cell(inputs_TBD, state_BD, architecture)
     after = statistics_of(cell)
     assert len(after) == (2 if norm == "output" else 2 + 2 * space.total_nodes)
     assert len(after) == 2 * len(plain.seen)
     for key, steps in plain.seen.items():
         name = "norm" if key == "output" else f"node_norms.{key}"
-        mean_D, variance_D = before[f"{name}.mean_D"], before[f"{name}.variance_D"]
+        mean_D, variance_D = before[f"{name}.running_mean"], before[f"{name}.running_var"]
         assert len(steps) == T
         for step_mean_D, step_variance_D in steps:
             mean_D = 0.9 * mean_D + 0.1 * step_mean_D
             variance_D = 0.9 * variance_D + 0.1 * step_variance_D
-        torch.testing.assert_close(after[f"{name}.mean_D"], mean_D, rtol=1e-9, atol=1e-10)
-        torch.testing.assert_close(after[f"{name}.variance_D"], variance_D, rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(after[f"{name}.running_mean"], mean_D, rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(after[f"{name}.running_var"], variance_D, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("norm", ["output", "output-and-nodes"])
@@ -308,12 +312,10 @@ def test_evaluation_moves_nothing(norm: Literal["output", "output-and-nodes"]) -
     space = SPACES["tanh-input"]
     cell = supernet(space, CellConfig("source", "loose-ends", norm)).eval()
     before = statistics_of(cell)
-    outputs = [
-        cell(
-            normal(T, B, D), normal(B, D), space.architecture([0] * 10), statistics=kind, dtype=torch.float64
-        )[0]
-        for kind in ("batch", "moving")
-    ]
+    outputs = []
+    for kind in ("batch", "moving"):
+        with normalising(cell, kind):
+            outputs.append(cell(normal(T, B, D), normal(B, D), space.architecture([0] * 10))[0])
     assert not torch.allclose(outputs[0], outputs[1])
     for name, buffer in statistics_of(cell).items():
         assert torch.equal(buffer, before[name])
@@ -328,7 +330,8 @@ def test_moving_statistics_make_rows_independent() -> None:
 
     def run(rows: slice, statistics: Literal["batch", "moving"]) -> Tensor:
         part = inputs_TBD[:, rows], state_BD[rows]
-        output_TBD: Tensor = cell(*part, architecture, statistics=statistics, dtype=torch.float64)[0]
+        with normalising(cell, statistics):
+            output_TBD: Tensor = cell(*part, architecture)[0]
         return output_TBD
 
     two = slice(0, 2)
@@ -343,7 +346,8 @@ def test_products_in_bfloat16_leave_states_in_float32() -> None:
         inputs_TBD = normal(T, B, D, seed=1, dtype=torch.float32)
         architecture = architectures(space, 1)[0]
         exact = cell(inputs_TBD, cell.initial_state(B), architecture)[0]
-        rounded = cell(inputs_TBD, cell.initial_state(B), architecture, dtype=torch.bfloat16)[0]
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = cell(inputs_TBD, cell.initial_state(B), architecture)[0]
         assert rounded.dtype == torch.float32
         assert not torch.equal(rounded, exact)
         torch.testing.assert_close(rounded, exact, rtol=0, atol=0.2 if norm != "none" else 0.03)

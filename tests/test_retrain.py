@@ -188,7 +188,7 @@ def test_loss_that_is_not_finite_names_step_and_architecture_and_keeps_the_check
     def step(self: LanguageChildTraining) -> dict[str, float]:
         if self.done == 6:
             with torch.no_grad():
-                self.model.embedding.fill_(float("nan"))
+                self.model.embedding.weight.fill_(float("nan"))
         return do_step(self)
 
     monkeypatch.setattr(LanguageChildTraining, "step", step)

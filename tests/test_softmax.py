@@ -1,16 +1,17 @@
 """The chunked cross-entropy against torch's, finite differences, and itself."""
 
-import sys
-
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from enas import ops
+from enas.cpu import products, softmax
 from enas.errors import ConfigError, DataError
-from enas.nn import products, softmax
-from enas.nn.installed import has_numba
-from enas.nn.softmax import tied_cross_entropy, tied_nll, tied_nll_reference
+from enas.ops import tied_cross_entropy, tied_nll
+from enas.runtime.devices import products_in
+
+CPU = torch.device("cpu")
 
 PRECISIONS = {
     "float64": (torch.float64, torch.float64, 1e-13),
@@ -41,7 +42,8 @@ def relative_error(a: Tensor, b: Tensor) -> float:
 def test_loss_and_gradients_are_torchs(precision: str, N: int):
     real, dtype, tolerance = PRECISIONS[precision]
     hidden_ND, embedding_VD, targets_N = case(real, N)
-    loss = tied_cross_entropy(hidden_ND, embedding_VD, targets_N, dtype=dtype)
+    with products_in(dtype, CPU):
+        loss = tied_cross_entropy(hidden_ND, embedding_VD, targets_N)
     logits_NV = (hidden_ND.to(dtype) @ embedding_VD.to(dtype).T).to(real)
     expected = F.cross_entropy(logits_NV, targets_N)
     assert loss.dtype == real
@@ -57,7 +59,7 @@ def test_loss_and_gradients_are_torchs(precision: str, N: int):
 def test_gradients_are_those_of_finite_differences():
     hidden_ND, embedding_VD, targets_N = case(torch.float64, N=11, D=3, V=7)
     assert torch.autograd.gradcheck(
-        lambda h, e: tied_cross_entropy(h, e, targets_N, dtype=torch.float64), (hidden_ND, embedding_VD)
+        lambda h, e: tied_cross_entropy(h, e, targets_N), (hidden_ND, embedding_VD)
     )
 
 
@@ -65,13 +67,14 @@ def test_gradients_are_those_of_finite_differences():
 def test_nll_of_every_row(precision: str):
     real, dtype, tolerance = PRECISIONS[precision]
     hidden_ND, embedding_VD, targets_N = case(real)
-    nll_N = tied_nll(hidden_ND, embedding_VD, targets_N, dtype=dtype)
+    with products_in(dtype, CPU):
+        with torch.no_grad():
+            nll_N = tied_nll(hidden_ND, embedding_VD, targets_N)
+            free = tied_cross_entropy(hidden_ND, embedding_VD, targets_N)
+        expected = tied_nll.plain(hidden_ND, embedding_VD, targets_N).detach()
+        loss = tied_cross_entropy(hidden_ND, embedding_VD, targets_N)
     assert not nll_N.requires_grad
-    expected = tied_nll_reference(hidden_ND, embedding_VD, targets_N, dtype=dtype).detach()
     assert relative_error(nll_N, expected) < tolerance
-    loss = tied_cross_entropy(hidden_ND, embedding_VD, targets_N, dtype=dtype)
-    with torch.no_grad():
-        free = tied_cross_entropy(hidden_ND, embedding_VD, targets_N, dtype=dtype)
     assert torch.equal(loss.detach(), nll_N.mean())
     assert torch.equal(free, nll_N.mean())
 
@@ -79,18 +82,18 @@ def test_nll_of_every_row(precision: str):
 def test_only_what_is_needed_gets_a_gradient():
     hidden_ND, embedding_VD, targets_N = case(torch.float64)
     both = torch.autograd.grad(
-        tied_cross_entropy(hidden_ND, embedding_VD, targets_N, dtype=torch.float64), (hidden_ND, embedding_VD)
+        tied_cross_entropy(hidden_ND, embedding_VD, targets_N), (hidden_ND, embedding_VD)
     )
     for i, needing in enumerate((hidden_ND, embedding_VD)):
         inputs = [hidden_ND.detach(), embedding_VD.detach()]
         inputs[i] = needing
-        loss = tied_cross_entropy(*inputs, targets_N, dtype=torch.float64)
+        loss = tied_cross_entropy(*inputs, targets_N)
         assert torch.equal(torch.autograd.grad(loss, needing)[0], both[i])
 
 
 def test_backward_twice_through_a_retained_graph():
     hidden_ND, embedding_VD, targets_N = case(torch.float64)
-    loss = 2 * tied_cross_entropy(hidden_ND, embedding_VD, targets_N, dtype=torch.float64)
+    loss = 2 * tied_cross_entropy(hidden_ND, embedding_VD, targets_N)
     first = torch.autograd.grad(loss, (hidden_ND, embedding_VD), retain_graph=True)
     second = torch.autograd.grad(loss, (hidden_ND, embedding_VD))
     assert all(map(torch.equal, first, second))
@@ -102,7 +105,8 @@ def test_the_same_bits_every_time(precision: str):
 
     def loss_and_gradients() -> list[Tensor]:
         hidden_ND, embedding_VD, targets_N = case(real)
-        loss = tied_cross_entropy(hidden_ND, embedding_VD, targets_N, dtype=dtype)
+        with products_in(dtype, CPU):
+            loss = tied_cross_entropy(hidden_ND, embedding_VD, targets_N)
         return [loss.detach(), *torch.autograd.grad(loss, (hidden_ND, embedding_VD))]
 
     first = loss_and_gradients()
@@ -114,10 +118,12 @@ def test_the_same_bits_every_time(precision: str):
 def test_without_packed_weights_the_same_numbers(precision: str, monkeypatch: pytest.MonkeyPatch):
     real, dtype, tolerance = PRECISIONS[precision]
     hidden_ND, embedding_VD, targets_N = case(real)
-    packed = tied_cross_entropy(hidden_ND, embedding_VD, targets_N, dtype=dtype)
+    with products_in(dtype, CPU):
+        packed = tied_cross_entropy(hidden_ND, embedding_VD, targets_N)
     d_packed = torch.autograd.grad(packed, (hidden_ND, embedding_VD))
     monkeypatch.setattr(products, "packs", lambda dtype: False)
-    plain = tied_cross_entropy(hidden_ND, embedding_VD, targets_N, dtype=dtype)
+    with products_in(dtype, CPU):
+        plain = tied_cross_entropy(hidden_ND, embedding_VD, targets_N)
     d_plain = torch.autograd.grad(plain, (hidden_ND, embedding_VD))
     assert relative_error(packed.detach(), plain.detach()) < tolerance
     assert all(relative_error(a, b) < tolerance for a, b in zip(d_packed, d_plain, strict=True))
@@ -128,9 +134,7 @@ def test_logits_of_any_size():
     with torch.no_grad():
         for scale in (1e-4, 1.0, 30.0, 300.0):
             nll_N = tied_nll(hidden_ND * scale, embedding_VD, targets_N)
-            expected = tied_nll_reference(
-                hidden_ND.double() * scale, embedding_VD.double(), targets_N, dtype=torch.float64
-            )
+            expected = tied_nll.plain(hidden_ND.double() * scale, embedding_VD.double(), targets_N)
             torch.testing.assert_close(nll_N.double(), expected, rtol=2e-6, atol=1e-3 * scale * 1e-3 + 1e-5)
 
 
@@ -160,11 +164,10 @@ def test_shapes_that_do_not_fit_are_refused():
         tied_nll(hidden_ND[:0], embedding_VD, targets_N[:0])
 
 
-def test_without_numba_the_reference_runs(monkeypatch: pytest.MonkeyPatch):
+def test_without_kernels_the_plain_form_runs(monkeypatch: pytest.MonkeyPatch):
     hidden_ND, embedding_VD, targets_N = case(torch.float32)
     fused = tied_cross_entropy(hidden_ND, embedding_VD, targets_N)
-    monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.setattr("enas.nn.recurrence.has_numba", has_numba.__wrapped__)
+    monkeypatch.setattr(ops, "_kernels", dict)
     plain = tied_cross_entropy(hidden_ND, embedding_VD, targets_N)
-    assert torch.equal(plain, tied_nll_reference(hidden_ND, embedding_VD, targets_N).mean())
+    assert torch.equal(plain, tied_nll.plain(hidden_ND, embedding_VD, targets_N).mean())
     assert relative_error(fused.detach(), plain.detach()) < 3e-6

@@ -244,7 +244,7 @@ def diverge(monkeypatch: pytest.MonkeyPatch, architectures: set[str]) -> None:
     def step(self: LanguageChildTraining) -> dict[str, float]:
         if self in doomed:
             with torch.no_grad():
-                self.model.embedding.fill_(float("inf"))
+                self.model.embedding.weight.fill_(float("inf"))
         return do_step(self)
 
     monkeypatch.setattr(RecurrentWorkshop, "child_training", child_training)

@@ -39,8 +39,8 @@ def set_threads(count: int | None) -> int:
 
 
 def products_in(dtype: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Inside, convolutions and matrix products take operands of this type, by autocast; float32 changes nothing."""
-    if dtype is torch.float32:
+    """Inside, convolutions and matrix products take operands of this type, by autocast, if it is shorter than float32."""
+    if dtype.itemsize >= torch.float32.itemsize:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype)
 
