@@ -1,6 +1,7 @@
 """The blocks that convolutional networks are built of, each with its norm, of torch's own modules.
 
-The initial weights come from one explicit generator. No block rectifies: where the ReLU stands is the network's business.
+The initial weights come from one explicit generator; so modules are made without values, as torch's own initialisation
+draws from its global generator. No block rectifies: where the ReLU stands is the network's business.
 
 Shape letters: B images, C channels in, O channels out, H rows, W columns, k the width of a filter, K classes.
 """
@@ -58,7 +59,8 @@ def convolution(
 ) -> nn.Conv2d:
     """A convolution without bias, which keeps the size, or divides it by the stride, unless `padding` is given."""
     padding = width // 2 if padding is None else padding
-    conv = nn.Conv2d(channels, out, width, stride, padding, groups=groups, bias=False)
+    conv = nn.Conv2d(channels, out, width, stride, padding, groups=groups, bias=False, device="meta")
+    conv.to_empty(device=torch.get_default_device())
     he_normal_(conv.weight, generator, fan_in)
     return conv
 
@@ -173,7 +175,7 @@ class Classifier(nn.Module):
 
 def linear(channels: int, out: int, generator: torch.Generator, fan_in: int | None = None) -> nn.Linear:
     """A linear map without bias."""
-    layer = nn.Linear(channels, out, bias=False)
+    layer = nn.Linear(channels, out, bias=False, device="meta").to_empty(device=torch.get_default_device())
     he_normal_(layer.weight, generator, fan_in)
     return layer
 
