@@ -14,9 +14,6 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
-from enas.nn.activation import Activation, ChannelNorm
-from enas.nn.blocks import dropout_mask
-from enas.nn.image_network import ImageChild, ImageShape, ImageSupernet, Outputs, Pass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,12 +23,15 @@ from enas.controllers.config import UniformConfig
 from enas.data.augmentation import AugmentConfig, normalise
 from enas.data.images import ImageData, ImageSet
 from enas.errors import ConfigError, NotFiniteError
+from enas.masks import mask, masks_from
+from enas.norms import batch_statistics, norms_of
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import JsonlLog
 from enas.runtime.metrics import Metrics
 from enas.runtime.seeding import generator
 from enas.runtime.stop import StopRequest
 from enas.search import Search, SearchConfig, run_search
+from enas.spaces.image_network import ImageChild, ImageShape, ImageSupernet, Outputs
 from enas.spaces.macro.net import MacroChild, MacroNetConfig, MacroSupernet
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.net import MicroChild, MicroNetConfig, MicroSupernet
@@ -46,7 +46,6 @@ from enas.tasks.image_training import (
     MomentumConfig,
     NormStatistics,
     Score,
-    norms_of,
 )
 from enas.tasks.images import ImageRewardConfig, ImageSearchTask, ImageSharedConfig
 
@@ -104,11 +103,11 @@ class Filter(nn.Module):
     def __init__(self, channels: int, draw: torch.Generator) -> None:
         super().__init__()
         self.weight = nn.Parameter(0.3 * torch.randn(CHANNELS, channels, 3, 3, generator=draw))
-        self.norm = ChannelNorm(CHANNELS)
+        self.norm = nn.BatchNorm2d(CHANNELS)
 
-    def forward(self, x_BCHW: Tensor, how: Pass) -> Tensor:
-        result: Activation = self.norm(F.conv2d(x_BCHW, self.weight, padding=1), how.statistics)
-        return result.value()
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        result: Tensor = self.norm(F.conv2d(x_BCHW, self.weight, padding=1))
+        return result
 
 
 class Network(nn.Module):
@@ -122,14 +121,13 @@ class Network(nn.Module):
         self.auxiliary = nn.Parameter(torch.randn(CLASSES, CHANNELS, generator=draw))
         self.classifier = nn.Parameter(torch.randn(CLASSES, CHANNELS, generator=draw))
 
-    def forward(self, images_BCHW: Tensor, architecture: Architecture, how: Pass) -> Outputs:
+    def forward(self, images_BCHW: Tensor, architecture: Architecture, progress: float = 1.0) -> Outputs:
         first, second = str(architecture).split()
-        x_BCHW = torch.relu(self.first[first](images_BCHW.to(self.classifier.dtype), how))
+        x_BCHW = torch.relu(self.first[first](images_BCHW.to(self.classifier.dtype)))
         auxiliary_BK = x_BCHW.mean((2, 3)) @ self.auxiliary.T if self.training else None
-        features_BC = self.second[second](x_BCHW, how).mean((2, 3))
+        features_BC = self.second[second](x_BCHW).mean((2, 3))
         if self.training:
-            rate = 0.5 * how.progress
-            features_BC = features_BC * dropout_mask(features_BC.shape, rate, how.draw, features_BC)
+            features_BC = features_BC * mask(features_BC.shape, 0.5 * progress, features_BC)
         return Outputs(features_BC @ self.classifier.T, auxiliary_BK)
 
 
@@ -139,8 +137,8 @@ class TinySupernet(ImageSupernet):
         self.space = SPACE
         self.network = Network(["abc", "abc"], 1)
 
-    def forward(self, images_BCHW: Tensor, architecture: Architecture, how: Pass) -> Outputs:
-        outputs: Outputs = self.network(images_BCHW, architecture, how)
+    def forward(self, images_BCHW: Tensor, architecture: Architecture) -> Outputs:
+        outputs: Outputs = self.network(images_BCHW, architecture)
         return outputs
 
 
@@ -150,8 +148,8 @@ class TinyChild(ImageChild):
         self.architecture = FIRST
         self.network = Network(str(FIRST).split(), 2)
 
-    def outputs(self, images_BCHW: Tensor, how: Pass) -> Outputs:
-        outputs: Outputs = self.network(images_BCHW, self.architecture, how)
+    def outputs(self, images_BCHW: Tensor) -> Outputs:
+        outputs: Outputs = self.network(images_BCHW, self.architecture, self.progress)
         return outputs
 
 
@@ -252,8 +250,8 @@ def test_a_step_of_two_architectures_follows_the_mean_of_their_gradients() -> No
         before = parameters_of(task.supernet)
         if slot:  # the masks of the second slot
             minibatch = task.train.minibatch(0, 0)
-            how = Pass("batch", task.dtype, generator(5, "masks", 0, 0, slot))
-            outputs = supernet(minibatch.images_BCHW, architectures[0], how)
+            with masks_from(generator(5, "masks", 0, 0, slot)):
+                outputs = supernet.train()(minibatch.images_BCHW, architectures[0])
             assert outputs.auxiliary_BK is not None
             loss = F.cross_entropy(outputs.logits_BK, minibatch.labels_B)
             loss = loss + 0.4 * F.cross_entropy(outputs.auxiliary_BK, minibatch.labels_B)
@@ -280,8 +278,8 @@ def test_what_a_training_step_reports() -> None:
     same = search_task(dtype=torch.float64)
     minibatch, losses, right = same.train.minibatch(2, 1), [], []
     for slot, architecture in enumerate([FIRST, SECOND]):
-        how = Pass("batch", torch.float64, generator(5, "masks", 2, 1, slot))
-        logits_BK = same.supernet(minibatch.images_BCHW, architecture, how).logits_BK
+        with masks_from(generator(5, "masks", 2, 1, slot)):
+            logits_BK = same.supernet.train()(minibatch.images_BCHW, architecture).logits_BK
         losses.append(F.cross_entropy(logits_BK, minibatch.labels_B).item())
         right += [
             int(row.argmax()) == int(label) for row, label in zip(logits_BK, minibatch.labels_B, strict=True)
@@ -302,8 +300,8 @@ def test_off_the_path_weights_momentum_and_statistics_keep_still(build: Callable
     task.supernet.eval()
     reference = copy.deepcopy(task.supernet).train()
     minibatch = task.train.minibatch(1, 0)
-    how = Pass("batch", torch.float32, generator(5, "masks", 1, 0, 0))
-    reference(minibatch.images_BCHW, drawn[3], how).logits_BK.sum().backward()
+    with masks_from(generator(5, "masks", 1, 0, 0)):
+        reference(minibatch.images_BCHW, drawn[3]).logits_BK.sum().backward()
     task.train_step(1, 0, [drawn[3]])
     after, path = (
         task.supernet.state_dict(),
@@ -320,7 +318,7 @@ def test_off_the_path_weights_momentum_and_statistics_keep_still(build: Callable
     with torch.no_grad():
         of_path = copy.deepcopy(reference.state_dict())
         for name, value in after.items():
-            if name.endswith(("mean_C", "variance_C")):
+            if name.endswith(("running_mean", "running_var", "num_batches_tracked")):
                 assert torch.equal(value, of_path[name]), name  # the reference's pass was the same
 
 
@@ -343,7 +341,9 @@ def test_rewards_together_are_rewards_one_by_one_and_leave_no_trace(
         assert torch.equal(task.rewards([architecture], "policy", 7)[0], together)
     assert_same(task.state_dict(), before)
     assert no_gradient(task.supernet)
-    assert not any(norm.training for norm in norms_of(task.supernet))
+    norms = norms_of(task.supernet)
+    assert not any(norm.training for norm in norms)
+    assert all(norm.track_running_stats and norm.momentum is not None for norm in norms)
     if build is TinySupernet:
         draws = [tuple(task.rewards(architectures, "policy", draw).tolist()) for draw in range(10)]
         assert draws[7] == tuple(together_N[:4].tolist())
@@ -385,7 +385,8 @@ def test_a_reward_is_the_accuracy_on_plain_validation_images(statistics: NormSta
             if statistics == "batch":
                 mean_C, variance_C = moments([z_BCHW], 0)
             elif statistics == "moving":
-                mean_C, variance_C = layer.norm.mean_C, layer.norm.variance_C
+                mean_C = layer.norm.get_buffer("running_mean")
+                variance_C = layer.norm.get_buffer("running_var")
             else:
                 convolutions = [convolved(part, layer) for part in calibration]
                 mean_C, variance_C = moments(convolutions, 1)
@@ -606,8 +607,9 @@ def test_a_step_of_a_child_follows_the_recipe() -> None:
     for step in range(4):
         epoch, within = divmod(step, 3)
         minibatch = training.train.minibatch(epoch, within)
-        how = Pass("batch", torch.float64, generator(5, "masks", step), progress=(step + 1) / 9)
-        outputs = reference.outputs(minibatch.images_BCHW, how)
+        reference.progress = (step + 1) / 9
+        with masks_from(generator(5, "masks", step)):
+            outputs = reference.outputs(minibatch.images_BCHW)
         assert outputs.auxiliary_BK is not None
         loss = F.cross_entropy(outputs.logits_BK, minibatch.labels_B)
         loss = loss + 0.4 * F.cross_entropy(outputs.auxiliary_BK, minibatch.labels_B)
@@ -641,8 +643,8 @@ def test_the_validation_score_is_that_of_the_weights_kept(evaluation: NormStatis
         images_NCHW = normalise(DATA.valid.images_NCHW, DATA.train.normalisation)
         if evaluation == "batch":
             valid = EvaluationImages(DATA.valid, DATA.train.normalisation, CPU)
-            forward = image_child.class_scores(kept, "batch", torch.float32)
-            logits_NK = valid.class_scores(forward, 7).float()
+            with batch_statistics(norms_of(kept)):
+                logits_NK = valid.class_scores(kept, 7).float()
         else:
             logits_NK = kept(images_NCHW).detach()  # as any module is called
         assert record["valid_loss"] == pytest.approx(
@@ -661,8 +663,8 @@ def test_recalibrating_after_an_epoch_does_not_change_the_training() -> None:
     train(plain, plain.total_steps)
     train(recalibrated, plain.total_steps)
     assert_same(parameters_of(recalibrated.model), parameters_of(plain.model))
-    averages = [norm.mean_C for norm in recalibrated.norms]
-    assert not any(torch.equal(a, b.mean_C) for a, b in zip(averages, plain.norms, strict=True))
+    for own, other in zip(recalibrated.norms, plain.norms, strict=True):
+        assert not torch.equal(own.get_buffer("running_mean"), other.get_buffer("running_mean"))
 
 
 def test_the_best_epoch_is_by_accuracy_then_loss_then_the_earlier(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -720,9 +722,9 @@ def test_the_test_score_is_of_the_test_images(
     found = score_on_test(model, DATA, config, CPU, torch.float32)
     normalisation = (DATA.joined() if train_on == "all" else DATA.train).normalisation
     images_NCHW = normalise(DATA.test.images_NCHW, normalisation)
-    with torch.no_grad():
-        how = Pass("batch" if evaluation == "batch" else "moving")
-        logits_NK = model.eval().outputs(images_NCHW, how).logits_BK
+    norms = norms_of(model.eval()) if evaluation == "batch" else []
+    with torch.no_grad(), batch_statistics(norms):
+        logits_NK = model(images_NCHW)
     assert found["test_loss"] == pytest.approx(
         F.cross_entropy(logits_NK, DATA.test.labels_N).item(), rel=1e-5
     )
@@ -763,7 +765,7 @@ def test_a_validation_loss_that_is_not_finite_is_an_error() -> None:
     training = child_training()
     train(training, 2)
     training.step()
-    training.norms[0].mean_C.fill_(math.nan)
+    training.norms[0].get_buffer("running_mean").fill_(math.nan)
     with pytest.raises(NotFiniteError, match="not trained on is nan"):
         training.end_epoch()
 
