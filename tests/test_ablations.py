@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from enas.nn.image_network import ImageShape
 
 import enas.stages
 from enas.ablations import (
@@ -35,6 +34,7 @@ from enas.runs.recurrent import RecurrentConfig, RecurrentWorkshop
 from enas.runtime.files import read_json
 from enas.runtime.stop import Stopped, StopRequest
 from enas.settings import config_from_json, config_to_json
+from enas.spaces.image_network import ImageShape
 from enas.stages import ALL_STAGES, Run, execute
 from tests import tiny
 

@@ -675,7 +675,7 @@ def test_a_step_of_a_child_is_a_step_of_sgd() -> None:
     training = child_training(
         regularisation=RegularisationConfig(l2=0.01, activation=0.5, slowness=1.0), random_length=False
     )
-    reference = child_training(random_length=False).model
+    reference = child_training(random_length=False).model.eval()
     tokens_TB, targets_TB = cut(training.train_TB, Window(0, 15))
     logits_TBV, _ = reference(tokens_TB)
     h = reference.features(tokens_TB, torch.zeros(2, D)).hidden_TBD

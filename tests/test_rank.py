@@ -101,7 +101,7 @@ def test_shared_score_of_a_network_is_the_accuracy_of_its_child_with_the_shared_
     for architecture, score in zip(architectures, scores, strict=True):
         child = MacroChild(architecture, config.child_network, workshop.data.shape, torch.Generator())
         child.load_slice(supernet)
-        forward = class_scores(child.eval(), "moving", torch.float32)
+        forward = class_scores(child.eval(), torch.float32)
         assert score == images.score(forward, config.shared.reward.batch).accuracy
 
 
