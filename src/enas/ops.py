@@ -34,12 +34,9 @@ R = TypeVar("R")
 def _kernels() -> Mapping[str, Callable[..., Any]]:
     """The compiled kernels by the names of their operations; none where they cannot be used."""
     from enas.cpu.installed import has_numba
+    from enas.cpu.registry import registered
 
-    if not has_numba():
-        return {}
-    from enas.cpu import KERNELS
-
-    return KERNELS
+    return registered() if has_numba() else {}
 
 
 class Operation(Generic[P, R]):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +24,13 @@ def takes_over(operation: str) -> Callable[[F], F]:
         return kernel
 
     return register
+
+
+def registered() -> Mapping[str, Callable[..., Any]]:
+    """All kernels. Needs numba."""
+    for module in ("convolutions", "maps", "recurrence", "softmax"):
+        importlib.import_module(f"enas.cpu.{module}")
+    return KERNELS
 
 
 def takes(*maps: torch.Tensor | Deferred, weights: tuple[torch.Tensor, ...] = ()) -> bool:
