@@ -17,11 +17,22 @@ from enas.cpu.separable import fused_separable_norm
 Maps = Tensor | Deferred
 
 
+def known(conv: nn.Conv2d, groups: int = 1, widest_stride: int = 1) -> bool:
+    """Whether kernels compute such a convolution: of odd width, with zeros around, as large as its input over the stride."""
+    (k, _), (stride, _) = conv.kernel_size, conv.stride
+    shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+    return (
+        shape == ((k, k), (stride, stride), (k // 2, k // 2), (1, 1))
+        and (k % 2, conv.groups, conv.padding_mode) == (1, groups, "zeros")
+        and conv.bias is None
+        and stride <= widest_stride
+    )
+
+
 @takes_over("conv_norm")
 def conv_norm(x: Maps, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Deferred | None:
-    """A dense convolution of odd width and stride 1 that keeps the size."""
-    same = conv.stride == (1, 1) and conv.padding == (conv.kernel_size[0] // 2,) * 2
-    if not same or not takes(x, weights=(conv.weight, norm.weight)):
+    """A dense convolution of stride 1."""
+    if not known(conv) or not takes(x, weights=(conv.weight, norm.weight)):
         return None
     return dense_norm([deferred(x)], conv.weight, norm, operand_type())
 
@@ -31,10 +42,11 @@ def separable_norm(
     x: Maps, depthwise: nn.Conv2d, pointwise: nn.Conv2d, norm: nn.BatchNorm2d
 ) -> Deferred | None:
     """A stride of 1 or 2."""
-    (stride, _) = depthwise.stride
-    if stride > 2 or not takes(x, weights=(depthwise.weight, pointwise.weight, norm.weight)):
+    C = depthwise.out_channels
+    filters = known(depthwise, C, widest_stride=2) and known(pointwise) and pointwise.kernel_size == (1, 1)
+    if not filters or not takes(x, weights=(depthwise.weight, pointwise.weight, norm.weight)):
         return None
-    return fused_separable_norm(deferred(x), depthwise.weight, pointwise.weight, norm, stride)
+    return fused_separable_norm(deferred(x), depthwise.weight, pointwise.weight, norm, depthwise.stride[0])
 
 
 @takes_over("joined_norm")
