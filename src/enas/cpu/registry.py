@@ -36,9 +36,11 @@ def registered() -> Mapping[str, Callable[..., Any]]:
 def takes(*maps: torch.Tensor | Deferred, weights: tuple[torch.Tensor, ...] = ()) -> bool:
     """Whether kernels take such feature maps and weights: float32 on a CPU, the maps in the order B, C, H, W."""
     zs = [x.z_BCHW if isinstance(x, Deferred) else x for x in maps]
-    return all(
-        z.is_cpu and z.dtype == torch.float32 and z.is_contiguous() and z.numel() > 0 for z in zs
-    ) and all(weight.dtype == torch.float32 for weight in weights)
+    return (
+        all(z.is_cpu and z.dtype == torch.float32 and z.is_contiguous() and z.numel() > 0 for z in zs)
+        and all(weight.dtype == torch.float32 for weight in weights)
+        and operand_type() in (torch.float32, torch.bfloat16)
+    )
 
 
 def takes_products(x: torch.Tensor, *weights: torch.Tensor) -> bool:
