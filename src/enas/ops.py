@@ -59,7 +59,8 @@ class Operation(Generic[P, R]):
             return self.plain(*args, **kwargs)
         result = kernel(*args, **kwargs)
         if result is None:
-            return self.plain(*(_computed(argument) for argument in args), **kwargs)
+            given = {name: _computed(argument) for name, argument in kwargs.items()}
+            return self.plain(*(_computed(argument) for argument in args), **given)
         taken: R = result
         return taken
 
@@ -73,7 +74,7 @@ def _computed(argument: Any) -> Any:
     """An argument as the plain form takes it: deferred maps, alone or in a sequence, are computed."""
     if hasattr(argument, "computed"):
         return argument.computed()
-    return [_computed(part) for part in argument] if isinstance(argument, list) else argument
+    return [_computed(part) for part in argument] if isinstance(argument, list | tuple) else argument
 
 
 # ---- maps without weights ----------------------------------------------------------------------------------------------
