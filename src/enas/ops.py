@@ -132,7 +132,7 @@ def global_average(x: Maps) -> Tensor:
 @Operation
 def batch_norm(x: Maps, norm: nn.BatchNorm2d) -> Maps:
     """norm(x) (Ioffe & Szegedy 2015). Raises `ConfigError` where a minibatch has one value a channel, as nothing varies."""
-    _check_varies(x, norm)
+    check_varies(x, norm)
     normalised: Tensor = norm(x)
     return normalised
 
@@ -179,7 +179,8 @@ def total_norm(xs: Sequence[Maps], norm: nn.BatchNorm2d) -> Maps:
     return batch_norm(total(xs), norm)
 
 
-def _check_varies(x: Maps, norm: nn.BatchNorm2d) -> None:
+def check_varies(x: Maps, norm: nn.BatchNorm2d) -> None:
+    """Raises `ConfigError` where a norm would take the statistics of one value a channel."""
     B, _, H, W = x.shape
     if norm.training and B * H * W == 1:
         raise ConfigError(
