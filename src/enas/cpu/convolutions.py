@@ -70,4 +70,4 @@ def reduction_norm(
     x = concatenation(xs)
     if x is None:
         return None
-    return fused_reduction_norm(x, even_PC, odd_QC, norm)
+    return fused_reduction_norm(deferred(x), even_PC, odd_QC, norm)

@@ -42,11 +42,11 @@ def relu(x: Maps) -> Deferred | None:
 
 
 @takes_over("concatenation")
-def concatenation(xs: Sequence[Maps]) -> Deferred | None:
+def concatenation(xs: Sequence[Maps]) -> Maps | None:
     """All parts as one, in memory; their norms are still to come. Either every part is rectified or none."""
+    if len(xs) == 1:
+        return xs[0]
     parts = list(map(deferred, xs))
-    if len(parts) == 1:
-        return parts[0]
     if not takes(*parts) or len({x.rectified for x in parts}) > 1:
         return None
     z_BCHW, rectified = torch.cat([x.z_BCHW for x in parts], 1), parts[0].rectified
