@@ -45,7 +45,7 @@ from enas.runtime.tensorboard import tensorboard_writer
 
 
 @contextlib.contextmanager
-def full_disk(after: int) -> Iterator[None]:
+def file_limit(after: int) -> Iterator[None]:
     """Let the system refuse to make any file longer than `after` bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (after, before[1]))
@@ -118,17 +118,17 @@ class TestFiles:
             assert not path.exists()
         assert path.exists()
 
-    def test_a_full_disk_leaves_the_old_file_and_says_what_to_do(self, tmp_path: Path) -> None:
+    def test_a_limit_of_length_leaves_the_old_file_and_says_what_to_do(self, tmp_path: Path) -> None:
         path = tmp_path / "file"
         write_atomic(path, "old")
-        with full_disk(after=1000), pytest.raises(RunFolderError) as caught:
+        with file_limit(1000), pytest.raises(RunFolderError) as caught:
             write_atomic(path, b"x" * 100_000)
         assert path.read_text() == "old"
         assert names(tmp_path) == ["file"]
         message = str(caught.value)
         assert str(path) in message
-        assert re.search(r"[\d,]+ MiB are free", message)
-        assert "Free some space" in message
+        assert "File too large. No file may be longer, by the system's limit (ulimit -f)." in message
+        assert "are free" not in message
         assert "\n" not in message
 
     @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
@@ -144,7 +144,8 @@ class TestFiles:
         monkeypatch.setattr(os, "fsync", refuse)
         with pytest.raises(RunFolderError, match=re.escape(os.strerror(code))) as caught:
             write_atomic(path, "new")
-        assert ("Free some space" in str(caught.value)) == (code != errno.EIO)
+        full = re.search(r"[\d,]+ MiB are free on that disk. Free some space", str(caught.value))
+        assert (full is not None) == (code != errno.EIO)
         assert path.read_text() == "old"
         assert names(tmp_path) == ["file"]
 
@@ -208,12 +209,12 @@ class TestJsonLines:
         with pytest.raises(RunFolderError, match="line 2:"):
             read_jsonl(tmp_path / "log")
 
-    def test_a_full_disk_keeps_no_part_of_a_record(self, tmp_path: Path) -> None:
+    def test_a_limit_of_length_keeps_no_part_of_a_record(self, tmp_path: Path) -> None:
         path = tmp_path / "log"
         append_jsonl(path, {"a": 1})
         before = path.read_bytes()
-        with full_disk(after=100):
-            with pytest.raises(RunFolderError, match="Free some space"):
+        with file_limit(100):
+            with pytest.raises(RunFolderError, match="Raise the limit"):
                 append_jsonl(path, {"b": "x" * 1000})
             assert path.read_bytes() == before
             append_jsonl(path, {"c": 3})
@@ -418,10 +419,10 @@ class TestCheckpoints:
             store.save(1, state)
         assert names(tmp_path) == []
 
-    def test_a_full_disk_keeps_the_checkpoints_before(self, tmp_path: Path) -> None:
+    def test_a_limit_of_length_keeps_the_checkpoints_before(self, tmp_path: Path) -> None:
         store, _ = self.store(tmp_path, keep=1)
         store.save(1, {"step": 1})
-        with full_disk(after=20_000), pytest.raises(RunFolderError, match="Free some space"):
+        with file_limit(20_000), pytest.raises(RunFolderError, match="Raise the limit"):
             store.save(2, {"weights": torch.zeros(100_000)})
         assert names(tmp_path) == ["step-00000001.pt"]
         assert store.load_newest() == (1, {"step": 1})
