@@ -204,7 +204,7 @@ def test_killed_again_and_again_equals_uninterrupted(server: Server, whole: Whol
 
 @pytest.mark.parametrize(
     ("number", "share"),
-    [(signal.SIGTERM, 0.1), (signal.SIGINT, 0.3), (signal.SIGTERM, 0.55), (signal.SIGTERM, 0.8)],
+    [(signal.SIGTERM, 0.1), (signal.SIGINT, 0.3), (signal.SIGHUP, 0.55), (signal.SIGTERM, 0.8)],
 )
 def test_stopped_by_a_signal_saves_exits_75_and_resumes_exactly(
     server: Server, whole: Whole, tmp_path: Path, number: signal.Signals, share: float

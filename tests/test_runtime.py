@@ -149,6 +149,64 @@ class TestFiles:
         assert path.read_text() == "old"
         assert names(tmp_path) == ["file"]
 
+    def test_a_link_stays_and_what_it_leads_to_is_replaced(self, tmp_path: Path) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        target = tmp_path / "elsewhere" / "file"
+        for link, there in (
+            ("link", target),
+            ("link-to-link", "link"),
+            ("dangling", tmp_path / "new" / "one"),
+        ):
+            (tmp_path / link).symlink_to(there)
+        for name, text in (("link", "first"), ("link-to-link", "second"), ("dangling", "third")):
+            write_atomic(tmp_path / name, text)
+            assert (tmp_path / name).is_symlink()
+            assert (tmp_path / name).read_text() == text
+        assert target.read_text() == "second"
+        assert names(target.parent) == ["file"]
+
+        def fail() -> None:
+            with atomic_file(tmp_path / "link") as file:
+                file.write(b"half")
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            fail()
+        assert target.read_text() == "second"
+
+    def test_a_pipe_is_written_into_and_stays(self, tmp_path: Path) -> None:
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+        (tmp_path / "link").symlink_to("pipe")
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            for name in ("pipe", "link"):
+                write_atomic(tmp_path / name, "data")
+                assert os.read(reader, 100) == b"data"
+                assert path.is_fifo()
+        finally:
+            os.close(reader)
+        assert names(tmp_path) == ["link", "pipe"]
+
+    def test_a_device_is_written_into_and_stays(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*paths: object) -> None:
+            pytest.fail(f"replaced {paths}")
+
+        monkeypatch.setattr(os, "replace", refuse)
+        write_atomic("/dev/null", "nothing")
+        with pytest.raises(RunFolderError) as caught:
+            write_atomic("/dev/full", "x")
+        assert str(caught.value).startswith("Cannot write /dev/full: No space left on device.")
+        assert "are free" not in str(caught.value)
+
+    @pytest.mark.parametrize("name", ["", ".", "folder", "folder/"])
+    def test_a_folder_is_no_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("folder").mkdir()
+        with pytest.raises(RunFolderError, match=r"Cannot write .*: Is a directory. Name a file."):
+            write_atomic(name, "text")
+        assert names(tmp_path) == ["folder"]
+
     def test_a_path_below_a_file_is_one_clear_error(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         with pytest.raises(RunFolderError, match=r"Cannot write .*file/below"):
@@ -496,7 +554,7 @@ sys.exit(stopped.exit_code)
 
 
 class TestStop:
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
     def test_a_signal_from_outside_lets_the_process_save(self, number: signal.Signals) -> None:
         with python(TRAIN_UNTIL_STOPPED) as process:
             assert process.stdout is not None
@@ -508,6 +566,16 @@ class TestStop:
         )
         assert process.returncode == EXIT_STOPPED == 75
         assert errors.strip().startswith("Stopping once")
+
+    def test_who_ignores_the_loss_of_the_terminal_goes_on(self) -> None:
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        try:
+            with StopRequest() as stop:
+                signal.raise_signal(signal.SIGHUP)
+                assert not stop.requested
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        finally:
+            signal.signal(signal.SIGHUP, before)
 
     def test_the_second_ctrl_c_stops_at_once(self) -> None:
         with StopRequest() as stop:
