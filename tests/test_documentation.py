@@ -19,6 +19,7 @@ Commands are the lines of fenced sh, bash, console and text blocks that begin wi
 """
 
 import ast
+import importlib
 import re
 import shlex
 import sys
@@ -228,3 +229,31 @@ def test_constraints_pin_every_dependency_to_one_version() -> None:
     needed = set.union(*(requirements(group) for group in (PROJECT["dependencies"], *extras))) - {"enas"}
     assert needed <= pins.keys()
     assert all(re.fullmatch(r"[\d.]+(post\d+)?", version) for version in pins.values())
+
+
+REFERENCE = re.compile(r"`(?P<file>[a-z_/]+\.py):(?P<name>[\w.]+)`")
+
+
+def module_of(file: str) -> str:
+    """The module of a file as docs/paper.md writes it: below the package, its spaces, or the recurrent space."""
+    package = Path(enas.__file__).parent
+    (path,) = {
+        package / folder / file
+        for folder in ("", "spaces", "spaces/recurrent")
+        if (package / folder / file).exists()
+    }
+    return ".".join(("enas", *path.relative_to(package).with_suffix("").parts))
+
+
+def test_what_the_paper_is_compared_with_exists() -> None:
+    text = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+    named = [(match["file"], match["name"]) for match in REFERENCE.finditer(text)]
+    assert len(named) > 40
+    gone = []
+    for file, name in named:
+        found: object = importlib.import_module(module_of(file))
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if found is None:
+            gone.append(f"{file}:{name}")
+    assert gone == []

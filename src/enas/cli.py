@@ -2,7 +2,8 @@
 
 What a command needs is imported by its function: torch takes seconds, and Ctrl-C may come meanwhile.
 
-Exit codes: 0 done; 2 wrong usage or input, said in one line; 75 stopped by a signal after saving; 130 interrupted twice.
+Exit codes: 0 done, also where nobody reads the rest of the output; 2 wrong usage or input, said in one line; 75 stopped by
+a signal after saving; 130 interrupted without saving.
 """
 
 from __future__ import annotations
