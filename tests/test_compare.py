@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -159,6 +161,13 @@ def test_the_text_says_what_the_numbers_carry() -> None:
     assert "enas: better than rival in 10 of 10 pairs, P = 1.00 [0.69, 1.00]" in words
     assert "mean difference 1.00 [1.00, 1.00] over 10 pairs, above 0 where enas is better" in words
     assert "at another budget" not in words
+
+
+def test_the_table_has_no_lines_that_the_terminal_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    text = comparison_text(compare(RECORDS, "enas", ACCURACY))
+    assert text.isascii()
+    assert "|---" in text
 
 
 def at_budget(

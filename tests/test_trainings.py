@@ -191,7 +191,8 @@ def test_a_stop_saves_what_is_under_way_and_says_how_to_go_on(
             def ask(job: Job, done: int) -> None:
                 on_step(job, done)
                 for process in multiprocessing.active_children():
-                    os.kill(process.pid or 0, signal.SIGINT)  # a terminal's Ctrl-C meets the workers too
+                    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal's meet the workers too
+                        os.kill(process.pid or 0, number)
                 stop.request("SIGINT")
 
             return super().run(jobs, stop, ask)

@@ -1,6 +1,9 @@
 """The command line: commands to stages, nothing else.
 
-Exit codes: 0 done; 2 wrong usage or input, said in one line; 75 stopped by a signal after saving; 130 interrupted twice.
+What a command needs is imported by its function: torch takes seconds, and Ctrl-C may come meanwhile.
+
+Exit codes: 0 done, also where nobody reads the rest of the output; 2 wrong usage or input, said in one line; 75 stopped by
+a signal after saving; 130 interrupted without saving.
 """
 
 from __future__ import annotations
@@ -10,46 +13,37 @@ import functools
 import inspect
 import io
 import json
+import math
 import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from enas.ablations import ablate, list_variants, named, variants_of
-from enas.ablations import table as ablation_table
-from enas.architecture import Architecture
-from enas.compare_run import CompareConfig, compare_run
-from enas.config import CONTROLLERS, RunConfig
-from enas.doctor import checks
-from enas.ensemble import EnsembleConfig, ensemble
 from enas.errors import ArchitectureError, ConfigError, EnasError, RunFolderError, did_you_mean
-from enas.ground_truth.benchmark import BenchmarkConfig, as_json, as_text, benchmark
-from enas.ground_truth.build import BuildOptions, build, describe, figures
-from enas.ground_truth.build import ShowOptions as TableOptions
-from enas.ground_truth.minispaces import MINI_SPACES, mini_space, table_of
-from enas.ground_truth.scoring import ScoreOptions, score_methods
-from enas.ground_truth.scoring import describe as describe_score
 from enas.nn.memory import keep_freed_memory
-from enas.rank import RankConfig, rank
-from enas.rank import describe as describe_rank
-from enas.recipes import RECIPES, recipe
-from enas.report.comparison import comparison_text
-from enas.report.drawing import text_for, write_png, write_svg
-from enas.report.summary import summary
-from enas.runtime.devices import set_threads
-from enas.runtime.files import read_json
 from enas.runtime.lock import run_lock
+from enas.runtime.progress import say
 from enas.runtime.stop import Stopped
-from enas.spaces import architecture_from_json
-from enas.spaces.reading import read_text
-from enas.stages import ALL_STAGES, Run, StageName, execute, put_architecture
+from enas.runtime.streams import printing, reader_may_go, standard_streams
+
+if TYPE_CHECKING:
+    from enas.architecture import Architecture
+    from enas.compare_run import CompareConfig
+    from enas.config import RunConfig
+    from enas.ensemble import EnsembleConfig
+    from enas.ground_truth.benchmark import BenchmarkConfig
+    from enas.ground_truth.build import ShowOptions as TableOptions
+    from enas.ground_truth.scoring import ScoreOptions
+    from enas.rank import RankConfig
+    from enas.stages import Run, StageName
 
 EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
 
 Action = Callable[[], int]
 Parser = Callable[[list[str]], Action]
@@ -58,17 +52,18 @@ Parser = Callable[[list[str]], Action]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     keep_freed_memory()
-    try:
-        return parse(sys.argv[1:] if argv is None else argv)()
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        return stopped.exit_code
-    except EnasError as error:
-        print(f"enas: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except KeyboardInterrupt:
-        print("enas: interrupted; the last checkpoint is kept", file=sys.stderr)
-        return 130
+    with standard_streams():
+        try:
+            return parse(sys.argv[1:] if argv is None else argv)()
+        except Stopped as stopped:
+            say(str(stopped))
+            return stopped.exit_code
+        except EnasError as error:
+            say(f"enas: {error}")
+            return EXIT_USAGE
+        except KeyboardInterrupt as interrupt:
+            say("; ".join(["enas: interrupted", *getattr(interrupt, "__notes__", [])]))
+            return EXIT_INTERRUPTED
 
 
 def check_command(argv: Sequence[str]) -> None:
@@ -89,8 +84,9 @@ def parse(argv: Sequence[str]) -> Action:
 
 
 def show_text(text: str) -> int:
-    """Print to standard output."""
-    print(text)
+    """Print to standard output; see `printing`."""
+    with printing():
+        print(text)
     return 0
 
 
@@ -99,6 +95,9 @@ def show_text(text: str) -> int:
 
 def settings(name: str, argv: Sequence[str]) -> tuple[RunConfig, Path | None, str | None]:
     """A recipe's settings with the flags applied, the run folder asked for, and an architecture given by hand."""
+    from enas.config import CONTROLLERS
+    from enas.recipes import RECIPES, recipe
+
     default = recipe(name)
     rest, chosen = take_controller(argv)
     if chosen is not None:
@@ -122,17 +121,17 @@ def settings(name: str, argv: Sequence[str]) -> tuple[RunConfig, Path | None, st
         ],
     )
     known = ["--run", "--architecture", *setting_names(default)]
-    description = f"{inspect.cleandoc(RECIPES[name].__doc__ or '')}\n\n{CONTROLLER_HELP}"
+    other = f"--controller {{{','.join(CONTROLLERS)}}} puts another controller in the recipe's place."
+    description = f"{inspect.cleandoc(RECIPES[name].__doc__ or '')}\n\n{other}"
     markers = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
     flags = read_flags(options, rest, f"enas run {name}", known, description, markers)
     return flags.settings, flags.run, flags.architecture
 
 
-CONTROLLER_HELP = f"--controller {{{','.join(CONTROLLERS)}}} puts another controller in the recipe's place."
-
-
 def take_controller(argv: Sequence[str]) -> tuple[list[str], str | None]:
     """Take `--controller NAME` out of the flags, since it changes which other flags there are."""
+    from enas.config import CONTROLLERS
+
     rest, chosen = list(argv), None
     for index, word in enumerate(argv):
         name, equals, value = word.partition("=")
@@ -173,7 +172,8 @@ def read_flags(
         tyro.cli, options, args=argv, prog=command, description=description, config=markers
     )
     if "--help" in argv or "-h" in argv:
-        return parse_flags()
+        with printing():
+            return parse_flags()
     for word in argv:
         name = word.partition("=")[0].replace("_", "-")
         if name.startswith("--") and name not in known:
@@ -196,16 +196,19 @@ def in_one_line(box: str) -> str:
     return re.sub(r"^Error parsing (settings\.\S+: )?", "", " ".join(said)).rstrip(".")
 
 
-def from_recipe(stages: tuple[StageName, ...]) -> Parser:
-    """The parser of a command that begins a run from a recipe."""
+def from_recipe(stages: tuple[StageName, ...] | None) -> Parser:
+    """The parser of a command that begins a run from a recipe; without stages, of all of them."""
 
     def parse_recipe(argv: list[str]) -> Action:
+        from enas.recipes import RECIPES
+        from enas.stages import ALL_STAGES
+
         if not argv or argv[0].startswith("-"):
             raise ConfigError(f"name a recipe: {', '.join(RECIPES)}")
         config, folder, text = settings(argv[0], argv[1:])
         if text is not None:
             raise ConfigError("--architecture goes with 'enas retrain RECIPE'")
-        return lambda: begin(argv[0], config, folder, stages, None)
+        return lambda: begin(argv[0], config, folder, stages or ALL_STAGES, None)
 
     return parse_recipe
 
@@ -218,6 +221,9 @@ def begin(
     given: Architecture | None,
 ) -> int:
     """Begin a run in a new folder and run its stages."""
+    from enas.report.summary import summary
+    from enas.stages import Run, execute, put_architecture
+
     folder = free_folder(Path("runs") / name) if folder is None else folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -229,7 +235,7 @@ def begin(
         run = Run.create(folder, config, stages)
         if given is not None:
             put_architecture(folder, given)
-        print(f"run folder: {folder}", file=sys.stderr)
+        say(f"run folder: {folder}")
         execute(run, stages)
     return show_text(summary(run))
 
@@ -256,6 +262,9 @@ def on_run(stages: tuple[StageName, ...] | None) -> Parser:
 
 def go_on(folder: Path, stages: tuple[StageName, ...] | None) -> int:
     """Run stages of an existing run."""
+    from enas.report.summary import summary
+    from enas.stages import Run, execute
+
     run = Run.open(folder)
     with run_lock(folder):
         execute(run, run.stages if stages is None else stages)
@@ -264,6 +273,8 @@ def go_on(folder: Path, stages: tuple[StageName, ...] | None) -> int:
 
 def parse_retrain(argv: list[str]) -> Action:
     """`retrain RUN`, or `retrain RECIPE --architecture STRING`: no search, an architecture from elsewhere."""
+    from enas.recipes import RECIPES
+
     if not argv or argv[0] not in RECIPES:
         return on_run(("retrain", "test"))(argv)
     config, folder, text = settings(argv[0], argv[1:])
@@ -280,6 +291,9 @@ def parse_retrain(argv: list[str]) -> Action:
 
 def parse_ablate(argv: list[str]) -> Action:
     """`ablate RECIPE --variant NAME ... [--seeds N] [--SETTING VALUE ...]`."""
+    from enas.ablations import named, variants_of
+    from enas.recipes import RECIPES
+
     if not argv or argv[0].startswith("-"):
         raise ConfigError(f"name a recipe: {', '.join(RECIPES)}")
     name, rest = argv[0], argv[1:]
@@ -321,11 +335,16 @@ def take_words(argv: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
 
 def run_ablation(config: RunConfig, names: Sequence[str], seeds: int, folder: Path) -> int:
     """Run a recipe and variants of it, and print the table."""
-    return show_text(ablation_table(ablate(config, names, seeds, folder), config.metric))
+    from enas.ablations import ablate, table
+
+    return show_text(table(ablate(config, names, seeds, folder), config.metric))
 
 
 def ablate_help(name: str) -> str:
     """What `enas ablate RECIPE --help` prints."""
+    from enas.ablations import list_variants
+    from enas.recipes import recipe
+
     return f"""enas ablate {name} --variant NAME ... [--seeds N] [--run FOLDER] [--SETTING VALUE ...]
 
 Runs the recipe as it is and each variant with N seeds (1), each in a folder of its own below FOLDER, by default
@@ -368,22 +387,36 @@ def parse_show(argv: list[str]) -> Action:
 
 def show(options: ShowOptions) -> int:
     """Draw an architecture in the terminal, and to files if asked."""
+    from enas.report.drawing import text_for, write_png, write_svg
+
     architecture = read_architecture(options.source)
-    if options.svg is not None:
-        write_svg(architecture.graph(), options.svg)
-    if options.png is not None:
-        write_png(architecture.graph(), options.png)
+    with reader_may_go():
+        if options.svg is not None:
+            write_svg(architecture.graph(), options.svg)
+        if options.png is not None:
+            write_png(architecture.graph(), options.png)
     if options.json:
         return show_text(json.dumps(architecture.to_json(), indent=2))
-    count = f"one of {architecture.space.count():,} in its space"
+    count = f"one of {in_digits(architecture.space.count())} in its space"
     return show_text(f"{text_for(architecture.graph())}\n\n{architecture}\n{count}")
+
+
+def in_digits(count: int) -> str:
+    """A count with all its digits, or how many they are where nobody would read them."""
+    return f"{count:,}" if count < 10**150 else f"about 10^{math.log10(count):.0f}"
 
 
 def read_architecture(source: str) -> Architecture:
     """The architecture of a run folder, of a JSON file, or of a string."""
+    from enas.runtime.files import read_json
+    from enas.spaces import architecture_from_json
+    from enas.spaces.reading import read_text
+
     path = Path(source)
     with contextlib.suppress(OSError):  # a long string is no path for the system
         if path.is_dir():
+            from enas.stages import Run
+
             return Run.open(path).architecture()
     if path.suffix == ".json":
         return architecture_from_json(read_json(path))
@@ -394,21 +427,43 @@ def read_architecture(source: str) -> Architecture:
         raise ArchitectureError(f"{shown!r} is no run folder, and as an architecture: {error}") from error
 
 
-def of_search(command: str, options: Any, description: str | None, say: Callable[[Run, Any], str]) -> Parser:
-    """The parser of `COMMAND RUN [--OPTION VALUE …]` on a finished search; `say` does it and says what is printed."""
+def parse_ensemble(argv: list[str]) -> Action:
+    """`ensemble RUN`."""
+    from enas.ensemble import EnsembleConfig, ensemble
 
-    def parse_search(argv: list[str]) -> Action:
-        if not argv or argv[0].startswith("-"):
-            raise ConfigError(f"give the run folder of a finished search; see 'enas {command} RUN --help'")
-        known, markers = setting_names(options()), (tyro.conf.FlagCreatePairsOff,)
-        config = read_flags(options, argv[1:], f"enas {command} RUN", known, description, markers)
-        return lambda: on_search(Path(argv[0]), config, say)
+    return of_search("ensemble", argv, EnsembleConfig, ensemble.__doc__, score_ensemble)
 
-    return parse_search
+
+def parse_rank(argv: list[str]) -> Action:
+    """`rank RUN`."""
+    from enas.rank import RankConfig
+
+    return of_search("rank", argv, RankConfig, RankConfig.__doc__, score_order)
+
+
+def parse_compare(argv: list[str]) -> Action:
+    """`compare RUN`."""
+    from enas.compare_run import CompareConfig
+
+    return of_search("compare", argv, CompareConfig, CompareConfig.__doc__, score_against_rivals)
+
+
+def of_search(
+    command: str, argv: list[str], options: Any, description: str | None, say: Callable[[Run, Any], str]
+) -> Action:
+    """The action of `COMMAND RUN [--OPTION VALUE …]` on a finished search; `say` does it and says what is printed."""
+    if not argv or argv[0].startswith("-"):
+        raise ConfigError(f"give the run folder of a finished search; see 'enas {command} RUN --help'")
+    known, markers = setting_names(options()), (tyro.conf.FlagCreatePairsOff,)
+    config = read_flags(options, argv[1:], f"enas {command} RUN", known, description, markers)
+    return lambda: on_search(Path(argv[0]), config, say)
 
 
 def on_search(folder: Path, config: Any, say: Callable[[Run, Any], str]) -> int:
     """Do what `say` does to a run that nobody else works on, and print what it says."""
+    from enas.runtime.devices import set_threads
+    from enas.stages import Run
+
     run = Run.open(folder)
     with run_lock(folder):
         set_threads(run.config.threads)
@@ -418,6 +473,8 @@ def on_search(folder: Path, config: Any, say: Callable[[Run, Any], str]) -> int:
 
 def score_ensemble(run: Run, config: EnsembleConfig) -> str:
     """Score an ensemble of sampled architectures with a search's shared weights."""
+    from enas.ensemble import ensemble
+
     record = ensemble(run, config)
     if config.json:
         return json.dumps(record, indent=2)
@@ -430,18 +487,25 @@ def score_ensemble(run: Run, config: EnsembleConfig) -> str:
 
 def score_order(run: Run, config: RankConfig) -> str:
     """Compare shared-weight scores of architectures with what they reach trained alone."""
+    from enas.rank import describe, rank
+
     record = rank(run, config)
-    return json.dumps(record, indent=2) if config.json else describe_rank(record)
+    return json.dumps(record, indent=2) if config.json else describe(record)
 
 
 def score_against_rivals(run: Run, config: CompareConfig) -> str:
     """Compare a run's method with random ones and with evolution, at equal budget."""
+    from enas.compare_run import compare_run
+    from enas.report.comparison import comparison_text
+
     comparison = compare_run(run, config)
     return json.dumps(comparison.to_json(), indent=2) if config.json else comparison_text(comparison)
 
 
 def parse_benchmark(argv: list[str]) -> Action:
     """`benchmark NAME [--controllers … --seeds N …]`."""
+    from enas.ground_truth.benchmark import BenchmarkConfig
+
     if not argv:
         raise ConfigError("name a benchmark: nas-bench-graph; see 'enas benchmark --help'")
     known = [name for name in setting_names(BenchmarkConfig("nas-bench-graph")) if name != "--name"]
@@ -457,6 +521,9 @@ nas-bench-graph: graph neural networks on eight data sets; needs pip install 'en
 
 def score_controllers(config: BenchmarkConfig) -> int:
     """Search tables of known scores, and say how the controllers did."""
+    from enas.ground_truth.benchmark import as_json, as_text, benchmark
+    from enas.runtime.devices import set_threads
+
     set_threads(1)  # the tensors of a controller are too small to share
     found = benchmark(config)
     if config.json:
@@ -466,6 +533,11 @@ def score_controllers(config: BenchmarkConfig) -> int:
 
 def parse_table(argv: list[str]) -> Action:
     """`table build NAME --run FOLDER`, `table show NAME`."""
+    from enas.ground_truth.build import BuildOptions, build, describe
+    from enas.ground_truth.build import ShowOptions as TableOptions
+    from enas.ground_truth.minispaces import MINI_SPACES, mini_space
+    from enas.ground_truth.scoring import ScoreOptions
+
     does, name, rest = (*argv, "", "")[0], (*argv, "", "")[1], argv[2:]
     known: tuple[str, ...] = ("build", "score", "show")
     if does not in known or name.startswith("-") or not name:
@@ -489,18 +561,25 @@ def parse_table(argv: list[str]) -> Action:
 
 def show_score(name: str, options: ScoreOptions) -> int:
     """Search a mini-space and score what comes out."""
+    from enas.ground_truth.scoring import describe, score_methods
+
     record = score_methods(name, options)
-    return show_text(json.dumps(record, indent=2) if options.json else describe_score(record))
+    return show_text(json.dumps(record, indent=2) if options.json else describe(record))
 
 
 def show_table(name: str, options: TableOptions) -> int:
     """Say what a table holds."""
+    from enas.ground_truth.build import describe, figures
+    from enas.ground_truth.minispaces import table_of
+
     table = table_of(name, options.file)
     return show_text(json.dumps(figures(table), indent=2) if options.json else describe(table))
 
 
 def parse_recipes(argv: list[str]) -> Action:
     """`recipes [--json]`."""
+    from enas.recipes import RECIPES
+
     only(argv, "--json")
     if argv:
         return lambda: show_text(json.dumps({name: make.__doc__ for name, make in RECIPES.items()}, indent=2))
@@ -517,6 +596,8 @@ def parse_doctor(argv: list[str]) -> Action:
 
 def doctor(as_json: bool) -> int:
     """Say whether this machine can run everything; exit code 2 if something needed is missing."""
+    from enas.doctor import checks
+
     found = checks()
     if as_json:
         show_text(json.dumps([vars(check) for check in found], indent=2))
@@ -539,16 +620,16 @@ def only(argv: list[str], *known: str) -> None:
 
 
 COMMANDS: dict[str, Parser] = {
-    "run": from_recipe(ALL_STAGES),
+    "run": from_recipe(None),
     "search": from_recipe(("search",)),
     "derive": on_run(("derive",)),
     "retrain": parse_retrain,
     "test": on_run(("test",)),
     "resume": on_run(None),
     "show": parse_show,
-    "ensemble": of_search("ensemble", EnsembleConfig, ensemble.__doc__, score_ensemble),
-    "rank": of_search("rank", RankConfig, RankConfig.__doc__, score_order),
-    "compare": of_search("compare", CompareConfig, CompareConfig.__doc__, score_against_rivals),
+    "ensemble": parse_ensemble,
+    "rank": parse_rank,
+    "compare": parse_compare,
     "table": parse_table,
     "ablate": parse_ablate,
     "benchmark": parse_benchmark,

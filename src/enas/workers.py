@@ -197,14 +197,15 @@ def how_it_ended(process: BaseProcess) -> str:
 
 @contextlib.contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Inside, Ctrl-C waits, where the system can hold it back; a process started here never sees one.
+    """Inside, Ctrl-C and the loss of the terminal wait, where the system can hold them back; a process started here never
+    sees one.
 
-    A terminal sends Ctrl-C to all processes. The workers are told by their parent, also while they still start.
+    A terminal sends both to all processes. The workers are told by their parent, also while they still start.
     """
     if sys.platform == "win32":
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from enas.compare import Comparison, Contest, MethodSummary
 from enas.runtime.progress import duration
+from enas.runtime.streams import can_show
 
 CURVE = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """The numbers of random architectures whose expected best is shown."""
@@ -53,7 +54,8 @@ def _budget(contest: Contest) -> str:
 
 
 def _methods(comparison: Comparison) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    look = box.SIMPLE_HEAD if can_show(str(box.SIMPLE_HEAD)) else box.MARKDOWN
+    table = Table(box=look, padding=(0, 1))
     for heading in (
         "method",
         "runs",

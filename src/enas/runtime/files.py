@@ -16,21 +16,31 @@ from enas.errors import RunFolderError
 PART_SUFFIX = ".part"
 """How the name of a file that is still being written ends; one that outlives its process may be deleted."""
 
-_DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a file that appears at `path`, whole and safe on the disk, once the block ends without an error.
 
-    Until then, and after any error, `path` is what it was before. The folder is created when it is missing.
+    Until then, and after any error, `path` is what it was before. The folder is created when it is missing. A link
+    stays: what it leads to is replaced. Devices, pipes and standard output cannot be replaced: they are written into.
 
     Raises:
         RunFolderError: the disk is full, or the file cannot be written for another reason of the system's.
+        BrokenPipeError: the reader of a pipe has gone.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}{PART_SUFFIX}")
     with _explained(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        flowing = _flowing(path)
+        if flowing is not None:
+            with flowing:
+                yield flowing
+            return
+        path = Path(os.path.realpath(path))
+        part = path.with_name(f".{path.name}.{os.getpid()}{PART_SUFFIX}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(part, "wb") as file:
@@ -43,6 +53,17 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 part.unlink()
             raise
         _sync_folder(path.parent)
+
+
+def _flowing(path: Path) -> BinaryIO | None:
+    """What `path` is, opened for writing, if bytes flow on from there: a device, a pipe, a standard stream."""
+    if not path.exists():
+        return None
+    for number in (1, 2):
+        with contextlib.suppress(OSError):  # the stream is closed
+            if os.path.samestat(path.stat(), os.fstat(number)):
+                return open(number, "wb", closefd=False)
+    return None if path.is_file() else open(path, "wb")
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
@@ -220,9 +241,15 @@ def _explained(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn the system's errors about writing `path` into one that says what to do."""
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
         if error.errno in _DISK_FULL:
             advice = f"{_free(Path(path))} Free some space or raise the quota, then resume."
+        elif error.errno == errno.EFBIG:
+            advice = "No file may be longer, by the system's limit (ulimit -f). Raise the limit, then resume."
+        elif error.errno == errno.EISDIR:
+            advice = "Name a file."
         else:
             advice = "Check that the folder exists and may be written to."
         raise RunFolderError(
@@ -231,9 +258,11 @@ def _explained(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _free(path: Path) -> str:
-    """Say how much space is left where `path` was to be written."""
+    """Say how much space is left where `path` was to be written; nothing of what is no file of a disk."""
+    if path.exists() and not path.is_file():
+        return ""
     try:
-        free = shutil.disk_usage(path.parent).free
+        free = shutil.disk_usage(Path(os.path.realpath(path)).parent).free
     except OSError:
         return ""
     return f"{free / 2**20:,.0f} MiB are free on that disk."

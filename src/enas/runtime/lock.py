@@ -21,7 +21,8 @@ def run_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Hold `folder`, which must exist, for this block and this process alone.
 
     The lock is the system's on an open file: it is free again when the process ends in any way, `kill -9`
-    included. Who holds it stands in a file beside it, to be read by people.
+    included. Who holds it stands in a file beside it, to be read by people. A KeyboardInterrupt that ends the block is
+    given a note if there is a checkpoint to go on from.
 
     Raises:
         RunFolderError: the folder does not exist, cannot be written, or is in use; by whom is named.
@@ -44,6 +45,11 @@ def run_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
         with contextlib.suppress(RunFolderError):  # the lock holds without the note
             write_json(folder / OWNER_FILE, {"pid": os.getpid(), "host": socket.gethostname()})
         yield
+    except KeyboardInterrupt as interrupt:
+        saved = next(folder.rglob("step-*.pt"), None)  # of `enas.runtime.checkpoint`
+        if saved is not None and not hasattr(interrupt, "__notes__"):
+            interrupt.add_note("the last checkpoint is kept")
+        raise
     finally:
         with contextlib.suppress(OSError):
             (folder / OWNER_FILE).unlink()
@@ -52,7 +58,7 @@ def run_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 def _owner(folder: Path) -> str:
     try:
-        owner = json.loads((folder / OWNER_FILE).read_text())
+        owner = json.loads((folder / OWNER_FILE).read_text(encoding="utf-8"))
         return f"process {owner['pid']} on {owner['host']}"
     except (OSError, ValueError, LookupError, TypeError):
         return "another process"
