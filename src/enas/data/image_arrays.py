@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enas.data.image_splits import ImagePool
-from enas.data.own_files import check_memory, printable
+from enas.data.own_files import check_memory, data_path, printable
 from enas.data.text import SPLITS, Split, named_split
 from enas.errors import DataError
 from enas.runtime.progress import say
@@ -77,7 +77,7 @@ def read_image_arrays(path: str | Path, channels: Channels | None = None) -> Ima
     Raises `DataError` if it cannot be read, an array is missing, unknown, or of another type or shape, there is only one
     class, or the memory that is free cannot hold it.
     """
-    path = Path(path).expanduser()
+    path = data_path(str(path))
     try:
         with path.open("rb") as file:
             if file.read(6) == np.lib.format.MAGIC_PREFIX:

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from enas.data.image_layout import find_pictures
 from enas.data.image_splits import ImagePool
-from enas.data.own_files import check_memory
+from enas.data.own_files import check_memory, data_path
 from enas.data.pictures import read_picture
 from enas.errors import DataError
 from enas.runtime.progress import say
@@ -33,7 +33,7 @@ def read_image_folder(folder: str | Path, size: int | None = None) -> ImagePool:
     Raises `DataError` if classes or pictures are missing, a picture cannot be read, two differ in size without `size`,
     or the memory that is free cannot hold them.
     """
-    folder = Path(folder).expanduser()
+    folder = data_path(str(folder))
     layout = find_pictures(folder)
     listed = [entry for entries in layout.files.values() for entry in entries]
     paths = [path for path, _ in listed]

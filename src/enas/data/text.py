@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from enas.data.own_files import is_data, printable
+from enas.data.own_files import data_path, is_data, printable
 from enas.errors import ConfigError, DataError
 from enas.runtime.progress import say
 
@@ -185,7 +185,7 @@ def read_folder(
     Raises `DataError` for a missing folder or file, a file without words or not in UTF-8, and a limit below
     the first line.
     """
-    folder = Path(folder).expanduser()
+    folder = data_path(str(folder))
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}; {LAYOUT}.")
     paths = find_texts(folder)
@@ -285,8 +285,9 @@ def _lines(path: Path) -> Iterator[str]:
                     f"{path} has a NUL character at position {offset + line.index(0)}, as no text in UTF-8 has; convert "
                     f"the file to UTF-8{_how(path)}."
                 )
-            # Files put together have such marks in the middle; they belong to the encoding, not to a word.
-            yield text.replace("\ufeff", "")
+            # Files put together have such marks in the middle; they belong to the encoding, not to a word or line.
+            if text := text.replace("\ufeff", ""):
+                yield text
             offset += len(line)
 
 
