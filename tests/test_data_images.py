@@ -749,6 +749,20 @@ def test_pictures_that_no_memory_holds_are_refused_before_they_are_scaled(tmp_pa
         load_images(ImageConfig(str(tmp_path), size=1_000_000))
 
 
+def test_a_picture_that_no_memory_holds_is_refused_by_its_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_classes(tmp_path)
+    header = struct.pack("<2sIHHI", b"BM", 54, 0, 0, 54) + struct.pack(
+        "<IiiHHIIiiII", 40, 9000, 9000, 1, 24, *[0] * 6
+    )
+    (tmp_path / "cat" / "huge.bmp").write_bytes(header)
+    monkeypatch.setattr(own_files, "available_memory_mb", lambda: 1000)
+    message = r"cat/huge.bmp, of 9000×9000 pixels, would take 1.2 GiB of memory, and 1.0 GiB are free: make it smaller.$"
+    with pytest.raises(DataError, match=message):
+        read_image_folder(tmp_path)
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "P", "LA", "1", "CMYK"])
 def test_other_modes_become_grey_or_colours(tmp_path: Path, mode: str) -> None:
     suffix = "tif" if mode == "CMYK" else "png"
@@ -1060,6 +1074,7 @@ GOOD = {"images": pixels(4, 5, 6), "labels": np.array([0, 1, 0, 1])}
             {"x_train": GOOD["images"], "y_train": GOOD["labels"]},
             r"has the arrays x_train, y_train; it needs x_train, y_train, x_test and y_test, or",
         ),
+        (GOOD | {"a\nb": GOOD["images"]}, r"has the arrays a\\nb, images, labels; it needs"),
         (GOOD | {"x": GOOD["images"]}, r"has the arrays images, labels, x; it needs"),
         (GOOD | {"x_val_test": GOOD["images"]}, r"has the arrays images, labels, x_val_test; it needs"),
         (GOOD | {"labels": np.zeros(4, int)}, r"a.npz has only the class '0'; a network needs two or more.$"),

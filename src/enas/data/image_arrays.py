@@ -135,7 +135,9 @@ def _header(path: Path, archive: zipfile.ZipFile, member: str) -> _Array:
         start = file.tell()
     if dtype.hasobject:
         raise ValueError(f"{member} holds Python objects, which are not unpickled")
-    array = _Array(archive, member, f"{member.removesuffix('.npy')} of {path}", shape, dtype, fortran, start)
+    array = _Array(
+        archive, member, f"{printable(member.removesuffix('.npy'))} of {path}", shape, dtype, fortran, start
+    )
     size = archive.getinfo(member).file_size
     if size != start + array.size or not all(0 <= length < 2**63 for length in shape):
         raise ValueError(f"{member} has {size - start:,} bytes for an array of {_times(shape)} {dtype}")

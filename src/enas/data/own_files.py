@@ -73,7 +73,7 @@ def data_path(path: str) -> Path:
     if not path:
         raise DataError("The path of the data is empty: name a folder, or ./ for this one.")
     shown = repr(path if len(path) <= LONGEST else path[:LONGEST] + "…")
-    if "\0" in path or printable(path) != path:
+    if "\0" in path or path.encode("utf-8", "replace").decode() != path:
         raise DataError(
             f"The path of the data, {shown}, is not in UTF-8, which the records of a run are in: rename it, or make a link "
             "to it of another name."
@@ -87,8 +87,14 @@ def data_path(path: str) -> Path:
 
 
 def printable(name: str, longest: int | None = None) -> str:
-    """A name that any file in UTF-8 can hold, bytes of other encodings as escapes; its beginning if it is longer."""
-    text = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    """A name in one line that any file in UTF-8 can hold: other bytes and control characters as escapes.
+
+    Of one that is longer than `longest`, the beginning.
+    """
+    text = "".join(
+        c if c.isprintable() or c == "\N{NO-BREAK SPACE}" else c.encode("unicode_escape").decode()
+        for c in name
+    )
     return text if longest is None or len(text) <= longest else f"{text[: longest - 1]}…"
 
 

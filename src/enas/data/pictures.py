@@ -2,11 +2,13 @@
 
 import functools
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from enas.data.own_files import check_memory, printable
 from enas.errors import DataError
 
 FORMATS = {"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"}
@@ -25,6 +27,10 @@ BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
 """Formats by what follows `ftyp` at the beginning of a file; phones give such pictures the names of others."""
 GREY = {"1", "L", "LA", "La"}
 PALETTES = {"P", "PA"}
+LARGE = 2**22
+"""Pixels from which on it is asked whether there is memory for a picture."""
+BYTES_PER_PIXEL = 16
+"""What a pixel may take: four bytes in as many copies, as read, upright, with transparency, on white."""
 WIDE = ("I", "F")
 """First letters of the modes of more than 8 bits."""
 
@@ -54,6 +60,12 @@ def read_picture(path: Path) -> tuple[Image.Image, bool]:
     """
     try:
         with Image.open(path, formats=_read_formats()) as opened:
+            if prod(opened.size) >= LARGE:
+                check_memory(
+                    BYTES_PER_PIXEL * prod(opened.size),
+                    f"{path}, of {opened.width}×{opened.height} pixels,",
+                    "make it smaller",
+                )
             picture = ImageOps.exif_transpose(opened)
             if picture.mode.startswith(WIDE):
                 raise DataError(
@@ -70,9 +82,9 @@ def read_picture(path: Path) -> tuple[Image.Image, bool]:
             ) from error
         raise DataError(f"{path} cannot be read as a picture (it is none): replace or remove it.") from error
     except Exception as error:  # the decoders raise whatever their parts do, of any kind
+        reason = printable(str(error), 200) or type(error).__name__
         raise DataError(
-            f"{path} cannot be read as a picture ({str(error) or type(error).__name__}): replace or remove it, "
-            "or save it again with another program."
+            f"{path} cannot be read as a picture ({reason}): replace or remove it, or save it again with another program."
         ) from error
 
 
