@@ -849,7 +849,7 @@ def test_splits_have_many_names(
     assert data.classes == ("cat", "dog")
     assert data.source["images"] == images
     test_is_there = any(name.lower().startswith("test") for name in names)
-    assert ("no folder for testing" in capsys.readouterr().err) is not test_is_there
+    assert (f"data: {tmp_path.name} has no test images; some" in capsys.readouterr().err) is not test_is_there
 
 
 def test_splits_that_are_not_whole_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -866,8 +866,10 @@ def test_splits_that_are_not_whole_are_refused(tmp_path: Path, capsys: pytest.Ca
         read_image_folder(tmp_path)
     (tmp_path / "Validation").rename(tmp_path / "unlabelled")
     write_picture(tmp_path / "train" / "loose.png", 40)
+    write_picture(tmp_path / "cover.png", 41)
     assert len(read_image_folder(tmp_path).labels_N) == 18
     said = capsys.readouterr().err
+    assert f"1 pictures in {tmp_path} lie in no class folder and are left out, such as cover.png" in said
     assert f"{tmp_path} has the folders of splits; beside them is left out: unlabelled\n" in said
     assert (
         f"1 pictures in {tmp_path / 'train'} lie in no class folder and are left out, such as loose.png"

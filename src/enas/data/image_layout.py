@@ -42,7 +42,6 @@ def find_pictures(folder: Path) -> Layout:
         top = folder
     if top != folder:
         say(f"data: the class folders are in {top}, which is read")
-        _say_loose(folder)
     tops: Mapping[Split, Path] = given or {"train": top}
     classes = _classes(tops["train"])
     for part in tops.values():
@@ -50,11 +49,8 @@ def find_pictures(folder: Path) -> Layout:
             raise DataError(
                 f"{part} has the class {unknown[0]!r}, which {tops['train']} lacks: add it there, or remove it."
             )
-        _say_loose(part)
-    if given and "test" not in given:
-        say(
-            f"data: {top} has no folder for testing; pictures of {tops['train'].name} are held out for it (data.test)"
-        )
+    for place in dict.fromkeys((folder, top, *tops.values())):
+        _say_loose(place)
     files = {
         split: [(file, label) for label, name in enumerate(classes) for file in _pictures(part / name)]
         for split, part in tops.items()
@@ -70,11 +66,13 @@ def _splits(top: Path) -> dict[Split, Path]:
     """
     folders = _folders(top)
     named = [(split, path) for path in folders if (split := named_split(path.name)) is not None]
+    if not named:
+        return {}
     others = [path for path in folders if named_split(path.name) is None and _has_pictures(path)]
     signs = (
         len({split for split, _ in named}) > 1,
         any(_folders(path) for _, path in named),
-        bool(named) and not others,
+        not others,
     )
     if sum(signs) < 2:
         return {}
@@ -111,7 +109,9 @@ def _classes(folder: Path) -> list[str]:
 
 def _say_loose(folder: Path) -> None:
     """Say how many pictures lie beside the folders."""
-    loose = [path for path in folder.iterdir() if is_data(path.name) and is_picture(path.name)]
+    loose = [
+        path for path in folder.iterdir() if is_data(path.name) and is_picture(path.name) and path.is_file()
+    ]
     if loose:
         say(
             f"data: {len(loose):,} pictures in {folder} lie in no class folder and are left out, such as {loose[0].name}"

@@ -7,9 +7,10 @@ from enas.data.image_arrays import Channels, read_image_arrays
 from enas.data.image_folder import read_image_folder
 from enas.data.image_splits import ImagePool, Parts, split_pool
 from enas.data.images import ImageData
-from enas.data.own_files import data_path, locate_sources, no_source, readable, say_if_hidden
+from enas.data.own_files import data_path, locate_sources, no_source, printable, readable, say_if_hidden
 from enas.data.published_images import PUBLISHED_IMAGES, read_published
 from enas.errors import ConfigError
+from enas.runtime.progress import say
 
 DIGITS = "digits"
 NAMED_SOURCES = (DIGITS, *PUBLISHED_IMAGES)
@@ -67,7 +68,12 @@ def load_images(config: ImageConfig) -> ImageData:
     """
     parts = Parts(config.valid, config.test, config.max_train, config.max_test)
     with readable():
-        return split_pool(_read(config), parts, config.split_seed, config.allow_overlap)
+        pool = _read(config)
+        if pool.splits and "test" not in pool.splits:
+            say(
+                f"data: {printable(pool.name)} has no test images; some of its training images are held out (data.test)"
+            )
+        return split_pool(pool, parts, config.split_seed, config.allow_overlap)
 
 
 def _read(config: ImageConfig) -> ImagePool:
