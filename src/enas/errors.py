@@ -22,6 +22,10 @@ class DataError(EnasError):
     """Data are missing, empty or not what their reader expects."""
 
 
+class MissingDataError(DataError):
+    """There is nothing where a setting says that data are."""
+
+
 class ConfigError(EnasError, ValueError):
     """A setting, or a combination of settings, makes no sense."""
 

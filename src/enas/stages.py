@@ -29,7 +29,7 @@ from enas.config import RunConfig, Workshop
 from enas.controllers import Controller, build_controller
 from enas.derive import candidates, pick
 from enas.effects import Effects, Groups, archive_effects
-from enas.errors import EnasError, NotFiniteError, RunFolderError
+from enas.errors import EnasError, MissingDataError, NotFiniteError, RunFolderError
 from enas.report.drawing import write_svg
 from enas.retrain import (
     RESULT,
@@ -109,7 +109,15 @@ class Run:
 
         Raises `RunFolderError` if the data are not those that the run began with.
         """
-        workshop = self.config.load()
+        try:
+            workshop = self.config.load()
+        except MissingDataError as error:
+            settings = self.folder / "config.json"
+            if not settings.exists():
+                raise
+            raise MissingDataError(
+                f"{error} If the data have moved, change the setting data.source in {settings} to where they are."
+            ) from error
         path = self.folder / "environment.json"
         if not path.exists():
             write_json(path, {**environment(), "data": workshop.description, "data_hash": workshop.data_hash})

@@ -1,12 +1,12 @@
 """The setting that says which text a run learns from, and the one function that loads it."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
+from enas.data.own_files import data_path, locate_sources, no_source, readable, say_if_hidden
 from enas.data.published import PUBLISHED_TEXTS, locate
 from enas.data.stdlib import DEFAULT_VOCABULARY, read_stdlib
 from enas.data.text import Corpus, Split, read_folder
-from enas.errors import ConfigError, DataError, did_you_mean
+from enas.errors import ConfigError
 
 STDLIB = "stdlib"
 NAMED_SOURCES = (STDLIB, *PUBLISHED_TEXTS)
@@ -18,7 +18,7 @@ class TextConfig:
 
     source: str = STDLIB
     """`stdlib` (Python's own standard library, no download), `ptb`, `wikitext-2`, or the path of a folder
-    with train.txt, valid.txt and test.txt."""
+    with train.txt, valid.txt and test.txt. A path that leads somewhere becomes absolute."""
 
     folder: str | None = None
     """Where train.txt, valid.txt and test.txt of `ptb` or `wikitext-2` are; by default in a folder of that
@@ -40,6 +40,9 @@ class TextConfig:
     download: bool = True
     """Download `ptb` or `wikitext-2` if it is not found and `folder` is not set."""
 
+    def __post_init__(self) -> None:
+        locate_sources(self, NAMED_SOURCES)
+
 
 def load_text(config: TextConfig) -> Corpus:
     """The corpus of a setting.
@@ -47,6 +50,11 @@ def load_text(config: TextConfig) -> Corpus:
     Raises `DataError` if the text is missing or cannot be used, `ConfigError` if settings contradict each
     other.
     """
+    with readable():
+        return _load(config)
+
+
+def _load(config: TextConfig) -> Corpus:
     budgets: dict[Split, int | None] = {
         "train": config.max_train_tokens,
         "valid": config.max_valid_tokens,
@@ -59,16 +67,14 @@ def load_text(config: TextConfig) -> Corpus:
             f"`folder` is for {' and '.join(PUBLISHED_TEXTS)}, but `source` is {config.source!r}: "
             f"to read a text of your own, set `source` to {config.folder!r} and leave `folder` out."
         )
+    say_if_hidden(config.source, NAMED_SOURCES)
     if published is not None:
         place = locate(published, config.folder, config.download)
         return read_folder(place, published.name, config.max_vocabulary, limits)
     if config.source == STDLIB:
         max_vocabulary = DEFAULT_VOCABULARY if config.max_vocabulary is None else config.max_vocabulary
         return read_stdlib(max_vocabulary=max_vocabulary, max_tokens=limits)
-    if not Path(config.source).expanduser().is_dir():
-        hint = did_you_mean(config.source, NAMED_SOURCES)
-        raise DataError(
-            f"`source` is {config.source!r}, neither a folder nor one of {', '.join(NAMED_SOURCES)}"
-            + (f"; {hint.rstrip()}" if hint else ".")
-        )
-    return read_folder(config.source, max_vocabulary=config.max_vocabulary, max_tokens=limits)
+    folder = data_path(config.source)
+    if not folder.is_dir():
+        raise no_source(config.source, "neither a folder nor", NAMED_SOURCES)
+    return read_folder(folder, max_vocabulary=config.max_vocabulary, max_tokens=limits)
