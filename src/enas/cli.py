@@ -42,10 +42,9 @@ from enas.report.comparison import comparison_text
 from enas.report.drawing import text_for, write_png, write_svg
 from enas.report.summary import summary
 from enas.runtime.devices import set_threads
-from enas.runtime.files import read_json
 from enas.runtime.lock import run_lock
 from enas.runtime.stop import Stopped
-from enas.spaces import architecture_from_json
+from enas.spaces import architecture_in
 from enas.spaces.reading import read_text
 from enas.stages import ALL_STAGES, Run, StageName, execute, put_architecture
 
@@ -386,7 +385,7 @@ def read_architecture(source: str) -> Architecture:
         if path.is_dir():
             return Run.open(path).architecture()
     if path.suffix == ".json":
-        return architecture_from_json(read_json(path))
+        return architecture_in(path)
     try:
         return read_text(source)
     except ArchitectureError as error:
