@@ -104,7 +104,7 @@ def test_random_architectures_are_distinct_seeded_and_never_the_found_one() -> N
 
 def test_networks_survive_json() -> None:
     for network in networks_to_train(RetrainConfig(random=2), FOUND, [Network("lstm", None, 3)], 3):
-        assert network_from_json(network.to_json()) == network
+        assert network_from_json(network.to_json(), Path(network.id, "result.json")) == network
 
 
 @pytest.mark.parametrize(

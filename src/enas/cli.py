@@ -66,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"enas: {error}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
-        print("enas: interrupted; the last checkpoint is kept", file=sys.stderr)
+        print(
+            "enas: interrupted before it could save; a run goes on from its last checkpoint", file=sys.stderr
+        )
         return 130
 
 

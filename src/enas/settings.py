@@ -28,14 +28,35 @@ Work = Literal["search", "derive", "training"]
 
 FREE = (
     *("device", "threads", "tensorboard"),  # where, and what is shown
-    *("data.source", "data.folder", "data.download", "data.allow_overlap"),  # data that moved; their hash is compared
+    *(
+        "data.source",
+        "data.folder",
+        "data.download",
+        "data.allow_overlap",
+    ),  # data that moved; their hash is compared
     *("search.checkpoint_every", "search.keep_checkpoints", "retrain.checkpoint_every"),
-    *("search.log_every", "search.percentile_every", "search.percentile_samples", "search.collapse_share"),  # told only
+    *(
+        "search.log_every",
+        "search.percentile_every",
+        "search.percentile_samples",
+        "search.collapse_share",
+    ),  # told only
 )
 """Settings that may be changed in config.json at any time: what is computed does not depend on them."""
 
 NEEDED: dict[Work, tuple[str, ...]] = {
-    "search": ("kind", "seed", "precision", "data", "space", "cell", "network", "shared", "search", "controller"),
+    "search": (
+        "kind",
+        "seed",
+        "precision",
+        "data",
+        "space",
+        "cell",
+        "network",
+        "shared",
+        "search",
+        "controller",
+    ),
     "derive": ("derive",),
     "training": ("kind", "precision", "data", "space", "cell", "child_network", "retrain.child"),
 }

@@ -9,7 +9,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -83,7 +83,7 @@ class CheckpointStore:
         with atomic_file(path, make_folder=False) as file:
             sealed = _Hashed(file)
             try:
-                torch.save(plain, sealed)
+                torch.save(plain, cast(IO[bytes], sealed))
                 file.write(_SEAL + sealed.hash.digest())
             except RuntimeError as error:
                 # Torch's writer covers the disk's error with one of its own about a position in the file.
@@ -157,8 +157,8 @@ def fitting(path: Path) -> Iterator[None]:
     except Exception as error:  # as many kinds as there are modules that take over their part of it
         reason = _reason(error) if str(error) else "something is missing"
         raise RunFolderError(
-            f"Checkpoint {path} does not hold what this run saves ({type(error).__name__}: {reason}). Delete it to go on from "
-            "the one before, or begin again in a new folder."
+            f"Checkpoint {path} does not hold what this run saves ({type(error).__name__}: {reason}). Delete it to go on "
+            "from the one before, or begin again in a new folder."
         ) from error
 
 

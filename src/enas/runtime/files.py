@@ -93,6 +93,11 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
     write_atomic(path, text, make_folder=False)
 
 
+def digest_of_file(path: str | os.PathLike[str]) -> Digest:
+    """The digest of a file. Raises `RunFolderError` if it is missing or unreadable."""
+    return digest_of(_read(path))
+
+
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Return what a JSON file holds, as plain values; `enas.runtime.records` checks what they are.
 
@@ -144,7 +149,9 @@ def _depth(value: Any) -> int:
 
 def _short(digits: str) -> int:
     if len(digits.lstrip("-")) > LONGEST_NUMBER:
-        raise ValueError(f"a number of {len(digits)} digits, {digits[:10]}..., where {LONGEST_NUMBER} are the most")
+        raise ValueError(
+            f"a number of {len(digits)} digits, {digits[:10]}..., where {LONGEST_NUMBER} are the most"
+        )
     return int(digits)
 
 

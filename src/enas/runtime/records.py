@@ -13,7 +13,7 @@ import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import GenericAlias
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -42,9 +42,11 @@ def validated(kind: type[T], values: object, *, strict: bool = True, closed: boo
     finite. Raises `WrongRecord` for a value that is missing or wrong.
     """
     try:
-        if strict:
-            return _adapter(kind, strict, closed).validate_json(json.dumps([values]))[0]
-        return _adapter(kind, strict, closed).validate_python((values,))[0]
+        adapter = _adapter(kind, strict, closed)
+        record: T = (
+            adapter.validate_json(json.dumps([values])) if strict else adapter.validate_python((values,))
+        )[0]
+        return record
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"][1:])
@@ -55,10 +57,10 @@ def validated(kind: type[T], values: object, *, strict: bool = True, closed: boo
 
 
 @functools.cache
-def _adapter(kind: type[T], strict: bool, closed: bool) -> TypeAdapter[tuple[T]]:
+def _adapter(kind: Any, strict: bool, closed: bool) -> TypeAdapter[Any]:
     # Pydantic takes settings for a container only, not for a dataclass that has none of its own.
     container: Any = GenericAlias(tuple, (kind,))
-    extra = "forbid" if closed else "ignore"
+    extra: Literal["forbid", "ignore"] = "forbid" if closed else "ignore"
     return TypeAdapter(container, config=ConfigDict(extra=extra, strict=strict, allow_inf_nan=not strict))
 
 

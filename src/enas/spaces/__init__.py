@@ -30,7 +30,7 @@ class ArchitectureRecord:
     id: str | None = None
 
 
-def space_from_json(record: dict[str, Any]) -> Space:
+def space_from_json(record: Any) -> Space:
     """The space written by `Space.to_json`. Raises `ArchitectureError` for an unknown one, and for wrong fields."""
     name = record.get("name") if isinstance(record, dict) else None
     if not isinstance(name, str) or name not in SPACES:
@@ -58,8 +58,8 @@ def architecture_from_json(record: object) -> Architecture:
     architecture = space_from_json(read.space).architecture(read.choices)
     if read.id is not None and read.id != architecture.id:
         raise ArchitectureError(
-            f"its id is {reprlib.repr(read.id)}, but the choices are those of {architecture.id}: one of the two was changed; "
-            "leave the id out if the choices are right"
+            f"its id is {reprlib.repr(read.id)}, but the choices are those of {architecture.id}: one of the two was "
+            "changed; leave the id out if the choices are right"
         )
     return architecture
 
