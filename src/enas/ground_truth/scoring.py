@@ -94,7 +94,9 @@ def score_search(config: RunConfig, table: Table, folder: Path, stop: StopReques
         return {"diverged": str(error)}
     if stop.requested:
         raise stop.stopped(folder)
-    record = {**score_of(run, table), "seconds": read_json(folder / "search.json")["seconds"]}
+    searched = run.search_record()
+    assert searched is not None  # just now
+    record = {**score_of(run, table), "seconds": searched.seconds}
     write_json(folder / SCORE, record)
     return record
 

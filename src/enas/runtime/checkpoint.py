@@ -108,7 +108,7 @@ class CheckpointStore:
             except Exception as error:  # the kinds of damage, and what readers raise on them, have no end
                 self.warn(f"Checkpoint {path} is damaged ({_reason(error)}); trying the one before.")
             else:
-                check_settings(made_with, self.settings, path, f"begin again without {self.folder}")
+                check_settings(made_with, self.settings, path, f"begin again without {self.folder.parent}")
                 yield step, state
 
     def load_newest(self) -> tuple[int, dict[str, Any]] | None:

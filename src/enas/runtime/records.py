@@ -13,7 +13,7 @@ import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import GenericAlias
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -42,7 +42,7 @@ def validated(kind: type[T], values: object, *, strict: bool = True, closed: boo
     finite. Raises `WrongRecord` for a value that is missing or wrong.
     """
     try:
-        adapter = _adapter(kind, strict, closed)
+        adapter = _adapter(cast(Any, kind), strict, closed)
         record: T = (
             adapter.validate_json(json.dumps([values])) if strict else adapter.validate_python((values,))
         )[0]
