@@ -38,7 +38,6 @@ from enas.runtime.progress import duration, say
 from enas.runtime.records import read_records
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import Stopped, StopRequest
-from enas.spaces import architecture_from_json
 from enas.stages import Run, derive, search
 from enas.trainings import Job, train_all
 from enas.workers import LocalExecutor, refuse_import_by_worker
@@ -358,7 +357,7 @@ def random_search(config: RunConfig, seed: int, trained: Sequence[Mapping[str, A
     return Record(
         method=RANDOM_SEARCH,
         seed=seed,
-        architecture="" if best is None else str(architecture_from_json(best["architecture"])),
+        architecture="" if best is None else best["architecture"]["text"],
         score=None if best is None else test_score(config, best),
         evaluations=len(trained),
         search_seconds=0.0,

@@ -265,13 +265,13 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     result: dict[str, Any] = read_json(path)
-    network_from_json(result, path)
+    network = network_from_json(result, path)
     advice = f"Delete {folder} to train the network again"
     read = record_in(path, result, ResultRecord, advice)
     if read.diverged is None and (read.best_epoch is None or read.seconds is None):
         missing = "best_epoch" if read.best_epoch is None else "seconds"
         raise RunFolderError(f"{path}: {missing}: Field required. {advice}")
-    return result
+    return {**result, **network.to_json()}
 
 
 def score_in(result: Mapping[str, Any], key: str) -> float:
