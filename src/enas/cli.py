@@ -67,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except KeyboardInterrupt:
         print(
-            "enas: interrupted before it could save; a run goes on from its last checkpoint", file=sys.stderr
+            "enas: interrupted before it could save; a run goes on from its last checkpoint, if it has one",
+            file=sys.stderr,
         )
         return 130
 
