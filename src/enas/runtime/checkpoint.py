@@ -108,6 +108,10 @@ class CheckpointStore:
             except Exception as error:  # the kinds of damage, and what readers raise on them, have no end
                 self.warn(f"Checkpoint {path} is damaged ({_reason(error)}); trying the one before.")
             else:
+                if made_with is None and self.settings:
+                    self.warn(
+                        f"{path} is of an earlier version: whether settings have changed since cannot be told"
+                    )
                 check_settings(made_with, self.settings, path, f"begin again without {self.folder.parent}")
                 yield step, state
 
