@@ -290,3 +290,14 @@ def test_retraining_a_given_architecture_runs_to_its_test_perplexity(
         "config.json",
         "environment.json",
     ]
+
+
+def test_interruption_claims_no_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(argv: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("enas.cli.parse", interrupted)
+    assert main(["show", "tanh"]) == 130
+    assert "is kept" not in capsys.readouterr().err

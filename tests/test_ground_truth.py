@@ -230,7 +230,11 @@ def edited(lines: list[str], number: int, **changes: Any) -> list[str]:
         (3, {"choices": [9]}, "line 3: no row of the table .*choice 9 is not in 0..3"),
         (3, {"choices": [0, 0]}, "line 3: no row"),
         (3, {"valid": None}, "line 3: no row of the table .*valid"),
-        (3, {"test": "good"}, "line 3: no row of the table .*must be numbers"),
+        (
+            3,
+            {"test": "good"},
+            "line 3: no row of the table .*test: Input should be a valid number, not .good.",
+        ),
         (1, {"data_hash": None}, "line 1: no head of a table, it lacks data_hash"),
         (1, {"recipe_hash": "0" * 12}, "is of trainings with other settings than this version"),
     ],

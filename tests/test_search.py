@@ -77,6 +77,7 @@ def search_of(
 ) -> Search:
     task = PlantedTask() if task is None else task
     made = build_controller(controller, task.space, seed)
+    folder.mkdir(exist_ok=True)
     metrics = Metrics(JsonlLog(folder / "metrics.jsonl"))
     return Search(config, task, made, seed, metrics, JsonlLog(folder / "archive.jsonl"))
 

@@ -24,15 +24,16 @@ import torch
 from enas.architecture import Architecture, Kind
 from enas.config import Metric, RunConfig
 from enas.controllers.config import IndependentConfig, LSTMConfig, ReinforceConfig
-from enas.ensemble import EnsembleConfig, ensemble
+from enas.ensemble import EnsembleConfig, EnsembleRecord, ensemble
 from enas.errors import ConfigError, NotFiniteError, RunFolderError, did_you_mean
 from enas.nn.counting import parameter_count
 from enas.nn.image_network import ImageShape
 from enas.runs.images import ImageRunConfig, MacroConfig, MicroConfig
 from enas.runs.recurrent import RecurrentConfig
-from enas.runtime.files import read_json, write_json
+from enas.runtime.files import write_json
 from enas.runtime.lock import run_lock
 from enas.runtime.progress import say
+from enas.runtime.records import read_record
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import Stopped
 from enas.stages import ALL_STAGES, Run, StageName, execute, put_architecture
@@ -440,14 +441,14 @@ def ensemble_record(run: Run, samples: int) -> dict[str, Any]:
     if not path.exists():
         with run_lock(run.folder):
             ensemble(run, EnsembleConfig(samples=samples))
-    scored = read_json(path)
+    scored = read_record(path, EnsembleRecord, "Delete it; the same command scores the ensemble again")
     return {
         "seed": run.config.seed,
         "folder": run.folder.name,
-        "architecture": f"{scored['samples']} architectures together",
+        "architecture": f"{scored.samples} architectures together",
         "valid": None,
-        "test": scored["accuracy"],
-        "test_of_one": scored["mean_accuracy_of_members"],
+        "test": scored.accuracy,
+        "test_of_one": scored.mean_accuracy_of_members,
     }
 
 

@@ -10,7 +10,9 @@ import hashlib
 import itertools
 import json
 import math
+import operator
 import random
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -104,8 +106,9 @@ class Space(ABC):
         return math.prod(len(decision.options) for decision in self.decisions)
 
     def architecture(self, choices: Sequence[int]) -> Architecture:
-        """The architecture of these choices, one per decision. Raises `ArchitectureError` if they are not in the space."""
-        return Architecture(self, tuple(int(choice) for choice in choices))
+        """The architecture of these choices, whole numbers, one per decision. Raises `ArchitectureError` if they are not in
+        the space."""
+        return Architecture(self, tuple(_whole(choice) for choice in choices))
 
     def enumerate(self) -> Iterator[Architecture]:
         """Every architecture once, the last decision varying fastest. Meant for spaces that are small."""
@@ -115,6 +118,16 @@ class Space(ABC):
     def sample(self, rng: random.Random) -> Architecture:
         """One architecture, uniformly: every decision drawn uniformly among its options."""
         return Architecture(self, tuple(rng.randrange(len(decision.options)) for decision in self.decisions))
+
+
+def _whole(choice: Any) -> int:
+    """A whole number of any kind as a plain one; a truth value, a text and a fraction are none."""
+    try:
+        if not isinstance(choice, bool):
+            return operator.index(choice)
+    except TypeError:
+        pass
+    raise ArchitectureError(f"the choice {reprlib.repr(choice)} is no whole number")
 
 
 @dataclass(frozen=True, slots=True)

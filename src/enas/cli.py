@@ -408,8 +408,7 @@ def in_digits(count: int) -> str:
 
 def read_architecture(source: str) -> Architecture:
     """The architecture of a run folder, of a JSON file, or of a string."""
-    from enas.runtime.files import read_json
-    from enas.spaces import architecture_from_json
+    from enas.spaces import architecture_in
     from enas.spaces.reading import read_text
 
     path = Path(source)
@@ -419,7 +418,7 @@ def read_architecture(source: str) -> Architecture:
 
             return Run.open(path).architecture()
     if path.suffix == ".json":
-        return architecture_from_json(read_json(path))
+        return architecture_in(path)
     try:
         return read_text(source)
     except ArchitectureError as error:

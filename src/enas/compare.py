@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from types import GenericAlias
 from typing import Any
 
 import numpy as np
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from enas.config import Metric
 from enas.errors import DataError
+from enas.runtime.records import WrongRecord, validated
 from enas.runtime.seeding import derive_seed
 from enas.statistics import (
     Interval,
@@ -286,13 +285,7 @@ def _mean(values: Iterable[float]) -> float:
 
 def _read(cls: type, values: Any) -> Any:
     """A dataclass, and those in it, from plain values. Raises `DataError` for a wrong value or an unknown name."""
-    container: Any = GenericAlias(
-        tuple, (cls,)
-    )  # pydantic lets unknown names be forbidden on a container only
-    adapter = TypeAdapter(container, config=ConfigDict(extra="forbid"))
     try:
-        return adapter.validate_python((values,))[0]
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:])
-        raise DataError(f"{cls.__name__}, {place}: {first['msg']}") from error
+        return validated(cls, values, closed=True)
+    except WrongRecord as error:
+        raise DataError(f"{cls.__name__}, {error}") from error

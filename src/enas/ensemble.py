@@ -41,6 +41,15 @@ class EnsembleConfig:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
+@dataclass(frozen=True)
+class EnsembleRecord:
+    """What ensemble.json holds of an ensemble's score."""
+
+    samples: int
+    accuracy: float
+    mean_accuracy_of_members: float
+
+
 @torch.no_grad()
 def ensemble(run: Run, config: EnsembleConfig) -> dict[str, Any]:
     """Score an ensemble of a finished search, and write ensemble.json.

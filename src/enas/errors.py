@@ -35,4 +35,4 @@ class RunFolderError(EnasError):
 
 
 class NotFiniteError(EnasError):
-    """A loss or reward is NaN or infinite; the last good checkpoint has been kept."""
+    """A loss or reward is NaN or infinite; checkpoints from before are kept."""

@@ -21,7 +21,7 @@ from enas.errors import ConfigError, DataError
 from enas.ground_truth.minispaces import table_for
 from enas.ground_truth.table import last_if_diverged
 from enas.report.scatter import scatter_svg
-from enas.retrain import Network, random_architectures
+from enas.retrain import Network, random_architectures, score_in
 from enas.runs.images import ImageRunConfig
 from enas.runtime.files import write_atomic, write_json
 from enas.runtime.progress import say
@@ -31,7 +31,7 @@ from enas.stages import Run
 from enas.statistics import RankAgreement, rank_agreement, top
 from enas.tasks.shared_scores import shared_scores
 from enas.trainings import Job, train_all
-from enas.workers import LocalExecutor
+from enas.workers import LocalExecutor, refuse_import_by_worker
 
 PART, RECORD, PICTURE = "rank", "rank.json", "rank.svg"
 
@@ -79,6 +79,7 @@ def rank(run: Run, config: RankConfig) -> dict[str, Any]:
 
     Raises `RunFolderError` if the search is not finished, and `Stopped`, after saving, on SIGTERM or Ctrl-C.
     """
+    refuse_import_by_worker()
     task, _ = run.searched()
     space = task.space
     table = None if config.epochs is not None else table_for(run.config, run.workshop.data_hash)
@@ -95,7 +96,7 @@ def rank(run: Run, config: RankConfig) -> dict[str, Any]:
     shared = dict(zip(architectures, shared_scores(task, architectures), strict=True))
     record = compare(shared, truth, score_name(run.config), run.config.seed)
     write_json(run.folder / RECORD, record)
-    write_atomic(run.folder / PICTURE, picture(record))
+    write_atomic(run.folder / PICTURE, picture(record), make_folder=False)
     return record
 
 
@@ -145,7 +146,7 @@ def score_name(config: RunConfig) -> str:
 def score(config: RunConfig, result: Mapping[str, Any]) -> float:
     """The validation score of a training's result: accuracy in percent, or -loss in nats a token."""
     lower = config.metric.lower_is_better
-    return -float(result["valid_loss"]) if lower else float(result[f"valid_{config.metric.name}"])
+    return -score_in(result, "valid_loss") if lower else score_in(result, f"valid_{config.metric.name}")
 
 
 # ---- numbers -----------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from enas.ground_truth.table import Split, Table, recipe_hash
 from enas.runtime.files import read_json, write_json
 from enas.runtime.lock import run_lock
 from enas.runtime.progress import say
+from enas.runtime.records import record_in
 from enas.runtime.seeding import generator
 from enas.runtime.stop import Stopped, StopRequest
 from enas.stages import Run, derive_by, search
@@ -71,6 +72,22 @@ class ScoreOptions:
         return self.methods.split(",")
 
 
+@dataclass(frozen=True)
+class ScoreRecord:
+    """What score.json holds of a search: for each split, figures by their names."""
+
+    valid: dict[str, float | None]
+    test: dict[str, float | None]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class DivergedRecord:
+    """What it holds of one whose shared weights diverged."""
+
+    diverged: str
+
+
 def score_search(config: RunConfig, table: Table, folder: Path, stop: StopRequest) -> dict[str, Any]:
     """Search with these settings and score the outcome; one that is done is not repeated. Where the shared weights
     diverge, the record has only `diverged`.
@@ -79,6 +96,8 @@ def score_search(config: RunConfig, table: Table, folder: Path, stop: StopReques
     """
     if (folder / SCORE).exists():
         record: dict[str, Any] = read_json(folder / SCORE)
+        advice = "Delete it; the same command scores the search again"
+        record_in(folder / SCORE, record, DivergedRecord if "diverged" in record else ScoreRecord, advice)
         return record
     folder.mkdir(parents=True, exist_ok=True)
     begun = (folder / "config.json").exists()
@@ -94,7 +113,9 @@ def score_search(config: RunConfig, table: Table, folder: Path, stop: StopReques
         return {"diverged": str(error)}
     if stop.requested:
         raise stop.stopped(folder)
-    record = {**score_of(run, table), "seconds": read_json(folder / "search.json")["seconds"]}
+    searched = run.search_record()
+    assert searched is not None  # just now
+    record = {**score_of(run, table), "seconds": searched.seconds}
     write_json(folder / SCORE, record)
     return record
 

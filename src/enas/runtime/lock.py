@@ -1,7 +1,6 @@
 """One process a run folder: a lock that the system releases itself when the process dies."""
 
 import contextlib
-import json
 import os
 import socket
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 import filelock
 
 from enas.errors import RunFolderError
-from enas.runtime.files import write_json
+from enas.runtime.files import clear_parts, read_json, write_json
 
 LOCK_FILE = ".lock"
 OWNER_FILE = ".lock-owner.json"
@@ -21,8 +20,8 @@ def run_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Hold `folder`, which must exist, for this block and this process alone.
 
     The lock is the system's on an open file: it is free again when the process ends in any way, `kill -9`
-    included. Who holds it stands in a file beside it, to be read by people. A KeyboardInterrupt that ends the block is
-    given a note if there is a checkpoint to go on from.
+    included. Who holds it stands in a file beside it, to be read by people. What a killed process left unfinished below the
+    folder is deleted. A KeyboardInterrupt that ends the block is given a note if there is a checkpoint to go on from.
 
     Raises:
         RunFolderError: the folder does not exist, cannot be written, or is in use; by whom is named.
@@ -44,6 +43,7 @@ def run_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     try:
         with contextlib.suppress(RunFolderError):  # the lock holds without the note
             write_json(folder / OWNER_FILE, {"pid": os.getpid(), "host": socket.gethostname()})
+        clear_parts(folder, LOCK_FILE)
         yield
     except KeyboardInterrupt as interrupt:
         saved = next(folder.rglob("step-*.pt"), None)  # of `enas.runtime.checkpoint`
@@ -58,7 +58,7 @@ def run_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 def _owner(folder: Path) -> str:
     try:
-        owner = json.loads((folder / OWNER_FILE).read_text(encoding="utf-8"))
+        owner = read_json(folder / OWNER_FILE)
         return f"process {owner['pid']} on {owner['host']}"
-    except (OSError, ValueError, LookupError, TypeError):
+    except (RunFolderError, LookupError, TypeError):
         return "another process"
