@@ -1,5 +1,6 @@
 """The command line: every mistake is one clear line and exit code 2; what is asked for is on standard output."""
 
+import contextlib
 import json
 import re
 import shlex
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from enas.cli import COMMANDS, free_folder, main, setting_names, settings
+from enas.cli import COMMANDS, main, setting_names, settings, take_free_folder
 from enas.config import CONTROLLERS
 from enas.recipes import RECIPES, recipe
 from enas.spaces import architecture_from_json
@@ -53,10 +54,10 @@ def printed(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         ("run recurrent-quick --search.epochs", "Missing value for argument '--search.epochs'"),
         (
             "run recurrent-quick --search.epochs many",
-            "--search.epochs: invalid literal for int() with base 10: 'many'",
+            "--search.epochs must be a whole number, not 'many'",
         ),
-        ("run recurrent-quick --search.epochs 0", "search.epochs must be at least 1, not 0"),
-        ("run recurrent-quick --search.warmup 1.5", "search.warmup is a share in [0, 1], not 1.5"),
+        ("run recurrent-quick --search.epochs 0", "--search.epochs must be at least 1, not 0"),
+        ("run recurrent-quick --search.warmup 1.5", "--search.warmup must be at most 1, not 1.5"),
         (
             "run recurrent-quick --precision fp16",
             "'fp16' for argument '--precision'. Expected one of ('fp32', 'bf16')",
@@ -90,7 +91,7 @@ def printed(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         ("recipes recurrent-quick", "unexpected 'recurrent-quick'"),
         ("run recurrent-quick --data.source nowhere", "`source` is 'nowhere', neither a folder nor one of"),
         ("run recurrent-quick --device tpu", "Unknown device 'tpu'"),
-        ("run recurrent-quick --threads 0", "Cannot compute with 0 threads"),
+        ("run recurrent-quick --threads 0", "--threads must be at least 1 or None, not 0"),
     ],
 )
 def test_mistakes_are_refused_in_one_line(
@@ -106,7 +107,7 @@ def test_refusals_are_one_line_on_a_terminal_of_any_width(
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     line = refusal(capsys, "run", "recurrent-quick", "--search.epochs", "0")
-    assert line == "search.epochs must be at least 1, not 0; see 'enas run recurrent-quick --help'"
+    assert line == "--search.epochs must be at least 1, not 0; see 'enas run recurrent-quick --help'"
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
@@ -266,14 +267,28 @@ def test_show_draws_into_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert Path("cell.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def test_default_folder_is_the_first_that_holds_no_run(tmp_path: Path) -> None:
-    wanted = tmp_path / "runs" / "recurrent-quick"
-    assert free_folder(wanted) == wanted
-    for expected in (wanted, wanted.with_name("recurrent-quick-2"), wanted.with_name("recurrent-quick-3")):
-        assert free_folder(wanted) == expected
-        expected.mkdir(parents=True)
-        assert free_folder(wanted) == expected
-        (expected / "config.json").write_text("{}")
+def take_free(held: contextlib.ExitStack) -> Path:
+    return take_free_folder(held, Path("runs", "recurrent-quick"))
+
+
+def test_default_folder_is_the_first_that_holds_no_run() -> None:
+    for expected in ("recurrent-quick", "recurrent-quick-2", "recurrent-quick-3"):
+        for _ in range(2):
+            with contextlib.ExitStack() as held:
+                assert take_free(held) == Path("runs", expected)
+        Path("runs", expected, "config.json").write_text("{}")
+
+
+def test_default_folders_of_runs_that_begin_together_are_different_ones() -> None:
+    """Also before either has written its settings, which takes seconds."""
+    with contextlib.ExitStack() as first:
+        assert take_free(first) == Path("runs/recurrent-quick")
+        with contextlib.ExitStack() as second:
+            assert take_free(second) == Path("runs/recurrent-quick-2")
+        with contextlib.ExitStack() as second:
+            assert take_free(second) == Path("runs/recurrent-quick-2")
+    with contextlib.ExitStack() as again:
+        assert take_free(again) == Path("runs/recurrent-quick")
 
 
 def test_retraining_a_given_architecture_runs_to_its_test_perplexity(

@@ -404,10 +404,10 @@ def test_candidate_is_plain_json(tmp_path: Path, found: list[Candidate]) -> None
 
 @pytest.mark.parametrize("name", ["samples", "minibatches", "shortlist", "shortlist_epochs", "checkpoints"])
 def test_counts_below_one_are_refused_by_name(name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"derive\.{name} must be at least 1, not 0"):
+    with pytest.raises(ConfigError, match=f"^{name} must be at least 1, not 0$"):
         DeriveConfig(**{name: 0})
 
 
 def test_finetuning_by_fewer_minibatches_than_none_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"derive\.finetune must be at least 0, not -1"):
+    with pytest.raises(ConfigError, match=r"^finetune must be at least 0, not -1$"):
         DeriveConfig(finetune=-1)

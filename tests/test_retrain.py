@@ -204,7 +204,13 @@ def test_loss_that_is_not_finite_names_step_and_architecture_and_keeps_the_check
     assert all(weight.isfinite().all() for weight in newest[1]["training"]["model"].values())
 
 
-@pytest.mark.parametrize(("random_cells", "every"), [(-1, 1), (0, 0)])
-def test_impossible_counts_are_refused(random_cells: int, every: int) -> None:
-    with pytest.raises(ConfigError, match=r"retrain\.random must be at least 0"):
-        RetrainConfig(random=random_cells, checkpoint_every=every)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"random": -1}, "^random must be at least 0, not -1$"),
+        ({"checkpoint_every": 0}, "^checkpoint_every must be at least 1, not 0$"),
+    ],
+)
+def test_impossible_counts_are_refused(settings: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RetrainConfig(**settings)

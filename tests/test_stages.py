@@ -99,7 +99,9 @@ def test_every_unknown_setting_is_refused_by_name() -> None:
 
 def test_value_out_of_range_says_what_the_setting_says() -> None:
     record = json.loads(json.dumps(config_to_json(recipe("recurrent-quick"))))
-    with pytest.raises(RunFolderError, match=r"search: search\.epochs must be at least 1, not 0"):
+    with pytest.raises(
+        RunFolderError, match=r"config.json, setting search\.epochs must be at least 1, not 0$"
+    ):
         config_from_json(with_value(record, ("search", "epochs"), 0))
 
 

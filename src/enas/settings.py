@@ -10,7 +10,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from enas.config import RunConfig
 from enas.controllers.config import ControllerConfig
-from enas.errors import RunFolderError
+from enas.errors import RunFolderError, SettingError
 from enas.runs.images import MacroConfig, MicroConfig
 from enas.runs.recurrent import RecurrentConfig
 
@@ -55,6 +55,11 @@ def _read(cls: type, values: Any, *place: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join([*place, *(str(part) for part in first["loc"][1:])])
+        raised = first.get("ctx", {}).get("error")
+        if isinstance(raised, SettingError):
+            raise RunFolderError(
+                f"config.json, setting {'.'.join(filter(None, (name, str(raised))))}"
+            ) from error
         unknown = first["type"] == "unexpected_keyword_argument"
         reason = "there is no such setting" if unknown else first["msg"].removeprefix("Value error, ")
         raise RunFolderError(f"config.json, setting {name}: {reason}") from error

@@ -29,7 +29,8 @@ from enas.config import RunConfig, Workshop
 from enas.controllers import Controller, build_controller
 from enas.derive import candidates, pick
 from enas.effects import Effects, Groups, archive_effects
-from enas.errors import EnasError, NotFiniteError, RunFolderError
+from enas.errors import EnasError, NotFiniteError, RunFolderError, enas_command
+from enas.feasible import check_stages
 from enas.report.drawing import write_svg
 from enas.retrain import (
     RESULT,
@@ -71,21 +72,19 @@ class Run:
     def create(cls, folder: Path, config: RunConfig, stages: Sequence[StageName]) -> Run:
         """Start a new run. Raises `RunFolderError` if the folder already holds one.
 
-        Device, threads, data, controller and shared weights are tried first: settings that cannot work leave no run
-        behind.
+        Device, threads, data and what the stages work with are tried first: settings that cannot work leave no run behind.
         """
         if (folder / "config.json").exists():
             raise RunFolderError(
-                f"{folder} already holds a run. Continue it with 'enas resume {folder}', or choose another --run."
+                f"{folder} already holds a run. Continue it with {enas_command('resume', folder)!r}, or choose another "
+                "--run."
             )
         pick_device(config.device)
         set_threads(config.threads)
         (folder / "environment.json").unlink(missing_ok=True)  # of a start that was killed right here
         run = cls(folder, config, tuple(stages))
         say(f"data: {run.workshop.description}")
-        if "search" in stages:
-            task = run.workshop.search_task()
-            build_controller(config.controller, task.space, config.seed)
+        check_stages(config, run.workshop, stages)
         write_json(folder / "config.json", {"stages": list(stages), **config_to_json(config)})
         return run
 
@@ -149,7 +148,7 @@ class Run:
         end = self.search_end()
         if end is None:
             raise RunFolderError(
-                f"the search of {self.folder} is not finished; run 'enas resume {self.folder}' first"
+                f"the search of {self.folder} is not finished; run {enas_command('resume', self.folder)!r} first"
             )
         search = self.search()
         search.task.load_state_dict(end["task"])
@@ -184,7 +183,7 @@ class Run:
         path = self.folder / "architecture.json"
         if not path.exists():
             raise RunFolderError(
-                f"{self.folder} has no architecture yet; run 'enas derive {self.folder}' first"
+                f"{self.folder} has no architecture yet; run {enas_command('derive', self.folder)!r} first"
             )
         return architecture_from_json(read_json(path))
 
@@ -230,7 +229,9 @@ class Run:
         network = Network("found", self.architecture(), self.config.seed)
         folder = self.folder / "retrain" / network.id
         if read_result(folder) is None:
-            raise RunFolderError(f"{network} is not retrained yet; run 'enas retrain {self.folder}' first")
+            raise RunFolderError(
+                f"{network} is not retrained yet; run {enas_command('retrain', self.folder)!r} first"
+            )
         return self.workshop.trained(network, folder / WEIGHTS)
 
     def results(self) -> list[dict[str, Any]]:
@@ -324,7 +325,7 @@ def test(run: Run, stop: StopRequest) -> None:
     """Read the test data, once for every retrained network."""
     if not run.results():
         raise RunFolderError(
-            f"{run.folder} has no retrained network yet; run 'enas retrain {run.folder}' first"
+            f"{run.folder} has no retrained network yet; run {enas_command('retrain', run.folder)!r} first"
         )
     for result in run.results():
         if "test" not in result and "diverged" not in result:

@@ -121,6 +121,9 @@ class RecurrentWorkshop(Workshop):
             dtype=self.config.dtype,
         )
 
+    def try_out(self, network: Network) -> None:
+        self.child_training(network, epochs=1)  # with random lengths, the windows of all epochs take a while
+
     def trained(self, network: Network, weights: Path) -> LanguageModel:
         model = self.model(network)
         model.load_state_dict(safetensors.torch.load(weights.read_bytes()))

@@ -58,7 +58,14 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
         ValueError: a number is NaN or infinite, which JSON cannot say.
         RunFolderError: as `atomic_file`.
     """
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, _json_bytes(text) + b"\n")
+
+
+def _json_bytes(text: str) -> bytes:
+    """JSON text as UTF-8. The bytes of a path that is not UTF-8, for which Python has lone surrogates, become escapes that
+    JSON reads back."""
+    return text.encode(errors="backslashreplace")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -85,7 +92,7 @@ def append_jsonl(path: str | os.PathLike[str], record: Mapping[str, Any]) -> Non
         ValueError: a number is NaN or infinite, which JSON cannot say.
         RunFolderError: the file cannot be written.
     """
-    line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    line = _json_bytes(json.dumps(record, ensure_ascii=False, allow_nan=False)) + b"\n"
     with _log_file(path) as file:
         whole = _mend(file)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from enas.architecture import Architecture, Space
-from enas.errors import ArchitectureError
+from enas.errors import ArchitectureError, shown
 from enas.spaces.graph.space import GraphSpace
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
@@ -22,7 +22,9 @@ def space_from_json(record: dict[str, Any]) -> Space:
         return SPACES[record["name"]].from_json(record)
     except (KeyError, TypeError) as error:
         known = ", ".join(SPACES)
-        raise ArchitectureError(f"{record!r} is not the JSON of a space; known spaces are {known}") from error
+        raise ArchitectureError(
+            f"{shown(record)} is not the JSON of a space; known spaces are {known}"
+        ) from error
 
 
 def architecture_from_json(record: dict[str, Any]) -> Architecture:
