@@ -2,16 +2,21 @@
 
 import contextlib
 import json
+import math
 import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from enas.cli import COMMANDS, main, setting_names, settings, take_free_folder
+import enas
+from enas.cli import COMMANDS, NAMES_FIRST, USAGE, main, setting_names, settings, take_free_folder
 from enas.config import CONTROLLERS
 from enas.recipes import RECIPES, recipe
+from enas.runtime.files import append_jsonl, read_json, read_jsonl, write_json
+from enas.settings import config_from_json, config_to_json
 from enas.spaces import architecture_from_json
 from enas.spaces.recurrent.space import RecurrentSpace
 from tests import tiny
@@ -259,6 +264,138 @@ def test_show_reads_strings_json_and_run_folders_alike(capsys: pytest.CaptureFix
 def test_show_takes_a_string_longer_than_any_file_name(capsys: pytest.CaptureFixture[str]) -> None:
     text = " ".join(["tanh", *[f"sigmoid({node})" for node in range(1, 40)]])
     assert text in printed(capsys, "show", text)
+
+
+def test_show_counts_the_largest_spaces_in_powers_of_ten(capsys: pytest.CaptureFixture[str]) -> None:
+    """Python refuses to write the number out: 6^170 · 2^(170·169/2)."""
+    numbers = " ".join("0 " + "0 " * layer for layer in range(170))
+    exponent = math.floor(170 * math.log10(6) + 170 * 169 / 2 * math.log10(2))
+    said = printed(capsys, "show", f"macro: {numbers}")
+    assert said.splitlines()[-1] == f"one of about 10^{exponent} in its space"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--svg", ""], "--svg: a path is empty"),
+        (["--svg", "."], "--svg must be a file, not the folder '.'"),
+        (["--png", "x.jpg"], "--png must be a path that ends in .png, not 'x.jpg'"),
+        (["--png", "x.svg"], "--png must be a path that ends in .png, not 'x.svg'"),
+        (["--svg", "x.png"], "--svg must be a path that ends in .svg, not 'x.png'"),
+        (["--svg=~nosuchuser/x.svg"], "'~nosuchuser/x.svg': there is no such home folder"),
+    ],
+)
+def test_show_refuses_files_that_are_not_for_its_drawing(
+    capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    assert says in refusal(capsys, "show", "tanh relu(1)", *words)
+    assert list(Path().iterdir()) == []
+
+
+def test_home_folders_are_known_wherever_a_path_is_given(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Path("home").absolute()
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    printed(capsys, "show", "tanh relu(1)", "--svg=~/cell.svg", "--png", "~/cell")
+    assert {path.name for path in home.iterdir()} == {"cell.svg", "cell"}
+    assert settings("macro-quick", ["--run=~/x"])[1] == home / "x"
+    (home / "cell.json").write_text(printed(capsys, "show", "tanh relu(1)", "--json"))
+    assert "relu(1)" in printed(capsys, "show", "~/cell.json")
+    assert str(home / "x") in refusal(capsys, "resume", "~/x")
+    assert str(home / "x") in refusal(capsys, "rank", "~/x")
+    assert [path.name for path in Path().iterdir()] == ["home"]
+
+
+@pytest.mark.parametrize(
+    "command", ["run macro-quick --run ''", "resume ''", "show ''", "rank ''", "table build cells --run ''"]
+)
+def test_an_empty_path_is_not_the_folder_one_is_in(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert "a path is empty" in refusal(capsys, *shlex.split(command))
+
+
+def exit_code(*argv: str) -> Any:
+    """What a process of this command would end with."""
+    try:
+        return main(argv)
+    except SystemExit as stop:  # of the library that reads flags
+        return stop.code
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_tells_about_itself(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    for flag in ("--help", "-h"):
+        assert exit_code(command, flag) == 0
+        said = capsys.readouterr()
+        assert said.err == ""
+        assert f"enas {command}" in said.out
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["derive run --help", "resume run -h", "retrain run --help", "table show --help", "recipes --help"],
+)
+def test_help_is_given_after_other_words_too(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert printed(capsys, *command.split()).startswith(f"enas {command.split()[0]}\n")
+
+
+def test_help_lists_every_command_as_it_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    said = printed(capsys, "--help")
+    assert set(USAGE) == set(COMMANDS)
+    for command in COMMANDS:
+        for line in printed(capsys, command, "--help").splitlines()[2:3] if command in NAMES_FIRST else ():
+            assert line in said.splitlines()
+    assert max(map(len, said.splitlines())) <= 120
+
+
+def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, "--version") == f"enas {enas.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["x"],
+        ["run", "x"],
+        ["run", "macro-quick", "--x"],
+        ["run", "macro-quick", "--controller", "x"],
+        ["run", "macro-quick", "--search.epochs", "x"],
+        ["run", "macro-quick", "--seed", "9"],
+        ["run", "macro-quick", "--search.exploration", "x"],
+        ["run", "macro-quick", "--data.valid", "x"],
+        ["run", "macro-quick", "x"],
+        ["run", "macro-quick", "--space.operations", "x"],
+        ["retrain", "macro-quick", "--architecture", "x"],
+        ["ablate", "macro-quick", "--variant", "x"],
+        ["ablate", "macro-quick", "--variant", "no-warmup", "--seeds", "x"],
+        ["show", "x"],
+        ["recipes", "x"],
+        ["table", "show", "x"],
+        ["benchmark", "x"],
+        ["benchmark", "nas-bench-graph", "--controllers", "x"],
+        ["compare", "r", "--rivals", "x"],
+        ["table", "score", "cells", "--run", "r", "--methods", "x"],
+    ],
+    ids=" ".join,
+)
+def test_a_refusal_does_not_repeat_ten_thousand_characters(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    *before, last = words
+    said = refusal(capsys, *before, last * 10_000)
+    assert len(said) < 1000
+    assert "characters" in said
+
+
+def test_bytes_that_are_no_text_pass_through_settings() -> None:
+    """A path of an old disk may not be UTF-8; Python keeps its bytes as lone surrogates."""
+    config, folder, _ = settings("micro-quick", ["--run", "caf\udce9", "--data.source", "caf\udce9"])
+    assert folder == Path("caf\udce9")
+    write_json("config.json", config_to_json(config))
+    append_jsonl("log.jsonl", {"path": "caf\udce9"})
+    assert config_from_json(read_json("config.json")) == config
+    assert read_jsonl("log.jsonl") == [{"path": "caf\udce9"}]
 
 
 def test_show_draws_into_files(capsys: pytest.CaptureFixture[str]) -> None:

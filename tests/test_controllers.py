@@ -648,3 +648,26 @@ def test_proposals_share_one_row_of_logits() -> None:
     assert torch.equal(one.log_prob_NL, each.log_prob_NL)
     assert torch.equal(one.entropy_NL, each.entropy_NL)
     torch.testing.assert_close(one.log_prob_NL[:, 0], torch.full((2,), -math.log(2)))
+
+
+@pytest.mark.parametrize("config", [IndependentConfig(), LSTMConfig(hidden=4)])
+def test_a_policy_without_probabilities_proposes_nothing(config: Any) -> None:
+    """Rather than an option that no decision has."""
+    controller = build_controller(config, MacroSpace(3), seed=0)
+    assert isinstance(controller, PolicyGradientController)
+    with torch.no_grad():
+        for parameter in controller.policy.parameters():
+            parameter.fill_(math.nan)
+    with pytest.raises(NotFiniteError, match="lower the controller's learning rate"):
+        controller.propose(2, seeded(0))
+    with pytest.raises(NotFiniteError, match="no numbers any more"):
+        controller.mode()
+
+
+def test_the_largest_learning_rate_leaves_a_policy_its_probabilities() -> None:
+    reinforce = ReinforceConfig(learning_rate=1000.0)
+    controller = build_controller(IndependentConfig(reinforce), MacroSpace(3), seed=0)
+    for update in range(5):
+        proposals = controller.propose(4, seeded(update))
+        controller.feedback(proposals, torch.rand(4, generator=seeded(update)))
+    controller.mode()

@@ -434,7 +434,7 @@ class ShowOptions(Settings):
         super().__post_init__()
         for name, path, kind in (("svg", self.svg, "image/svg+xml"), ("png", self.png, "image/png")):
             if path is not None and path.is_dir():
-                raise SettingError(f"{name} must be a file, not the folder {path}")
+                raise SettingError(f"{name} must be a file, not the folder {shown(str(path))}")
             if path is not None and mimetypes.guess_type(path) not in ((kind, None), (None, None)):
                 raise SettingError(f"{name} must be a path that ends in .{name}, not {shown(str(path))}")
 

@@ -84,7 +84,11 @@ class Run:
         (folder / "environment.json").unlink(missing_ok=True)  # of a start that was killed right here
         run = cls(folder, config, tuple(stages))
         say(f"data: {run.workshop.description}")
-        check_stages(config, run.workshop, stages)
+        try:
+            check_stages(config, run.workshop, stages)
+        except EnasError:
+            (folder / "environment.json").unlink()
+            raise
         write_json(folder / "config.json", {"stages": list(stages), **config_to_json(config)})
         return run
 
