@@ -61,6 +61,7 @@ from enas.runtime.files import read_json
 from enas.runtime.lock import run_lock
 from enas.runtime.stop import Stopped
 from enas.spaces import architecture_from_json
+from enas.spaces.notation import MOST_DIGITS
 from enas.spaces.reading import read_text
 from enas.stages import ALL_STAGES, Run, StageName, execute, put_architecture
 
@@ -292,7 +293,7 @@ def take_folder(held: contextlib.ExitStack, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunFolderError(
-            f"cannot make the folder {folder}: {error.strerror}; choose another with --run"
+            f"cannot make the folder {shortened(str(folder))}: {error.strerror}; choose another with --run"
         ) from error
     held.enter_context(run_lock(folder))
     return folder
@@ -372,7 +373,7 @@ def parse_ablate(argv: list[str]) -> Action:
         raise ConfigError(
             f"name variants: --variant {' '.join(variants_of(config))}; see 'enas ablate {name} --help'"
         )
-    if len(counts) > 1 or not all(count.isdecimal() for count in counts):
+    if len(counts) > 1 or not all(count.isdecimal() and len(count) <= MOST_DIGITS for count in counts):
         raise ConfigError(f"--seeds takes one number, not {shown(' '.join(counts))}")
     named(config, names)
     folder = Path("runs") / f"{name}-ablation" if folder is None else folder

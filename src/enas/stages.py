@@ -14,6 +14,7 @@ A stage that is done is recognised by its files and not repeated.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from enas.config import RunConfig, Workshop
 from enas.controllers import Controller, build_controller
 from enas.derive import candidates, pick
 from enas.effects import Effects, Groups, archive_effects
-from enas.errors import EnasError, NotFiniteError, RunFolderError, enas_command
+from enas.errors import EnasError, NotFiniteError, RunFolderError, enas_command, shortened
 from enas.feasible import check_stages
 from enas.report.drawing import write_svg
 from enas.retrain import (
@@ -95,8 +96,10 @@ class Run:
     @classmethod
     def open(cls, folder: Path) -> Run:
         """An existing run. Raises `RunFolderError` if there is none."""
-        if not (folder / "config.json").exists():
-            raise RunFolderError(f"{folder} is not a run folder: it has no config.json. Check the path.")
+        if not os.path.exists(folder / "config.json"):
+            raise RunFolderError(
+                f"{shortened(str(folder), 200)} is not a run folder: it has no config.json. Check the path."
+            )
         record = read_json(folder / "config.json")
         config = config_from_json(record)
         stages = tuple(record.get("stages", ()))

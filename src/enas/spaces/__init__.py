@@ -17,7 +17,8 @@ SPACES: dict[str, type[RecurrentSpace] | type[MacroSpace] | type[MicroSpace] | t
 
 
 def space_from_json(record: dict[str, Any]) -> Space:
-    """The space written by `Space.to_json`. Raises `ArchitectureError` for an unknown one."""
+    """The space written by `Space.to_json`. Raises `ArchitectureError` for an unknown one, and `ConfigError`
+    for one that makes no sense or is too large."""
     try:
         return SPACES[record["name"]].from_json(record)
     except (KeyError, TypeError) as error:
