@@ -386,7 +386,11 @@ def test_stage_prints_and_keeps_the_effects(tmp_path: Path, capsys: pytest.Captu
 def test_ridge_without_rewards_is_refused_and_not_needed_otherwise(tmp_path: Path) -> None:
     text = tiny.write_text(tmp_path / "t")
     more = ("--search.updates", "0", "--derive.rule")
-    run = Run.create(tmp_path / "a", tiny.config(text, *more, "ridge"), ("search", "derive"))
+    config = tiny.config(text, *more, "ridge")
+    with pytest.raises(ConfigError, match="needs rewards to compare, and this search gives none"):
+        Run.create(tmp_path / "a", config, ("search", "derive"))
+    run = Run.create(tmp_path / "a", tiny.config(text, *more, "mode"), ("search", "derive"))
+    run.config = config
     with pytest.raises(RunFolderError, match="no rewards that differ on one minibatch"):
         execute(run, ("search", "derive"))
     assert not (run.folder / "architecture.json").exists()
