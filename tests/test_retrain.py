@@ -217,7 +217,13 @@ def test_no_checkpoint_is_said_to_be_kept_where_there_is_none(
     assert "kept" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("random_cells", "every"), [(-1, 1), (0, 0)])
-def test_impossible_counts_are_refused(random_cells: int, every: int) -> None:
-    with pytest.raises(ConfigError, match=r"retrain\.random must be at least 0"):
-        RetrainConfig(random=random_cells, checkpoint_every=every)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"random": -1}, "^random must be at least 0, not -1$"),
+        ({"checkpoint_every": 0}, "^checkpoint_every must be at least 1, not 0$"),
+    ],
+)
+def test_impossible_counts_are_refused(settings: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RetrainConfig(**settings)

@@ -272,7 +272,7 @@ def test_names_are_joined_from_left_to_right(toy: MiniSpace) -> None:
         ("search=3", "there is no setting 'search'"),
         ("a.b.c=3", "there is no setting 'a.b.c'"),
         ("search.updates=many", "search.updates=many: setting search.updates: "),
-        ("search.warmup=2", "search.warmup is a share in"),
+        ("search.warmup=2", "search.warmup=2: setting search.warmup must be at most 1, not 2"),
         ("", "--methods are some of default, independent"),
     ],
 )

@@ -1,8 +1,11 @@
 """Run folders: what is done is not done again, settings survive config.json, and wrong ones are named."""
 
+import ast
 import copy
 import hashlib
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -107,7 +110,9 @@ def test_every_unknown_setting_is_refused_by_name() -> None:
 
 def test_value_out_of_range_says_what_the_setting_says() -> None:
     record = json.loads(json.dumps(config_to_json(recipe("recurrent-quick"))))
-    with pytest.raises(RunFolderError, match=r"search: search\.epochs must be at least 1, not 0"):
+    with pytest.raises(
+        RunFolderError, match=r"config.json, setting search\.epochs must be at least 1, not 0$"
+    ):
         config_from_json(with_value(record, ("search", "epochs"), 0))
 
 
@@ -152,6 +157,14 @@ def test_config_without_known_stages_is_refused(run: Run, stages: list[str] | No
         (["--data.source", "/nowhere"], DataError),
         (["--device", "tpu"], ConfigError),
         (["--threads", "0"], ConfigError),
+        (["--retrain.child.training.windows.batch", "5000"], DataError),
+        (["--retrain.child.training.windows.bptt", "5000"], DataError),
+        (["--retrain.child.eval-batch", "5000"], DataError),
+        (["--retrain.random", "100000"], ConfigError),
+        (["--shared.reward.batch", "5000"], DataError),
+        (["--search.proposals", "1"], ConfigError),  # the baseline of the recipe needs two
+        (["--derive.rule", "ridge", "--search.updates", "0"], ConfigError),
+        (["--derive.shortlist-order", "ridge", "--search.warmup", "1"], ConfigError),
     ],
 )
 def test_settings_that_cannot_work_leave_no_run(
@@ -160,6 +173,44 @@ def test_settings_that_cannot_work_leave_no_run(
     with pytest.raises(error):
         Run.create(tmp_path, tiny.config(text, *more), ALL_STAGES)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--search.proposals", "1", "--search.updates", "0"],  # nothing is learnt
+        ["--search.proposals", "1", "--controller.reinforce.baseline", "ema"],
+        ["--derive.rule", "ridge"],
+        ["--retrain.random", "127"],  # all but the one that is found
+    ],
+)
+def test_settings_that_can_work_are_not_refused(text: Path, tmp_path: Path, more: list[str]) -> None:
+    config = tiny.config(text, "--space.nodes", "3", *more)
+    assert config.space.count() == 128
+    Run.create(tmp_path, config, ALL_STAGES)
+
+
+def test_networks_that_do_not_fit_into_memory_are_refused_in_a_line(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes.")
+
+    monkeypatch.setattr(RecurrentWorkshop, "model", full)
+    with pytest.raises(ConfigError, match="do not fit into memory"):
+        Run.create(tmp_path, tiny.config(text), ALL_STAGES)
+
+
+def test_commands_for_a_folder_with_spaces_can_be_typed(text: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "my 'first' run"
+    run = Run.create(folder, tiny.config(text), ALL_STAGES)
+    for line in next_commands(run).splitlines()[1:]:
+        assert shlex.split(line)[2] == str(folder)
+    with pytest.raises(RunFolderError) as caught:
+        run.architecture()
+    quoted = re.search(r"run (['\"].*['\"]) first$", str(caught.value))
+    assert quoted is not None
+    assert shlex.split(ast.literal_eval(quoted[1])) == ["enas", "derive", str(folder)]
 
 
 def test_data_that_changed_are_refused(tmp_path: Path) -> None:
@@ -361,9 +412,9 @@ def test_next_commands_are_for_where_the_run_is_and_parse(
         else:
             path.unlink()
     commands = [line.strip() for line in next_commands(run).splitlines()[1:]]
-    assert any(line.startswith(f"{command} {run.folder}") for line in commands)
+    assert any(line.startswith(f"{command} {shlex.quote(str(run.folder))}") for line in commands)
     for line in commands:
-        words = line.partition("#")[0].split()
+        words = shlex.split(line.partition("#")[0])
         assert words[0] == "enas"
         check_command(words[1:])
 

@@ -25,7 +25,7 @@ from enas.architecture import Architecture, Kind
 from enas.config import Metric, RunConfig
 from enas.controllers.config import IndependentConfig, LSTMConfig, ReinforceConfig
 from enas.ensemble import EnsembleConfig, EnsembleRecord, ensemble
-from enas.errors import ConfigError, NotFiniteError, RunFolderError, did_you_mean
+from enas.errors import ConfigError, NotFiniteError, RunFolderError, did_you_mean, shown
 from enas.nn.counting import parameter_count
 from enas.nn.image_network import ImageShape
 from enas.runs.images import ImageRunConfig, MacroConfig, MicroConfig
@@ -331,7 +331,7 @@ def named(config: RunConfig, names: Sequence[str]) -> list[Variant]:
     for name in names:
         if name not in known:
             raise ConfigError(
-                f"there is no variant {name!r}; {did_you_mean(name, known)}of this recipe there are {', '.join(known)}"
+                f"there is no variant {shown(name)}; {did_you_mean(name, known)}of this recipe there are {', '.join(known)}"
             )
         variant = known[name]
         if isinstance(variant, OfSettings) and variant.change(config) == config:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from enas.errors import ArchitectureError
+from enas.errors import ArchitectureError, shortened, shown
 
 Kind = Literal["source", "function", "operation", "skip", "structure"]
 """What a decision asks: an earlier node to read; a node's function or operation; whether to take one skip connection; or
@@ -145,8 +145,10 @@ class Architecture:
             )
         for choice, decision in zip(self.choices, decisions, strict=True):
             if not 0 <= choice < len(decision.options):
-                last, options = len(decision.options) - 1, ", ".join(decision.options)
-                raise ArchitectureError(f"{decision.name}: choice {choice} is not in 0..{last} ({options})")
+                last, options = len(decision.options) - 1, shortened(", ".join(decision.options), 120)
+                raise ArchitectureError(
+                    f"{decision.name}: choice {shown(choice)} is not in 0..{last} ({options})"
+                )
 
     def __str__(self) -> str:
         return self.space.format(self)

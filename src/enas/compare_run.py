@@ -25,8 +25,9 @@ import numpy as np
 from enas.architecture import Architecture
 from enas.compare import RANDOM_SEARCH, SAMPLING, Comparison, Record, compare
 from enas.config import RunConfig
+from enas.constraints import Epochs, SampleSize, Settings, Several, Threads
 from enas.effects import ArchiveRecord
-from enas.errors import ConfigError, NotFiniteError, RunFolderError
+from enas.errors import ConfigError, NotFiniteError, RunFolderError, enas_command, shown
 from enas.methods import RIVALS, Spent, own_name, rivals, spent_by
 from enas.rank import epochs_with_validation, score
 from enas.report.comparison_picture import comparison_svg
@@ -48,37 +49,34 @@ DIVERGED = "diverged.json"
 
 
 @dataclass(frozen=True)
-class CompareConfig:
+class CompareConfig(Settings):
     """Compare a run's method with random sampling, random search, random search with weight sharing, and evolution."""
 
-    seeds: int = 6
+    seeds: Several = 6
     """Runs of each method, with the run's seed and those after it. Fewer than 6 pairs cannot show that one method is
     better than another."""
-    samples: int = 24
+    samples: SampleSize = 24
     """Random architectures that are trained alone. Random search has an equal part of them for each seed."""
     rivals: str = ",".join(RIVALS)
     """The searches on shared weights to compare with, with commas between, or `none`. Random search and sampling are
     always there: they take no more than the random architectures."""
-    epochs: int | None = None
+    epochs: Epochs | None = None
     """Trains every architecture for fewer epochs than the recipe does."""
-    workers: int | None = None
+    workers: Threads | None = None
     """Processes that train at the same time; by default as many as there are cores for."""
     json: bool = False
     """Print comparison.json instead of sentences."""
 
     def __post_init__(self) -> None:
-        if self.seeds < 2:
-            raise ConfigError(f"--seeds must be at least 2, not {self.seeds}: one run shows no spread")
+        super().__post_init__()
         if self.samples < self.seeds:
             raise ConfigError(
                 f"--samples must be at least --seeds, {self.seeds}, not {self.samples}: random search needs one a seed"
             )
-        if self.epochs is not None and self.epochs < 1:
-            raise ConfigError(f"--epochs must be at least 1, not {self.epochs}")
         unknown = [name for name in self.chosen if name not in RIVALS]
         if unknown:
             raise ConfigError(
-                f"--rivals are some of {', '.join(RIVALS)}, with commas between, or none, not {unknown[0]!r}"
+                f"--rivals are some of {', '.join(RIVALS)}, with commas between, or none, not {shown(unknown[0])}"
             )
 
     @property
@@ -112,7 +110,7 @@ def compare_run(run: Run, config: CompareConfig) -> Comparison:
     refuse_import_by_worker()
     if run.search_record() is None:
         raise RunFolderError(
-            f"the search of {run.folder} is not finished; run 'enas resume {run.folder}' first"
+            f"the search of {run.folder} is not finished; run {enas_command('resume', run.folder)!r} first"
         )
     space = run.config.searched_space()
     if space.count() < config.samples:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from enas.architecture import Space
+from enas.constraints import Seed, Settings, Threads
 from enas.controllers.config import (
     ControllerConfig,
     EvolutionConfig,
@@ -54,7 +55,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class RunConfig(ABC):
+class RunConfig(Settings, ABC):
     """What every run has, whatever its space and task."""
 
     metric: ClassVar[Metric]
@@ -64,11 +65,11 @@ class RunConfig(ABC):
     controllers: ClassVar[Mapping[str, ControllerConfig]]
     """What the names of `CONTROLLERS` mean in the space: `lstm` is the paper's, `lstm-authors` the authors'."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Every random number of the run follows from it."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, …, `mps`."""
-    threads: int | None = None
+    threads: Threads | None = None
     """Threads of the CPU that are used; None leaves the choice to PyTorch."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Type of the operands of the large matrix products; weights, states and sums stay fp32."""
@@ -84,6 +85,7 @@ class RunConfig(ABC):
     """How the found architecture, and what it is compared with, are trained from scratch."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         asked, kept = self.derive.checkpoints, self.search.keep_checkpoints
         if asked > kept:
             raise ConfigError(
@@ -121,6 +123,11 @@ class Workshop(ABC):
     @abstractmethod
     def child_training(self, network: Network, epochs: int | None = None) -> ChildTraining:
         """A network's training from scratch, at its start; `epochs` shortens it."""
+
+    def try_out(self, network: Network) -> None:
+        """Build a network and its training, as retraining will, and train nothing. Raises an `EnasError` for settings that
+        cannot work."""
+        self.child_training(network)
 
     @abstractmethod
     def trained(self, network: Network, weights: Path) -> nn.Module:

@@ -11,12 +11,13 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
 from enas.architecture import Architecture
 from enas.config import RunConfig
+from enas.constraints import LARGEST_SAMPLE, Bounds, Epochs, SampleCount, Settings, Threads
 from enas.errors import ConfigError, DataError
 from enas.ground_truth.minispaces import table_for
 from enas.ground_truth.table import last_if_diverged
@@ -39,29 +40,26 @@ TOP_SHARE = 0.2
 
 
 @dataclass(frozen=True)
-class RankConfig:
+class RankConfig(Settings):
     """Compare the order that a search's shared weights give architectures with what they reach trained alone."""
 
-    architectures: int = 40
+    architectures: Annotated[int, Bounds(5, LARGEST_SAMPLE)] = 40
     """Architectures drawn uniformly from the space. Where a table has their trainings, all of the space are taken."""
-    repeats: int = 20
+    repeats: SampleCount = 20
     """How many of them are trained with a second seed, for the ceiling."""
-    epochs: int | None = None
+    epochs: Epochs | None = None
     """Trains for fewer epochs than the recipe does."""
-    workers: int | None = None
+    workers: Threads | None = None
     """Processes that train at the same time; by default as many as there are cores for."""
     json: bool = False
     """Print the record of rank.json instead of sentences."""
 
     def __post_init__(self) -> None:
-        if self.architectures < 5:
-            raise ConfigError(f"--architectures must be at least 5, not {self.architectures}")
-        if not 0 <= self.repeats <= self.architectures:
+        super().__post_init__()
+        if self.repeats > self.architectures:
             raise ConfigError(
-                f"--repeats is how many of the {self.architectures} architectures are trained again, not {self.repeats}"
+                f"repeats is how many of the {self.architectures} architectures are trained again, not {self.repeats}"
             )
-        if self.epochs is not None and self.epochs < 1:
-            raise ConfigError(f"--epochs must be at least 1, not {self.epochs}")
 
 
 class Truth(NamedTuple):

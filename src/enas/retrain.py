@@ -13,6 +13,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from enas.architecture import Architecture, Space
+from enas.constraints import PositiveInt, SampleCount, Settings
 from enas.errors import ArchitectureError, ConfigError, NotFiniteError, RunFolderError
 from enas.runtime.checkpoint import CheckpointStore, check_still_there, fitting
 from enas.runtime.files import (
@@ -38,23 +39,16 @@ WEIGHTS, RESULT, METRICS = "weights.safetensors", "result.json", "metrics.jsonl"
 
 
 @dataclass(frozen=True)
-class RetrainConfig:
+class RetrainConfig(Settings):
     """Which networks are trained beside the found one, and how often a training is saved.
 
     Every task adds the recipe that they are all trained with.
     """
 
-    random: int = 0
+    random: SampleCount = 0
     """Also train this many uniformly random architectures of the space."""
-    checkpoint_every: int = 200
+    checkpoint_every: PositiveInt = 200
     """Training steps between checkpoints; there is one after every epoch too."""
-
-    def __post_init__(self) -> None:
-        if self.random < 0 or self.checkpoint_every < 1:
-            raise ConfigError(
-                f"retrain.random must be at least 0 and retrain.checkpoint_every at least 1, not {self.random} and "
-                f"{self.checkpoint_every}"
-            )
 
 
 @dataclass(frozen=True)

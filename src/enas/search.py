@@ -13,9 +13,10 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from enas.constraints import Count, Epochs, PositiveInt, SampleSize, Settings, Share
 from enas.controllers.base import Controller, check_rewards
 from enas.controllers.uniform import UniformController
-from enas.errors import ConfigError, NotFiniteError
+from enas.errors import NotFiniteError
 from enas.health import collapse_warning, collapsed, parameter_free
 from enas.runtime.checkpoint import CheckpointStore, fitting
 from enas.runtime.files import Digest, JsonlLog
@@ -32,54 +33,43 @@ Phase = Literal["weights", "controller"]
 
 
 @dataclass(frozen=True)
-class SearchConfig:
+class SearchConfig(Settings):
     """How long the search is, and how its two phases alternate."""
 
-    epochs: int = 150
+    epochs: Epochs = 150
     """Rounds of the two phases: a pass over the training data, then the controller's updates."""
-    warmup: float = 0.0
+    warmup: Share = 0.0
     """Share of the epochs at the start in which the controller rests and architectures are sampled without it."""
-    samples: int = 1
+    samples: SampleSize = 1
     """M: architectures sampled for a training step, whose gradients are averaged (paper, eq. 1)."""
-    explore: float = 0.0
+    explore: Share = 0.0
     """Share of the training steps after the warm-up whose architectures are sampled without the controller."""
     exploration: Exploration = "uniform"
     """How architectures are sampled without the controller: each decision `uniform`ly, or `fair`ly, so that the options
     of a decision take turns and are trained equally often."""
-    updates: int = 2000
+    updates: Count = 2000
     """Controller updates after a pass."""
-    proposals: int = 1
+    proposals: SampleSize = 1
     """Architectures rewarded for one controller update."""
-    stop_entropy: float | None = None
+    stop_entropy: Share | None = None
     """Share of the largest possible entropy at which the controller's updates end; the shared weights are trained on.
     A policy that is trained to certainty picks worse than one that is stopped early; None goes on to the end."""
     same_minibatch: bool = True
     """Whether the proposals of an update are rewarded on the same validation minibatch, which takes the minibatch's own
     difficulty out of their comparison, or each on one of its own (paper, authors)."""
-    checkpoint_every: int = 200
+    checkpoint_every: PositiveInt = 200
     """Steps (of either phase) between checkpoints."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: PositiveInt = 2
     """How many of the newest checkpoints stay."""
-    log_every: int = 20
+    log_every: PositiveInt = 20
     """Training steps that share one record in metrics.jsonl, their mean."""
-    percentile_every: int | None = None
+    percentile_every: PositiveInt | None = None
     """Epochs between measurements of where the policy's samples stand among random architectures, by their reward with
     the shared weights; also at the last update's epoch. None never measures it."""
-    percentile_samples: int = 16
+    percentile_samples: SampleSize = 16
     """Samples of the policy, and as many random architectures, that are rewarded for such a measurement."""
-    collapse_share: float = 0.8
+    collapse_share: Share = 0.8
     """Share of parameter-free options in the policy's mode from which on a collapse is reported."""
-
-    def __post_init__(self) -> None:
-        counts = ("epochs", "samples", "proposals", "checkpoint_every", "keep_checkpoints", "log_every")
-        for name in (*counts, "percentile_every", "percentile_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"search.{name} must be at least 1, not {value}")
-        for name in ("warmup", "explore", "stop_entropy", "collapse_share"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ConfigError(f"search.{name} is a share in [0, 1], not {value}")
 
     @property
     def warmup_epochs(self) -> int:

@@ -122,4 +122,5 @@ def _read(cls: type, values: Any, *place: str) -> Any:
     except WrongRecord as error:
         name = ".".join(part for part in (*place, error.place) if part)
         reason = "there is no such setting" if error.unknown else error.reason
-        raise RunFolderError(f"config.json, setting {name}: {reason}") from error
+        joint = " " if error.of_setting else ": "
+        raise RunFolderError(f"config.json, setting {name}{joint}{reason}") from error

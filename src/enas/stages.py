@@ -14,6 +14,7 @@ A stage that is done is recognised by its files and not repeated.
 from __future__ import annotations
 
 import math
+import os
 import reprlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +31,16 @@ from enas.config import RunConfig, Workshop
 from enas.controllers import Controller, build_controller
 from enas.derive import candidates, pick
 from enas.effects import ArchiveRecord, Effects, Groups, archive_effects
-from enas.errors import ArchitectureError, EnasError, MissingDataError, NotFiniteError, RunFolderError
+from enas.errors import (
+    ArchitectureError,
+    EnasError,
+    MissingDataError,
+    NotFiniteError,
+    RunFolderError,
+    enas_command,
+    shortened,
+)
+from enas.feasible import check_stages
 from enas.report.drawing import write_svg
 from enas.retrain import (
     Network,
@@ -106,21 +116,19 @@ class Run:
     def create(cls, folder: Path, config: RunConfig, stages: Sequence[StageName]) -> Run:
         """Start a new run. Raises `RunFolderError` if the folder already holds one.
 
-        Device, threads, data, controller and shared weights are tried first: settings that cannot work leave no run
-        behind.
+        Device, threads, data and what the stages work with are tried first: settings that cannot work leave no run behind.
         """
         if (folder / "config.json").exists():
             raise RunFolderError(
-                f"{folder} already holds a run. Continue it with 'enas resume {folder}', or choose another --run."
+                f"{folder} already holds a run. Continue it with {enas_command('resume', folder)!r}, or choose another "
+                "--run."
             )
         pick_device(config.device)
         set_threads(config.threads)
         run = cls(folder, config, tuple(stages))
         workshop = vars(run)["workshop"] = config.load()
         say(f"data: {workshop.description}")
-        if "search" in stages:
-            task = workshop.search_task()
-            build_controller(config.controller, task.space, config.seed)
+        check_stages(config, workshop, stages)
         folder.mkdir(parents=True, exist_ok=True)
         run.write_environment(workshop)
         write_json(folder / "config.json", {"stages": list(stages), **config_to_json(config)})
@@ -130,8 +138,10 @@ class Run:
     def open(cls, folder: Path) -> Run:
         """An existing run. Raises `RunFolderError` if there is none."""
         path = folder / "config.json"
-        if not path.exists():
-            raise RunFolderError(f"{folder} is not a run folder: it has no config.json. Check the path.")
+        if not os.path.exists(path):
+            raise RunFolderError(
+                f"{shortened(str(folder), 200)} is not a run folder: it has no config.json. Check the path."
+            )
         record = read_json(path)
         config = config_from_json(record)
         stages = record.get("stages")
@@ -245,7 +255,7 @@ class Run:
         end = self.search_end()
         if end is None:
             raise RunFolderError(
-                f"the search of {self.folder} is not finished; run 'enas resume {self.folder}' first"
+                f"the search of {self.folder} is not finished; run {enas_command('resume', self.folder)!r} first"
             )
         search, (path, state) = self.search(), end
         with fitting(path):
@@ -302,7 +312,7 @@ class Run:
         path = self.folder / "architecture.json"
         if not path.exists():
             raise RunFolderError(
-                f"{self.folder} has no architecture yet; run 'enas derive {self.folder}' first"
+                f"{self.folder} has no architecture yet; run {enas_command('derive', self.folder)!r} first"
             )
         architecture = architecture_in(path)
         if architecture.space != self.config.searched_space():
@@ -378,7 +388,9 @@ class Run:
         network = Network("found", self.architecture(), self.config.seed)
         result = self.result(network, "retrain")
         if result is None:
-            raise RunFolderError(f"{network} is not retrained yet; run 'enas retrain {self.folder}' first")
+            raise RunFolderError(
+                f"{network} is not retrained yet; run {enas_command('retrain', self.folder)!r} first"
+            )
         return self.workshop.trained(network, check_weights(self.folder / "retrain" / network.id, result))
 
     def networks(self) -> list[Network]:
@@ -493,7 +505,7 @@ def test(run: Run, stop: StopRequest) -> None:
     """Read the test data, once for every retrained network."""
     if not run.results():
         raise RunFolderError(
-            f"{run.folder} has no retrained network yet; run 'enas retrain {run.folder}' first"
+            f"{run.folder} has no retrained network yet; run {enas_command('retrain', run.folder)!r} first"
         )
     for network in run.networks():
         result = run.result(network, "retrain")

@@ -1,7 +1,9 @@
 """The setting that says which images a run learns from, and the one function that loads them."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from enas.constraints import LARGEST_SIDE, Bounds, Part, PositiveInt, Seed, Settings
 from enas.data.digits import read_digits
 from enas.data.image_arrays import Channels, read_image_arrays
 from enas.data.image_folder import read_image_folder
@@ -17,7 +19,7 @@ NAMED_SOURCES = (DIGITS, *PUBLISHED_IMAGES)
 
 
 @dataclass(frozen=True)
-class ImageConfig:
+class ImageConfig(Settings):
     """Which images to learn from, how many of them, and how they are split."""
 
     source: str = DIGITS
@@ -28,27 +30,27 @@ class ImageConfig:
     """Where the files of `cifar10` or `fashion-mnist` are; by default in a folder of their published name in
     $ENAS_DATA, or else in the cache folder of the platform."""
 
-    size: int | None = None
+    size: Annotated[int, Bounds(1, LARGEST_SIDE)] | None = None
     """Scale the pictures of a folder to size × size pixels, cutting what is longer; by default all pictures
     must be of one size."""
 
     channels: Channels | None = None
     """Where the channels of the arrays of an .npz file are, `first` or `last`; by default the axis of at most four."""
 
-    valid: int | float = 0.1
+    valid: Part = 0.1
     """Images held out of the training images for validation: a share below 1, or a number. The default is
     CIFAR-10's 5,000 of 50,000. Not used if the source has validation images itself."""
 
-    test: int | float = 0.2
+    test: Part = 0.2
     """Images held out for testing where the source has no test images of its own, likewise."""
 
-    max_train: int | None = None
+    max_train: PositiveInt | None = None
     """Most training and validation images together, each class in proportion. By default all."""
 
-    max_test: int | None = None
+    max_test: PositiveInt | None = None
     """Most test images, likewise. The accuracy on a part does not compare with that on the whole."""
 
-    split_seed: int = 0
+    split_seed: Seed = 0
     """What images are held out follows from this number, whatever the seed of the run."""
 
     allow_overlap: bool = False

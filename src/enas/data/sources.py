@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from enas.constraints import PositiveInt, Settings
 from enas.data.own_files import data_path, locate_sources, no_source, readable, say_if_hidden
 from enas.data.published import PUBLISHED_TEXTS, locate
 from enas.data.stdlib import DEFAULT_VOCABULARY, read_stdlib
@@ -13,7 +14,7 @@ NAMED_SOURCES = (STDLIB, *PUBLISHED_TEXTS)
 
 
 @dataclass(frozen=True)
-class TextConfig:
+class TextConfig(Settings):
     """Which text to learn from, and how much of it."""
 
     source: str = STDLIB
@@ -24,17 +25,17 @@ class TextConfig:
     """Where train.txt, valid.txt and test.txt of `ptb` or `wikitext-2` are; by default in a folder of that
     name in $ENAS_DATA, or else in the cache folder of the platform."""
 
-    max_vocabulary: int | None = None
+    max_vocabulary: PositiveInt | None = None
     """Most words in the vocabulary, `<eos>` and `<unk>` included: the most frequent of the training text.
     By default 10,000 for `stdlib`, and all words for other texts."""
 
-    max_train_tokens: int | None = None
+    max_train_tokens: PositiveInt | None = None
     """Most training tokens: whole files of `stdlib`, first lines of other texts. By default all."""
 
-    max_valid_tokens: int | None = None
+    max_valid_tokens: PositiveInt | None = None
     """Most validation tokens, likewise."""
 
-    max_test_tokens: int | None = None
+    max_test_tokens: PositiveInt | None = None
     """Most test tokens, likewise. The perplexity of a part does not compare with that of the whole."""
 
     download: bool = True

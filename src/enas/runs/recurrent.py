@@ -120,6 +120,9 @@ class RecurrentWorkshop(Workshop):
             dtype=self.config.dtype,
         )
 
+    def try_out(self, network: Network) -> None:
+        self.child_training(network, epochs=1)  # with random lengths, the windows of all epochs take a while
+
     def trained(self, network: Network, weights: Path) -> LanguageModel:
         model = self.model(network)
         load_weights(model, weights)

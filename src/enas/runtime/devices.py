@@ -4,7 +4,7 @@ import re
 
 import torch
 
-from enas.errors import ConfigError
+from enas.errors import ConfigError, shown
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -16,7 +16,7 @@ def pick_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if re.fullmatch(r"cpu|mps|cuda(:\d+)?", name) is None:
-        raise ConfigError(f"Unknown device '{name}'. Use auto, cpu, cuda, cuda:N or mps.")
+        raise ConfigError(f"Unknown device {shown(name)}. Use auto, cpu, cuda, cuda:N or mps.")
     device = torch.device(name)
     missing = {"cpu": None, "cuda": _why_no_cuda(device.index), "mps": _why_no_mps()}[device.type]
     if missing is not None:

@@ -110,13 +110,19 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
         ValueError: a number is NaN or infinite, which JSON cannot say.
         RunFolderError: as `atomic_file`, or the folder is gone.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomic(path, text, make_folder=False)
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, _json_bytes(text) + b"\n", make_folder=False)
 
 
 def digest_of_file(path: str | os.PathLike[str]) -> Digest:
     """The digest of a file. Raises `RunFolderError` if it is missing or unreadable."""
     return digest_of(_read(path))
+
+
+def _json_bytes(text: str) -> bytes:
+    """JSON text as UTF-8. The bytes of a path that is not UTF-8, for which Python has lone surrogates, become escapes that
+    JSON reads back."""
+    return text.encode(errors="backslashreplace")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -195,7 +201,7 @@ def append_jsonl(
         ValueError: a number is NaN or infinite, which JSON cannot say.
         RunFolderError: the file cannot be written.
     """
-    line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    line = _json_bytes(json.dumps(record, ensure_ascii=False, allow_nan=False)) + b"\n"
     with _log_file(path, make_folder=make_folder) as file:
         whole = _mend(file)
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import filelock
 
-from enas.errors import RunFolderError
+from enas.errors import FolderInUseError, RunFolderError
 from enas.runtime.files import clear_parts, read_json, write_json
 
 LOCK_FILE = ".lock"
@@ -33,7 +33,7 @@ def run_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     try:
         lock.acquire()
     except filelock.Timeout:
-        raise RunFolderError(
+        raise FolderInUseError(
             f"{folder} is in use by {_owner(folder)}. Wait for it, stop it, or give this run another name."
         ) from None
     except OSError as error:

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from enas.errors import RunFolderError
+from enas.errors import RunFolderError, SettingError
 from enas.runtime.files import read_json, read_jsonl
 
 T = TypeVar("T")
@@ -26,13 +26,15 @@ T = TypeVar("T")
 class WrongRecord(ValueError):
     """Values are not those of a record."""
 
-    def __init__(self, place: str, reason: str, unknown: bool = False) -> None:
+    def __init__(self, place: str, reason: str, *, unknown: bool = False, of_setting: bool = False) -> None:
         super().__init__(f"{place}: {reason}" if place else reason)
         self.place = place
         """The field, inner ones after dots; empty for the record itself."""
         self.reason = reason
         self.unknown = unknown
         """Whether there is no such field."""
+        self.of_setting = of_setting
+        """Whether a setting's own bounds are broken: the reason goes on after its name."""
 
 
 def validated(kind: type[T], values: object, *, strict: bool = True, closed: bool = False) -> T:
@@ -51,9 +53,13 @@ def validated(kind: type[T], values: object, *, strict: bool = True, closed: boo
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"][1:])
         unknown, reason = first["type"] == "unexpected_keyword_argument", first["msg"]
+        if isinstance(broken := first.get("ctx", {}).get("error"), SettingError):
+            name, _, needs = str(broken).partition(" ")
+            place = f"{place}.{name}" if place else name
+            raise WrongRecord(place, needs, of_setting=True) from error
         if first["type"] not in ("missing", "unexpected_keyword_argument", "value_error", "json_invalid"):
             reason += f", not {reprlib.repr(first['input'])}"
-        raise WrongRecord(place, reason.removeprefix("Value error, "), unknown) from error
+        raise WrongRecord(place, reason.removeprefix("Value error, "), unknown=unknown) from error
 
 
 @functools.cache

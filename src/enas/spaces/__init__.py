@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from enas.architecture import Architecture, Space
-from enas.errors import ArchitectureError, ConfigError, RunFolderError
+from enas.errors import ArchitectureError, ConfigError, RunFolderError, shown
 from enas.runtime.files import read_json
 from enas.runtime.records import WrongRecord, validated
 from enas.spaces.graph.space import GraphSpace
@@ -35,9 +35,7 @@ def space_from_json(record: Any) -> Space:
     name = record.get("name") if isinstance(record, dict) else None
     if not isinstance(name, str) or name not in SPACES:
         known = ", ".join(SPACES)
-        raise ArchitectureError(
-            f"{reprlib.repr(record)} is not the JSON of a space; known spaces are {known}"
-        )
+        raise ArchitectureError(f"{shown(record)} is not the JSON of a space; known spaces are {known}")
     fields = {key: value for key, value in record.items() if key != "name"}
     try:
         validated(SPACES[name], fields, closed=True)

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from enas.architecture import Architecture
+from enas.constraints import PartialShare, PositiveInt, Settings
 from enas.data.images import ImageData
-from enas.errors import ConfigError, NotFiniteError
+from enas.errors import NotFiniteError
 from enas.nn.activation import Statistics
 from enas.nn.image_network import ImageSupernet, Pass
 from enas.runtime.seeding import derive_seed, generator
-from enas.tasks.averaging import AveragedWeights, check_average
+from enas.tasks.averaging import AveragedWeights
 from enas.tasks.base import SearchTask
 from enas.tasks.image_training import (
     EvaluationImages,
@@ -42,36 +43,28 @@ from enas.tasks.image_training import (
 
 
 @dataclass(frozen=True)
-class ImageRewardConfig:
+class ImageRewardConfig(Settings):
     """How an architecture is rewarded: by its accuracy on a minibatch of validation images, nothing dropped."""
 
-    batch: int = 128
+    batch: PositiveInt = 128
     """Images of the validation minibatch, drawn anew for every reward."""
     statistics: NormStatistics = "batch"
     """What the batch norms normalise by. The moving averages are of whatever architectures were trained last."""
-    recalibration_batches: int = 4
+    recalibration_batches: PositiveInt = 4
     """Training minibatches, not augmented, that `recalibrated` takes its means over."""
-
-    def __post_init__(self) -> None:
-        for name in ("batch", "recalibration_batches"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"reward.{name} must be at least 1, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
-class ImageSharedConfig:
+class ImageSharedConfig(Settings):
     """How the shared weights are trained and used for rewards."""
 
     training: ImageTrainingConfig = field(default_factory=ImageTrainingConfig)
     """The recipe of the shared weights' steps."""
     reward: ImageRewardConfig = field(default_factory=ImageRewardConfig)
     """The controller's reward."""
-    average: float = 0.0
+    average: PartialShare = 0.0
     """Share of a moving average of the shared weights that is kept at every training step. Rewards are computed with the
     average; 0 computes them with the weights themselves (paper, authors)."""
-
-    def __post_init__(self) -> None:
-        check_average(self.average)
 
 
 class ImageSearchTask(SearchTask):
