@@ -35,7 +35,7 @@ class DeriveConfig(Settings):
     `mode`: the policy's most probable architecture; `ridge`: the candidate of the highest reward predicted from the
     search's logged rewards; `shortlist`: the first candidates are trained from scratch for a short while, and the best
     of them on the validation data is taken."""
-    samples: SampleSize = 10
+    samples: PositiveInt = 10
     """Architectures sampled from the policy and scored with the shared weights, beside its most probable one."""
     minibatches: PositiveInt = 1
     """Validation minibatches a candidate is scored on, the same for all."""
