@@ -16,7 +16,6 @@ from enas.cli import COMMANDS, NAMES_FIRST, USAGE, main, setting_names, settings
 from enas.config import CONTROLLERS
 from enas.recipes import RECIPES, recipe
 from enas.runtime.files import append_jsonl, read_json, read_jsonl, write_json
-from enas.settings import config_from_json, config_to_json
 from enas.spaces import architecture_from_json
 from enas.spaces.recurrent.space import RecurrentSpace
 from tests import tiny
@@ -393,13 +392,13 @@ def test_a_refusal_does_not_repeat_ten_thousand_characters(
     assert "characters" in said
 
 
-def test_bytes_that_are_no_text_pass_through_settings() -> None:
+def test_bytes_that_are_no_text_pass_through_flags_and_records() -> None:
     """A path of an old disk may not be UTF-8; Python keeps its bytes as lone surrogates."""
-    config, folder, _ = settings("micro-quick", ["--run", "caf\udce9", "--data.source", "caf\udce9"])
+    _, folder, _ = settings("micro-quick", ["--run", "caf\udce9"])
     assert folder == Path("caf\udce9")
-    write_json("config.json", config_to_json(config))
+    write_json("record.json", {"path": "caf\udce9"})
     append_jsonl("log.jsonl", {"path": "caf\udce9"})
-    assert config_from_json(read_json("config.json")) == config
+    assert read_json("record.json") == {"path": "caf\udce9"}
     assert read_jsonl("log.jsonl") == [{"path": "caf\udce9"}]
 
 

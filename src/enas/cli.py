@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from enas import __version__
+from enas.constraints import Settings
 from enas.errors import (
     ArchitectureError,
     ConfigError,
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from enas.architecture import Architecture
     from enas.compare_run import CompareConfig
     from enas.config import RunConfig
-    from enas.constraints import Settings
     from enas.ensemble import EnsembleConfig
     from enas.ground_truth.benchmark import BenchmarkConfig
     from enas.ground_truth.build import ShowOptions as TableOptions

@@ -60,6 +60,7 @@ class ImageConfig(Settings):
     """Download `cifar10` or `fashion-mnist` if it is not found and `folder` is not set."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         locate_sources(self, NAMED_SOURCES)
 
 
@@ -93,8 +94,6 @@ def _read(config: ImageConfig) -> ImagePool:
             f"`size` is {config.size}, but only the pictures of a folder are scaled, and `source` is "
             f"{config.source!r}: leave `size` out."
         )
-    if config.size is not None and config.size < 1:
-        raise ConfigError(f"`size` is {config.size}; set it to 1 or more.")
     if config.channels is not None and not own_file:
         raise ConfigError(
             f"`channels` is {config.channels!r}, but only those of an .npz file are looked for, and `source` is "

@@ -42,6 +42,7 @@ class TextConfig(Settings):
     """Download `ptb` or `wikitext-2` if it is not found and `folder` is not set."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         locate_sources(self, NAMED_SOURCES)
 
 

@@ -27,7 +27,8 @@ class WrongRecord(ValueError):
     """Values are not those of a record."""
 
     def __init__(self, place: str, reason: str, *, unknown: bool = False, of_setting: bool = False) -> None:
-        super().__init__(f"{place}: {reason}" if place else reason)
+        joint = " " if of_setting else ": "
+        super().__init__(f"{place}{joint}{reason}" if place else reason)
         self.place = place
         """The field, inner ones after dots; empty for the record itself."""
         self.reason = reason
