@@ -121,7 +121,7 @@ class RecurrentWorkshop(Workshop):
         )
 
     def try_out(self, network: Network) -> None:
-        self.child_training(network, epochs=1)  # with random lengths, the windows of all epochs take a while
+        self.child_training(network, 1)  # with random lengths, the windows of all epochs take a while
 
     def trained(self, network: Network, weights: Path) -> LanguageModel:
         model = self.model(network)
