@@ -13,6 +13,7 @@ import safetensors.torch
 from enas.architecture import Architecture, Space
 from enas.errors import ConfigError, NotFiniteError
 from enas.runtime.checkpoint import CheckpointStore
+from enas.runtime.compiling import compiling_told
 from enas.runtime.files import JsonlLog, read_json, write_atomic, write_json
 from enas.runtime.metrics import Metrics
 from enas.runtime.progress import estimate_line, progress, say
@@ -125,7 +126,8 @@ def train_network(
     found = checkpoints.load_newest()
     if found is None:
         metrics.restore({"position": 0, "seconds": 0.0})  # drops what a start without a checkpoint has logged
-        seconds, memory = training.estimate()
+        with compiling_told(stop, run):
+            seconds, memory = training.estimate()
         say(estimate_line(f"retrain {network}", seconds * training.total_steps, memory))
     else:
         training.load_state_dict(found[1]["training"])

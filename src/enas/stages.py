@@ -42,7 +42,7 @@ from enas.retrain import (
     train_network,
 )
 from enas.runtime.checkpoint import CheckpointStore
-from enas.runtime.devices import pick_device, set_threads
+from enas.runtime.devices import check_precision, pick_device, set_threads
 from enas.runtime.environment import environment
 from enas.runtime.files import JsonlLog, read_json, read_jsonl, write_json
 from enas.runtime.metrics import Metrics
@@ -78,7 +78,7 @@ class Run:
             raise RunFolderError(
                 f"{folder} already holds a run. Continue it with 'enas resume {folder}', or choose another --run."
             )
-        pick_device(config.device)
+        check_precision(pick_device(config.device), config.precision, config.allow_slow)
         set_threads(config.threads)
         (folder / "environment.json").unlink(missing_ok=True)  # of a start that was killed right here
         run = cls(folder, config, tuple(stages))
