@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,9 +15,17 @@ import numpy as np
 import pytest
 
 from enas import doctor
+from enas.architecture import Space
 from enas.nn import usable
+from enas.nn.compiling import announce
 from enas.runtime.compiling import compiling_told
 from enas.runtime.stop import Stopped, StopRequest
+from enas.search import Search, run_search
+from enas.spaces.macro.space import MacroSpace
+from enas.spaces.micro.space import MicroSpace
+from enas.stages import Run
+from enas.tasks.images import with_every_operation
+from tests import tiny
 
 pytest.importorskip("numba")
 
@@ -260,6 +269,33 @@ def test_a_stop_is_answered_before_the_next_kernel(folder: Path, tmp_path: Path)
         with pytest.raises(Stopped, match=r"Stopped by SIGTERM .* enas resume .*run"):
             use()
     assert use()[0] == 0  # it was not compiled
+
+
+def test_a_stop_during_the_estimate_of_a_search_ends_it_before_its_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.create(tmp_path / "run", tiny.config(tiny.write_text(tmp_path / "text")), ("search",))
+    monkeypatch.setattr(Search, "estimate", lambda self: announce("a kernel", "kept"))
+    with StopRequest() as stop:
+        stop.request("SIGTERM")
+        with pytest.raises(Stopped):
+            run_search(run.search(), run.search_checkpoints(), stop, run.folder)
+    assert run.search_checkpoints().steps() == []
+    monkeypatch.undo()
+    with StopRequest() as stop:  # and it can be gone on with
+        run_search(run.search(), run.search_checkpoints(), stop, run.folder)
+    assert run.search_end() is not None
+
+
+@pytest.mark.parametrize("space", [MacroSpace(3), MicroSpace(2)], ids=["macro", "micro"])
+def test_a_few_architectures_have_every_operation(space: Space) -> None:
+    few = with_every_operation(space, random.Random(0))
+    taken = [
+        {d.options[c] for d, c in zip(space.decisions, a.choices, strict=True) if d.kind == "operation"}
+        for a in few
+    ]
+    assert set().union(*taken) == {o for d in space.decisions if d.kind == "operation" for o in d.options}
+    assert all(one - set().union(*taken[:i]) for i, one in enumerate(taken))
 
 
 # How many combinations of types are compiled or read after the estimate, and after steps with random architectures.

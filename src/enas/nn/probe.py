@@ -35,4 +35,5 @@ def fault() -> str | None:
 
 def kept() -> str:
     """Whether and where kernels are kept for the next process, in words."""
-    return str(_probe._cache.where)
+    compiled: Any = _probe
+    return str(compiled._cache.where)
