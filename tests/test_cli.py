@@ -107,10 +107,10 @@ def test_bf16_where_it_is_slow_is_refused_before_there_is_a_run_unless_insisted_
     command = ["search", "recurrent-quick", *tiny.flags(tiny.write_text(Path("text")), "--precision", "bf16")]
     assert refusal(capsys, *command, "--device", "cpu") == (
         "--precision bf16 would be slow: this processor has no instructions for it; a product takes 31 times as long as in "
-        "fp32. Use fp32, or insist with --allow-slow."
+        "fp32. Use fp32, or insist with --allow-slow True."
     )
     assert not list(Path().rglob("config.json"))
-    assert main([*command, "--allow-slow", "--run", "slow"]) == 0
+    assert main([*command, "--allow-slow", "True", "--run", "slow"]) == 0
     assert json.loads(Path("slow/config.json").read_text())["settings"]["allow_slow"] is True
 
 

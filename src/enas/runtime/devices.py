@@ -42,7 +42,9 @@ def check_precision(device: torch.device, precision: str, allow_slow: bool) -> N
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         why = "this GPU has no instructions for it"
     if why is not None:
-        raise ConfigError(f"--precision bf16 would be slow: {why}. Use fp32, or insist with --allow-slow.")
+        raise ConfigError(
+            f"--precision bf16 would be slow: {why}. Use fp32, or insist with --allow-slow True."
+        )
 
 
 _TOO_SLOW = 3.0
