@@ -105,6 +105,20 @@ def test_mistakes_are_refused_in_one_line(
     assert not list(Path().rglob("config.json"))
 
 
+def test_bf16_where_it_is_slow_is_refused_before_there_is_a_run_unless_insisted_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enas.runtime.devices.slowness_of_bfloat16", lambda: 31.4)
+    command = ["search", "recurrent-quick", *tiny.flags(tiny.write_text(Path("text")), "--precision", "bf16")]
+    assert refusal(capsys, *command, "--device", "cpu") == (
+        "--precision bf16 would be slow: this processor has no instructions for it; a product takes 31 times as long as in "
+        "fp32. Use fp32, or insist with --allow-slow True."
+    )
+    assert not list(Path().rglob("config.json"))
+    assert main([*command, "--allow-slow", "True", "--run", "slow"]) == 0
+    assert json.loads(Path("slow/config.json").read_text())["settings"]["allow_slow"] is True
+
+
 @pytest.mark.parametrize("columns", ["20", "60", "400"])
 def test_refusals_are_one_line_on_a_terminal_of_any_width(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str

@@ -5,6 +5,7 @@ import math
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from enas.errors import ConfigError
 from enas.nn import kernels, products, recurrence_fused, threads
-from enas.nn.installed import has_numba
 from enas.nn.recurrence import (
     ACTIVATIONS,
     CellPlan,
@@ -22,6 +22,7 @@ from enas.nn.recurrence import (
     recurrence,
     recurrence_reference,
 )
+from enas.nn.usable import why_no_kernels
 
 PRECISIONS = {
     "float64": (torch.float64, torch.float64, 1e-13),
@@ -317,6 +318,22 @@ def test_a_build_of_torch_without_the_operators_is_found_out(monkeypatch: pytest
         products.packs.cache_clear()
 
 
+def test_openmp_is_found_by_the_name_that_the_library_has_on_a_mac(tmp_path: Path):
+    assert threads._gomp_parallel(tmp_path) == 0
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    if library.exists():
+        (tmp_path / "libtorch_cpu.dylib").symlink_to(library)
+        threads._gomp_parallel.cache_clear()
+        assert threads._gomp_parallel(tmp_path) == threads._gomp_parallel() != 0
+        assert threads.shares_threads()
+
+
+def test_memory_that_cannot_be_had_ends_with_its_own_error():
+    with pytest.raises(RuntimeError, match="memory"):
+        recurrence_fused._Arena(2**62)
+    assert recurrence_fused._Arena(64).empty((4,), torch.float32).shape == (4,)
+
+
 def test_an_openmp_that_cannot_be_found_leaves_one_thread(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(threads, "_gomp_parallel", lambda: 0)
     assert threads.team(10**6) == (1, 0)
@@ -325,7 +342,7 @@ def test_an_openmp_that_cannot_be_found_leaves_one_thread(monkeypatch: pytest.Mo
 def test_without_numba_the_reference_runs(monkeypatch: pytest.MonkeyPatch):
     fused = case("float32").output_and_gradients()
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.setattr("enas.nn.recurrence.has_numba", has_numba.__wrapped__)
+    monkeypatch.setattr("enas.nn.usable.why_no_kernels", why_no_kernels.__wrapped__)
     assert not kernels_take(torch.zeros(1), torch.float32)
     plain = case("float32").output_and_gradients()
     assert worst(fused, plain) < 3e-6

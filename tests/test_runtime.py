@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import io
 import json
+import math
 import os
 import platform
 import re
@@ -23,9 +24,9 @@ import pytest
 import torch
 
 from enas.errors import ConfigError, EnasError, RunFolderError
-from enas.runtime import memory
+from enas.runtime import devices, memory
 from enas.runtime.checkpoint import CheckpointStore
-from enas.runtime.devices import pick_device, set_threads
+from enas.runtime.devices import check_precision, pick_device, set_threads
 from enas.runtime.environment import environment
 from enas.runtime.files import (
     JsonlLog,
@@ -672,7 +673,32 @@ class TestDevices:
         with pytest.raises(ConfigError, match="'mps' cannot be used: it needs a Mac"):
             pick_device("mps")
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-        assert pick_device("auto") == torch.device("mps")
+        assert pick_device("mps") == torch.device("mps")
+        assert pick_device("auto") == torch.device("cpu")
+
+    @pytest.mark.parametrize(("times", "refused"), [(0.3, False), (1.4, False), (40.0, True)])
+    def test_bf16_is_refused_where_the_processor_emulates_it(
+        self, times: float, refused: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cpu = torch.device("cpu")
+        monkeypatch.setattr(devices, "slowness_of_bfloat16", lambda: times)
+        check_precision(cpu, "fp32", False)
+        check_precision(cpu, "bf16", True)
+        said = pytest.raises(ConfigError, match=f"takes {times:.0f} times as long .* --allow-slow")
+        with said if refused else contextlib.nullcontext():
+            check_precision(cpu, "bf16", False)
+
+    def test_on_a_gpu_the_processor_does_not_matter(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        gpu = torch.device("cuda")
+        monkeypatch.setattr(devices, "slowness_of_bfloat16", lambda: 40.0)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+        check_precision(gpu, "bf16", False)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+        with pytest.raises(ConfigError, match="this GPU has no instructions for it"):
+            check_precision(gpu, "bf16", False)
+
+    def test_products_in_bf16_are_timed(self) -> None:
+        assert 0 < devices.slowness_of_bfloat16() < math.inf
 
     @pytest.mark.parametrize("name", ["gpu", "", "cuda:", "cuda:x", "cpu:1"])
     def test_unknown_devices_are_refused(self, name: str) -> None:

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from enas.errors import ConfigError, DataError
 from enas.nn import products, softmax
-from enas.nn.installed import has_numba
 from enas.nn.softmax import tied_cross_entropy, tied_nll, tied_nll_reference
+from enas.nn.usable import why_no_kernels
 
 PRECISIONS = {
     "float64": (torch.float64, torch.float64, 1e-13),
@@ -164,7 +164,7 @@ def test_without_numba_the_reference_runs(monkeypatch: pytest.MonkeyPatch):
     hidden_ND, embedding_VD, targets_N = case(torch.float32)
     fused = tied_cross_entropy(hidden_ND, embedding_VD, targets_N)
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.setattr("enas.nn.recurrence.has_numba", has_numba.__wrapped__)
+    monkeypatch.setattr("enas.nn.usable.why_no_kernels", why_no_kernels.__wrapped__)
     plain = tied_cross_entropy(hidden_ND, embedding_VD, targets_N)
     assert torch.equal(plain, tied_nll_reference(hidden_ND, embedding_VD, targets_N).mean())
     assert relative_error(fused.detach(), plain.detach()) < 3e-6

@@ -68,11 +68,13 @@ class RunConfig(Settings, ABC):
     seed: Seed = 0
     """Every random number of the run follows from it."""
     device: str = "auto"
-    """`auto`, `cpu`, `cuda`, `cuda:1`, …, `mps`."""
+    """`auto` (a CUDA GPU if there is one, else the CPU), `cpu`, `cuda`, `cuda:1`, …, `mps`."""
     threads: Threads | None = None
     """Threads of the CPU that are used; None leaves the choice to PyTorch."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Type of the operands of the large matrix products; weights, states and sums stay fp32."""
+    allow_slow: bool = False
+    """Take bf16 also where the processor would emulate it, many times slower than fp32."""
     tensorboard: bool = False
     """Also write the metrics for TensorBoard (needs `pip install enas[tensorboard]`)."""
     search: SearchConfig = field(default_factory=SearchConfig)

@@ -134,6 +134,7 @@ def shared_rewards(
 
 def ranks(scores_N: Tensor) -> Tensor:
     """The place of every score, 1 for the highest; equal ones share the middle of their places."""
+    scores_N = scores_N.cpu()  # not every device has float64
     above_NN = scores_N[None, :] > scores_N[:, None]
     equal_NN = scores_N[None, :] == scores_N[:, None]
     return above_NN.sum(1) + (equal_NN.sum(1).double() + 1) / 2

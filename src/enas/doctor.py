@@ -12,6 +12,8 @@ import torch
 from enas.data.sources import TextConfig, load_text
 from enas.errors import EnasError
 from enas.nn.products import packs
+from enas.nn.usable import why_no_kernels
+from enas.runtime.devices import pick_device
 from enas.runtime.environment import available_memory_mb, environment
 
 
@@ -40,15 +42,15 @@ def checks() -> list[Check]:
         Check("disk", free > 1, True, f"{free:.1f} GiB free here"),
         _stdlib(),
     ]
+    found.append(_kernels())
     for dtype in (torch.float32, torch.bfloat16):
         ok = packs(dtype)
         detail = "matrix products with packed weights" if ok else "plain matrix products, slower"
         found.append(Check(f"oneDNN {str(dtype).removeprefix('torch.')}", ok, False, detail))
-    found.append(
-        Check(
-            "accelerator", bool(here["devices"]), False, ", ".join(here["devices"]) or "none; the CPU is used"
-        )
-    )
+    devices = ", ".join(here["devices"]) or "none; the CPU is used"
+    if here["devices"] and pick_device().type == "cpu":
+        devices += "; used only where --device names it"
+    found.append(Check("accelerator", bool(here["devices"]), False, devices))
     for package, purpose in (
         ("pygraphviz", "SVG and PNG drawings"),
         ("tensorboard", "metrics in TensorBoard"),
@@ -57,6 +59,22 @@ def checks() -> list[Check]:
         ok = importlib.util.find_spec(package) is not None
         found.append(Check(package, ok, False, purpose if ok else f"{purpose}: pip install {package}"))
     return found
+
+
+def _kernels() -> Check:
+    """Whether compiled kernels work, on which threads, and where they are kept."""
+    why_not = why_no_kernels()
+    if why_not is not None:
+        return Check("kernels", False, False, f"plain PyTorch instead, slower: {why_not}")
+    from enas.nn.probe import kept  # here, as it needs numba
+    from enas.nn.threads import shares_threads
+
+    threads = (
+        f"{torch.get_num_threads()} threads"
+        if shares_threads()
+        else "one thread, as PyTorch's OpenMP cannot be shared on this system"
+    )
+    return Check("kernels", True, False, f"compiled, on {threads}; {kept()}")
 
 
 def _stdlib() -> Check:

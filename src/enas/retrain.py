@@ -16,6 +16,7 @@ from enas.architecture import Architecture, Space
 from enas.constraints import PositiveInt, SampleCount, Settings
 from enas.errors import ArchitectureError, ConfigError, NotFiniteError, RunFolderError
 from enas.runtime.checkpoint import CheckpointStore, check_still_there, fitting
+from enas.runtime.compiling import compiling_told
 from enas.runtime.files import (
     Digest,
     JsonlLog,
@@ -157,7 +158,8 @@ def train_network(
     weights: Digest | None = None
     if found is None:
         metrics.restore(MetricsState())  # drops what a start without a checkpoint has logged
-        seconds, memory = training.estimate()
+        with compiling_told(stop, run):
+            seconds, memory = training.estimate()
         say(estimate_line(f"retrain {network}", seconds * training.total_steps, memory))
     else:
         with fitting(checkpoints.path(found[0])):

@@ -19,6 +19,7 @@ from enas.controllers.uniform import UniformController
 from enas.errors import NotFiniteError
 from enas.health import collapse_warning, collapsed, parameter_free
 from enas.runtime.checkpoint import CheckpointStore, fitting
+from enas.runtime.compiling import compiling_told
 from enas.runtime.files import Digest, JsonlLog
 from enas.runtime.metrics import Metrics, MetricsState
 from enas.runtime.progress import estimate_line, progress, say
@@ -349,7 +350,9 @@ def run_search(search: Search, checkpoints: CheckpointStore, stop: StopRequest, 
     if found is None:
         done, start = 0, Place(0, "weights", 0)
         search.clear_logs()
-        say(search.estimate())
+        with compiling_told(stop, run):
+            estimated = search.estimate()
+        say(estimated)
         search.log_prior()
         checkpoints.save(done, search.state_dict(start))
     else:

@@ -27,20 +27,14 @@ CONTROLLERS: dict[str, type] = {cls.__name__: cls for cls in get_args(Controller
 Work = Literal["search", "derive", "training"]
 
 FREE = (
-    *("device", "threads", "tensorboard"),  # where, and what is shown
-    *(
-        "data.source",
-        "data.folder",
-        "data.download",
-        "data.allow_overlap",
-    ),  # data that moved; their hash is compared
+    # where it is computed, and what is shown
+    *("device", "threads", "allow_slow", "tensorboard"),
+    # where the data are, which are compared by their hash
+    *("data.source", "data.folder", "data.download", "data.allow_overlap"),
+    # when it is saved
     *("search.checkpoint_every", "search.keep_checkpoints", "retrain.checkpoint_every"),
-    *(
-        "search.log_every",
-        "search.percentile_every",
-        "search.percentile_samples",
-        "search.collapse_share",
-    ),  # told only
+    # what is told
+    *("search.log_every", "search.percentile_every", "search.percentile_samples", "search.collapse_share"),
 )
 """Settings that may be changed in config.json at any time: what is computed does not depend on them."""
 

@@ -53,7 +53,7 @@ from enas.retrain import (
     write_result,
 )
 from enas.runtime.checkpoint import CheckpointStore, check_still_there, fitting
-from enas.runtime.devices import pick_device, set_threads
+from enas.runtime.devices import check_precision, pick_device, set_threads
 from enas.runtime.environment import environment
 from enas.runtime.files import Digest, JsonlLog, digest_of_file, read_json, write_json
 from enas.runtime.metrics import Metrics
@@ -123,7 +123,7 @@ class Run:
                 f"{folder} already holds a run. Continue it with {enas_command('resume', folder)!r}, or choose another "
                 "--run."
             )
-        pick_device(config.device)
+        check_precision(pick_device(config.device), config.precision, config.allow_slow)
         set_threads(config.threads)
         run = cls(folder, config, tuple(stages))
         workshop = vars(run)["workshop"] = config.load()

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from enas.errors import RunFolderError
 from enas.retrain import Network, network_from_json, read_result
 from enas.runtime.checkpoint import check_still_there
+from enas.runtime.compiling import compiling_told
 from enas.runtime.files import read_json, write_json
 from enas.runtime.progress import estimate_line, progress, say
 from enas.runtime.records import read_record
@@ -160,10 +161,9 @@ def train_all(
         job.put()
     steps = dict.fromkeys(missing, 0)
     example = run.workshop.child_training(missing[0].network, missing[0].epochs)
-    each, (seconds, memory) = (
-        example.total_steps,
-        example.estimate(),
-    )  # other lengths are near enough for a bar
+    each = example.total_steps  # other lengths are near enough for a bar
+    with compiling_told(stop, run.folder, command):
+        seconds, memory = example.estimate()
     at_once = min(executor.at_once, len(missing))
     say(
         f"{stage}: {len(finished)} of {len(jobs)} trainings are done; {at_once} at a time for the others. "

@@ -13,9 +13,8 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.jit._trace import is_tracing
 
-from enas.nn.installed import has_numba
+from enas.nn.usable import kernels_usable
 
 Statistics = Literal["batch", "moving"]
 """What normalises: the minibatch's own mean and variance, or moving averages of earlier ones."""
@@ -48,13 +47,11 @@ class Activation(NamedTuple):
 def kernels_take(*maps_BCHW: Tensor) -> bool:
     """Whether there are compiled kernels for such feature maps.
 
-    There are on a CPU, for float32 in the order B, C, H, W, if numba is installed; not where torch traces a program.
+    There are on a CPU, for float32 in the order B, C, H, W, where kernels can be used now.
     """
     return (
         all(x.is_cpu and x.dtype == torch.float32 and x.is_contiguous() and x.numel() > 0 for x in maps_BCHW)
-        and not is_tracing()
-        and not torch.compiler.is_compiling()
-        and has_numba()
+        and kernels_usable()
     )
 
 

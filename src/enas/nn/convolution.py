@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from enas.nn.activation import Activation, ChannelNorm, Statistics, kernels_take
+from enas.nn.products import operand_type
 
 
 def conv_norm(
@@ -147,6 +148,7 @@ def global_average(x: Activation) -> Tensor:
 
 
 def _convolve(x_BCHW: Tensor, weight: Tensor, stride: int, groups: int, dtype: torch.dtype) -> Tensor:
+    dtype = operand_type(x_BCHW.dtype, dtype)
     z_BOHW = F.conv2d(
         x_BCHW.to(dtype), weight.to(dtype), None, stride, padding=weight.shape[-1] // 2, groups=groups
     )

@@ -18,6 +18,14 @@ Product = Callable[[Tensor], Tensor]
 _CALLS_THAT_PAY_FOR_PACKING = 4
 
 
+def operand_type(own: torch.dtype, asked: torch.dtype) -> torch.dtype:
+    """The type of a product's operands for numbers of the type `own`, where `asked` is a setting.
+
+    float32, the setting's usual value, leaves the numbers as they are: a model that was made float64 computes in float64.
+    """
+    return own if asked is torch.float32 else asked
+
+
 @cache
 def packs(dtype: torch.dtype) -> bool:
     """Whether this build of torch multiplies by packed weights of this dtype, found by one small product."""

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from enas.errors import ConfigError
-from enas.nn.installed import has_numba
+from enas.nn.products import operand_type
+from enas.nn.usable import kernels_usable
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
@@ -155,12 +156,13 @@ def recurrence(
         node_weights_DE: W_k of nodes 1 .. N-1.
         state_mask_BD: dropout mask m, already scaled, the same at every step; it multiplies only what enters a product.
         norm: batch norm applied to the mean of the outputs; its result is the output and the next state.
-        dtype: precision of the operands of the matrix products; states keep the dtype of `state_BD`.
+        dtype: precision of the operands of the matrix products, see `operand_type`; states keep the dtype of `state_BD`.
 
     Raises:
         ConfigError: shapes do not fit together or with the plan.
     """
     _check_shapes(projected_TBE, state_BD, recurrent_weight_DE, node_weights_DE, plan, norm)
+    dtype = operand_type(state_BD.dtype, dtype)
     if kernels_take(state_BD, dtype):
         from enas.nn.recurrence_fused import fused_recurrence as run
     else:
@@ -180,14 +182,15 @@ def recurrence(
 def kernels_take(x: Tensor, dtype: torch.dtype) -> bool:
     """Whether there are compiled kernels for activations like `x` with matrix products in `dtype`.
 
-    There are on a CPU, for products in the dtype of x, or in bfloat16 with float32 activations, if numba is installed.
+    There are on a CPU, for products in the dtype of x, or in bfloat16 with float32 activations, where kernels can be used
+    now.
     """
     compiled = (
         (torch.float32, torch.float32),
         (torch.float32, torch.bfloat16),
         (torch.float64, torch.float64),
     )
-    return x.device.type == "cpu" and (x.dtype, dtype) in compiled and has_numba()
+    return x.device.type == "cpu" and (x.dtype, dtype) in compiled and kernels_usable()
 
 
 def _check_shapes(

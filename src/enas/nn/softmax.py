@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from enas.errors import ConfigError, DataError
+from enas.nn.products import operand_type
 from enas.nn.recurrence import kernels_take
 
 CHUNK_ROWS = 320
@@ -23,7 +24,7 @@ def tied_cross_entropy(
     """Mean negative log-likelihood (nats a token) of `targets_N` under softmax(hidden embeddingᵀ).
 
     Args:
-        dtype: precision of the operands of the matrix products; the loss has the dtype of `hidden_ND`.
+        dtype: precision of the operands of the matrix products, see `operand_type`; the loss has the dtype of `hidden_ND`.
 
     Raises:
         ConfigError: shapes do not fit together.
@@ -32,6 +33,7 @@ def tied_cross_entropy(
     if not torch.is_grad_enabled() or not (hidden_ND.requires_grad or embedding_VD.requires_grad):
         return tied_nll(hidden_ND, embedding_VD, targets_N, dtype=dtype).mean()
     _check(hidden_ND, embedding_VD, targets_N)
+    dtype = operand_type(hidden_ND.dtype, dtype)
     if not kernels_take(hidden_ND, dtype):
         return tied_nll_reference(hidden_ND, embedding_VD, targets_N, dtype=dtype).mean()
     loss: Tensor = _TiedCrossEntropy.apply(hidden_ND, embedding_VD, targets_N, dtype)
@@ -49,6 +51,7 @@ def tied_nll(
         DataError: a target is not in the vocabulary.
     """
     _check(hidden_ND, embedding_VD, targets_N)
+    dtype = operand_type(hidden_ND.dtype, dtype)
     if not kernels_take(hidden_ND, dtype):
         return tied_nll_reference(hidden_ND, embedding_VD, targets_N, dtype=dtype)
     return _forward(hidden_ND, embedding_VD, targets_N, dtype, (False, False))[0]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from enas.architecture import Architecture
+from enas.architecture import Architecture, Space
 from enas.constraints import PartialShare, PositiveInt, Settings
 from enas.data.images import ImageData
 from enas.errors import NotFiniteError
@@ -186,8 +186,15 @@ class ImageSearchTask(SearchTask):
     def estimate(self) -> tuple[float, float, float]:
         architecture = self.space.sample(random.Random(derive_seed(self.seed, "estimate")))
         minibatch = self.train.minibatch(0, 0)
+        few = Minibatch(minibatch.images_BCHW[:8], minibatch.labels_B[:8])
         with kept_statistics(norms_of(self.supernet)):
-            with saved_bytes() as saved:  # and the kernels warm up
+            for other in with_every_operation(
+                self.space, random.Random(0)
+            ):  # compiles what there is to compile
+                set_mode(self.supernet, training=True)
+                self._backward(few, [other], 0, 0)
+                self.optimizer.zero_grad()
+            with saved_bytes() as saved:
                 self._throw_away(minibatch, architecture)
             train_seconds, reward_seconds = self._throw_away(minibatch, architecture)
         memory = memory_mb(self.supernet, saved(), self.train.images, self.valid.images) + self.averaged.mib
@@ -203,6 +210,24 @@ class ImageSearchTask(SearchTask):
         middle = time.perf_counter()
         self.rewards([architecture], "estimate", 0)
         return middle - began, time.perf_counter() - middle
+
+
+def with_every_operation(space: Space, rng: random.Random) -> list[Architecture]:
+    """Random architectures, a few, of which each has an operation or function that those before it lack; all are there."""
+    missing = {
+        option
+        for decision in space.decisions
+        if decision.kind in ("operation", "function")
+        for option in decision.options
+    }
+    found = []
+    while missing:
+        architecture = space.sample(rng)
+        taken = {d.options[choice] for d, choice in zip(space.decisions, architecture.choices, strict=True)}
+        if missing & taken:
+            found.append(architecture)
+            missing -= taken
+    return found
 
 
 def set_mode(model: nn.Module, training: bool) -> None:

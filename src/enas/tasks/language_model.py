@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from enas.constraints import PartialShare, Settings
 from enas.nn.cell import Cell
+from enas.nn.products import operand_type
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,7 @@ class LSTMCell(Cell):
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Outputs [T, B, D] and (h, c), each [B, D]. The state mask multiplies h where it enters a
         product."""
+        dtype = operand_type(inputs_TBD.dtype, dtype)
         weight_ih, weight_hh, bias_ih, bias_hh = self.lstm.all_weights[0]
         projected_TBG = F.linear(inputs_TBD.to(dtype), weight_ih.to(dtype)).to(inputs_TBD.dtype)
         projected_TBG = projected_TBG + (bias_ih + bias_hh)

@@ -244,7 +244,7 @@ def evaluate(
         minibatch = cut(rows_TB, window)
         features = model.features(minibatch.tokens_TB, state, dtype=dtype, **cell_settings)
         nll_N = nll(model, features, minibatch.targets_TB, dtype)
-        total += float(nll_N.double().sum())
+        total += float(nll_N.cpu().double().sum())  # not every device has float64
         count += nll_N.numel()
         state = detach(features.state)
     model.train(was_training)

@@ -17,6 +17,7 @@ from enas.architecture import Architecture
 from enas.constraints import PartialShare, PositiveFloat, Settings
 from enas.errors import ConfigError
 from enas.nn.cell import Cell
+from enas.nn.products import operand_type
 from enas.nn.recurrence import ACTIVATIONS, CellPlan, OutputNorm, recurrence
 from enas.spaces.recurrent.space import RecurrentSpace
 
@@ -174,7 +175,8 @@ def run_normed_cell(
 
 
 def product(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """x · weight with operands in `dtype`; the result has the dtype of x."""
+    """x · weight with operands in `dtype`, see `operand_type`; the result has the dtype of x."""
+    dtype = operand_type(x.dtype, dtype)
     return (x.to(dtype) @ weight.to(dtype)).to(x.dtype)
 
 
