@@ -31,6 +31,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -315,8 +316,9 @@ class Count:
         self.finished += 1
         self.equal += not wrong
         for what in wrong:
-            self.wrong[what] += 1
-            self.example.setdefault(what, where)
+            kind = re.sub(r"\.\d+\.part\b", ".PID.part", what)
+            self.wrong[kind] += 1
+            self.example.setdefault(kind, where)
 
     def print(self, **about: Any) -> bool:
         """Print a line; whether all were equal."""

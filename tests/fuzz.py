@@ -32,8 +32,8 @@ from enas.errors import EnasError
 from enas.runtime.stop import EXIT_STOPPED
 
 POLITE, SECONDS, PATIENCE = 2.0, 10.0, 90.0
-"""A command is asked to stop after the first, in seconds by the clock. It hangs if it takes the second, of the
-processor's time, or the third, by the clock: other work may keep the processor busy."""
+"""Seconds of the processor's time after which a command is asked to stop, and after which it hangs; the last are by the
+clock, since other work may keep the processor busy."""
 MEGABYTES, ADDRESSES = 500, 2048
 """What a call may need beyond what the process has, and where the system refuses it more, so that the machine lives."""
 LONGEST = 3000
@@ -69,9 +69,11 @@ def limits() -> Iterator[None]:
     worked, began = time.process_time(), time.monotonic()
 
     def tick(number: int, frame: Any) -> None:
-        if time.process_time() - worked > SECONDS or time.monotonic() - began > PATIENCE:
+        work, waited = time.process_time() - worked, time.monotonic() - began
+        if work > SECONDS or waited > PATIENCE:
             raise Hang(f"not done after {SECONDS:.0f} s of work, nor after it was asked to stop")
-        os.kill(os.getpid(), signal.SIGTERM)
+        if work > POLITE or waited > PATIENCE / 3:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     handlers = {
         number: signal.signal(number, handler)
@@ -82,7 +84,9 @@ def limits() -> Iterator[None]:
     try:
         if sys.platform == "linux":
             resource.setrlimit(resource.RLIMIT_AS, (addresses, limit[1]))
-        signal.setitimer(signal.ITIMER_REAL, POLITE, POLITE / 4)
+        signal.setitimer(
+            signal.ITIMER_REAL, POLITE, POLITE / 4
+        )  # not that of work, which waiting has none of
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
