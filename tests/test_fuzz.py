@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import struct
+import sys
 import tempfile
 import zipfile
 import zlib
@@ -30,8 +31,9 @@ from enas import cli, compare_run
 from enas.architecture import Architecture, Space
 from enas.data.image_sources import ImageConfig, load_images
 from enas.data.sources import TextConfig, load_text
+from enas.errors import ConfigError
 from enas.recipes import RECIPES, recipe
-from enas.runtime.stop import EXIT_STOPPED
+from enas.runtime.stop import EXIT_STOPPED, StopRequest
 from enas.spaces import architecture_from_json
 from enas.spaces.graph.space import GraphSpace
 from enas.spaces.macro.space import MacroSpace
@@ -44,6 +46,47 @@ configuration.set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "enas-hypoth
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what is odd may be warned of
 ODD = fuzz.ODD_WORDS
+
+
+# ---- the limits --------------------------------------------------------------------------------------------------------
+
+
+def forever() -> None:
+    while True:
+        pass
+
+
+def test_what_takes_too_long_is_asked_to_stop_and_then_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzz, "POLITE", 0.05)
+    with fuzz.limits(), StopRequest() as stop:
+        while not stop.requested:
+            pass
+    monkeypatch.setattr(fuzz, "SECONDS", 0.1)
+    with pytest.raises(fuzz.Hang), fuzz.limits():
+        forever()
+
+
+def test_memory_and_what_is_touched_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzz, "MEGABYTES", 30)
+    with pytest.raises(AssertionError, match="MB of memory"), fuzz.limits():
+        np.ones(8 * 2**20)
+    with fuzz.limits(), pytest.raises(MemoryError):
+        np.ones(2**33)
+    (tmp_path / "read").touch()
+    with fuzz.touched() as touched:
+        (tmp_path / "written").write_text((tmp_path / "read").read_text())
+        (tmp_path / "written").rename(tmp_path / "renamed")
+    made = [(Path(path).name, written) for path, written in touched if path.startswith(str(tmp_path))]
+    assert made == [("read", False), ("written", True), ("written", True), ("renamed", True)]
+
+
+@pytest.mark.parametrize(
+    "call", [lambda: [][0], lambda: sys.exit(1), lambda: (_ for _ in ()).throw(ConfigError("x" * 10_000))]
+)
+def test_tracebacks_and_endless_complaints_are_no_refusals(call: Callable[[], Any]) -> None:
+    with pytest.raises((IndexError, AssertionError)):
+        fuzz.refused(call)
+    assert fuzz.refused(lambda: 1) == 1
 
 
 # ---- architectures -----------------------------------------------------------------------------------------------------
