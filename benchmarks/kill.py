@@ -4,8 +4,8 @@ Command:  python benchmarks/kill.py             (about an hour of one core; --he
           python benchmarks/kill.py --every 50 --random 5 --processes 0      (a sample of it, a minute)
 Prints:   one JSON line a stage; the counts of a whole run stand in docs/results.md. Exit code 1 if anything differed.
 
-The stages search, derive, retrain, test and compare of tiny runs of a recurrent and a micro space (tests/tiny.py) are made
-once without interruption, twice over, which must be equal. Then, always by SIGKILL, so that nothing can be saved at the end:
+Tiny runs of a recurrent and a micro space (tests/tiny.py) are made without interruption: stage by stage, search, derive,
+retrain, test and compare, and once more by `run` and `compare`, which must be equal. Then, always by SIGKILL, so that nothing can be saved at the end:
 
 changes     each stage is killed at its first change of a file in the run folder, at its second, and so on to its last, and
             the same command is given again. Changes are: opening to write, the first and the second half of a write,
@@ -241,6 +241,8 @@ class Reference:
     folder: Path
     """Holds what is made here."""
     flags: list[str]
+    commands: tuple[str, ...] = STAGES
+    """The stages, or `run`, which is all but the last, and the last."""
     content: dict[str, dict[str, Any]] = field(default_factory=dict)
     operations: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -267,9 +269,9 @@ class Reference:
     def put_back(self, stage: str) -> None:
         """Make the run folder what it was before a stage."""
         shutil.rmtree(self.run, ignore_errors=True)
-        number = STAGES.index(stage)
+        number = self.commands.index(stage)
         if number:
-            shutil.copytree(self.folder / STAGES[number - 1], self.run)
+            shutil.copytree(self.folder / self.commands[number - 1], self.run)
 
     def said(self) -> str:
         """What the newest command said."""
@@ -288,7 +290,7 @@ class Reference:
     def make(self) -> Reference:
         """Run every stage, and keep what it was before and after. Raises `SystemExit` if one fails."""
         self.folder.mkdir(parents=True)
-        for stage in STAGES:
+        for stage in self.commands:
             began = time.monotonic()
             code = ending(fork(self.command(stage), self.log, self.run, at=0))
             if code:
@@ -329,13 +331,13 @@ class Count:
         return self.equal == self.finished
 
 
-def judged(reference: Reference, stage: str, part: str | None = None) -> list[str]:
-    """Finish a stage that was killed: what is then wrong with the run folder, which is that after `part`."""
+def judged(reference: Reference, stage: str) -> list[str]:
+    """Finish a stage that was killed; what is then wrong with the run folder."""
     wrong = reference.finish(stage)
     if wrong is not None:
         return [wrong]
     try:
-        return differences(content(reference.run), reference.content[part or stage])
+        return differences(content(reference.run), reference.content[stage])
     except Exception as error:  # a file that cannot be read is a difference, too
         return [f"{type(error).__name__}: {error}"]
 
@@ -359,17 +361,15 @@ def at_random(reference: Reference, stages: Sequence[str], kills: int, seed: int
     """Kill these at random moments, and go on, run after run, until there were so many kills and the last run is done."""
     count, rng = Count(), random.Random(f"{reference.kind} {stages} {seed}")
     while count.kills < kills:
-        reference.put_back(STAGES[0] if stages[0] == "run" else stages[0])
+        reference.put_back(stages[0])
         wrong: list[str] = []
         for stage in stages:
-            parts = STAGES[:-1] if stage == "run" else (stage,)
-            seconds = sum(reference.seconds[part] for part in parts)
             killed = True
             while killed and count.kills < kills:
                 pid = fork(reference.command(stage), reference.log, reference.run)
-                killed = kill_after(pid, rng.uniform(0, 1.2 * seconds)) == -signal.SIGKILL
+                killed = kill_after(pid, rng.uniform(0, 1.2 * reference.seconds[stage])) == -signal.SIGKILL
                 count.kills += killed
-            wrong = wrong or judged(reference, stage, parts[-1])
+            wrong = wrong or judged(reference, stage)
         count.add(wrong, f"after {count.kills} kills in all")
     return count
 
@@ -405,9 +405,13 @@ def kill(kind: str, folder: Path, text: Path, asked: argparse.Namespace) -> list
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
         if cli.main(warm) != 0:  # in this process: every fork then has what this loads and compiles
             raise SystemExit(said.getvalue())
-    reference, again = (Reference(kind, folder / name, flags).make() for name in (kind, f"{kind}-again"))
+    reference = Reference(kind, folder / kind, flags).make()
+    at_once = Reference(kind, folder / f"{kind}-at-once", flags, ("run", "compare")).make()
     twice = Count()
-    twice.add(differences(again.content[STAGES[-1]], reference.content[STAGES[-1]]), "")
+    found, expected = (one.content["compare"] for one in (at_once, reference))
+    twice.add(
+        differences({**found, "config.json": expected["config.json"]}, expected), ""
+    )  # it names the stages
     equal = [twice.print(kind=kind, killed="never, twice")]
     for stage in asked.stages:
         began = time.monotonic()
@@ -419,7 +423,7 @@ def kill(kind: str, folder: Path, text: Path, asked: argparse.Namespace) -> list
         }
         equal.append(count.print(**about, minutes=round((time.monotonic() - began) / 60, 1)))
     if asked.random:
-        count = at_random(reference, ("run", "compare"), asked.random, asked.seed)
+        count = at_random(at_once, at_once.commands, asked.random, asked.seed)
         equal.append(count.print(kind=kind, killed="run and compare, at random moments"))
     if asked.processes:
         compare_run.LocalExecutor.for_run = processes  # type: ignore[method-assign]

@@ -543,7 +543,7 @@ def command_lines(draw: st.DrawFn) -> list[str]:
     return line
 
 
-@fuzz.examples(100)
+@fuzz.examples(60)
 @given(command_lines())
 def test_any_command_line_is_understood_or_refused(line: list[str]) -> None:
     with fuzz.trying(line):
@@ -901,7 +901,7 @@ def plain_array(name: str) -> bytes:
     return file.getvalue()
 
 
-def bombed(megabytes: int = 1500) -> bytes:
+def bombed(megabytes: int = 700) -> bytes:
     """A file of a megabyte with an array of zeros that is far larger."""
     header = io.BytesIO()
     shape = (megabytes * 2**20 // 64, 8, 8)
