@@ -5,7 +5,8 @@ Command:  python benchmarks/kill.py             (about an hour of one core; --he
 Prints:   one JSON line a stage; the counts of a whole run stand in docs/results.md. Exit code 1 if anything differed.
 
 Tiny runs of a recurrent and a micro space (tests/tiny.py) are made without interruption: stage by stage, search, derive,
-retrain, test and compare, and once more by `run` and `compare`, which must be equal. Then, always by SIGKILL, so that nothing can be saved at the end:
+retrain, test and compare, and once more by `run` and `compare`, which must be equal. Then, always by SIGKILL, so that
+nothing can be saved at the end:
 
 changes     each stage is killed at its first change of a file in the run folder, at its second, and so on to its last, and
             the same command is given again. Changes are: opening to write, the first and the second half of a write,
@@ -14,7 +15,7 @@ changes     each stage is killed at its first change of a file in the run folder
 random      `enas run` and `enas compare` are killed at random moments and resumed, again and again, until they are done.
 processes   `enas compare` is killed likewise while it trains in processes of their own, which find their parent gone.
 
-Equal means: the same files and folders, `.lock` apart, with the same bytes. Only times differ, which are the values of the
+Equal means: the same files and folders, `.lock` and what processes say (log.txt) apart, with the same bytes. Only times differ, which are the values of the
 keys in `TIMES` in JSON; checkpoints are compared value by value, bit for bit, without the clock and the length of
 metrics.jsonl, which depends on the digits of times.
 
@@ -51,6 +52,7 @@ sys.path.insert(0, str(ROOT))
 
 from enas import cli, compare_run  # noqa: E402
 from enas.runtime.files import read_json, read_jsonl  # noqa: E402
+from enas.trainings import LOG  # noqa: E402
 from tests import tiny  # noqa: E402
 from tests.test_trainings import InThisProcess  # noqa: E402
 
@@ -63,9 +65,9 @@ COMPARE = ("--seeds=2", "--samples=2", "--epochs=1", "--rivals=none")
 searched as the run's own method is with another seed."""
 TIMES = {
     *("time", "seconds", "search_seconds", "validate_seconds", "final_seconds", "end_to_end_seconds"),
-    *("seconds_ratio", "equal_budget", "random_in_budget"),
+    *("seconds_ratio", "equal_budget", "random_in_budget", "git_commit"),
 }
-"""Keys of JSON whose values are measured times, or follow from them."""
+"""Keys of JSON whose values are measured times, or follow from them; and the checkout's state, which others may change."""
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
 """Audit events of Python's that change names in a folder."""
 PATIENCE = 120
@@ -212,7 +214,7 @@ def content(run: Path) -> dict[str, Any]:
         name = str(path.relative_to(run))
         if path.is_dir():
             found[name] = "a folder"
-        elif path.name != ".lock":
+        elif path.name not in (".lock", LOG):
             found[name] = READERS.get(path.suffix, Path.read_bytes)(path)
     return found
 
@@ -251,7 +253,7 @@ class Reference:
     @property
     def run(self) -> Path:
         """Where the run is that is killed: always there, as logs and messages have its name."""
-        return self.folder / "run"
+        return self.folder / "live"
 
     @property
     def log(self) -> Path:
