@@ -200,7 +200,7 @@ def whole(architecture: Architecture) -> None:
     assert fuzz.refused(lambda: architecture.space.parse(str(architecture))) == architecture
 
 
-@fuzz.examples(150)
+@fuzz.examples(100)
 @given(architecture_texts(), st.sampled_from(SPACES))
 def test_any_architecture_string_is_read_or_refused(text: str, space: Space) -> None:
     with fuzz.trying((text, space)):
@@ -224,7 +224,7 @@ def architecture_files(draw: st.DrawFn) -> bytes:
     return draw(fuzz.damaged(data)) if draw(st.integers(0, 4)) == 0 else data
 
 
-@fuzz.examples(120)
+@fuzz.examples(80)
 @given(data=architecture_files(), form=st.sampled_from(("", "--json", "--svg", "--png")))
 def test_any_architecture_file_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, form: str
@@ -455,7 +455,7 @@ def apply(damage: Damage, run: Path, outside: Path) -> None:
 COMMANDS = ("search", "derive", "retrain", "test", "resume", "show", "compare")
 
 
-@fuzz.examples(30)
+@fuzz.examples(25)
 @given(data=st.data())
 def test_any_run_folder_goes_on_or_is_refused(template: Template, data: st.DataObject) -> None:
     stage = data.draw(st.sampled_from((*STAGES, COMPARE[0])))
@@ -575,7 +575,7 @@ def _warm(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.mark.usefixtures("_warm")
-@fuzz.examples(14)
+@fuzz.examples(10)
 @given(small_runs())
 def test_any_value_of_a_setting_makes_a_run_or_none(
     tmp_path_factory: pytest.TempPathFactory, run: tuple[str, dict[str, str]]
@@ -921,7 +921,7 @@ def bombed(megabytes: int = 700) -> bytes:
     return local + entry + b"PK\5\6" + struct.pack("<HHHHLLH", 0, 0, 1, 1, len(entry), len(local), 0)
 
 
-@fuzz.examples(150)
+@fuzz.examples(80)
 @given(data=array_files(), suffix=st.sampled_from((".npz", ".npz", ".npz", ".NPZ", ".npy")))
 def test_any_file_of_arrays_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, suffix: str
