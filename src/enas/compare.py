@@ -101,8 +101,8 @@ class Contest:
     """Runs of each that show a P(better) of this size; None if it is 0.5."""
     evaluations_ratio: float | None
     """The rival's mean number of evaluations over the method's; None if that is 0, or if the rival's are trainings."""
-    seconds_ratio: float
-    """The same of seconds, those of the final training included."""
+    seconds_ratio: float | None
+    """The same of seconds, those of the final training included; None where the method's were too few to be timed."""
     equal_budget: bool
     """Whether the rival had as much as the method by one of these two counts at least."""
     claim: str
@@ -246,9 +246,10 @@ def _contest(
     evaluations = _mean(run.evaluations for run in ours)
     alike = evaluations > 0 and rival not in (SAMPLING, RANDOM_SEARCH)
     evaluations_ratio = _mean(run.evaluations for run in theirs) / evaluations if alike else None
-    seconds_ratio = _mean(run.seconds for run in theirs) / _mean(run.seconds for run in ours)
+    spent = _mean(run.seconds for run in ours)
+    seconds_ratio = _mean(run.seconds for run in theirs) / spent if spent else None
     ratios = [ratio for ratio in (evaluations_ratio, seconds_ratio) if ratio is not None]
-    equal = min(abs(ratio - 1) for ratio in ratios) <= TOLERANCE
+    equal = any(abs(ratio - 1) <= TOLERANCE for ratio in ratios)
     claim = (claim_better if paired else claim_better_unpaired)(better, rival)
     if paired:
         claim = at_equal_budget(claim, better, rival, ratios)
@@ -268,8 +269,10 @@ def _contest(
 def at_equal_budget(claim: str, better: Interval, rival: str, ratios: Sequence[float]) -> str:
     """The claim, unless by every count of the budget it is the one with less that came out worse.
 
-    `ratios` are the rival's budget over the method's: of evaluations, of seconds.
+    `ratios` are the rival's budget over the method's: of evaluations, of seconds, as far as they are known.
     """
+    if not ratios:
+        return claim
     if better.low > 0.5 and max(ratios) < 1 - TOLERANCE:
         return f"no claim against {rival}, which had {max(ratios):.2f} times the budget at most: P = {better}"
     if better.high < 0.5 and min(ratios) > 1 + TOLERANCE:

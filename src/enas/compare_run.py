@@ -337,7 +337,7 @@ def random_searches(
     """
     costs = [result["seconds"] for result in sampled if "seconds" in result]
     budget = float(np.mean([record.seconds for record in own]))
-    wanted = math.ceil(budget / float(np.mean(costs))) if costs else 1
+    wanted = math.ceil(budget / float(np.mean(costs))) if sum(costs) else 1  # too short to be timed
     each = min(max(1, wanted), len(sampled) // len(own))
     if each < wanted:
         say(

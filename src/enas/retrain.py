@@ -196,7 +196,7 @@ def train_network(
                 )
             if stop.requested:
                 raise stop.stopped(run)
-    result = {**network.to_json(), **training.result(), "seconds": round(metrics.seconds(), 1)}
+    result = {**network.to_json(), **training.result(), "seconds": round(metrics.seconds(), 3)}
     if weights is not None:  # a checkpoint of an earlier version does not say
         result["weights"] = asdict(weights)
     return write_result(folder, result, settings)

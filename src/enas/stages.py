@@ -424,7 +424,7 @@ def search(run: Run, stop: StopRequest) -> None:
         {
             "steps": searching.total_steps(),
             "updates_end": searching.updates_end,
-            "seconds": round(searching.metrics.seconds(), 1),
+            "seconds": round(searching.metrics.seconds(), 3),
             "archive": asdict(searching.archive.digest()),
             "settings": settings_for("search", run.config),
         },

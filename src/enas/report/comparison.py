@@ -47,9 +47,9 @@ def comparison_text(comparison: Comparison, width: int = 100) -> str:
 
 def _budget(contest: Contest) -> str:
     """What the rival had, by both counts."""
-    ratio = contest.evaluations_ratio
-    evaluations = "" if ratio is None else f"{ratio:.2f} times the evaluations and "
-    counts = f"{contest.rival} had {evaluations}{contest.seconds_ratio:.2f} times the seconds"
+    ratios = {"evaluations": contest.evaluations_ratio, "seconds": contest.seconds_ratio}
+    times = [f"{ratio:.2f} times the {what}" for what, ratio in ratios.items() if ratio is not None]
+    counts = f"{contest.rival} had {' and '.join(times) or 'a budget that is too small to be compared'}"
     return counts if contest.equal_budget else f"at another budget: {counts}"
 
 
