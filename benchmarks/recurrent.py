@@ -10,7 +10,7 @@ floor    the step's matrix products alone, each kind by the faster of `torch.mm`
          N·T products forward, N·T for input gradients, N + 1 weight gradients over all time steps, the input projection and
          the softmax with their gradients. Where oneDNN is taken, packing counts (once for all cells of a reward step), from
          the layout that packs fastest. `products_seconds` and `times_products` leave packing out: the stricter reading.
-plain    the same step in plain autograd: `recurrence_reference`, all logits at once, the library's SGD.
+plain    the same step in plain autograd: `recurrence.plain`, all logits at once, the library's SGD.
 package  `LanguageSearchTask.train_step` and `.rewards`: embedding to optimiser, with packing, without dropout, as for the
          others.
 memory   peak resident memory of three training steps on random cells and one reward step of four, less that of the process
@@ -41,10 +41,11 @@ from torch.nn import functional as F
 
 from enas.architecture import Architecture
 from enas.controllers import LSTMConfig, build_controller
+from enas.cpu.products import packs
 from enas.data.text import Corpus
-from enas.nn.memory import keep_freed_memory
-from enas.nn.products import packs
-from enas.nn.recurrence import recurrence_reference
+from enas.ops import recurrence
+from enas.runtime.allocator import keep_freed_memory
+from enas.runtime.devices import products_in
 from enas.spaces.recurrent.net import CellConfig, cell_plan
 from enas.spaces.recurrent.space import RecurrentSpace, read_authors_string
 from enas.tasks.language import LanguageSearchTask, RewardConfig, SharedConfig
@@ -176,12 +177,13 @@ class Plain(nn.Module):
         """Mean cross-entropy of a window."""
         x_TBD = F.embedding(tokens_TB, self.embedding)
         weight_x, weight_h = self.input_weight[: self.hidden], self.input_weight[self.hidden :]
-        projected_TBE = (x_TBD.to(self.dtype) @ weight_x.to(self.dtype)).to(x_TBD.dtype)
         state_BD = x_TBD.new_zeros(tokens_TB.shape[1], self.hidden)
-        output_TBD = recurrence_reference(
-            projected_TBE, state_BD, weight_h, list(self.node_weights), self.plan, dtype=self.dtype
-        ).output_TBD
-        logits_TBV = (output_TBD.to(self.dtype) @ self.embedding.to(self.dtype).T).to(x_TBD.dtype)
+        with products_in(self.dtype, x_TBD.device):
+            projected_TBE = (x_TBD @ weight_x).to(x_TBD.dtype)
+            output_TBD = recurrence.plain(
+                projected_TBE, state_BD, weight_h, list(self.node_weights), self.plan
+            ).output_TBD
+            logits_TBV = (output_TBD @ self.embedding.T).to(x_TBD.dtype)
         return F.cross_entropy(logits_TBV.flatten(0, 1), targets_TB.flatten())
 
 

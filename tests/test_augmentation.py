@@ -122,7 +122,7 @@ def test_draws_are_known_from_the_seed_alone() -> None:
 def test_settings_are_flags_and_are_checked() -> None:
     flags = ["--pad", "1", "--no-flip", "--cutout", "16", "--cutout-placement", "corner"]
     assert tyro.cli(AugmentConfig, args=flags) == AugmentConfig(1, False, 16, "corner")
-    with pytest.raises(ConfigError, match=r"^`pad` is -1 pixels; set it to 0 or more.$"):
+    with pytest.raises(ConfigError, match=r"^pad must be at least 0, not -1$"):
         AugmentConfig(pad=-1)
-    with pytest.raises(ConfigError, match=r"^`cutout` is -2 pixels"):
+    with pytest.raises(ConfigError, match=r"^cutout must be at least 0, not -2$"):
         AugmentConfig(cutout=-2)

@@ -121,5 +121,5 @@ def test_finetuning_trains_the_average_and_puts_everything_back(space: str, tmp_
 @pytest.mark.parametrize("average", [-0.1, 1.0])
 @pytest.mark.parametrize("recipe", ["recurrent-quick", "macro-quick"])
 def test_shares_that_are_none_are_refused(recipe: str, average: float) -> None:
-    with pytest.raises(ConfigError, match=r"shared\.average is a share in \[0, 1\), not"):
+    with pytest.raises(ConfigError, match=rf"--shared\.average must be (at least 0|below 1), not {average}"):
         settings(recipe, ["--shared.average", str(average)])

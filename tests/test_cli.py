@@ -1,16 +1,21 @@
 """The command line: every mistake is one clear line and exit code 2; what is asked for is on standard output."""
 
+import contextlib
 import json
+import math
 import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from enas.cli import COMMANDS, free_folder, main, setting_names, settings
+import enas
+from enas.cli import COMMANDS, NAMES_FIRST, USAGE, main, setting_names, settings, take_free_folder
 from enas.config import CONTROLLERS
 from enas.recipes import RECIPES, recipe
+from enas.runtime.files import append_jsonl, read_json, read_jsonl, write_json
 from enas.spaces import architecture_from_json
 from enas.spaces.recurrent.space import RecurrentSpace
 from tests import tiny
@@ -53,10 +58,10 @@ def printed(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         ("run recurrent-quick --search.epochs", "Missing value for argument '--search.epochs'"),
         (
             "run recurrent-quick --search.epochs many",
-            "--search.epochs: invalid literal for int() with base 10: 'many'",
+            "--search.epochs must be a whole number, not 'many'",
         ),
-        ("run recurrent-quick --search.epochs 0", "search.epochs must be at least 1, not 0"),
-        ("run recurrent-quick --search.warmup 1.5", "search.warmup is a share in [0, 1], not 1.5"),
+        ("run recurrent-quick --search.epochs 0", "--search.epochs must be at least 1, not 0"),
+        ("run recurrent-quick --search.warmup 1.5", "--search.warmup must be at most 1, not 1.5"),
         (
             "run recurrent-quick --precision fp16",
             "'fp16' for argument '--precision'. Expected one of ('fp32', 'bf16')",
@@ -90,7 +95,7 @@ def printed(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         ("recipes recurrent-quick", "unexpected 'recurrent-quick'"),
         ("run recurrent-quick --data.source nowhere", "`source` is 'nowhere', neither a folder nor one of"),
         ("run recurrent-quick --device tpu", "Unknown device 'tpu'"),
-        ("run recurrent-quick --threads 0", "Cannot compute with 0 threads"),
+        ("run recurrent-quick --threads 0", "--threads must be at least 1 or None, not 0"),
     ],
 )
 def test_mistakes_are_refused_in_one_line(
@@ -100,13 +105,27 @@ def test_mistakes_are_refused_in_one_line(
     assert not list(Path().rglob("config.json"))
 
 
+def test_bf16_where_it_is_slow_is_refused_before_there_is_a_run_unless_insisted_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enas.runtime.devices.slowness_of_bfloat16", lambda: 31.4)
+    command = ["search", "recurrent-quick", *tiny.flags(tiny.write_text(Path("text")), "--precision", "bf16")]
+    assert refusal(capsys, *command, "--device", "cpu") == (
+        "--precision bf16 would be slow: this processor has no instructions for it; a product takes 31 times as long as in "
+        "fp32. Use fp32, or insist with --allow-slow True."
+    )
+    assert not list(Path().rglob("config.json"))
+    assert main([*command, "--allow-slow", "True", "--run", "slow"]) == 0
+    assert json.loads(Path("slow/config.json").read_text())["settings"]["allow_slow"] is True
+
+
 @pytest.mark.parametrize("columns", ["20", "60", "400"])
 def test_refusals_are_one_line_on_a_terminal_of_any_width(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     line = refusal(capsys, "run", "recurrent-quick", "--search.epochs", "0")
-    assert line == "search.epochs must be at least 1, not 0; see 'enas run recurrent-quick --help'"
+    assert line == "--search.epochs must be at least 1, not 0; see 'enas run recurrent-quick --help'"
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
@@ -260,20 +279,171 @@ def test_show_takes_a_string_longer_than_any_file_name(capsys: pytest.CaptureFix
     assert text in printed(capsys, "show", text)
 
 
+def test_show_counts_the_largest_spaces_in_powers_of_ten(capsys: pytest.CaptureFixture[str]) -> None:
+    """Python refuses to write the number out: 6^170 · 2^(170·169/2)."""
+    numbers = " ".join("0 " + "0 " * layer for layer in range(170))
+    exponent = math.floor(170 * math.log10(6) + 170 * 169 / 2 * math.log10(2))
+    said = printed(capsys, "show", f"macro: {numbers}")
+    assert said.splitlines()[-1] == f"one of about 10^{exponent} in its space"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--svg", ""], "--svg: a path is empty"),
+        (["--svg", "."], "--svg must be a file, not the folder '.'"),
+        (["--png", "x.jpg"], "--png must be a path that ends in .png, not 'x.jpg'"),
+        (["--png", "x.svg"], "--png must be a path that ends in .png, not 'x.svg'"),
+        (["--svg", "x.png"], "--svg must be a path that ends in .svg, not 'x.png'"),
+        (["--svg=~nosuchuser/x.svg"], "'~nosuchuser/x.svg': there is no such home folder"),
+    ],
+)
+def test_show_refuses_files_that_are_not_for_its_drawing(
+    capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    assert says in refusal(capsys, "show", "tanh relu(1)", *words)
+    assert list(Path().iterdir()) == []
+
+
+def test_home_folders_are_known_wherever_a_path_is_given(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Path("home").absolute()
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    printed(capsys, "show", "tanh relu(1)", "--svg=~/cell.svg", "--png", "~/cell")
+    assert {path.name for path in home.iterdir()} == {"cell.svg", "cell"}
+    assert settings("macro-quick", ["--run=~/x"])[1] == home / "x"
+    (home / "cell.json").write_text(printed(capsys, "show", "tanh relu(1)", "--json"))
+    assert "relu(1)" in printed(capsys, "show", "~/cell.json")
+    assert str(home / "x") in refusal(capsys, "resume", "~/x")
+    assert str(home / "x") in refusal(capsys, "rank", "~/x")
+    assert [path.name for path in Path().iterdir()] == ["home"]
+
+
+@pytest.mark.parametrize(
+    "command", ["run macro-quick --run ''", "resume ''", "show ''", "rank ''", "table build cells --run ''"]
+)
+def test_an_empty_path_is_not_the_folder_one_is_in(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert "a path is empty" in refusal(capsys, *shlex.split(command))
+
+
+def exit_code(*argv: str) -> Any:
+    """What a process of this command would end with."""
+    try:
+        return main(argv)
+    except SystemExit as stop:  # of the library that reads flags
+        return stop.code
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_tells_about_itself(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    for flag in ("--help", "-h"):
+        assert exit_code(command, flag) == 0
+        said = capsys.readouterr()
+        assert said.err == ""
+        assert f"enas {command}" in said.out
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["derive run --help", "resume run -h", "retrain run --help", "table show --help", "recipes --help"],
+)
+def test_help_is_given_after_other_words_too(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert printed(capsys, *command.split()).startswith(f"enas {command.split()[0]}\n")
+
+
+def test_help_lists_every_command_as_it_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    said = printed(capsys, "--help")
+    assert set(USAGE) == set(COMMANDS)
+    for command in COMMANDS:
+        for line in printed(capsys, command, "--help").splitlines()[2:3] if command in NAMES_FIRST else ():
+            assert line in said.splitlines()
+    assert max(map(len, said.splitlines())) <= 120
+
+
+def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, "--version") == f"enas {enas.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["x"],
+        ["run", "x"],
+        ["run", "macro-quick", "--x"],
+        ["run", "macro-quick", "--controller", "x"],
+        ["run", "macro-quick", "--search.epochs", "x"],
+        ["run", "macro-quick", "--seed", "9"],
+        ["run", "macro-quick", "--search.exploration", "x"],
+        ["run", "macro-quick", "--data.valid", "x"],
+        ["run", "macro-quick", "x"],
+        ["run", "macro-quick", "--space.operations", "x"],
+        ["retrain", "macro-quick", "--architecture", "x"],
+        ["ablate", "macro-quick", "--variant", "x"],
+        ["ablate", "macro-quick", "--variant", "no-warmup", "--seeds", "x"],
+        ["run", "macro-quick", "--run", "x"],
+        ["run", "macro-quick", "--device", "x"],
+        ["ablate", "macro-quick", "--variant", "no-warmup", "--seeds", "9"],
+        ["resume", "x"],
+        ["rank", "x"],
+        ["show", "x"],
+        ["recipes", "x"],
+        ["table", "show", "x"],
+        ["benchmark", "x"],
+        ["benchmark", "nas-bench-graph", "--controllers", "x"],
+        ["compare", "r", "--rivals", "x"],
+        ["table", "score", "cells", "--run", "r", "--methods", "x"],
+    ],
+    ids=" ".join,
+)
+def test_a_refusal_does_not_repeat_ten_thousand_characters(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    *before, last = words
+    said = refusal(capsys, *before, last * 10_000)
+    assert len(said) < 1000
+    assert "characters" in said
+
+
+def test_bytes_that_are_no_text_pass_through_flags_and_records() -> None:
+    """A path of an old disk may not be UTF-8; Python keeps its bytes as lone surrogates."""
+    _, folder, _ = settings("micro-quick", ["--run", "caf\udce9"])
+    assert folder == Path("caf\udce9")
+    write_json("record.json", {"path": "caf\udce9"})
+    append_jsonl("log.jsonl", {"path": "caf\udce9"})
+    assert read_json("record.json") == {"path": "caf\udce9"}
+    assert read_jsonl("log.jsonl") == [{"path": "caf\udce9"}]
+
+
 def test_show_draws_into_files(capsys: pytest.CaptureFixture[str]) -> None:
     printed(capsys, "show", AUTHORS_CELL, "--svg", "cell.svg", "--png", "cell.png")
     assert "<svg" in Path("cell.svg").read_text()
     assert Path("cell.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def test_default_folder_is_the_first_that_holds_no_run(tmp_path: Path) -> None:
-    wanted = tmp_path / "runs" / "recurrent-quick"
-    assert free_folder(wanted) == wanted
-    for expected in (wanted, wanted.with_name("recurrent-quick-2"), wanted.with_name("recurrent-quick-3")):
-        assert free_folder(wanted) == expected
-        expected.mkdir(parents=True)
-        assert free_folder(wanted) == expected
-        (expected / "config.json").write_text("{}")
+def take_free(held: contextlib.ExitStack) -> Path:
+    return take_free_folder(held, Path("runs", "recurrent-quick"))
+
+
+def test_default_folder_is_the_first_that_holds_no_run() -> None:
+    for expected in ("recurrent-quick", "recurrent-quick-2", "recurrent-quick-3"):
+        for _ in range(2):
+            with contextlib.ExitStack() as held:
+                assert take_free(held) == Path("runs", expected)
+        Path("runs", expected, "config.json").write_text("{}")
+
+
+def test_default_folders_of_runs_that_begin_together_are_different_ones() -> None:
+    """Also before either has written its settings, which takes seconds."""
+    with contextlib.ExitStack() as first:
+        assert take_free(first) == Path("runs/recurrent-quick")
+        with contextlib.ExitStack() as second:
+            assert take_free(second) == Path("runs/recurrent-quick-2")
+        with contextlib.ExitStack() as second:
+            assert take_free(second) == Path("runs/recurrent-quick-2")
+    with contextlib.ExitStack() as again:
+        assert take_free(again) == Path("runs/recurrent-quick")
 
 
 def test_retraining_a_given_architecture_runs_to_its_test_perplexity(
@@ -290,3 +460,14 @@ def test_retraining_a_given_architecture_runs_to_its_test_perplexity(
         "config.json",
         "environment.json",
     ]
+
+
+def test_interruption_claims_no_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(argv: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("enas.cli.parse", interrupted)
+    assert main(["show", "tanh"]) == 130
+    assert "is kept" not in capsys.readouterr().err

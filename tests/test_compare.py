@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -86,6 +88,17 @@ def test_a_diverged_run_is_worse_than_any_score() -> None:
     assert sampled.best_of_random == tuple(best_of_k([1.0, 1.0, 3.0], k) for k in (1, 2, 3))
 
 
+def test_trainings_too_short_to_be_timed_have_no_ratio() -> None:
+    timeless = {"search_seconds": 0.0, "validate_seconds": 0.0, "final_seconds": 0.0}
+    records = [*runs("enas", [1.0, 2.0]), *runs("rival", [1.0, 3.0]), *runs(SAMPLING, [1.0, 2.0])]
+    found = compare([replace(record, **timeless) for record in records], "enas", ACCURACY)
+    assert [contest.seconds_ratio for contest in found.contests] == [None, None]
+    assert found.random_in_budget is None
+    text = comparison_text(found)
+    assert "rival had 1.00 times the evaluations" in text
+    assert "too small to be compared" in text
+
+
 def test_methods_that_diverge_altogether_have_no_score() -> None:
     found = compare([*runs("enas", [None, None]), *runs("rival", [None, None])], "enas", ACCURACY)
     assert found.summaries[0].score is None
@@ -159,6 +172,13 @@ def test_the_text_says_what_the_numbers_carry() -> None:
     assert "enas: better than rival in 10 of 10 pairs, P = 1.00 [0.69, 1.00]" in words
     assert "mean difference 1.00 [1.00, 1.00] over 10 pairs, above 0 where enas is better" in words
     assert "at another budget" not in words
+
+
+def test_the_table_has_no_lines_that_the_terminal_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    text = comparison_text(compare(RECORDS, "enas", ACCURACY))
+    assert text.isascii()
+    assert "|---" in text
 
 
 def at_budget(

@@ -538,7 +538,7 @@ def test_runs_that_diverged_have_no_point() -> None:
     [
         (["--seeds=1"], "--seeds must be at least 2, not 1"),
         (["--seeds=4", "--samples=3"], "--samples must be at least --seeds, 4, not 3"),
-        (["--epochs=0"], "--epochs must be at least 1, not 0"),
+        (["--epochs=0"], "--epochs must be at least 1 or None, not 0"),
         (["--samples=1000"], "--samples is 1000, but the space has 128 architectures"),
         (["--sample=8"], "there is no flag --sample; did you mean '--samples'"),
     ],

@@ -36,6 +36,8 @@ from enas.controllers.config import (
 )
 from enas.controllers.independent import IndependentPolicy
 from enas.controllers.lstm import LSTMPolicy
+from enas.controllers.lstm_macro import MacroLSTMPolicy
+from enas.controllers.lstm_sequence import SequenceLSTMPolicy
 from enas.controllers.lstm_steps import StepwisePolicy
 from enas.controllers.policy_gradient import PolicyGradientController
 from enas.errors import ConfigError, NotFiniteError, RunFolderError
@@ -521,7 +523,6 @@ class TestLSTM:
             [("function", 0, 4), ("function", 1, 3)],
             [("source", 2, 1)],
             [("operation", 0, 3), ("skip", 1, 2), ("operation", 1, 3)],
-            [("operation", 0, 3), ("operation", 1, 3)],
             [("operation", 0, 3), ("operation", 1, 2), ("skip", 1, 2)],
             [("operation", 0, 3), ("operation", 1, 3), ("skip", 1, 3)],
             [("source", 2, 2), ("operation", 2, 3), ("source", 2, 2), ("operation", 2, 3)],
@@ -538,7 +539,6 @@ class TestLSTM:
             "other-functions",
             "not-all-nodes",
             "skip-first",
-            "no-skip",
             "layers-of-other-operations",
             "skip-of-three-options",
             "operation-before-source",
@@ -552,6 +552,24 @@ class TestLSTM:
         decisions = tuple(Decision("d", kind, node, tuple("abcd"[:n])) for kind, node, n in asked)
         with pytest.raises(ConfigError, match=r"lstm controller cannot decide the plain space.*independent"):
             build_controller(LSTMConfig(), PlainSpace(decisions), seed=0)
+
+    @pytest.mark.parametrize("options", [(3, 3), (3, 2, 4)])
+    def test_plain_operations_are_decided_in_a_row(self, options: tuple[int, ...]) -> None:
+        """Its probabilities over all architectures sum to one, and it learns which is best."""
+        decisions = tuple(Decision(f"d{i}", "operation", i, tuple("abcd"[:n])) for i, n in enumerate(options))
+        space = PlainSpace(decisions)
+        controller = build_controller(LSTMConfig(), space, seed=0)
+        assert isinstance(controller, PolicyGradientController)
+        assert isinstance(controller.policy, SequenceLSTMPolicy)
+        with torch.no_grad():
+            probabilities = controller.policy.score(enumerated(space)).log_prob_N.exp()
+        assert len(probabilities) == math.prod(options)
+        assert probabilities.sum().item() == pytest.approx(1.0, rel=1e-5)
+
+    def test_a_single_layer_is_a_whole_network(self) -> None:
+        controller = build_controller(LSTMConfig(), MacroSpace(1), seed=0)
+        assert isinstance(controller, PolicyGradientController)
+        assert isinstance(controller.policy, MacroLSTMPolicy)
 
 
 @pytest.mark.parametrize(
@@ -630,3 +648,26 @@ def test_proposals_share_one_row_of_logits() -> None:
     assert torch.equal(one.log_prob_NL, each.log_prob_NL)
     assert torch.equal(one.entropy_NL, each.entropy_NL)
     torch.testing.assert_close(one.log_prob_NL[:, 0], torch.full((2,), -math.log(2)))
+
+
+@pytest.mark.parametrize("config", [IndependentConfig(), LSTMConfig(hidden=4)])
+def test_a_policy_without_probabilities_proposes_nothing(config: Any) -> None:
+    """Rather than an option that no decision has."""
+    controller = build_controller(config, MacroSpace(3), seed=0)
+    assert isinstance(controller, PolicyGradientController)
+    with torch.no_grad():
+        for parameter in controller.policy.parameters():
+            parameter.fill_(math.nan)
+    with pytest.raises(NotFiniteError, match="lower the controller's learning rate"):
+        controller.propose(2, seeded(0))
+    with pytest.raises(NotFiniteError, match="no numbers any more"):
+        controller.mode()
+
+
+def test_the_largest_learning_rate_leaves_a_policy_its_probabilities() -> None:
+    reinforce = ReinforceConfig(learning_rate=1000.0)
+    controller = build_controller(IndependentConfig(reinforce), MacroSpace(3), seed=0)
+    for update in range(5):
+        proposals = controller.propose(4, seeded(update))
+        controller.feedback(proposals, torch.rand(4, generator=seeded(update)))
+    controller.mode()

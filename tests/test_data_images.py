@@ -1,27 +1,33 @@
 """Images: sets, splits, the published layouts, folders of pictures, arrays, the setting, and batches."""
 
 import dataclasses
+import errno
 import functools
+import gc
 import gzip
 import hashlib
 import http.server
 import io
 import itertools
 import logging
+import math
 import struct
 import tarfile
 import threading
+import tracemalloc
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import tyro
-from PIL import Image
+from PIL import Image, features
 from sklearn.datasets import load_digits
 
-from enas.data import image_sources
+from enas.data import image_arrays, image_sources, own_files
 from enas.data.batches import batch_positions, epoch_order, number_of_batches
 from enas.data.image_arrays import read_image_arrays
 from enas.data.image_folder import read_image_folder
@@ -45,6 +51,7 @@ from enas.data.published_images import (
     read_idx_pair,
     read_published,
 )
+from enas.data.sources import TextConfig, load_text
 from enas.data.text import SPLITS
 from enas.errors import ConfigError, DataError
 
@@ -97,13 +104,22 @@ def test_data_describe_themselves() -> None:
         "mine", ("a", "b"), *(image_set([0, 1], 3, 4, 5, seed=i) for i in range(3)), {"from": "x"}
     )
     assert data.shape == (3, 4, 5, 2)
-    assert str(data) == "mine: 2 classes, 4×5 RGB; train 2, valid 2, test 2"
+    assert str(data) == "mine: 2 classes (a, b), 4×5 RGB; train 2, valid 2, test 2"
     assert data.source == {
         "from": "x",
         "images": "train 2, valid 2, test 2",
         "shape": "4×5 RGB",
         "hash": data.hash,
     }
+
+
+def test_a_description_names_the_first_classes_in_characters_that_any_file_holds() -> None:
+    images = ImageSet(torch.zeros(12, 1, 1, 1, dtype=torch.uint8), torch.arange(12))
+    classes = ("caf\udce9", "x" * 30, *"cdefghijkl")
+    shown = rf"caf\udce9, {'x' * 23}…, c, d, e, f, g, h, i, j, …"
+    assert str(ImageData("mine", classes, images, images, images, {})).startswith(
+        f"mine: 12 classes ({shown}), "
+    )
 
 
 def test_hash_says_whether_the_data_are_equal() -> None:
@@ -230,6 +246,20 @@ def test_the_same_picture_in_two_splits_is_refused_or_counted() -> None:
     )
     with pytest.raises(DataError, match=message):
         split_pool(pool, ALL, 0, False)
+    pool.images_NCHW[34] = pool.images_NCHW[2]
+    message = r"is the same picture as image \d+, image \d+ as image \d+ \(2 such in all\)"
+    with pytest.raises(DataError, match=message):
+        split_pool(pool, ALL, 0, False)
+    for i in range(30, 40):
+        pool.images_NCHW[i] = pool.images_NCHW[0]
+    pool.images_NCHW[29] = pool.images_NCHW[0]
+    repeated = len(repeated_pictures(pool, choose_positions(pool, ALL, 0)))
+    assert repeated > 10
+    with pytest.raises(DataError, match=rf", … \({repeated} such in all\)") as raised:
+        split_pool(pool, ALL, 0, False)
+    assert str(raised.value).count(" as image ") == 10
+    pool = image_pool([0, 1] * 20, {"train": np.arange(30), "test": np.arange(30, 40)})
+    pool.images_NCHW[35] = pool.images_NCHW[3]
     assert split_pool(pool, ALL, 0, True).source["overlap"] == "1 pictures"
     assert "overlap" not in split_pool(image_pool([0, 1] * 20), ALL, 0, True).source
 
@@ -257,7 +287,22 @@ def test_the_same_picture_in_two_splits_is_refused_or_counted() -> None:
             ConfigError,
             r"^`valid` is 0; set it to a share of the images, below 1, or",
         ),
+        (
+            [0] * 6 + [1] * 6 + [2] * 2,
+            {},
+            DataError,
+            r"^The class 'c' of mine cannot be split for `valid`: of its pictures there are 2, and what the other settings "
+            r"hold out or leave out leaves one \(image 1[23]\)",
+        ),
         ([0, 1] * 9, {"valid": 2.5}, ConfigError, r"^`valid` is 2.5; set it to"),
+        ([0, 1] * 9, {"valid": math.nan}, ConfigError, r"^`valid` is nan; set it to a share"),
+        ([0, 1] * 9, {"test": math.inf}, ConfigError, r"^`test` is inf; set it to a share"),
+        (
+            [0, 1] * 9,
+            {"test": 1e300},
+            ConfigError,
+            r"^`test` is 1e\+300, more than 18 images of mine, but its",
+        ),
         ([0, 1] * 9, {"max_train": 1}, ConfigError, r"^`max_train` is 1, 1 of 14 images of mine"),
         ([0, 1] * 9, {"max_test": -1}, ConfigError, r"^`max_test` is -1; set it to"),
     ],
@@ -267,6 +312,22 @@ def test_splits_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         split_pool(image_pool(labels), dataclasses.replace(ALL, **parts), 0, False)
+
+
+def test_splitting_moves_every_image_with_its_label_and_takes_no_second_copy() -> None:
+    labels = np.random.default_rng(0).permutation([0, 1, 2] * 100)
+    pool = ImagePool("mine", ("a", "b", "c"), pixels(300, 3, 32, 32), labels, {}, {})
+    expected = choose_positions(pool, ALL, 3)
+    images = pool.images_NCHW.copy()
+    gc.collect()
+    tracemalloc.start()
+    data = split_pool(pool, ALL, 3, False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    for split, part in data.splits().items():
+        assert np.array_equal(part.images_NCHW.numpy(), images[expected[split]])
+        assert np.array_equal(part.labels_N.numpy(), labels[expected[split]])
+    assert peak < images.nbytes / 4
 
 
 # --- digits -------------------------------------------------------------------------------------------------
@@ -612,6 +673,96 @@ def test_grey_pictures_are_one_channel_unless_one_has_colours(tmp_path: Path) ->
     assert np.array_equal(mixed.images_NCHW[:3], np.repeat(grey.images_NCHW[:3], 3, axis=1))
 
 
+@pytest.mark.parametrize(
+    ("mode", "suffix", "options"),
+    [
+        ("L", "png", {"transparency": 7}),
+        ("P", "png", {}),
+        ("P", "gif", {}),
+        ("LA", "png", {}),
+        ("1", "bmp", {}),
+    ],
+)
+def test_grey_stays_one_channel_however_it_is_stored(
+    tmp_path: Path, mode: str, suffix: str, options: dict
+) -> None:
+    expected = []
+    for i, name in enumerate("ab"):
+        grey = Image.fromarray(pixels(4, 5, seed=i)).convert("1" if mode == "1" else "L")
+        (tmp_path / name).mkdir()
+        grey.convert(mode).save(tmp_path / name / f"0.{suffix}", **options)
+        pixels_HW = np.asarray(grey.convert("L"))
+        expected.append(np.where(pixels_HW == 7, 255, pixels_HW) if options else pixels_HW)
+    assert np.array_equal(read_image_folder(tmp_path).images_NCHW, np.stack(expected)[:, None])
+
+
+def test_what_is_transparent_is_white_and_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = np.zeros((4, 5), np.uint8)
+    shape[1:3, 1:4] = 255
+    for i, name in enumerate("abc"):
+        icon = Image.new("RGB", (5, 4), (0, 100 * i, 0))
+        icon.putalpha(Image.fromarray(shape if i else np.full_like(shape, 255)))
+        (tmp_path / name).mkdir()
+        icon.save(tmp_path / name / "icon.png")
+    opaque, *icons = read_image_folder(tmp_path).images_NCHW
+    assert np.unique(opaque).tolist() == [0]
+    for i, image in enumerate(icons, 1):
+        colour = np.array([0, 100 * i, 0])[:, None, None]
+        assert np.array_equal(image, np.where(shape == 255, colour, 255))
+    said = "data: 2 of 3 pictures are transparent in places, which are read as white\n"
+    assert capsys.readouterr().err == said
+    half = Image.new("LA", (5, 4), (100, 51))  # a fifth of 100 and four fifths of white
+    for name in "ab":
+        (tmp_path / "half" / name).mkdir(parents=True)
+        half.save(tmp_path / "half" / name / "0.png")
+    assert np.unique(read_image_folder(tmp_path / "half").images_NCHW).tolist() == [224]
+
+
+def test_reading_takes_the_memory_of_the_pictures_once(tmp_path: Path) -> None:
+    for i in range(40):
+        array = pixels(64, 64, 3, seed=i)
+        folder = tmp_path / "ab"[i % 2]
+        folder.mkdir(exist_ok=True)
+        # The only one with colours is the last that is read.
+        Image.fromarray(array if i == 39 else array[..., 0]).save(folder / f"{i:02}.bmp")
+    read_image_folder(tmp_path, size=1)
+    gc.collect()
+    tracemalloc.start()
+    images = read_image_folder(tmp_path).images_NCHW
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert images.shape == (40, 3, 64, 64)
+    for position, i in enumerate([*range(0, 40, 2), *range(1, 39, 2)]):
+        assert np.array_equal(
+            images[position], np.broadcast_to(pixels(64, 64, 3, seed=i)[..., 0], (3, 64, 64))
+        )
+    assert np.array_equal(images[39], pixels(64, 64, 3, seed=39).transpose(2, 0, 1))
+    assert peak < 1.4 * images.nbytes
+
+
+def test_pictures_that_no_memory_holds_are_refused_before_they_are_scaled(tmp_path: Path) -> None:
+    write_classes(tmp_path)
+    message = r"^6 pictures of 1000000×1000000 pixels would take [\d,.]+ GiB of memory, and [\d,.]+ GiB are free: scale"
+    with pytest.raises(DataError, match=message):
+        load_images(ImageConfig(str(tmp_path), size=1_000_000))
+
+
+def test_a_picture_that_no_memory_holds_is_refused_by_its_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_classes(tmp_path)
+    header = struct.pack("<2sIHHI", b"BM", 54, 0, 0, 54) + struct.pack(
+        "<IiiHHIIiiII", 40, 9000, 9000, 1, 24, *[0] * 6
+    )
+    (tmp_path / "cat" / "huge.bmp").write_bytes(header)
+    monkeypatch.setattr(own_files, "available_memory_mb", lambda: 1000)
+    message = r"cat/huge.bmp, of 9000×9000 pixels, would take 1.2 GiB of memory, and 1.0 GiB are free: make it smaller.$"
+    with pytest.raises(DataError, match=message):
+        read_image_folder(tmp_path)
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "P", "LA", "1", "CMYK"])
 def test_other_modes_become_grey_or_colours(tmp_path: Path, mode: str) -> None:
     suffix = "tif" if mode == "CMYK" else "png"
@@ -677,6 +828,87 @@ def test_splits_of_a_folder_are_kept(tmp_path: Path) -> None:
         read_image_folder(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("names", "images"),
+    [
+        (("train", "val", "test"), "train 10, valid 4, test 4"),
+        (("Train", "Validation", "Testing"), "train 10, valid 4, test 4"),
+        (("TRAINING", "dev", "Test"), "train 10, valid 4, test 4"),
+        (("training", "testing"), "train 8, valid 2, test 4"),
+        (("train", "val"), "train 8, valid 4, test 2"),
+        (("train", "valid"), "train 8, valid 4, test 2"),
+        (("Train",), "train 6, valid 2, test 2"),
+    ],
+)
+def test_splits_have_many_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], names: tuple[str, ...], images: str
+) -> None:
+    for i, name in enumerate(names):
+        write_classes(tmp_path / name, 4 if i else 10, start=100 * i)
+    data = load_images(ImageConfig(str(tmp_path), valid=2, test=2))
+    assert data.classes == ("cat", "dog")
+    assert data.source["images"] == images
+    test_is_there = any(name.lower().startswith("test") for name in names)
+    assert (f"data: {tmp_path.name} has no test images; some" in capsys.readouterr().err) is not test_is_there
+
+
+def test_splits_that_are_not_whole_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_classes(tmp_path / "test")
+    with pytest.raises(DataError, match=r" has the folder test, but none for training: add a folder train.$"):
+        read_image_folder(tmp_path)
+    write_classes(tmp_path / "val", start=10)
+    with pytest.raises(DataError, match=r" has the folders test and val, but none for training: add a"):
+        read_image_folder(tmp_path)
+    write_classes(tmp_path / "train", start=20)
+    write_classes(tmp_path / "Validation", start=30)
+    message = r" has two folders for the same split, Validation and val: join them, or rename one.$"
+    with pytest.raises(DataError, match=message):
+        read_image_folder(tmp_path)
+    (tmp_path / "Validation").rename(tmp_path / "unlabelled")
+    write_picture(tmp_path / "train" / "loose.png", 40)
+    write_picture(tmp_path / "cover.png", 41)
+    assert len(read_image_folder(tmp_path).labels_N) == 18
+    said = capsys.readouterr().err
+    assert f"1 pictures in {tmp_path} lie in no class folder and are left out, such as cover.png" in said
+    assert f"{tmp_path} has the folders of splits; beside them is left out: unlabelled\n" in said
+    assert (
+        f"1 pictures in {tmp_path / 'train'} lie in no class folder and are left out, such as loose.png"
+        in said
+    )
+    for name in ("train", "test"):
+        write_picture(tmp_path / "flat" / name / "0.png", 1)
+    with pytest.raises(DataError, match=r"train needs two class folders or more, and has none"):
+        read_image_folder(tmp_path / "flat")
+
+
+def test_a_folder_around_the_class_folders_is_entered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inner = write_classes(tmp_path / "set" / "photos")
+    (tmp_path / "__MACOSX" / "photos").mkdir(parents=True)
+    pool = read_image_folder(tmp_path)
+    assert (pool.classes, pool.names[0]) == (("cat", "dog"), "set/photos/cat/0.png")
+    assert capsys.readouterr().err == f"data: the class folders are in {inner}, which is read\n"
+    write_classes(tmp_path / "b" / "photos" / "train", start=10)
+    write_classes(tmp_path / "b" / "photos" / "test", start=20)
+    write_picture(tmp_path / "b" / "cover.png", 30)
+    assert set(read_image_folder(tmp_path / "b").splits) == {"train", "test"}
+    assert f"1 pictures in {tmp_path / 'b'} lie in no class folder" in capsys.readouterr().err
+
+
+def test_hidden_folders_and_those_of_systems_are_neither_classes_nor_pictures(tmp_path: Path) -> None:
+    write_classes(tmp_path)
+    clutter = (".ipynb_checkpoints", ".thumbnails", "__MACOSX", "System Volume Information", "$RECYCLE.BIN")
+    for place in (tmp_path, tmp_path / "cat", tmp_path / "dog" / "deep"):
+        for name in (*clutter, "lost+found", "@eaDir"):
+            write_picture(place / name / "0.png", 0)
+        for name in ("Thumbs.db", ".DS_Store", "desktop.ini", "._0.png"):
+            (place / name).write_bytes(b"not a picture")
+    pool = read_image_folder(tmp_path)
+    assert pool.classes == ("cat", "dog")
+    assert pool.names == ("cat/0.png", "cat/2.png", "cat/4.png", "dog/1.png", "dog/3.png", "dog/5.png")
+
+
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     for i, name in enumerate(["train", "plane"] * 5):
         write_picture(tmp_path / name / f"{i}.png", i)
@@ -714,6 +946,59 @@ def test_unreadable_pictures_are_named(tmp_path: Path) -> None:
         DataError, match=r"cat/bad.png has more than 8 bits a pixel \(mode I;16\): convert it"
     ):
         read_image_folder(tmp_path)
+
+
+DAMAGED_EXIF = {
+    "a model that is no text": (0x110, 5, 1, struct.pack("<I", 0)),
+    "a resolution that is no number": (0x11A, 2, 2, b"\xff\xff\xff\xff"),
+}
+
+
+@pytest.mark.parametrize("tag", DAMAGED_EXIF.values(), ids=DAMAGED_EXIF)
+def test_photos_with_odd_metadata_are_named(tmp_path: Path, tag: tuple[int, int, int, bytes]) -> None:
+    write_classes(tmp_path)
+    entries = sorted([(0x112, 3, 1, struct.pack("<HH", 6, 0)), tag])
+    block = b"Exif\0\0II" + struct.pack("<HIH", 42, 8, len(entries))
+    block += b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries) + bytes(4)
+    write_picture(tmp_path / "cat" / "odd.jpg", 0, exif=block)
+    with pytest.raises(
+        DataError, match=r"cat/odd.jpg cannot be read as a picture \(.+\): replace or remove it"
+    ):
+        read_image_folder(tmp_path)
+
+
+def test_formats_that_are_not_read_are_named(tmp_path: Path) -> None:
+    write_classes(tmp_path)
+    what = "which is not read: convert it to PNG or JPEG.$"
+    for name, content, form in (
+        ("photo.HEIC", b"\0\0\0\x18ftypheic" + bytes(20), "HEIC"),
+        ("phone.jpg", b"\0\0\0\x18ftypmif1" + bytes(20), "HEIC"),
+        ("drawing.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 4\n", "EPS"),
+        ("texture.tga", b"\0\0\2", "TGA"),
+        ("new.jxl", b"\xff\x0a", "JPEG XL"),
+    ):
+        path = tmp_path / "cat" / name
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=rf"cat/{name} is a picture in {form}, {what}"):
+            read_image_folder(tmp_path)
+        path.unlink()
+
+
+def test_files_of_other_programs_languages_are_never_handed_to_them(tmp_path: Path) -> None:
+    write_classes(tmp_path)
+    page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 4\n%%EndComments\nshowpage\n"
+    (tmp_path / "cat" / "page.png").write_bytes(page)
+    with pytest.raises(DataError, match=r"cat/page.png cannot be read as a picture \(it is none\)"):
+        read_image_folder(tmp_path)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_avif_is_read(tmp_path: Path) -> None:
+    for name in "ab":
+        write_picture(tmp_path / name / "0.avif", 0, size=(16, 16))
+    with Image.open(tmp_path / "a" / "0.avif") as picture:
+        expected = np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
+    assert np.array_equal(read_image_folder(tmp_path).images_NCHW[0], expected)
 
 
 def test_folders_that_are_no_class_folders_are_refused(tmp_path: Path) -> None:
@@ -784,8 +1069,41 @@ GOOD = {"images": pixels(4, 5, 6), "labels": np.array([0, 1, 0, 1])}
             r"has the arrays extra, images, labels; it needs .*, and no others.$",
         ),
         (
-            GOOD | {"images": np.zeros((4, 5, 6))},
-            r"^images of .* is float64 of shape 4×5×6; images are uint8",
+            GOOD | {"images": np.zeros((4, 5, 6), np.complex64)},
+            r"^images of .* is complex64 of shape 4×5×6; images are uint8",
+        ),
+        (
+            {"x_train": GOOD["images"], "y_train": GOOD["labels"]},
+            r"has the arrays x_train, y_train; it needs x_train, y_train, x_test and y_test, or",
+        ),
+        (GOOD | {"a\nb": GOOD["images"]}, r"has the arrays a\\nb, images, labels; it needs"),
+        (GOOD | {"x": GOOD["images"]}, r"has the arrays images, labels, x; it needs"),
+        (GOOD | {"x_val_test": GOOD["images"]}, r"has the arrays images, labels, x_val_test; it needs"),
+        (GOOD | {"labels": np.zeros(4, int)}, r"a.npz has only the class '0'; a network needs two or more.$"),
+        (
+            GOOD | {"labels": np.arange(4, dtype=np.uint64) + 2**63},
+            r"has the label 9223372036854775811; whole",
+        ),
+        (
+            GOOD | {"labels": np.array(["café".encode("latin-1"), b"b"] * 2)},
+            r"^labels of .* has labels of bytes that are not UTF-8, such as b'caf\\xe9': save them as strings.$",
+        ),
+        (
+            GOOD | {"images": pixels(4, 3, 3, 3)},
+            r"has the shape 4×3×3×3; it must be .*, and both may be meant: set `channels` to first or last.$",
+        ),
+        (
+            GOOD | {"images": pixels(4, 0, 6)},
+            r"^images of .* is uint8 of shape 4×0×6; images .* and not none",
+        ),
+        (
+            {
+                "x_train": pixels(4, 5, 6),
+                "y_train": [0, 1, 0, 1],
+                "x_test": np.ones((1, 5, 6)),
+                "y_test": [0],
+            },
+            r"x_train and x_test differ in the shape of an image or in type",
         ),
         (GOOD | {"images": pixels(4, 30)}, r"^images of .* has the shape 4×30; it must be"),
         (GOOD | {"images": pixels(4, 3, 9, 3)}, r"^images of .* has the shape 4×3×9×3; it must be"),
@@ -829,6 +1147,211 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         read_image_arrays(path)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test"),
+        ("X_Train", "Y_Train", "X_Validation", "Y_Validation", "X_Test", "Y_Test"),
+        ("train_images", "train_labels", "val_images", "val_labels", "test_images", "test_labels"),
+        ("train_x", "train_y", "dev_x", "dev_y"),
+    ],
+)
+def test_arrays_have_many_names(tmp_path: Path, names: tuple[str, ...]) -> None:
+    counts = (8, 4, 6)[: len(names) // 2]
+    images = [pixels(count, 5, 6, seed=count) for count in counts]
+    arrays = [array for x in images for array in (x, np.arange(len(x)) % 2)]
+    np.savez(tmp_path / "a.npz", **dict(zip(names, arrays, strict=True)))
+    pool = read_image_arrays(tmp_path / "a.npz")
+    assert np.array_equal(pool.images_NCHW[:, 0], np.concatenate(images))
+    expected = {"train": list(range(8)), "valid": list(range(8, 12)), "test": list(range(12, 18))}
+    assert {split: p.tolist() for split, p in pool.splits.items()} == dict(
+        itertools.islice(expected.items(), len(counts))
+    )
+
+
+BYTES = pixels(4, 5, 6)
+BYTES[0, 0, :2] = 0, 255
+
+
+@pytest.mark.parametrize(
+    ("images", "expected", "said"),
+    [
+        (BYTES.astype(np.int64), BYTES, "int64 values from 0 to 255 were read as they are"),
+        (
+            (BYTES * np.uint16(257)).astype(">u2"),
+            BYTES,
+            "u2 values from 0 to 65535 were read as 0 to 255, divided by 257",
+        ),
+        (
+            BYTES.astype(np.uint16) * 256,
+            BYTES,
+            "uint16 values from 0 to 65280 were read as 0 to 255, divided by 256",
+        ),
+        (BYTES / np.float32(255), BYTES, "float32 values from 0 to 1 were read as 0 to 255, times 255"),
+        (
+            (BYTES / 255).astype(np.float16),
+            BYTES,
+            "float16 values from 0 to 1 were read as 0 to 255, times 255",
+        ),
+        (BYTES.astype(np.float64), BYTES, "float64 values from 0 to 255 were read as 0 to 255, as they are"),
+        (BYTES * 0.9, np.rint(BYTES * 0.9), "float64 values from 0 to 229.5 were read as 0 to 255, rounded"),
+        (BYTES > 99, (BYTES > 99) * 255, "False and True were read as 0 and 255"),
+        (
+            np.asfortranarray(BYTES / 255),
+            BYTES,
+            "float64 values from 0 to 1 were read as 0 to 255, times 255",
+        ),
+        (BYTES, BYTES, ""),
+    ],
+    ids=[
+        "int64",
+        "of 257",
+        "of 256",
+        "float32",
+        "float16",
+        "whole",
+        "to 229.5",
+        "bool",
+        "columns first",
+        "uint8",
+    ],
+)
+def test_other_numbers_are_read_where_nothing_is_lost(
+    tmp_path: Path, images: np.ndarray, expected: np.ndarray, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "a.npz", **GOOD | {"images": images})
+    pool = read_image_arrays(tmp_path / "a.npz")
+    assert np.array_equal(pool.images_NCHW[:, 0], expected)
+    assert said in (err := capsys.readouterr().err)
+    assert bool(said) == bool(err)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        BYTES / 127.5 - 1,
+        BYTES.astype(np.int16) - 1,
+        BYTES.astype(np.int32) * 2,
+        BYTES.astype(np.uint16) * 100,
+        BYTES.astype(np.float32) * 2,
+        np.where(BYTES == 0, np.nan, BYTES),
+        np.where(BYTES == 0, np.inf, BYTES),
+        BYTES / 100,
+        BYTES / 25_500,
+        BYTES.astype(np.longdouble) * np.longdouble("1e4000"),
+    ],
+    ids=[
+        "around 0",
+        "-1",
+        "to 510",
+        "no step",
+        "floats to 510",
+        "NaN",
+        "inf",
+        "to 2.55",
+        "to 0.01",
+        "longdouble",
+    ],
+)
+def test_numbers_of_which_something_would_be_lost_are_refused(tmp_path: Path, images: np.ndarray) -> None:
+    np.savez(tmp_path / "a.npz", **GOOD | {"images": images})
+    with pytest.raises(
+        DataError, match=r"^images of .*a.npz is \S+ of shape 4×5×6.*; images are uint8, from 0 to 255"
+    ):
+        read_image_arrays(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("channels", ["first", "last"])
+def test_a_setting_says_where_channels_are_that_cannot_be_seen(tmp_path: Path, channels: Any) -> None:
+    images = pixels(20, 3, 3, 2)
+    np.savez(tmp_path / "a.npz", images=images, labels=np.arange(20) % 2)
+    pool = read_image_arrays(tmp_path / "a.npz", channels)
+    expected = images if channels == "first" else images.transpose(0, 3, 1, 2)
+    assert np.array_equal(pool.images_NCHW, expected)
+    data = load_images(ImageConfig(str(tmp_path / "a.npz"), channels=channels))
+    assert data.shape[:3] == expected.shape[1:]
+    np.savez(
+        tmp_path / "b.npz", **GOOD | {"images": pixels(4, *((9, 9, 3) if channels == "first" else (3, 9, 9)))}
+    )
+    with pytest.raises(DataError, match=rf"with at most 4 channels, which are {channels}, and height"):
+        read_image_arrays(tmp_path / "b.npz", channels)
+    with pytest.raises(ConfigError, match=rf"^`channels` is '{channels}', but only those of an .npz file"):
+        load_images(ImageConfig(channels=channels))
+
+
+def test_labels_of_bytes_are_read_as_utf8(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **GOOD | {"labels": np.array(["café".encode(), b"chien"] * 2)})
+    assert read_image_arrays(tmp_path / "a.npz").classes == ("café", "chien")
+
+
+def npz(path: Path, headers: dict[str, tuple[int, ...]]) -> Path:
+    """A file of arrays that have only headers."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, shape in headers.items():
+            file = io.BytesIO()
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+            )
+            archive.writestr(f"{name}.npy", file.getvalue())
+    return path
+
+
+def test_headers_are_checked_before_memory_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = npz(tmp_path / "a.npz", {"images": (64, 2**15, 2**15), "labels": (64,)})
+    message = r"\(images.npy has 0 bytes for an array of 64×32768×32768 uint8\); write it with numpy.savez.$"
+    with pytest.raises(DataError, match=message):
+        read_image_arrays(path)
+    np.savez(path, **GOOD)
+    monkeypatch.setattr(own_files, "available_memory_mb", lambda: 100 / 2**20)
+    message = (
+        r"^The arrays of .*a.npz would take 0.0 GiB of memory, and 0.0 GiB are free: use fewer or smaller"
+    )
+    with pytest.raises(DataError, match=message):
+        read_image_arrays(path)
+
+
+def test_reading_arrays_takes_their_memory_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_arrays, "PIECE", 2**15)
+    x_train, x_test = pixels(100, 32, 32, 3), pixels(20, 32, 32, 3, seed=1)
+    np.savez(
+        tmp_path / "a.npz",
+        x_train=x_train / 255,
+        y_train=np.arange(100) % 2,
+        x_test=x_test / 255,
+        y_test=np.arange(20) % 2,
+    )
+    gc.collect()
+    tracemalloc.start()
+    images = read_image_arrays(tmp_path / "a.npz").images_NCHW
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(images, np.concatenate([x_train, x_test]).transpose(0, 3, 1, 2))
+    assert peak < 2 * images.nbytes  # the file has eight times as much
+
+
+def changed_byte(content: bytes, mark: bytes, offset: int, value: int) -> bytes:
+    """The content with another byte so far after the last of these marks."""
+    place = content.rindex(mark) + offset
+    return content[:place] + bytes([value]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("mark", "offset", "value"),
+    [(b"PK\1\2", 8, 1), (b"PK\1\2", 8, 0x20), (b"PK\1\2", 10, 99), (b"}", 0, ord("("))],
+    ids=["encrypted", "a patch", "a method that nobody knows", "a header of other syntax"],
+)
+def test_damaged_or_encrypted_archives_are_refused(
+    tmp_path: Path, mark: bytes, offset: int, value: int
+) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, **GOOD)
+    path.write_bytes(changed_byte(path.read_bytes(), mark, offset, value))
+    with pytest.raises(
+        DataError, match=r"^.*a.npz cannot be read as arrays of plain numbers or strings \(.+\); "
+    ):
+        read_image_arrays(path)
+
+
 # --- the setting --------------------------------------------------------------------------------------------
 
 
@@ -837,7 +1360,8 @@ def test_a_setting_names_a_published_set(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(image_sources.PUBLISHED_IMAGES, "cifar10", small(CIFAR10, files))
     config = ImageConfig("cifar10", folder=str(write_files(tmp_path, files)), valid=10, max_train=30)
     data = load_images(config)
-    assert str(data) == "cifar10: 10 classes, 32×32 RGB; train 20, valid 10, test 10"
+    names = "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck"
+    assert str(data) == f"cifar10: 10 classes ({names}), 32×32 RGB; train 20, valid 10, test 10"
     assert torch.bincount(data.train.labels_N).tolist() == [2] * 10
     images, labels = cifar_images()
     where = {image.tobytes(): i for i, image in enumerate(images)}
@@ -860,6 +1384,62 @@ def test_settings_that_name_no_images_are_refused(tmp_path: Path) -> None:
         load_images(ImageConfig(size=16))
     with pytest.raises(ConfigError, match=r"^`size` is 0; set it to 1 or more"):
         load_images(ImageConfig(str(tmp_path), size=0))
+
+
+def test_paths_become_absolute_where_they_lead_somewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_classes(tmp_path / "photos", 20)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    for typed in ("photos", "./photos", "~/photos"):
+        assert ImageConfig(typed).source == str(tmp_path / "photos")
+    assert ImageConfig("cifar10", folder="photos").folder == str(tmp_path / "photos")
+    assert ImageConfig("nowhere").source == "nowhere"
+    (tmp_path / "photos").rename(tmp_path / "digits")
+    assert ImageConfig("./digits").source == str(tmp_path / "digits")
+    assert ImageConfig("digits").source == "digits"
+    assert load_images(ImageConfig("digits")).name == "digits"
+    said = "data: digits means the built-in data; for the folder of this name that is here, write ./digits\n"
+    assert capsys.readouterr().err == said
+    assert load_images(ImageConfig("./digits")).classes == ("cat", "dog")
+    np.savez(tmp_path / "A.NPZ", images=pixels(20, 5, 6), labels=np.arange(20) % 2)  # numpy adds .npz
+    (tmp_path / "A.NPZ.npz").rename(tmp_path / "A.NPZ")
+    assert load_images(ImageConfig("A.NPZ")).name == "A"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "~nosuchuser/photos",
+            r"^The path of the data, '~nosuchuser/photos', begins with the home folder of nobody",
+        ),
+        ("caf\udce9", r"^The path of the data, 'caf\\udce9', is not in UTF-8, which"),
+        ("a\0b", r"^The path of the data, 'a\\x00b', is not in UTF-8"),
+        ("", r"^The path of the data is empty: name a folder"),
+        ("x" * 10_000, r"^.{1,400}$"),
+    ],
+)
+def test_paths_that_cannot_be_are_refused(source: str, message: str) -> None:
+    for load in (lambda: load_images(ImageConfig(source)), lambda: load_text(TextConfig(source))):
+        with pytest.raises(DataError, match=message):
+            load()
+    if source.startswith("~"):
+        with pytest.raises(DataError, match=message):
+            load_images(ImageConfig("cifar10", folder=source))
+        with pytest.raises(DataError, match=message):
+            load_text(TextConfig("ptb", folder=source))
+
+
+def test_folders_that_may_not_be_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: Path) -> Iterator[Path]:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(DataError, match=rf"^{tmp_path} cannot be read \(Permission denied\): check that"):
+        load_images(ImageConfig(str(tmp_path)))
 
 
 def test_settings_are_flags_with_help(capsys: pytest.CaptureFixture[str]) -> None:

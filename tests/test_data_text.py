@@ -35,6 +35,8 @@ from enas.data.windows import (
     random_windows,
 )
 from enas.errors import ConfigError, DataError
+from enas.stages import Run
+from tests import tiny
 
 TEXTS = {"train": "b a \n\n a c a\n", "valid": "a b\n", "test": "c"}
 WORDS: dict[Split, list[str]] = {
@@ -98,8 +100,23 @@ def test_large_folder_has_the_counts_of_an_independent_reading(tmp_path: Path) -
         lambda text: "\ufeff" + text,
         lambda text: text.replace(" ", "\t "),
         lambda text: text.rstrip("\n"),
+        lambda text: text.replace(" ", " \ufeff"),
+        lambda text: text.replace("a", "a\ufeff"),
+        lambda text: text.replace(" ", "\u00a0"),
+        lambda text: text.replace("\n", " <eos>\n"),
+        lambda text: text.replace("\n", "\u2003<eos>\n\ufeff"),
     ],
-    ids=["line ends of Windows", "byte-order mark", "other white space", "no last newline"],
+    ids=[
+        "line ends of Windows",
+        "byte-order mark",
+        "other white space",
+        "no last newline",
+        "byte-order marks before words",
+        "byte-order marks after words",
+        "no-break spaces",
+        "ends that are written",
+        "ends that are written after an em space, and a byte-order mark after the last",
+    ],
 )
 def test_encodings_of_the_same_text_are_the_same_corpus(tmp_path: Path, change: Callable[[str], str]) -> None:
     plain = read_folder(write_texts(tmp_path / "a", **TEXTS))
@@ -115,6 +132,7 @@ def test_unseen_words_are_the_unknown_word_of_the_training_text(tmp_path: Path) 
     assert words_of(corpus, "valid") == ["a", UNKNOWN, EOS]
     assert words_of(corpus, "test") == [UNKNOWN, UNKNOWN, EOS]
     assert corpus.source["unknown"] == "train 25.00%, valid 33.33%, test 66.67%"
+    assert str(corpus).endswith("; <unk>: train 25.00%, valid 33.33%, test 66.67%")
 
 
 def test_an_unknown_word_is_added_only_if_it_is_needed(tmp_path: Path) -> None:
@@ -217,12 +235,83 @@ def test_corpus_refuses_other_tensors(tokens: torch.Tensor, message: str) -> Non
             {"train": b"\xef\xbb\xbfab \xff", "valid": "a", "test": "a"},
             r"train.txt is not UTF-8: byte 0xff at position 6; ",
         ),
+        (
+            {"train": "a b\n".encode("utf-16"), "valid": "a", "test": "a"},
+            r"train.txt is not UTF-8: byte 0xff at position 0; convert the file to UTF-8, as it looks like UTF-16: iconv -f "
+            r"UTF-16 -t UTF-8 train.txt > converted.txt.$",
+        ),
+        (
+            {"train": "a", "valid": "a b\n".encode("utf-16-be"), "test": "a"},
+            r"valid.txt has a NUL character at position 0, as no text in UTF-8 has; convert .* it looks like UTF-16",
+        ),
+        (
+            {"train": "a", "valid": "a\n" * 1000 + "b\0", "test": "a"},
+            r"valid.txt has a NUL character at position 2001, as no text in UTF-8 has; convert the file to UTF-8.$",
+        ),
     ],
-    ids=["missing file", "empty file", "only white space", "not UTF-8", "not UTF-8 after a byte-order mark"],
+    ids=[
+        "missing file",
+        "empty file",
+        "only white space",
+        "not UTF-8",
+        "not UTF-8 after a byte-order mark",
+        "UTF-16",
+        "UTF-16 without a mark",
+        "NUL",
+    ],
 )
 def test_unusable_folder_is_refused(tmp_path: Path, texts: dict[str, str | bytes], message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_folder(write_texts(tmp_path, **texts))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.txt", "val.txt", "test.txt"),
+        ("Train.TXT", "Validation.txt", "TEST.txt"),
+        ("wiki.train.tokens", "wiki.valid.tokens", "wiki.test.tokens"),
+        ("training.tokens", "dev.txt", "testing.txt"),
+    ],
+)
+def test_texts_have_many_names(tmp_path: Path, names: tuple[str, ...]) -> None:
+    write_texts(tmp_path / "plain", **TEXTS)
+    (tmp_path / "mine").mkdir()
+    for name, text in zip(names, TEXTS.values(), strict=True):
+        (tmp_path / "mine" / name).write_text(text)
+    (tmp_path / "mine" / ".val.txt.swp").write_text("hidden")
+    (tmp_path / "mine" / "train.json").write_text("another suffix")
+    assert read_folder(tmp_path / "mine").hash == read_folder(tmp_path / "plain").hash
+
+
+def test_a_second_text_for_a_split_is_refused_or_left_out_aloud(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_texts(tmp_path, **TEXTS, val="other")
+    assert words_of(read_folder(tmp_path), "valid") == WORDS["valid"]
+    said = f"data: {tmp_path / 'valid.txt'} is read; beside it is left out: val.txt\n"
+    assert capsys.readouterr().err == said
+    (tmp_path / "valid.txt").rename(tmp_path / "dev.txt")
+    message = (
+        r" has more than one text for the valid split, dev.txt and val.txt: keep one, or call it valid.txt.$"
+    )
+    with pytest.raises(DataError, match=message):
+        read_folder(tmp_path)
+
+
+def test_what_is_done_to_ends_and_spaces_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = {"train": "a\u00a0b <eos>\na <eos>\nc\n", "valid": "a\u200bb é\n", "test": "a <eos> b\n"}
+    corpus = read_folder(write_texts(tmp_path, **texts))
+    train = tmp_path / "train.txt"
+    assert capsys.readouterr().err == (
+        f"data: {train}: 2 lines have <eos> at their end already, and get no second one\n"
+        f"data: {train}: no-break and other spaces of Unicode, in 1 lines, separate words too\n"
+    )
+    assert words_of(corpus, "train") == ["a", "b", EOS, "a", EOS, "c", EOS]
+    assert words_of(corpus, "valid") == [UNKNOWN, UNKNOWN, EOS]
+    assert words_of(corpus, "test") == ["a", EOS, "b", EOS]
 
 
 def test_missing_folder_and_impossible_limits_are_refused(tmp_path: Path) -> None:
@@ -632,6 +721,42 @@ def test_a_setting_names_a_folder_a_published_text_or_the_library(
     )
     limits: dict[Split, int] = {"train": 5000, "valid": 2000, "test": 3000}
     assert library.hash == read_stdlib(None, 100, limits).hash
+
+
+def test_a_run_on_data_of_a_relative_path_goes_on_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.write_text(tmp_path / "text")
+    monkeypatch.chdir(tmp_path)
+    run = Run.create(tmp_path / "run", tiny.config(Path("text")), ("retrain",))
+    monkeypatch.chdir("/")
+    opened = Run.open(tmp_path / "run")
+    assert opened.workshop.data_hash == run.workshop.data_hash
+    assert opened.config == run.config
+    (tmp_path / "text").rename(tmp_path / "moved")
+    message = (
+        rf"^`source` is '{tmp_path}/text', neither a folder nor one of .* If the data have moved, change the setting "
+        rf"data.source in {tmp_path}/run/config.json to where they are.$"
+    )
+    with pytest.raises(DataError, match=message):
+        _ = Run.open(tmp_path / "run").workshop
+    config = tmp_path / "run" / "config.json"
+    config.write_text(config.read_text().replace(f"{tmp_path}/text", f"{tmp_path}/moved"))
+    assert Run.open(tmp_path / "run").workshop.data_hash == run.workshop.data_hash
+
+
+def test_a_folder_of_a_built_in_name_is_not_read_but_spoken_of(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_texts(tmp_path / "ptb", **TEXTS)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"^The text ptb is not in .*cache/ptb: "):
+        load_text(TextConfig("ptb", download=False))
+    assert capsys.readouterr().err == (
+        "data: ptb means the built-in data; for the folder of this name that is here, write ./ptb\n"
+    )
+    assert words_of(load_text(TextConfig("./ptb")), "valid") == WORDS["valid"]
+    assert capsys.readouterr().err == ""
 
 
 def test_settings_that_name_no_text_are_refused(tmp_path: Path) -> None:

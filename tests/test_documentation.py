@@ -255,7 +255,8 @@ def no_such_symbol(span: str) -> str | None:
         if not files:
             return "no such file"
         return None if match[2] is None or any(match[2] in SOURCES[file] for file in files) else "not in it"
-    if re.fullmatch(r"[A-Z]\w*[a-z]\w*\.\w+", span) and not any(span in names for names in SOURCES.values()):
+    attribute = re.fullmatch(r"[A-Z]\w*[a-z]\w*\.\w+", span) and span != "Thumbs.db"
+    if attribute and not any(span in names for names in SOURCES.values()):
         return "no such attribute"
     return None
 

@@ -9,7 +9,7 @@ from sklearn.linear_model import Ridge
 
 import enas.effects
 from enas.architecture import Space
-from enas.effects import FOLDS, PENALTIES, Effects, archive_effects, fit_effects
+from enas.effects import FOLDS, PENALTIES, ArchiveRecord, Effects, archive_effects, fit_effects
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
 from enas.spaces.recurrent.space import RecurrentSpace
@@ -180,7 +180,7 @@ def test_records_of_an_archive_are_compared_within_updates_or_epochs() -> None:
     space = RecurrentSpace(2)
     (choices_NL, reward_N, group_N), _ = planted(space, groups=12, each=4, noise=0.5)
     archive = [
-        {"epoch": int(g) // 3, "step": int(g) % 3, "choices": choices.tolist(), "reward": float(reward)}
+        ArchiveRecord(int(g) // 3, int(g) % 3, choices.tolist(), float(reward))
         for choices, reward, g in zip(choices_NL, reward_N, group_N, strict=True)
     ]
     assert archive_effects(space, archive, "update") == fitted(space, (choices_NL, reward_N, group_N))

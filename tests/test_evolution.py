@@ -143,7 +143,7 @@ def test_a_population_of_another_space_is_refused() -> None:
 
 @pytest.mark.parametrize("setting", ["population", "tournament"])
 def test_a_setting_that_makes_no_sense_is_named(setting: str) -> None:
-    with pytest.raises(ConfigError, match=f"{setting} must be 1 or more, not 0"):
+    with pytest.raises(ConfigError, match=f"{setting} must be at least 1, not 0"):
         EvolutionConfig(**{setting: 0})
 
 

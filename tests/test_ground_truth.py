@@ -27,7 +27,7 @@ from enas.ground_truth.minispaces import (
     table_for,
     table_of,
 )
-from enas.ground_truth.table import Row, Table, first_difference, read_table, recipe_hash
+from enas.ground_truth.table import Row, Split, Table, first_difference, read_table, recipe_hash
 from enas.runs.images import ImageRunConfig
 from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.environment import environment
@@ -170,9 +170,20 @@ def test_first_row_of_a_mini_space_is_the_same_in_every_build(name: str, tmp_pat
 def test_first_row_of_the_shipped_table_is_what_training_gives_here(name: str, tmp_path: Path) -> None:
     space = MINI_SPACES[name]
     table, run = table_of(name), Run.create(tmp_path / "run", space.config(), ("retrain",))
-    if not table.made_like_here(run.workshop.data_hash):
-        pytest.skip("the table was made with other data, versions or instructions")
-    assert train_row(run, space.plan()[0]).same_training(table.rows[0])
+    data_hash = run.workshop.data_hash
+    if data_hash != table.data_hash:
+        pytest.skip("the table was made with other data, as the text of another version of Python")
+    row = train_row(run, space.plan()[0])
+    if table.made_like_here(data_hash):
+        assert row.same_training(table.rows[0])
+        return
+    # Elsewhere sums round differently, which training amplifies to about what another seed does.
+    splits: tuple[Split, ...] = ("valid", "test")
+    for split in splits:
+        between_seeds = ceiling(table, split)
+        assert between_seeds is not None
+        difference = abs(table.score(row, split) - table.score(table.rows[0], split))
+        assert difference < 6 * between_seeds["spread_of_seeds"]
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -230,7 +241,11 @@ def edited(lines: list[str], number: int, **changes: Any) -> list[str]:
         (3, {"choices": [9]}, "line 3: no row of the table .*choice 9 is not in 0..3"),
         (3, {"choices": [0, 0]}, "line 3: no row"),
         (3, {"valid": None}, "line 3: no row of the table .*valid"),
-        (3, {"test": "good"}, "line 3: no row of the table .*must be numbers"),
+        (
+            3,
+            {"test": "good"},
+            "line 3: no row of the table .*test: Input should be a valid number, not .good.",
+        ),
         (1, {"data_hash": None}, "line 1: no head of a table, it lacks data_hash"),
         (1, {"recipe_hash": "0" * 12}, "is of trainings with other settings than this version"),
     ],

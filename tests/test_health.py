@@ -294,6 +294,7 @@ class ToyTask(PlantedTask):
 
 
 def toy_search(folder: Path, config: SearchConfig, controller: ControllerConfig, space: Space) -> Search:
+    folder.mkdir(exist_ok=True)
     return Search(
         config,
         ToyTask(space),

@@ -504,7 +504,7 @@ def test_a_search_whose_controller_rests_trains_the_shared_weights_alone(tmp_pat
 
 @pytest.mark.parametrize("name", ["batch", "recalibration_batches"])
 def test_reward_settings_that_make_no_sense(name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"reward\.{name} must be at least 1, not 0"):
+    with pytest.raises(ConfigError, match=f"^{name} must be at least 1, not 0$"):
         ImageRewardConfig(**{name: 0})
 
 

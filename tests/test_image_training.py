@@ -79,11 +79,11 @@ def test_every_learning_rate_is_that_of_the_library(low: float, first: int, fact
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"high": 0.1, "low": 0.2}, "low 0.2 and high 0.1"),
-        ({"low": 0.0}, "0 < low"),
-        ({"high": math.inf}, "high inf"),
-        ({"first_period": 0}, "at least 1, not 0 and 2"),
-        ({"period_factor": 0}, "at least 1, not 10 and 0"),
+        ({"high": 0.1, "low": 0.2}, "low must be at most high, which is 0.1, not 0.2"),
+        ({"low": 0.0}, "low must be above 0, not 0.0"),
+        ({"high": math.inf}, "high must be finite, not inf"),
+        ({"first_period": 0}, "first_period must be at least 1, not 0"),
+        ({"period_factor": 0}, "period_factor must be at least 1, not 0"),
     ],
 )
 def test_learning_rates_that_make_no_sense(settings: dict[str, Any], message: str) -> None:

@@ -172,7 +172,7 @@ def test_networks_that_cannot_be_built() -> None:
 
 
 def test_spaces_that_make_no_sense() -> None:
-    with pytest.raises(ConfigError, match="at least 1 layer, not 0"):
+    with pytest.raises(ConfigError, match="layers must be at least 1, not 0"):
         MacroSpace(0)
     for operations in ((), ("conv3x3", "conv3x3"), ("conv3x3", "identity")):
         with pytest.raises(ConfigError, match="distinct names out of conv3x3"):

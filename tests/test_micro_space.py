@@ -230,7 +230,7 @@ def test_a_wrong_string_is_named(space: MicroSpace, text: str, named: str) -> No
 
 
 def test_spaces_that_make_no_sense() -> None:
-    with pytest.raises(ConfigError, match="at least 1 computed node in a cell, not 0"):
+    with pytest.raises(ConfigError, match="nodes must be at least 1, not 0"):
         MicroSpace(0)
     for operations in ((), ("sep3x3", "sep3x3"), ("sep3x3", "conv3x3")):
         with pytest.raises(ConfigError, match="distinct names out of sep3x3"):

@@ -5,6 +5,7 @@ import math
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -312,6 +313,22 @@ def test_a_build_of_torch_without_the_operators_is_found_out(monkeypatch: pytest
         assert not products.packs(torch.float32)
     finally:
         products.packs.cache_clear()
+
+
+def test_openmp_is_found_by_the_name_that_the_library_has_on_a_mac(tmp_path: Path):
+    assert threads._gomp_parallel(tmp_path) == 0
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    if library.exists():
+        (tmp_path / "libtorch_cpu.dylib").symlink_to(library)
+        threads._gomp_parallel.cache_clear()
+        assert threads._gomp_parallel(tmp_path) == threads._gomp_parallel() != 0
+        assert threads.shares_threads()
+
+
+def test_memory_that_cannot_be_had_ends_with_its_own_error():
+    with pytest.raises(RuntimeError, match="memory"):
+        recurrence_fused._Arena(2**62)
+    assert recurrence_fused._Arena(64).empty((4,), torch.float32).shape == (4,)
 
 
 def test_an_openmp_that_cannot_be_found_leaves_one_thread(monkeypatch: pytest.MonkeyPatch):

@@ -204,7 +204,7 @@ def test_killed_again_and_again_equals_uninterrupted(server: Server, whole: Whol
 
 @pytest.mark.parametrize(
     ("number", "share"),
-    [(signal.SIGTERM, 0.1), (signal.SIGINT, 0.3), (signal.SIGTERM, 0.55), (signal.SIGTERM, 0.8)],
+    [(signal.SIGTERM, 0.1), (signal.SIGINT, 0.3), (signal.SIGHUP, 0.55), (signal.SIGTERM, 0.8)],
 )
 def test_stopped_by_a_signal_saves_exits_75_and_resumes_exactly(
     server: Server, whole: Whole, tmp_path: Path, number: signal.Signals, share: float
@@ -282,10 +282,10 @@ def test_second_process_on_a_folder_is_refused(server: Server, whole: Whole, tmp
 
 
 @pytest.mark.parametrize("refused", ["checkpoint", "log"])
-def test_full_disk_stops_in_one_line_and_loses_nothing(
+def test_limit_of_length_stops_in_one_line_and_loses_nothing(
     server: Server, whole: Whole, tmp_path: Path, refused: str
 ) -> None:
-    """The system refuses files above a limit, as it would on a full disk: the next checkpoint, or line of the logs."""
+    """The system refuses files above a limit, much as on a full disk: the next checkpoint, or line of the logs."""
     folder = tmp_path / "run"
     first = server.enas(
         *begin(whole.text, folder), folder=folder, moment=whole.changes // 6, number=signal.SIGTERM
@@ -297,7 +297,7 @@ def test_full_disk_stops_in_one_line_and_loses_nothing(
     line = one_line(server.enas("resume", folder, limit=limit))
     assert ("metrics.jsonl" if refused == "log" else "step-") in line
     assert "Cannot write" in line
-    assert "Free some space" in line
+    assert "Raise the limit" in line
     after = tiny.content(folder)
     assert after["checkpoints"] == before["checkpoints"]
     assert server.enas("resume", folder).code == 0

@@ -104,7 +104,7 @@ def test_random_architectures_are_distinct_seeded_and_never_the_found_one() -> N
 
 def test_networks_survive_json() -> None:
     for network in networks_to_train(RetrainConfig(random=2), FOUND, [Network("lstm", None, 3)], 3):
-        assert network_from_json(network.to_json()) == network
+        assert network_from_json(network.to_json(), Path(network.id, "result.json")) == network
 
 
 @pytest.mark.parametrize(
@@ -196,6 +196,7 @@ def test_loss_that_is_not_finite_names_step_and_architecture_and_keeps_the_check
         train(workshop, Network("found", FOUND, 0), tmp_path)
     message = str(caught.value)
     assert "step 6" in message
+    assert "The checkpoint after step 4 is kept." in message
     assert str(FOUND) in message
     assert "Lower the learning rate" in message
     newest = CheckpointStore(tmp_path / "checkpoints").load_newest()
@@ -204,7 +205,25 @@ def test_loss_that_is_not_finite_names_step_and_architecture_and_keeps_the_check
     assert all(weight.isfinite().all() for weight in newest[1]["training"]["model"].values())
 
 
-@pytest.mark.parametrize(("random_cells", "every"), [(-1, 1), (0, 0)])
-def test_impossible_counts_are_refused(random_cells: int, every: int) -> None:
-    with pytest.raises(ConfigError, match=r"retrain\.random must be at least 0"):
-        RetrainConfig(random=random_cells, checkpoint_every=every)
+def test_no_checkpoint_is_said_to_be_kept_where_there_is_none(
+    workshop: RecurrentWorkshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(self: LanguageChildTraining) -> dict[str, float]:
+        raise NotFiniteError("the loss is nan")
+
+    monkeypatch.setattr(LanguageChildTraining, "step", step)
+    with pytest.raises(NotFiniteError, match=r"stopped in step 0: the loss is nan\. Lower the") as caught:
+        train(workshop, Network("found", FOUND, 0), tmp_path)
+    assert "kept" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"random": -1}, "^random must be at least 0, not -1$"),
+        ({"checkpoint_every": 0}, "^checkpoint_every must be at least 1, not 0$"),
+    ],
+)
+def test_impossible_counts_are_refused(settings: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RetrainConfig(**settings)

@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import io
 import json
+import math
 import os
 import platform
 import re
@@ -23,9 +24,9 @@ import pytest
 import torch
 
 from enas.errors import ConfigError, EnasError, RunFolderError
-from enas.runtime import memory
+from enas.runtime import devices, memory
 from enas.runtime.checkpoint import CheckpointStore
-from enas.runtime.devices import pick_device, set_threads
+from enas.runtime.devices import check_precision, pick_device, set_threads
 from enas.runtime.environment import environment
 from enas.runtime.files import (
     JsonlLog,
@@ -45,7 +46,7 @@ from enas.runtime.tensorboard import tensorboard_writer
 
 
 @contextlib.contextmanager
-def full_disk(after: int) -> Iterator[None]:
+def file_limit(after: int) -> Iterator[None]:
     """Let the system refuse to make any file longer than `after` bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (after, before[1]))
@@ -118,17 +119,17 @@ class TestFiles:
             assert not path.exists()
         assert path.exists()
 
-    def test_a_full_disk_leaves_the_old_file_and_says_what_to_do(self, tmp_path: Path) -> None:
+    def test_a_limit_of_length_leaves_the_old_file_and_says_what_to_do(self, tmp_path: Path) -> None:
         path = tmp_path / "file"
         write_atomic(path, "old")
-        with full_disk(after=1000), pytest.raises(RunFolderError) as caught:
+        with file_limit(1000), pytest.raises(RunFolderError) as caught:
             write_atomic(path, b"x" * 100_000)
         assert path.read_text() == "old"
         assert names(tmp_path) == ["file"]
         message = str(caught.value)
         assert str(path) in message
-        assert re.search(r"[\d,]+ MiB are free", message)
-        assert "Free some space" in message
+        assert "File too large. No file may be longer, by the system's limit (ulimit -f)." in message
+        assert "are free" not in message
         assert "\n" not in message
 
     @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
@@ -144,9 +145,68 @@ class TestFiles:
         monkeypatch.setattr(os, "fsync", refuse)
         with pytest.raises(RunFolderError, match=re.escape(os.strerror(code))) as caught:
             write_atomic(path, "new")
-        assert ("Free some space" in str(caught.value)) == (code != errno.EIO)
+        full = re.search(r"[\d,]+ MiB are free on that disk. Free some space", str(caught.value))
+        assert (full is not None) == (code != errno.EIO)
         assert path.read_text() == "old"
         assert names(tmp_path) == ["file"]
+
+    def test_a_link_stays_and_what_it_leads_to_is_replaced(self, tmp_path: Path) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        target = tmp_path / "elsewhere" / "file"
+        for link, there in (
+            ("link", target),
+            ("link-to-link", "link"),
+            ("dangling", tmp_path / "new" / "one"),
+        ):
+            (tmp_path / link).symlink_to(there)
+        for name, text in (("link", "first"), ("link-to-link", "second"), ("dangling", "third")):
+            write_atomic(tmp_path / name, text)
+            assert (tmp_path / name).is_symlink()
+            assert (tmp_path / name).read_text() == text
+        assert target.read_text() == "second"
+        assert names(target.parent) == ["file"]
+
+        def fail() -> None:
+            with atomic_file(tmp_path / "link") as file:
+                file.write(b"half")
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            fail()
+        assert target.read_text() == "second"
+
+    def test_a_pipe_is_written_into_and_stays(self, tmp_path: Path) -> None:
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+        (tmp_path / "link").symlink_to("pipe")
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            for name in ("pipe", "link"):
+                write_atomic(tmp_path / name, "data")
+                assert os.read(reader, 100) == b"data"
+                assert path.is_fifo()
+        finally:
+            os.close(reader)
+        assert names(tmp_path) == ["link", "pipe"]
+
+    def test_a_device_is_written_into_and_stays(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*paths: object) -> None:
+            pytest.fail(f"replaced {paths}")
+
+        monkeypatch.setattr(os, "replace", refuse)
+        write_atomic("/dev/null", "nothing")
+        with pytest.raises(RunFolderError) as caught:
+            write_atomic("/dev/full", "x")
+        assert str(caught.value).startswith("Cannot write /dev/full: No space left on device.")
+        assert "are free" not in str(caught.value)
+
+    @pytest.mark.parametrize("name", ["", ".", "folder", "folder/"])
+    def test_a_folder_is_no_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("folder").mkdir()
+        with pytest.raises(RunFolderError, match=r"Cannot write .*: Is a directory. Name a file."):
+            write_atomic(name, "text")
+        assert names(tmp_path) == ["folder"]
 
     def test_a_path_below_a_file_is_one_clear_error(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
@@ -208,12 +268,12 @@ class TestJsonLines:
         with pytest.raises(RunFolderError, match="line 2:"):
             read_jsonl(tmp_path / "log")
 
-    def test_a_full_disk_keeps_no_part_of_a_record(self, tmp_path: Path) -> None:
+    def test_a_limit_of_length_keeps_no_part_of_a_record(self, tmp_path: Path) -> None:
         path = tmp_path / "log"
         append_jsonl(path, {"a": 1})
         before = path.read_bytes()
-        with full_disk(after=100):
-            with pytest.raises(RunFolderError, match="Free some space"):
+        with file_limit(100):
+            with pytest.raises(RunFolderError, match="Raise the limit"):
                 append_jsonl(path, {"b": "x" * 1000})
             assert path.read_bytes() == before
             append_jsonl(path, {"c": 3})
@@ -418,10 +478,10 @@ class TestCheckpoints:
             store.save(1, state)
         assert names(tmp_path) == []
 
-    def test_a_full_disk_keeps_the_checkpoints_before(self, tmp_path: Path) -> None:
+    def test_a_limit_of_length_keeps_the_checkpoints_before(self, tmp_path: Path) -> None:
         store, _ = self.store(tmp_path, keep=1)
         store.save(1, {"step": 1})
-        with full_disk(after=20_000), pytest.raises(RunFolderError, match="Free some space"):
+        with file_limit(20_000), pytest.raises(RunFolderError, match="Raise the limit"):
             store.save(2, {"weights": torch.zeros(100_000)})
         assert names(tmp_path) == ["step-00000001.pt"]
         assert store.load_newest() == (1, {"step": 1})
@@ -495,7 +555,7 @@ sys.exit(stopped.exit_code)
 
 
 class TestStop:
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
     def test_a_signal_from_outside_lets_the_process_save(self, number: signal.Signals) -> None:
         with python(TRAIN_UNTIL_STOPPED) as process:
             assert process.stdout is not None
@@ -507,6 +567,16 @@ class TestStop:
         )
         assert process.returncode == EXIT_STOPPED == 75
         assert errors.strip().startswith("Stopping once")
+
+    def test_who_ignores_the_loss_of_the_terminal_goes_on(self) -> None:
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        try:
+            with StopRequest() as stop:
+                signal.raise_signal(signal.SIGHUP)
+                assert not stop.requested
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        finally:
+            signal.signal(signal.SIGHUP, before)
 
     def test_the_second_ctrl_c_stops_at_once(self) -> None:
         with StopRequest() as stop:
@@ -603,7 +673,32 @@ class TestDevices:
         with pytest.raises(ConfigError, match="'mps' cannot be used: it needs a Mac"):
             pick_device("mps")
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-        assert pick_device("auto") == torch.device("mps")
+        assert pick_device("mps") == torch.device("mps")
+        assert pick_device("auto") == torch.device("cpu")
+
+    @pytest.mark.parametrize(("times", "refused"), [(0.3, False), (1.4, False), (40.0, True)])
+    def test_bf16_is_refused_where_the_processor_emulates_it(
+        self, times: float, refused: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cpu = torch.device("cpu")
+        monkeypatch.setattr(devices, "slowness_of_bfloat16", lambda: times)
+        check_precision(cpu, "fp32", False)
+        check_precision(cpu, "bf16", True)
+        said = pytest.raises(ConfigError, match=f"takes {times:.0f} times as long .* --allow-slow")
+        with said if refused else contextlib.nullcontext():
+            check_precision(cpu, "bf16", False)
+
+    def test_on_a_gpu_the_processor_does_not_matter(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        gpu = torch.device("cuda")
+        monkeypatch.setattr(devices, "slowness_of_bfloat16", lambda: 40.0)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+        check_precision(gpu, "bf16", False)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+        with pytest.raises(ConfigError, match="this GPU has no instructions for it"):
+            check_precision(gpu, "bf16", False)
+
+    def test_products_in_bf16_are_timed(self) -> None:
+        assert 0 < devices.slowness_of_bfloat16() < math.inf
 
     @pytest.mark.parametrize("name", ["gpu", "", "cuda:", "cuda:x", "cpu:1"])
     def test_unknown_devices_are_refused(self, name: str) -> None:

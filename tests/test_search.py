@@ -77,6 +77,7 @@ def search_of(
 ) -> Search:
     task = PlantedTask() if task is None else task
     made = build_controller(controller, task.space, seed)
+    folder.mkdir(exist_ok=True)
     metrics = Metrics(JsonlLog(folder / "metrics.jsonl"))
     return Search(config, task, made, seed, metrics, JsonlLog(folder / "archive.jsonl"))
 
@@ -288,12 +289,12 @@ def test_reward_that_is_not_finite_stops_with_place_and_architecture(tmp_path: P
     "name", ["epochs", "samples", "proposals", "checkpoint_every", "keep_checkpoints", "log_every"]
 )
 def test_counts_below_one_are_refused_by_name(name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"search\.{name} must be at least 1, not 0"):
+    with pytest.raises(ConfigError, match=f"^{name} must be at least 1, not 0$"):
         SearchConfig(**{name: 0})
 
 
 @pytest.mark.parametrize("name", ["warmup", "explore"])
 @pytest.mark.parametrize("value", [-0.1, 1.1])
 def test_shares_outside_0_to_1_are_refused_by_name(name: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=rf"search\.{name} is a share"):
+    with pytest.raises(ConfigError, match=rf"^{name} must be at (least 0|most 1), not {value}$"):
         SearchConfig(**{name: value})

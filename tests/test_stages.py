@@ -1,8 +1,13 @@
 """Run folders: what is done is not done again, settings survive config.json, and wrong ones are named."""
 
+import ast
 import copy
+import hashlib
 import json
+import re
+import shlex
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +22,14 @@ from enas.recipes import RECIPES, recipe
 from enas.report.summary import next_commands, summary
 from enas.retrain import Network
 from enas.runs.recurrent import RecurrentWorkshop
+from enas.runtime.checkpoint import CheckpointStore
+from enas.runtime.environment import environment
 from enas.runtime.files import read_json, write_json
-from enas.settings import config_from_json, config_to_json
+from enas.runtime.lock import run_lock
+from enas.search import Search
+from enas.settings import FREE, NEEDED, config_from_json, config_to_json, flat, settings_for
+from enas.spaces import architecture_from_json
+from enas.spaces.recurrent.space import RecurrentSpace
 from enas.stages import ALL_STAGES, Run, StageName, execute
 from enas.tasks.language_child import LanguageChildTraining
 from tests import tiny
@@ -99,7 +110,9 @@ def test_every_unknown_setting_is_refused_by_name() -> None:
 
 def test_value_out_of_range_says_what_the_setting_says() -> None:
     record = json.loads(json.dumps(config_to_json(recipe("recurrent-quick"))))
-    with pytest.raises(RunFolderError, match=r"search: search\.epochs must be at least 1, not 0"):
+    with pytest.raises(
+        RunFolderError, match=r"config.json, setting search\.epochs must be at least 1, not 0$"
+    ):
         config_from_json(with_value(record, ("search", "epochs"), 0))
 
 
@@ -144,6 +157,14 @@ def test_config_without_known_stages_is_refused(run: Run, stages: list[str] | No
         (["--data.source", "/nowhere"], DataError),
         (["--device", "tpu"], ConfigError),
         (["--threads", "0"], ConfigError),
+        (["--retrain.child.training.windows.batch", "5000"], DataError),
+        (["--retrain.child.training.windows.bptt", "5000"], DataError),
+        (["--retrain.child.eval-batch", "5000"], DataError),
+        (["--retrain.random", "100000"], ConfigError),
+        (["--shared.reward.batch", "5000"], DataError),
+        (["--search.proposals", "1"], ConfigError),  # the baseline of the recipe needs two
+        (["--derive.rule", "ridge", "--search.updates", "0"], ConfigError),
+        (["--derive.shortlist-order", "ridge", "--search.warmup", "1"], ConfigError),
     ],
 )
 def test_settings_that_cannot_work_leave_no_run(
@@ -152,6 +173,44 @@ def test_settings_that_cannot_work_leave_no_run(
     with pytest.raises(error):
         Run.create(tmp_path, tiny.config(text, *more), ALL_STAGES)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--search.proposals", "1", "--search.updates", "0"],  # nothing is learnt
+        ["--search.proposals", "1", "--controller.reinforce.baseline", "ema"],
+        ["--derive.rule", "ridge"],
+        ["--retrain.random", "127"],  # all but the one that is found
+    ],
+)
+def test_settings_that_can_work_are_not_refused(text: Path, tmp_path: Path, more: list[str]) -> None:
+    config = tiny.config(text, "--space.nodes", "3", *more)
+    assert config.space.count() == 128
+    Run.create(tmp_path, config, ALL_STAGES)
+
+
+def test_networks_that_do_not_fit_into_memory_are_refused_in_a_line(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes.")
+
+    monkeypatch.setattr(RecurrentWorkshop, "model", full)
+    with pytest.raises(ConfigError, match="do not fit into memory"):
+        Run.create(tmp_path, tiny.config(text), ALL_STAGES)
+
+
+def test_commands_for_a_folder_with_spaces_can_be_typed(text: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "my 'first' run"
+    run = Run.create(folder, tiny.config(text), ALL_STAGES)
+    for line in next_commands(run).splitlines()[1:]:
+        assert shlex.split(line)[2] == str(folder)
+    with pytest.raises(RunFolderError) as caught:
+        run.architecture()
+    quoted = re.search(r"run (['\"].*['\"]) first$", str(caught.value))
+    assert quoted is not None
+    assert shlex.split(ast.literal_eval(quoted[1])) == ["enas", "derive", str(folder)]
 
 
 def test_data_that_changed_are_refused(tmp_path: Path) -> None:
@@ -353,8 +412,567 @@ def test_next_commands_are_for_where_the_run_is_and_parse(
         else:
             path.unlink()
     commands = [line.strip() for line in next_commands(run).splitlines()[1:]]
-    assert any(line.startswith(f"{command} {run.folder}") for line in commands)
+    assert any(line.startswith(f"{command} {shlex.quote(str(run.folder))}") for line in commands)
     for line in commands:
-        words = line.partition("#")[0].split()
+        words = shlex.split(line.partition("#")[0])
         assert words[0] == "enas"
         check_command(words[1:])
+
+
+# ---- what a run folder may be made to hold -----------------------------------------------------------------------------
+
+
+def edit(path: Path, *remove: str, **changes: Any) -> None:
+    """Change keys of a JSON file, and remove some."""
+    record = {key: value for key, value in read_json(path).items() if key not in remove}
+    write_json(path, {**record, **changes})
+
+
+def folder_of(run: Run, result: dict[str, Any]) -> Path:
+    return run.folder / "retrain" / str(result["id"])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-7] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+def swap(path: Path) -> None:
+    """Put the weights of another network of the same shapes in their place."""
+    other = sorted(one for one in path.parent.parent.glob("*/weights.safetensors") if "lstm" not in str(one))
+    (taken,) = [one for one in other if one != path]
+    shutil.copyfile(taken, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (flip, "has changed since the training (other bytes)"),
+        (swap, "has changed since the training"),
+        (cut, "has changed since the training"),
+        (lambda path: path.write_bytes(b""), "has changed since the training (0 bytes where there were"),
+        (Path.unlink, "is missing"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_training_are_refused(
+    run: Run, damage: Callable[[Path], object], message: str
+) -> None:
+    found = run.results()[0]
+    result, weights = folder_of(run, found) / "result.json", folder_of(run, found) / "weights.safetensors"
+    edit(result, "test")
+    damage(weights)
+    before = (run.folder / "comparison.json").read_bytes()
+    for use in (lambda: execute(run, ("test",)), run.found_model):
+        with pytest.raises(RunFolderError) as caught:
+            use()
+        assert message in str(caught.value)
+        assert str(weights) in str(caught.value)
+        assert str(caught.value).endswith(f"elete {weights.parent} to train the network again")
+    assert "test" not in read_json(result)
+    assert (run.folder / "comparison.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "damage", [cut, lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"x" * 99)]
+)
+def test_weights_of_an_earlier_version_are_used_but_not_if_they_cannot_be_loaded(
+    run: Run, damage: Callable[[Path], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = run.results()[0]
+    folder = folder_of(run, found)
+    edit(folder / "result.json", "weights", "settings", "test")
+    execute(run, ("test",))
+    assert run.results()[0]["test"] == found["test"]
+    assert "is of an earlier version" in capsys.readouterr().err
+    edit(folder / "result.json", "test")
+    damage(folder / "weights.safetensors")
+    with pytest.raises(RunFolderError, match=r"weights\.safetensors cannot be loaded \("):
+        execute(run, ("test",))
+
+
+def test_result_says_what_its_weights_are(run: Run) -> None:
+    for result in run.results():
+        data = (folder_of(run, result) / "weights.safetensors").read_bytes()
+        assert result["weights"] == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+WRONG_RESULTS: dict[str, Any] = {
+    "empty": {},
+    "list": [1],
+    "number": 3,
+    "role": {"role": "winner"},
+    "id": {"id": "../../x"},
+    "id of another": {"id": "00000000-seed0"},
+    "seed": {"seed": 1},
+    "seed as a text": {"seed": "0"},
+    "no architecture": {"architecture": None},
+    "architecture": {"architecture": {"space": {}, "choices": []}},
+    "parameters": {"parameters": None},
+    "best_epoch": {"best_epoch": None},
+    "seconds": {"seconds": "long"},
+    "weights": {"weights": {"sha256": 1}},
+    "test": {"test": [1]},
+    "valid_loss": {"valid_loss": "0.1"},
+}
+
+
+@pytest.mark.parametrize("change", WRONG_RESULTS.values(), ids=WRONG_RESULTS.keys())
+@pytest.mark.parametrize("part", ["derive", "retrain"])
+def test_result_that_is_none_is_refused_and_nothing_is_picked_by_it(run: Run, part: str, change: Any) -> None:
+    found = run.results()[0]
+    if part == "derive":
+        (run.folder / "architecture.json").unlink()
+        place = sorted((run.folder / "derive").iterdir())[0]
+    else:
+        place = folder_of(run, found)
+    path = place / "result.json"
+    write_json(path, {**read_json(path), **change} if isinstance(change, dict) and change else change)
+    before = stamps(run.folder)
+    with pytest.raises(RunFolderError) as caught:
+        execute(run, ("derive", "retrain", "test"))
+    assert str(path) in str(caught.value)
+    assert f"Delete {path.parent} to train the network again" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert stamps(run.folder) == before
+    assert sorted(path.name for path in run.folder.parent.iterdir()) == ["run"]
+
+
+def test_shortlisted_network_without_a_loss_is_refused(run: Run) -> None:
+    (run.folder / "architecture.json").unlink()
+    path = sorted((run.folder / "derive").glob("*/result.json"))[0]
+    edit(path, "valid_loss")
+    with pytest.raises(RunFolderError, match=r"has no valid_loss"):
+        execute(run, ("derive",))
+    assert not (run.folder / "architecture.json").exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1])),
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_text(path.read_text().replace("[0, ", "[1, ", 1)),
+        Path.unlink,
+    ],
+)
+def test_archive_that_is_not_what_the_search_left_is_refused(
+    run: Run, damage: Callable[[Path], object]
+) -> None:
+    (run.folder / "architecture.json").unlink()
+    path = run.folder / "archive.jsonl"
+    before = path.read_bytes()
+    damage(path)
+    assert not path.exists() or path.read_bytes() != before
+    with pytest.raises(RunFolderError, match=r"archive\.jsonl (has changed since the search|is missing)"):
+        execute(run, ("derive",))
+    assert not (run.folder / "architecture.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"choices": [9, 0, 0, 0, 0]}, "the choices of record 2 are not in the recurrent space"),
+        ({"choices": [0]}, "the choices of record 2 are not in the recurrent space"),
+        ({"choices": [-1, 0, 0, 0, 0]}, "the choices of record 2 are not in the recurrent space"),
+        ({"choices": [10**30, 0, 0, 0, 0]}, "the choices of record 2 are not in the recurrent space"),
+        ({"choices": "00000"}, "record 2: choices: "),
+        ({"choices": [0.5, 0, 0, 0, 0]}, "record 2: choices.0: "),
+        ({"reward": None}, "record 2: reward: "),
+        ({"epoch": True}, "record 2: epoch: "),
+    ],
+)
+def test_archive_of_an_earlier_version_is_read_record_by_record(
+    run: Run, change: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run.folder / "architecture.json").unlink()
+    edit(run.folder / "search.json", "archive", "settings")
+    path = run.folder / "archive.jsonl"
+    lines = path.read_text().splitlines()
+    lines[1] = json.dumps({**json.loads(lines[1]), **change})
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(RunFolderError) as caught:
+        execute(run, ("derive",))
+    assert f"{path}" in str(caught.value)
+    assert message in str(caught.value)
+    assert "is of an earlier version" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("environment.json", {}, r"environment\.json: data_hash: Field required"),
+        ("environment.json", [], r"environment\.json: Input should be an object"),
+        ("environment.json", {"data_hash": 1}, r"environment\.json: data_hash: "),
+        ("search.json", {}, r"search\.json: steps: Field required"),
+        ("search.json", [1], r"search\.json: Input should be an object"),
+        ("derive.json", {"seconds": 1}, r"derive\.json: candidates: Field required"),
+        ("architecture.json", [], r"architecture\.json: an architecture needs"),
+        ("architecture.json", {"space": {}}, r"architecture\.json: an architecture needs"),
+    ],
+)
+def test_wrong_record_of_a_run_is_named(run: Run, name: str, value: Any, message: str) -> None:
+    write_json(run.folder / name, value)
+    result = sorted((run.folder / "retrain").glob("*/result.json"))[0]
+    edit(result, "test")  # so that the data are needed
+    with pytest.raises(RunFolderError, match=message):
+        execute(run, ALL_STAGES)
+
+
+@pytest.mark.parametrize("stages", [1.5, "search", [["search"]], [1], {"search": 1}, "x" * 10_000])
+def test_stages_are_a_list_of_names(run: Run, stages: Any) -> None:
+    edit(run.folder / "config.json", stages=stages)
+    with pytest.raises(RunFolderError, match="'stages' must name some of") as caught:
+        Run.open(run.folder)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "record", [[1], 1, None, "a", {"kind": ["recurrent"]}, {"kind": "recurrent", "controller": []}]
+)
+def test_config_that_is_none_is_one_line(run: Run, record: Any) -> None:
+    write_json(run.folder / "config.json", record)
+    with pytest.raises(
+        RunFolderError, match=r"config\.json lacks or does not know (Input|kind|controller|settings)"
+    ):
+        Run.open(run.folder)
+
+
+def test_architecture_of_another_space_is_refused(run: Run) -> None:
+    write_json(run.folder / "architecture.json", RecurrentSpace(1).architecture([0]).to_json())
+    with pytest.raises(RunFolderError, match=r"architecture\.json is of another space than config\.json"):
+        execute(run, ("retrain",))
+
+
+def saved_again(store: CheckpointStore, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the state in the newest checkpoint, which stays whole."""
+    newest = store.load_newest()
+    assert newest is not None
+    change(newest[1])
+    store.save(*newest)
+
+
+def test_checkpoint_of_an_earlier_version_is_read_with_a_word(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, picked = run.search_checkpoints(), run.architecture()
+    (step, state) = store.load_newest() or pytest.fail("no checkpoint")
+    torch.save({**state, "archive": state["archive"]["bytes"]}, store.path(step))
+    for name in ("architecture.json", "search.json"):
+        (run.folder / name).unlink()
+    execute(run, ("search", "derive"))
+    assert run.architecture() == picked
+    assert f"{store.path(step)} is of an earlier version" in capsys.readouterr().err
+
+
+SEARCH_KEYS = ("place", "task", "controller", "samplers", "metrics", "archive", "running_power")
+
+
+@pytest.mark.parametrize("key", SEARCH_KEYS)
+def test_checkpoint_of_a_search_without_a_key_is_named(run: Run, key: str) -> None:
+    store = run.search_checkpoints()
+    saved_again(store, lambda state: state.pop(key))
+    (run.folder / "architecture.json").unlink()
+    (run.folder / "search.json").unlink()
+    with pytest.raises(
+        RunFolderError, match=rf"step-00000024\.pt does not hold what this run saves \(.*{key}: Field"
+    ):
+        execute(run, ("search",))
+    with pytest.raises(RunFolderError, match=r"step-00000024\.pt does not hold what this run saves"):
+        execute(run, ("derive",))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state["task"].pop("model"),
+        lambda state: state["task"].update(model=3),
+        lambda state: state["task"]["model"].popitem(),
+        lambda state: state["controller"].pop("policy"),
+    ],
+)
+def test_checkpoint_whose_parts_do_not_fit_is_refused_in_one_line(
+    run: Run, change: Callable[[dict[str, Any]], object]
+) -> None:
+    saved_again(run.search_checkpoints(), change)
+    (run.folder / "architecture.json").unlink()
+    with pytest.raises(RunFolderError) as caught:
+        execute(run, ("derive",))
+    assert "\n" not in str(caught.value)
+
+
+def test_checkpoint_of_a_training_without_a_key_is_named(run: Run) -> None:
+    folder = folder_of(run, run.results()[0])
+    (folder / "result.json").unlink()
+    store = CheckpointStore(folder / "checkpoints", 2)
+    saved_again(store, lambda state: state["training"].pop("optimizer"))
+    with pytest.raises(RunFolderError, match=r"step-\d+\.pt does not hold what this run saves"):
+        execute(run, ("retrain",))
+
+
+# ---- settings that were changed ----------------------------------------------------------------------------------------
+
+
+def test_every_setting_belongs_to_something_or_is_free() -> None:
+    of_no_network = {"retrain.random", "retrain.lstm"}  # they say which networks there are
+    for name in RECIPES:
+        record = config_to_json(recipe(name))
+        known = {"kind", "controller", *flat(record["settings"])}
+        needed = {key for work in NEEDED for key in settings_for(work, recipe(name))}
+        assert needed.isdisjoint(FREE)
+        assert known - needed - set(FREE) <= of_no_network
+        assert json.loads(json.dumps(settings_for("search", recipe(name)))) == settings_for(
+            "search", recipe(name)
+        )
+
+
+def with_settings(run: Run, *more: str) -> Run:
+    """The run with other settings in config.json."""
+    text = Path(run.config.data.source)  # type: ignore[attr-defined]
+    edit(run.folder / "config.json", **config_to_json(tiny.config(text, *more)))
+    return Run.open(run.folder)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "name", "then", "now"),
+    [
+        ("--shared.hidden", "16", "shared.hidden", "8", "16"),
+        ("--search.epochs", "1", "search.epochs", "2", "1"),
+        ("--search.epochs", "3", "search.epochs", "2", "3"),
+        ("--seed", "7", "seed", "0", "7"),
+        ("--shared.training.windows.batch", "2", "shared.training.windows.batch", "4", "2"),
+        ("--space.nodes", "4", "space.nodes", "3", "4"),
+        ("--precision", "bf16", "precision", "'fp32'", "'bf16'"),
+    ],
+)
+@pytest.mark.parametrize("removed", ["", "search.json", "architecture.json"])
+def test_setting_that_was_edited_after_the_search_is_named(
+    run: Run, flag: str, value: str, name: str, then: str, now: str, removed: str
+) -> None:
+    if removed:
+        (run.folder / removed).unlink()
+    if removed == "search.json":
+        (run.folder / "architecture.json").unlink()
+    edited = with_settings(run, flag, value)
+    for stages in (("search",), ALL_STAGES):
+        with pytest.raises(RunFolderError) as caught:
+            execute(edited, stages)
+        assert f"{name} is {now} in config.json, but {run.folder}/checkpoints" in str(caught.value)
+        assert f"was made with {then}: put {then} back, or " in str(caught.value)
+
+
+def test_other_controller_is_named_before_its_settings(run: Run) -> None:
+    config = replace(run.config, controller=run.config.controllers["lstm"])
+    edit(run.folder / "config.json", **config_to_json(config))
+    with pytest.raises(
+        RunFolderError, match=r"controller is 'LSTMConfig' in config\.json, but .* 'IndependentConfig'"
+    ):
+        execute(Run.open(run.folder), ("search",))
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_setting_that_was_edited_after_a_training_is_named(run: Run, ended: bool) -> None:
+    found = run.results()[0]
+    if not ended:
+        for result in run.results():
+            (folder_of(run, result) / "result.json").unlink()
+    edited = with_settings(run, "--retrain.child.epochs", "1")
+    execute(edited, ("search", "derive"))  # these do not depend on it
+    with pytest.raises(RunFolderError) as caught:
+        execute(edited, ("retrain",))
+    assert f"retrain.child.epochs is 1 in config.json, but {folder_of(run, found)}" in str(caught.value)
+    assert "was made with 2: put 2 back, or " in str(caught.value)
+
+
+def test_rule_that_was_edited_after_a_pick_is_named(run: Run) -> None:
+    edited = with_settings(run, "--derive.rule", "mode")
+    with pytest.raises(
+        RunFolderError, match=r"derive\.rule is 'mode' in config\.json, but .*delete architecture\.json"
+    ):
+        execute(edited, ("derive",))
+    (run.folder / "architecture.json").unlink()
+    execute(edited, ("derive",))
+    assert edited.derive_record() is not None
+
+
+def test_length_of_the_shortlists_trainings_may_not_change_between_them(run: Run) -> None:
+    (run.folder / "architecture.json").unlink()
+    edited = with_settings(run, "--derive.shortlist-epochs", "2")
+    with pytest.raises(
+        RunFolderError, match=r"retrain\.child\.epochs is 2 in config\.json, but .*derive.* was made with 1"
+    ):
+        execute(edited, ("derive",))
+
+
+def test_free_settings_may_change_and_the_rest_goes_on(run: Run, tmp_path: Path) -> None:
+    moved = shutil.copytree(run.config.data.source, tmp_path / "moved")  # type: ignore[attr-defined]
+    free = ("--search.checkpoint-every", "3", "--search.keep-checkpoints", "4", "--search.log-every", "2")
+    more = (
+        "--retrain.checkpoint-every",
+        "2",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+        "--search.percentile-every",
+        "1",
+    )
+    edited = with_settings(run, "--data.source", str(moved), *free, *more)
+    for path in (
+        run.folder / "search.json",
+        run.folder / "architecture.json",
+        folder_of(run, run.results()[0]) / "result.json",
+    ):
+        path.unlink()
+    before = run.search_checkpoints().steps()
+    execute(edited, ALL_STAGES)
+    assert edited.search_checkpoints().steps() == before
+    assert edited.results() == Run.open(run.folder).results()
+
+
+def test_other_versions_since_the_start_are_said_once(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(run.folder / "environment.json", torch="1.0", enas="0.0")
+    assert run.workshop is run.workshop
+    said = [line for line in capsys.readouterr().err.splitlines() if "was begun with" in line]
+    assert len(said) == 1
+    assert f"enas 0.0, now {environment()['enas']}" in said[0]
+    assert f"torch 1.0, now {torch.__version__}" in said[0]
+    assert Run.open(run.folder).workshop is not None
+
+
+def test_same_versions_are_not_spoken_of(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.workshop.data_hash == read_json(run.folder / "environment.json")["data_hash"]
+    assert capsys.readouterr().err == ""
+
+
+def test_environment_that_was_deleted_is_written_again_with_a_word(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = read_json(run.folder / "environment.json")["data_hash"]
+    (run.folder / "environment.json").unlink()
+    assert run.workshop.data_hash == before
+    assert "environment.json is missing and written again" in capsys.readouterr().err
+    assert read_json(run.folder / "environment.json")["data_hash"] == before
+
+
+# ---- which networks are results ----------------------------------------------------------------------------------------
+
+
+def test_only_networks_of_the_present_architecture_are_results(run: Run) -> None:
+    before = run.results()
+    _, lstm, other = before
+    found = run.architecture()
+    picked = next(
+        a for a in found.space.enumerate() if a not in (found, architecture_from_json(other["architecture"]))
+    )
+    write_json(run.folder / "architecture.json", picked.to_json())
+    assert run.results() == [lstm, other]
+    execute(run, ("retrain", "test"))
+    results = read_json(run.folder / "comparison.json")
+    assert [(result["role"], result["id"]) for result in results] == [
+        ("found", f"{picked.id}-seed0"),
+        ("lstm", lstm["id"]),
+        ("random", other["id"]),
+    ]
+    assert "of the 2 others" in summary(run)
+
+
+def test_network_that_is_now_found_is_no_random_one(run: Run) -> None:
+    _, lstm, other = run.results()
+    write_json(run.folder / "architecture.json", other["architecture"])
+    results = run.results()
+    assert [(result["role"], result["id"]) for result in results[:2]] == [
+        ("found", other["id"]),
+        ("lstm", lstm["id"]),
+    ]
+    assert all(result["id"] != other["id"] for result in results[1:])
+
+
+def test_without_an_architecture_there_are_no_results(run: Run) -> None:
+    (run.folder / "architecture.json").unlink()
+    assert run.results() == []
+
+
+# ---- a folder that goes away -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gone", ["folder", "config.json"])
+@pytest.mark.parametrize("stage", ["search", "retrain"])
+def test_run_that_is_deleted_while_it_works_stops_and_is_not_made_again(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: StageName, gone: str
+) -> None:
+    folder = tmp_path / "run"
+    run = Run.create(folder, tiny.config(text, "--derive.rule", "mode"), ALL_STAGES)
+    if stage == "retrain":
+        execute(run, ("search", "derive"))
+    left: list[list[Path]] = []
+
+    def delete() -> None:
+        if gone == "folder":
+            shutil.rmtree(folder)
+        else:
+            (folder / gone).unlink()
+        left.append(sorted(folder.rglob("*")))
+
+    child_step, search_step = LanguageChildTraining.step, Search.step
+
+    def step(self: LanguageChildTraining) -> dict[str, float]:
+        if self.done == 5:
+            delete()
+        return child_step(self)
+
+    def searching(self: Search, *place: Any) -> dict[str, float]:
+        if place[-1] == 7:
+            delete()
+        return search_step(self, *place)
+
+    monkeypatch.setattr(LanguageChildTraining, "step", step)
+    if stage == "search":
+        monkeypatch.setattr(Search, "step", searching)
+    with pytest.raises(RunFolderError, match="deleted or moved while this ran"):
+        execute(run, ALL_STAGES)
+    assert len(left) == 1
+    assert sorted(folder.rglob("*")) == left[0]
+    assert folder.exists() == (gone != "folder")
+
+
+def test_stages_of_a_run_without_its_config_do_not_begin(run: Run) -> None:
+    (run.folder / "config.json").unlink()
+    before = stamps(run.folder)
+    with pytest.raises(RunFolderError, match=r"config\.json is gone"):
+        execute(run, ("test",))
+    assert stamps(run.folder) == before
+
+
+# ---- what a killed process leaves --------------------------------------------------------------------------------------
+
+
+def test_what_a_killed_process_left_is_cleared_under_the_lock(run: Run) -> None:
+    folder = folder_of(run, run.results()[0])
+    parts = [folder / ".weights.safetensors.77.part", run.folder / ".search.json.77.part"]
+    for path in parts:
+        path.write_bytes(b"half")
+    kept = stamps(run.folder).keys() - {str(path.relative_to(run.folder)) for path in parts}
+    with run_lock(run.folder):
+        assert not any(path.exists() for path in parts)
+    assert kept <= stamps(run.folder).keys()
+
+
+def test_checkpoint_that_pruning_did_not_reach_is_deleted(run: Run) -> None:
+    folder = folder_of(run, run.results()[0])
+    (folder / "result.json").unlink()
+    (run.folder / "search.json").unlink()
+    (run.folder / "architecture.json").unlink()
+    for checkpoints in (folder / "checkpoints", run.folder / "checkpoints"):
+        newest = sorted(checkpoints.iterdir())[-1]
+        shutil.copyfile(newest, checkpoints / "step-00000001.pt")
+    execute(run, ALL_STAGES)
+    for checkpoints in (folder / "checkpoints", run.folder / "checkpoints"):
+        steps = CheckpointStore(checkpoints).steps()
+        assert len(steps) == 2
+        assert 1 not in steps

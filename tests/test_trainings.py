@@ -2,7 +2,10 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +17,7 @@ from enas.errors import ConfigError, EnasError, NotFiniteError, RunFolderError
 from enas.retrain import Network, random_architectures
 from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.checkpoint import CheckpointStore
-from enas.runtime.files import read_json
+from enas.runtime.files import read_json, write_json
 from enas.runtime.stop import EXIT_STOPPED, Stopped, StopRequest
 from enas.stages import Run
 from enas.tasks.base import ChildTraining
@@ -81,9 +84,9 @@ def content(folder: Path) -> dict[str, Any]:
 def expected(run: Run, job: Job, elsewhere: Path) -> dict[str, Any]:
     """What the same training leaves when the stage `retrain` does it, in this process and another run folder."""
     alone = Run.create(elsewhere, run.config, ("retrain",))
-    result = alone.train(job.network, "retrain", StopRequest(), job.epochs)
+    alone.train(job.network, "retrain", StopRequest(), job.epochs)
     if job.test:
-        alone.measure(result, "retrain")
+        alone.measure(job.network, "retrain", job.epochs)
     return content(elsewhere / "retrain" / job.network.id)
 
 
@@ -191,7 +194,8 @@ def test_a_stop_saves_what_is_under_way_and_says_how_to_go_on(
             def ask(job: Job, done: int) -> None:
                 on_step(job, done)
                 for process in multiprocessing.active_children():
-                    os.kill(process.pid or 0, signal.SIGINT)  # a terminal's Ctrl-C meets the workers too
+                    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal's meet the workers too
+                        os.kill(process.pid or 0, number)
                 stop.request("SIGINT")
 
             return super().run(jobs, stop, ask)
@@ -216,6 +220,70 @@ def test_an_error_that_would_meet_every_training_ends_them_all(run: Run) -> None
     with pytest.raises(EnasError, match="the data have changed"):
         finish(run, jobs, LocalExecutor(workers=1, threads=1))
     assert multiprocessing.active_children() == []
+
+
+SCRIPT = """
+from pathlib import Path
+from enas.errors import ConfigError
+from enas.retrain import Network
+from enas.runtime.stop import StopRequest
+from enas.trainings import Job
+from enas.workers import LocalExecutor
+try:
+    print(list(LocalExecutor(1, 1).run([Job(Path(), "p", Network("lstm", None, 0))], StopRequest(), print)))
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_a_script_without_a_main_guard_is_told_so_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    ended = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == (
+        "the processes that train import the script that they were started from, and came to the same call: put it under "
+        "`if __name__ == '__main__':`\n"
+    )
+    assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("gone", ["config.json", ""])
+def test_a_job_is_not_put_into_a_run_that_is_gone(run: Run, gone: str) -> None:
+    (job,) = jobs_of(run, 1)
+    shutil.rmtree(run.folder) if not gone else (run.folder / gone).unlink()
+    with pytest.raises(RunFolderError, match=r"config\.json is gone"):
+        job.put()
+    assert not job.folder.exists()
+
+
+def test_a_job_that_is_none_or_of_another_folder_is_refused(run: Run) -> None:
+    first, second = jobs_of(run, 2)
+    first.put()
+    record = read_json(first.folder / "job.json")
+    wrong: list[Any] = [
+        {},
+        [1],
+        {**record, "epochs": "2"},
+        {**record, "network": {**record["network"], "role": "x"}},
+    ]
+    wrong.append({**record, "network": {**record["network"], "id": "../../x"}})
+    wrong.append({**record, "network": second.network.to_json()})
+    for values in wrong:
+        write_json(first.folder / "job.json", values)
+        with pytest.raises(RunFolderError, match=r"job\.json"):
+            Job.read(first.folder)
+
+
+def test_a_finished_training_of_other_settings_is_named(run: Run) -> None:
+    (job,) = jobs_of(run, 1)
+    finish(run, [job], InThisProcess())
+    child = run.config.retrain.child  # type: ignore[attr-defined]
+    edited = replace(run.config, retrain=replace(run.config.retrain, child=replace(child, epochs=7)))
+    with pytest.raises(
+        RunFolderError, match=r"retrain\.child\.epochs is 7 in config\.json, but .* was made with 2"
+    ):
+        finish(Run(run.folder, edited, run.stages), [job], Forbidden())
 
 
 def test_progress_counts_the_steps_of_all_trainings(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

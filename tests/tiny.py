@@ -42,7 +42,11 @@ def write_text(folder: Path, seed: int = 0) -> Path:
 
 def flags(text: Path, *more: str) -> list[str]:
     """The flags of a tiny run on this text; later ones win."""
-    given = [*_FLAGS.split(), "--data.source", str(text), *more]
+    return _words([*_FLAGS.split(), "--data.source", str(text), *more])
+
+
+def _words(given: list[str]) -> list[str]:
+    """Pairs of a flag and a value, each flag once, with its last value."""
     return [word for pair in dict(zip(given[::2], given[1::2], strict=True)).items() for word in pair]
 
 
@@ -127,10 +131,13 @@ _SPACE_FLAGS = {
 }
 
 
+def image_flags(space: str, *more: str) -> list[str]:
+    """The flags of a tiny run on 60 digits; later ones win."""
+    return _words([*_IMAGE_FLAGS.split(), *_SPACE_FLAGS[space].split(), *more])
+
+
 def image_config(space: str, *more: str) -> ImageRunConfig:
     """The settings of a tiny run on 60 digits; later flags win."""
-    given = [*_IMAGE_FLAGS.split(), *_SPACE_FLAGS[space].split(), *more]
-    last = dict(zip(given[::2], given[1::2], strict=True))
-    made = settings(f"{space}-quick", [word for pair in last.items() for word in pair])[0]
+    made = settings(f"{space}-quick", image_flags(space, *more))[0]
     assert isinstance(made, ImageRunConfig)
     return made

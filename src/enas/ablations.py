@@ -25,13 +25,14 @@ from enas.architecture import Architecture, Kind
 from enas.config import Metric, RunConfig
 from enas.controllers.config import IndependentConfig, LSTMConfig, ReinforceConfig
 from enas.costs import parameter_count
-from enas.ensemble import EnsembleConfig, ensemble
-from enas.errors import ConfigError, NotFiniteError, RunFolderError, did_you_mean
+from enas.ensemble import EnsembleConfig, EnsembleRecord, ensemble
+from enas.errors import ConfigError, NotFiniteError, RunFolderError, did_you_mean, shown
 from enas.runs.images import ImageRunConfig, MacroConfig, MicroConfig
 from enas.runs.recurrent import RecurrentConfig
-from enas.runtime.files import read_json, write_json
+from enas.runtime.files import write_json
 from enas.runtime.lock import run_lock
 from enas.runtime.progress import say
+from enas.runtime.records import read_record
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import Stopped
 from enas.spaces.image_network import ImageShape
@@ -330,7 +331,7 @@ def named(config: RunConfig, names: Sequence[str]) -> list[Variant]:
     for name in names:
         if name not in known:
             raise ConfigError(
-                f"there is no variant {name!r}; {did_you_mean(name, known)}of this recipe there are {', '.join(known)}"
+                f"there is no variant {shown(name)}; {did_you_mean(name, known)}of this recipe there are {', '.join(known)}"
             )
         variant = known[name]
         if isinstance(variant, OfSettings) and variant.change(config) == config:
@@ -440,14 +441,14 @@ def ensemble_record(run: Run, samples: int) -> dict[str, Any]:
     if not path.exists():
         with run_lock(run.folder):
             ensemble(run, EnsembleConfig(samples=samples))
-    scored = read_json(path)
+    scored = read_record(path, EnsembleRecord, "Delete it; the same command scores the ensemble again")
     return {
         "seed": run.config.seed,
         "folder": run.folder.name,
-        "architecture": f"{scored['samples']} architectures together",
+        "architecture": f"{scored.samples} architectures together",
         "valid": None,
-        "test": scored["accuracy"],
-        "test_of_one": scored["mean_accuracy_of_members"],
+        "test": scored.accuracy,
+        "test_of_one": scored.mean_accuracy_of_members,
     }
 
 

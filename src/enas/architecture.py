@@ -10,13 +10,15 @@ import hashlib
 import itertools
 import json
 import math
+import operator
 import random
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from enas.errors import ArchitectureError
+from enas.errors import ArchitectureError, shortened, shown
 
 Kind = Literal["source", "function", "operation", "skip", "structure"]
 """What a decision asks: an earlier node to read; a node's function or operation; whether to take one skip connection; or
@@ -104,8 +106,9 @@ class Space(ABC):
         return math.prod(len(decision.options) for decision in self.decisions)
 
     def architecture(self, choices: Sequence[int]) -> Architecture:
-        """The architecture of these choices, one per decision. Raises `ArchitectureError` if they are not in the space."""
-        return Architecture(self, tuple(int(choice) for choice in choices))
+        """The architecture of these choices, whole numbers, one per decision. Raises `ArchitectureError` if they are not in
+        the space."""
+        return Architecture(self, tuple(_whole(choice) for choice in choices))
 
     def enumerate(self) -> Iterator[Architecture]:
         """Every architecture once, the last decision varying fastest. Meant for spaces that are small."""
@@ -115,6 +118,16 @@ class Space(ABC):
     def sample(self, rng: random.Random) -> Architecture:
         """One architecture, uniformly: every decision drawn uniformly among its options."""
         return Architecture(self, tuple(rng.randrange(len(decision.options)) for decision in self.decisions))
+
+
+def _whole(choice: Any) -> int:
+    """A whole number of any kind as a plain one; a truth value, a text and a fraction are none."""
+    try:
+        if not isinstance(choice, bool):
+            return operator.index(choice)
+    except TypeError:
+        pass
+    raise ArchitectureError(f"the choice {reprlib.repr(choice)} is no whole number")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +145,10 @@ class Architecture:
             )
         for choice, decision in zip(self.choices, decisions, strict=True):
             if not 0 <= choice < len(decision.options):
-                last, options = len(decision.options) - 1, ", ".join(decision.options)
-                raise ArchitectureError(f"{decision.name}: choice {choice} is not in 0..{last} ({options})")
+                last, options = len(decision.options) - 1, shortened(", ".join(decision.options), 120)
+                raise ArchitectureError(
+                    f"{decision.name}: choice {shown(choice)} is not in 0..{last} ({options})"
+                )
 
     def __str__(self) -> str:
         return self.space.format(self)

@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from types import GenericAlias
 from typing import Any
 
 import numpy as np
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from enas.config import Metric
 from enas.errors import DataError
+from enas.runtime.records import WrongRecord, validated
 from enas.runtime.seeding import derive_seed
 from enas.statistics import (
     Interval,
@@ -102,8 +101,8 @@ class Contest:
     """Runs of each that show a P(better) of this size; None if it is 0.5."""
     evaluations_ratio: float | None
     """The rival's mean number of evaluations over the method's; None if that is 0, or if the rival's are trainings."""
-    seconds_ratio: float
-    """The same of seconds, those of the final training included."""
+    seconds_ratio: float | None
+    """The same of seconds, those of the final training included; None where the method's were too few to be timed."""
     equal_budget: bool
     """Whether the rival had as much as the method by one of these two counts at least."""
     claim: str
@@ -247,9 +246,10 @@ def _contest(
     evaluations = _mean(run.evaluations for run in ours)
     alike = evaluations > 0 and rival not in (SAMPLING, RANDOM_SEARCH)
     evaluations_ratio = _mean(run.evaluations for run in theirs) / evaluations if alike else None
-    seconds_ratio = _mean(run.seconds for run in theirs) / _mean(run.seconds for run in ours)
+    spent = _mean(run.seconds for run in ours)
+    seconds_ratio = _mean(run.seconds for run in theirs) / spent if spent else None
     ratios = [ratio for ratio in (evaluations_ratio, seconds_ratio) if ratio is not None]
-    equal = min(abs(ratio - 1) for ratio in ratios) <= TOLERANCE
+    equal = any(abs(ratio - 1) <= TOLERANCE for ratio in ratios)
     claim = (claim_better if paired else claim_better_unpaired)(better, rival)
     if paired:
         claim = at_equal_budget(claim, better, rival, ratios)
@@ -269,8 +269,10 @@ def _contest(
 def at_equal_budget(claim: str, better: Interval, rival: str, ratios: Sequence[float]) -> str:
     """The claim, unless by every count of the budget it is the one with less that came out worse.
 
-    `ratios` are the rival's budget over the method's: of evaluations, of seconds.
+    `ratios` are the rival's budget over the method's: of evaluations, of seconds, as far as they are known.
     """
+    if not ratios:
+        return claim
     if better.low > 0.5 and max(ratios) < 1 - TOLERANCE:
         return f"no claim against {rival}, which had {max(ratios):.2f} times the budget at most: P = {better}"
     if better.high < 0.5 and min(ratios) > 1 + TOLERANCE:
@@ -286,13 +288,7 @@ def _mean(values: Iterable[float]) -> float:
 
 def _read(cls: type, values: Any) -> Any:
     """A dataclass, and those in it, from plain values. Raises `DataError` for a wrong value or an unknown name."""
-    container: Any = GenericAlias(
-        tuple, (cls,)
-    )  # pydantic lets unknown names be forbidden on a container only
-    adapter = TypeAdapter(container, config=ConfigDict(extra="forbid"))
     try:
-        return adapter.validate_python((values,))[0]
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:])
-        raise DataError(f"{cls.__name__}, {place}: {first['msg']}") from error
+        return validated(cls, values, closed=True)
+    except WrongRecord as error:
+        raise DataError(f"{cls.__name__}, {error}") from error

@@ -25,18 +25,23 @@ import numpy as np
 from enas.architecture import Architecture
 from enas.compare import RANDOM_SEARCH, SAMPLING, Comparison, Record, compare
 from enas.config import RunConfig
-from enas.errors import ConfigError, NotFiniteError, RunFolderError
+from enas.constraints import Epochs, SampleSize, Settings, Several, Threads
+from enas.effects import ArchiveRecord
+from enas.errors import ConfigError, NotFiniteError, RunFolderError, enas_command, shown
 from enas.methods import RIVALS, Spent, own_name, rivals, spent_by
 from enas.rank import epochs_with_validation, score
 from enas.report.comparison_picture import comparison_svg
-from enas.retrain import RESULT, Network, random_architectures, read_result
-from enas.runtime.files import read_json, read_jsonl, write_atomic, write_json
+from enas.retrain import RESULT, Network, random_architectures, read_result, score_in
+from enas.runtime.checkpoint import check_still_there
+from enas.runtime.files import write_atomic, write_json
+from enas.runtime.metrics import MetricsRecord
 from enas.runtime.progress import duration, say
+from enas.runtime.records import read_records
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import Stopped, StopRequest
 from enas.stages import Run, derive, search
 from enas.trainings import Job, train_all
-from enas.workers import LocalExecutor
+from enas.workers import LocalExecutor, refuse_import_by_worker
 
 PART, RECORDS, NUMBERS, PICTURE = "compare", "records.jsonl", "comparison.json", "comparison.svg"
 DIVERGED = "diverged.json"
@@ -44,37 +49,34 @@ DIVERGED = "diverged.json"
 
 
 @dataclass(frozen=True)
-class CompareConfig:
+class CompareConfig(Settings):
     """Compare a run's method with random sampling, random search, random search with weight sharing, and evolution."""
 
-    seeds: int = 6
+    seeds: Several = 6
     """Runs of each method, with the run's seed and those after it. Fewer than 6 pairs cannot show that one method is
     better than another."""
-    samples: int = 24
+    samples: SampleSize = 24
     """Random architectures that are trained alone. Random search has an equal part of them for each seed."""
     rivals: str = ",".join(RIVALS)
     """The searches on shared weights to compare with, with commas between, or `none`. Random search and sampling are
     always there: they take no more than the random architectures."""
-    epochs: int | None = None
+    epochs: Epochs | None = None
     """Trains every architecture for fewer epochs than the recipe does."""
-    workers: int | None = None
+    workers: Threads | None = None
     """Processes that train at the same time; by default as many as there are cores for."""
     json: bool = False
     """Print comparison.json instead of sentences."""
 
     def __post_init__(self) -> None:
-        if self.seeds < 2:
-            raise ConfigError(f"--seeds must be at least 2, not {self.seeds}: one run shows no spread")
+        super().__post_init__()
         if self.samples < self.seeds:
             raise ConfigError(
                 f"--samples must be at least --seeds, {self.seeds}, not {self.samples}: random search needs one a seed"
             )
-        if self.epochs is not None and self.epochs < 1:
-            raise ConfigError(f"--epochs must be at least 1, not {self.epochs}")
         unknown = [name for name in self.chosen if name not in RIVALS]
         if unknown:
             raise ConfigError(
-                f"--rivals are some of {', '.join(RIVALS)}, with commas between, or none, not {unknown[0]!r}"
+                f"--rivals are some of {', '.join(RIVALS)}, with commas between, or none, not {shown(unknown[0])}"
             )
 
     @property
@@ -105,9 +107,10 @@ def compare_run(run: Run, config: CompareConfig) -> Comparison:
 
     Raises `RunFolderError` if the run's search is not finished, and `Stopped`, after saving, on SIGTERM or Ctrl-C.
     """
-    if not (run.folder / "search.json").exists():
+    refuse_import_by_worker()
+    if run.search_record() is None:
         raise RunFolderError(
-            f"the search of {run.folder} is not finished; run 'enas resume {run.folder}' first"
+            f"the search of {run.folder} is not finished; run {enas_command('resume', run.folder)!r} first"
         )
     space = run.config.searched_space()
     if space.count() < config.samples:
@@ -120,10 +123,10 @@ def compare_run(run: Run, config: CompareConfig) -> Comparison:
         except Stopped as stopped:
             raise stop.stopped(run.folder, command(config)) from stopped
     comparison = compare(records, own_name(run.config), run.config.metric, run.config.seed)
-    folder = run.folder / PART
-    write_atomic(folder / RECORDS, "".join(json.dumps(asdict(record)) + "\n" for record in records))
+    folder, lines = run.folder / PART, (json.dumps(asdict(record)) + "\n" for record in records)
+    write_atomic(folder / RECORDS, "".join(lines), make_folder=False)
     write_json(folder / NUMBERS, comparison.to_json())
-    write_atomic(folder / PICTURE, comparison_svg(comparison, records))
+    write_atomic(folder / PICTURE, comparison_svg(comparison, records), make_folder=False)
     return comparison
 
 
@@ -169,8 +172,8 @@ def search_in(run: Run, method: str, config: RunConfig, stop: StopRequest) -> Fo
         return diverged(folder, method, config.seed)
     begun = (folder / "config.json").exists()
     if not begun:
+        check_still_there(run.run_file)
         say(f"compare: {method}, seed {config.seed}")
-        folder.mkdir(parents=True, exist_ok=True)
     searching = Run.open(folder) if begun else Run.create(folder, config, ("search", "derive"))
     if searching.config != config:
         raise RunFolderError(f"{folder} holds a search of other settings than {run.folder} has; delete it")
@@ -188,32 +191,37 @@ def finish(run: Run, method: str, stop: StopRequest) -> Found:
         stage(run, stop)
         if stop.requested:
             raise stop.stopped(run.folder)
-    shortlist = (read_json(path) for path in (run.folder / "derive").glob(f"*/{RESULT}"))
+    shortlist = (read_result(path.parent) or {} for path in (run.folder / "derive").glob(f"*/{RESULT}"))
+    record = run.search_record()
+    assert record is not None  # the search has just been finished, if it was not before
     return Found(
         method,
         run.config.seed,
         run.architecture(),
         spent_by(run),
-        float(read_json(run.folder / "search.json")["seconds"]),
+        record.seconds,
         scoring_seconds(run) + sum(result.get("seconds", 0.0) for result in shortlist),
     )
 
 
 def scoring_seconds(run: Run) -> float:
     """What it took to score the candidates; said to be unknown if the architecture was derived before that was noted."""
-    path = run.folder / "derive.json"
-    if path.exists():
-        return float(read_json(path)["seconds"])
-    say(f"compare: {path} is missing, so that the time of scoring the candidates there is not counted")
+    record = run.derive_record()
+    if record is not None:
+        return record.seconds
+    say(
+        f"compare: {run.folder / 'derive.json'} is missing, so that the time of scoring the candidates there is not counted"
+    )
     return 0.0
 
 
 def diverged(folder: Path, method: str, seed: int) -> Found:
     """A search whose shared weights diverged: a result too, which cost what it had spent."""
     path = folder / "metrics.jsonl"
-    times = [record["time"] for record in read_jsonl(path)] if path.exists() else []
+    advice = f"Delete {folder} to search again"
+    times = [record.time for record in read_records(path, MetricsRecord, advice)] if path.exists() else []
     rewarded = folder / "archive.jsonl"
-    spent = Spent(len(read_jsonl(rewarded)) if rewarded.exists() else 0, 0)
+    spent = Spent(len(read_records(rewarded, ArchiveRecord, advice)) if rewarded.exists() else 0, 0)
     return Found(method, seed, None, spent, max(times, default=0.0), 0.0)
 
 
@@ -286,7 +294,7 @@ def train(
 def trained_by_the_run(run: Run, config: CompareConfig) -> dict[Network, dict[str, Any]]:
     """What the run's stage retrain has done already, if it did as the other trainings are done."""
     network = Network("candidate", run.architecture(), run.config.seed)
-    result = read_result(run.folder / "retrain" / network.id)
+    result = run.result(network, "retrain")
     if training_epochs(run, config) is None and result is not None and "test" in result:
         return {network: result}
     return {}
@@ -294,7 +302,7 @@ def trained_by_the_run(run: Run, config: CompareConfig) -> dict[Network, dict[st
 
 def test_score(config: RunConfig, result: Mapping[str, Any]) -> float | None:
     """By the run's metric; None if the training diverged."""
-    return None if "diverged" in result else float(result["test"][f"test_{config.metric.name}"])
+    return None if "diverged" in result else score_in(result, f"test_{config.metric.name}")
 
 
 def record_of(config: RunConfig, one: Found, result: Mapping[str, Any] | None) -> Record:
@@ -329,7 +337,7 @@ def random_searches(
     """
     costs = [result["seconds"] for result in sampled if "seconds" in result]
     budget = float(np.mean([record.seconds for record in own]))
-    wanted = math.ceil(budget / float(np.mean(costs))) if costs else 1
+    wanted = math.ceil(budget / float(np.mean(costs))) if sum(costs) else 1  # too short to be timed
     each = min(max(1, wanted), len(sampled) // len(own))
     if each < wanted:
         say(

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from enas.architecture import Space
+from enas.constraints import Seed, Settings, Threads
 from enas.controllers.config import (
     ControllerConfig,
     EvolutionConfig,
@@ -54,7 +55,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class RunConfig(ABC):
+class RunConfig(Settings, ABC):
     """What every run has, whatever its space and task."""
 
     metric: ClassVar[Metric]
@@ -64,14 +65,16 @@ class RunConfig(ABC):
     controllers: ClassVar[Mapping[str, ControllerConfig]]
     """What the names of `CONTROLLERS` mean in the space: `lstm` is the paper's, `lstm-authors` the authors'."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Every random number of the run follows from it."""
     device: str = "auto"
-    """`auto`, `cpu`, `cuda`, `cuda:1`, …, `mps`."""
-    threads: int | None = None
+    """`auto` (a CUDA GPU if there is one, else the CPU), `cpu`, `cuda`, `cuda:1`, …, `mps`."""
+    threads: Threads | None = None
     """Threads of the CPU that are used; None leaves the choice to PyTorch."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Type of the operands of the large matrix products; weights, states and sums stay fp32."""
+    allow_slow: bool = False
+    """Take bf16 also where the processor would emulate it, many times slower than fp32."""
     tensorboard: bool = False
     """Also write the metrics for TensorBoard (needs `pip install enas[tensorboard]`)."""
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -84,6 +87,7 @@ class RunConfig(ABC):
     """How the found architecture, and what it is compared with, are trained from scratch."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         asked, kept = self.derive.checkpoints, self.search.keep_checkpoints
         if asked > kept:
             raise ConfigError(
@@ -121,6 +125,11 @@ class Workshop(ABC):
     @abstractmethod
     def child_training(self, network: Network, epochs: int | None = None) -> ChildTraining:
         """A network's training from scratch, at its start; `epochs` shortens it."""
+
+    def try_out(self, network: Network) -> None:
+        """Build a network and its training, as retraining will, and train nothing. Raises an `EnasError` for settings that
+        cannot work."""
+        self.child_training(network)
 
     @abstractmethod
     def trained(self, network: Network, weights: Path) -> nn.Module:

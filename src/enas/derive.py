@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from enas.architecture import Architecture, Space
+from enas.constraints import Count, Epochs, PositiveInt, SampleSize, Settings
 from enas.controllers.base import Controller
 from enas.effects import Effects
-from enas.errors import ConfigError
 from enas.runtime.seeding import generator
 from enas.tasks.base import SearchTask
 
@@ -27,7 +27,7 @@ Train = Callable[[Architecture], float]
 
 
 @dataclass(frozen=True)
-class DeriveConfig:
+class DeriveConfig(Settings):
     """How an architecture is picked from the trained policy."""
 
     rule: Rule = "shortlist"
@@ -35,13 +35,13 @@ class DeriveConfig:
     `mode`: the policy's most probable architecture; `ridge`: the candidate of the highest reward predicted from the
     search's logged rewards; `shortlist`: the first candidates are trained from scratch for a short while, and the best
     of them on the validation data is taken."""
-    samples: int = 10
+    samples: PositiveInt = 10
     """Architectures sampled from the policy and scored with the shared weights, beside its most probable one."""
-    minibatches: int = 1
+    minibatches: PositiveInt = 1
     """Validation minibatches a candidate is scored on, the same for all."""
-    shortlist: int = 4
+    shortlist: SampleSize = 4
     """Architectures of the shortlist."""
-    shortlist_epochs: int = 2
+    shortlist_epochs: Epochs = 2
     """Epochs each of the shortlist is trained for, with the recipe of the retraining."""
     shortlist_order: Order = "drawn"
     """Which candidates are the first: the policy's most probable one, then its samples as `drawn`; or those of the
@@ -49,19 +49,12 @@ class DeriveConfig:
     ridge_candidate: bool = False
     """Whether the architecture of the highest reward predicted by ridge regression, of all in the space, is a candidate
     too, right after the policy's most probable one; without rewards there is none."""
-    checkpoints: int = 1
+    checkpoints: PositiveInt = 1
     """The newest checkpoints of the search whose shared weights score the candidates. With more than one, candidates
     are compared by the mean of their ranks; they are as far apart as `search.checkpoint_every` says."""
-    finetune: int = 0
+    finetune: Count = 0
     """Training minibatches that the shared weights are trained on by a candidate alone before it is scored; the weights
     are put back afterwards."""
-
-    def __post_init__(self) -> None:
-        for name in ("samples", "minibatches", "shortlist", "shortlist_epochs", "checkpoints"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"derive.{name} must be at least 1, not {getattr(self, name)}")
-        if self.finetune < 0:
-            raise ConfigError(f"derive.finetune must be at least 0, not {self.finetune}")
 
     @property
     def needs_ridge(self) -> bool:
@@ -141,6 +134,7 @@ def shared_rewards(
 
 def ranks(scores_N: Tensor) -> Tensor:
     """The place of every score, 1 for the highest; equal ones share the middle of their places."""
+    scores_N = scores_N.cpu()  # not every device has float64
     above_NN = scores_N[None, :] > scores_N[:, None]
     equal_NN = scores_N[None, :] == scores_N[:, None]
     return above_NN.sum(1) + (equal_NN.sum(1).double() + 1) / 2

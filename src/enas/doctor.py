@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
-from enas.cpu.products import packs
 from enas.data.sources import TextConfig, load_text
 from enas.errors import EnasError
+from enas.ops import kernels_report
+from enas.runtime.devices import pick_device
 from enas.runtime.environment import available_memory_mb, environment
 
 
@@ -40,15 +41,11 @@ def checks() -> list[Check]:
         Check("disk", free > 1, True, f"{free:.1f} GiB free here"),
         _stdlib(),
     ]
-    for dtype in (torch.float32, torch.bfloat16):
-        ok = packs(dtype)
-        detail = "matrix products with packed weights" if ok else "plain matrix products, slower"
-        found.append(Check(f"oneDNN {str(dtype).removeprefix('torch.')}", ok, False, detail))
-    found.append(
-        Check(
-            "accelerator", bool(here["devices"]), False, ", ".join(here["devices"]) or "none; the CPU is used"
-        )
-    )
+    found += [Check(name, ok, False, detail) for name, ok, detail in kernels_report()]
+    devices = ", ".join(here["devices"]) or "none; the CPU is used"
+    if here["devices"] and pick_device().type == "cpu":
+        devices += "; used only where --device names it"
+    found.append(Check("accelerator", bool(here["devices"]), False, devices))
     for package, purpose in (
         ("pygraphviz", "SVG and PNG drawings"),
         ("tensorboard", "metrics in TensorBoard"),

@@ -14,7 +14,7 @@ Shape letters: N rewarded architectures, L decisions, D columns, one for every o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enas.architecture import Architecture, Space
+from enas.errors import ArchitectureError
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -141,13 +142,33 @@ class Effects:
         return 100 * value / (abs(self.mean_reward) or 1.0)
 
 
-def archive_effects(space: Space, archive: Sequence[Mapping[str, Any]], within: Groups) -> Effects | None:
-    """Fit the records of archive.jsonl. None if no two of them can be compared, or all that can are equal."""
+@dataclass(frozen=True)
+class ArchiveRecord:
+    """A line of archive.jsonl: an architecture that was rewarded in an update, `step`, of an epoch."""
+
+    epoch: int
+    step: int
+    choices: list[int]
+    reward: float
+
+
+def archive_effects(space: Space, archive: Sequence[ArchiveRecord], within: Groups) -> Effects | None:
+    """Fit the records of archive.jsonl. None if no two of them can be compared, or all that can are equal.
+
+    Raises `ArchitectureError` if the choices of a record are not in the space.
+    """
     if not archive:
         return None
-    choices_NL = np.array([record["choices"] for record in archive], dtype=np.int64)
-    reward_N = np.array([record["reward"] for record in archive], dtype=np.float64)
-    keys = [(r["epoch"], r["step"]) if within == "update" else (r["epoch"], 0) for r in archive]
+    options_L = [len(decision.options) for decision in space.decisions]
+    for number, record in enumerate(archive, start=1):
+        choices = record.choices
+        if len(choices) != len(options_L) or not all(
+            0 <= c < k for c, k in zip(choices, options_L, strict=True)
+        ):
+            raise ArchitectureError(f"the choices of record {number} are not in the {space.name} space")
+    choices_NL = np.array([record.choices for record in archive], dtype=np.int64)
+    reward_N = np.array([record.reward for record in archive], dtype=np.float64)
+    keys = [(r.epoch, r.step) if within == "update" else (r.epoch, 0) for r in archive]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     group_N = np.array([numbers[key] for key in keys], dtype=np.int64)
     return fit_effects(space, choices_NL, reward_N, group_N, within)

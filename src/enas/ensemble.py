@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import torch
 
-from enas.errors import ConfigError, RunFolderError
+from enas.constraints import PositiveInt, SampleSize, Settings
+from enas.errors import RunFolderError
 from enas.runs.images import ImageWorkshop
 from enas.runtime.files import write_json
 from enas.runtime.seeding import generator
@@ -21,24 +22,28 @@ from enas.tasks.images import ImageSearchTask
 
 
 @dataclass(frozen=True)
-class EnsembleConfig:
+class EnsembleConfig(Settings):
     """How many architectures, and how they are evaluated."""
 
-    samples: int = 250
+    samples: SampleSize = 250
     """Architectures sampled from the policy at the end of the search."""
     split: Literal["valid", "test"] = "test"
     """The images that are classified."""
     statistics: NormStatistics = "batch"
     """What the batch norms normalise by."""
-    batch: int = 500
+    batch: PositiveInt = 500
     """Images that are evaluated at once."""
     json: bool = False
     """Print the record of ensemble.json instead of a sentence."""
 
-    def __post_init__(self) -> None:
-        for name in ("samples", "batch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+@dataclass(frozen=True)
+class EnsembleRecord:
+    """What ensemble.json holds of an ensemble's score."""
+
+    samples: int
+    accuracy: float
+    mean_accuracy_of_members: float
 
 
 @torch.no_grad()

@@ -1,13 +1,40 @@
 """Errors a person can act on: one or two sentences saying what is wrong, the value, and what to do."""
 
 import difflib
+import os
+import shlex
 from collections.abc import Iterable
+
+LONGEST_WORD = 100
+"""Of a word that a known one may be near to, in characters."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`did you mean 'search'? ` for the nearest known word; nothing if none is near."""
-    near = difflib.get_close_matches(word, list(known), n=1)
+    near = difflib.get_close_matches(word[:LONGEST_WORD], list(known), n=1)
     return f"did you mean {near[0]!r}? " if near else ""
+
+
+def shown(value: object, most: int = 60) -> str:
+    """A value as Python writes it, for a message: what is long is cut, and its length said.
+
+    Text keeps its quotes; what no encoding can write, such as the bytes of a path that is not UTF-8, is escaped.
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return "a number of thousands of digits"
+    return shortened(text, most)
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """Text for a message: what is long is cut, and its length said."""
+    return text if len(text) <= most else f"{text[: most - 4]} ... ({len(text):,} characters)"
+
+
+def enas_command(*words: str | os.PathLike[str]) -> str:
+    """A command to copy into a shell: words with spaces and the like are quoted."""
+    return shlex.join(["enas", *(os.fspath(word) for word in words)])
 
 
 class EnasError(Exception):
@@ -22,13 +49,25 @@ class DataError(EnasError):
     """Data are missing, empty or not what their reader expects."""
 
 
+class MissingDataError(DataError):
+    """There is nothing where a setting says that data are."""
+
+
 class ConfigError(EnasError, ValueError):
     """A setting, or a combination of settings, makes no sense."""
+
+
+class SettingError(ConfigError):
+    """The value of one setting is not what its type allows; the message begins with the setting's name."""
 
 
 class RunFolderError(EnasError):
     """A run folder is in use, damaged, or lacks what a stage reads."""
 
 
+class FolderInUseError(RunFolderError):
+    """Another process works in a run folder."""
+
+
 class NotFiniteError(EnasError):
-    """A loss or reward is NaN or infinite; the last good checkpoint has been kept."""
+    """A loss or reward is NaN or infinite; checkpoints from before are kept."""

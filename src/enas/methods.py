@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from enas.config import RunConfig
 from enas.controllers.config import EvolutionConfig, UniformConfig
-from enas.runtime.files import read_json, read_jsonl
+from enas.runtime.files import read_json
 from enas.stages import Run
 
 ENAS, EVOLUTION, UNIFORM, SHARED_RANDOM = "enas", "evolution", "uniform", "shared-random"
@@ -33,9 +33,9 @@ class Spent:
 
 def spent_by(run: Run) -> Spent:
     """What a run that has derived its architecture has spent."""
-    archive, derive = run.folder / "archive.jsonl", run.config.derive
-    scored = len(read_json(run.folder / "candidates.json"))
-    return Spent(len(read_jsonl(archive)), scored * derive.minibatches * derive.checkpoints)
+    derive, record = run.config.derive, run.derive_record()
+    scored = len(read_json(run.folder / "candidates.json")) if record is None else record.candidates
+    return Spent(len(run.archive()), scored * derive.minibatches * derive.checkpoints)
 
 
 def own_name(config: RunConfig) -> str:

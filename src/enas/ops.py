@@ -33,10 +33,17 @@ R = TypeVar("R")
 @functools.cache
 def _kernels() -> Mapping[str, Callable[..., Any]]:
     """The compiled kernels by the names of their operations; none where they cannot be used."""
-    from enas.cpu.installed import has_numba
     from enas.cpu.registry import registered
+    from enas.cpu.usable import why_no_kernels
 
-    return registered() if has_numba() else {}
+    return registered() if why_no_kernels() is None else {}
+
+
+def kernels_report() -> list[tuple[str, bool, str]]:
+    """What there is to tell of the kernels: what was looked at, whether it is there, and in words."""
+    from enas.cpu.report import report
+
+    return report()
 
 
 class Operation(Generic[P, R]):

@@ -11,17 +11,18 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
 from enas.architecture import Architecture
 from enas.config import RunConfig
+from enas.constraints import LARGEST_SAMPLE, Bounds, Epochs, SampleCount, Settings, Threads
 from enas.errors import ConfigError, DataError
 from enas.ground_truth.minispaces import table_for
 from enas.ground_truth.table import last_if_diverged
 from enas.report.scatter import scatter_svg
-from enas.retrain import Network, random_architectures
+from enas.retrain import Network, random_architectures, score_in
 from enas.runs.images import ImageRunConfig
 from enas.runtime.files import write_atomic, write_json
 from enas.runtime.progress import say
@@ -31,7 +32,7 @@ from enas.stages import Run
 from enas.statistics import RankAgreement, rank_agreement, top
 from enas.tasks.shared_scores import shared_scores
 from enas.trainings import Job, train_all
-from enas.workers import LocalExecutor
+from enas.workers import LocalExecutor, refuse_import_by_worker
 
 PART, RECORD, PICTURE = "rank", "rank.json", "rank.svg"
 
@@ -39,29 +40,26 @@ TOP_SHARE = 0.2
 
 
 @dataclass(frozen=True)
-class RankConfig:
+class RankConfig(Settings):
     """Compare the order that a search's shared weights give architectures with what they reach trained alone."""
 
-    architectures: int = 40
+    architectures: Annotated[int, Bounds(5, LARGEST_SAMPLE)] = 40
     """Architectures drawn uniformly from the space. Where a table has their trainings, all of the space are taken."""
-    repeats: int = 20
+    repeats: SampleCount = 20
     """How many of them are trained with a second seed, for the ceiling."""
-    epochs: int | None = None
+    epochs: Epochs | None = None
     """Trains for fewer epochs than the recipe does."""
-    workers: int | None = None
+    workers: Threads | None = None
     """Processes that train at the same time; by default as many as there are cores for."""
     json: bool = False
     """Print the record of rank.json instead of sentences."""
 
     def __post_init__(self) -> None:
-        if self.architectures < 5:
-            raise ConfigError(f"--architectures must be at least 5, not {self.architectures}")
-        if not 0 <= self.repeats <= self.architectures:
+        super().__post_init__()
+        if self.repeats > self.architectures:
             raise ConfigError(
-                f"--repeats is how many of the {self.architectures} architectures are trained again, not {self.repeats}"
+                f"repeats is how many of the {self.architectures} architectures are trained again, not {self.repeats}"
             )
-        if self.epochs is not None and self.epochs < 1:
-            raise ConfigError(f"--epochs must be at least 1, not {self.epochs}")
 
 
 class Truth(NamedTuple):
@@ -79,6 +77,7 @@ def rank(run: Run, config: RankConfig) -> dict[str, Any]:
 
     Raises `RunFolderError` if the search is not finished, and `Stopped`, after saving, on SIGTERM or Ctrl-C.
     """
+    refuse_import_by_worker()
     task, _ = run.searched()
     space = task.space
     table = None if config.epochs is not None else table_for(run.config, run.workshop.data_hash)
@@ -95,7 +94,7 @@ def rank(run: Run, config: RankConfig) -> dict[str, Any]:
     shared = dict(zip(architectures, shared_scores(task, architectures), strict=True))
     record = compare(shared, truth, score_name(run.config), run.config.seed)
     write_json(run.folder / RECORD, record)
-    write_atomic(run.folder / PICTURE, picture(record))
+    write_atomic(run.folder / PICTURE, picture(record), make_folder=False)
     return record
 
 
@@ -145,7 +144,7 @@ def score_name(config: RunConfig) -> str:
 def score(config: RunConfig, result: Mapping[str, Any]) -> float:
     """The validation score of a training's result: accuracy in percent, or -loss in nats a token."""
     lower = config.metric.lower_is_better
-    return -float(result["valid_loss"]) if lower else float(result[f"valid_{config.metric.name}"])
+    return -score_in(result, "valid_loss") if lower else score_in(result, f"valid_{config.metric.name}")
 
 
 # ---- numbers -----------------------------------------------------------------------------------------------------------

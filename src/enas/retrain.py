@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import safetensors
 import safetensors.torch
+from torch import Tensor, nn
 
 from enas.architecture import Architecture, Space
-from enas.errors import ConfigError, NotFiniteError
-from enas.runtime.checkpoint import CheckpointStore
-from enas.runtime.files import JsonlLog, read_json, write_atomic, write_json
-from enas.runtime.metrics import Metrics
+from enas.constraints import PositiveInt, SampleCount, Settings
+from enas.errors import ArchitectureError, ConfigError, NotFiniteError, RunFolderError
+from enas.runtime.checkpoint import CheckpointStore, check_still_there, fitting
+from enas.runtime.compiling import compiling_told
+from enas.runtime.files import (
+    Digest,
+    JsonlLog,
+    digest_of,
+    digest_of_file,
+    read_json,
+    write_atomic,
+    write_json,
+)
+from enas.runtime.metrics import Metrics, MetricsState
 from enas.runtime.progress import estimate_line, progress, say
+from enas.runtime.records import record_in, validated
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import StopRequest
 from enas.spaces import architecture_from_json
@@ -27,23 +40,16 @@ WEIGHTS, RESULT, METRICS = "weights.safetensors", "result.json", "metrics.jsonl"
 
 
 @dataclass(frozen=True)
-class RetrainConfig:
+class RetrainConfig(Settings):
     """Which networks are trained beside the found one, and how often a training is saved.
 
     Every task adds the recipe that they are all trained with.
     """
 
-    random: int = 0
+    random: SampleCount = 0
     """Also train this many uniformly random architectures of the space."""
-    checkpoint_every: int = 200
+    checkpoint_every: PositiveInt = 200
     """Training steps between checkpoints; there is one after every epoch too."""
-
-    def __post_init__(self) -> None:
-        if self.random < 0 or self.checkpoint_every < 1:
-            raise ConfigError(
-                f"retrain.random must be at least 0 and retrain.checkpoint_every at least 1, not {self.random} and "
-                f"{self.checkpoint_every}"
-            )
 
 
 @dataclass(frozen=True)
@@ -68,12 +74,32 @@ class Network:
         return {"role": self.role, "id": self.id, "seed": self.seed, "architecture": architecture}
 
 
-def network_from_json(record: dict[str, Any]) -> Network:
-    """The network written by `Network.to_json`."""
-    architecture = record["architecture"]
-    return Network(
-        record["role"], None if architecture is None else architecture_from_json(architecture), record["seed"]
-    )
+@dataclass(frozen=True)
+class NetworkRecord:
+    """What `Network.to_json` writes."""
+
+    role: Role
+    id: str
+    seed: int
+    architecture: dict[str, Any] | None
+
+
+def network_from_json(record: object, path: Path) -> Network:
+    """The network written by `Network.to_json`, which the file `path` holds in a folder of the network's id.
+
+    Raises `RunFolderError` if it is none, or of another id than its folder: no name of a file is ever made of what a record
+    says.
+    """
+    advice = f"Delete {path.parent} to train the network again"
+    read = record_in(path, record, NetworkRecord, advice)
+    try:
+        architecture = None if read.architecture is None else architecture_from_json(read.architecture)
+    except ArchitectureError as error:
+        raise RunFolderError(f"{path}: architecture: {error}. {advice}") from error
+    network = Network(read.role, architecture, read.seed)
+    if not read.id == network.id == path.parent.name:
+        raise RunFolderError(f"{path} is of {network.id}, not of {path.parent.name}. {advice}")
+    return network
 
 
 def networks_to_train(
@@ -113,23 +139,34 @@ def train_network(
     stop: StopRequest,
     run: Path,
     after_step: Callable[[ChildTraining], None] = lambda training: None,
+    settings: Mapping[str, Any] | None = None,
+    run_file: Path | None = None,
 ) -> dict[str, Any]:
     """Train a network to the end, from its newest checkpoint if there is one; `after_step` may look on.
 
     Leaves in `folder`: weights.safetensors (of the best epoch on the validation data), metrics.jsonl, and result.json,
-    which is returned. Raises `Stopped` after saving if a stop is requested, and `NotFiniteError` if the loss is not
-    finite.
+    which is returned. The `settings` that the training depends on are kept with checkpoints and result. Raises `Stopped`
+    after saving if a stop is requested, `NotFiniteError` if the loss is not finite, and `RunFolderError` if a checkpoint was
+    saved with other settings, or if `run_file`, which every run has, is gone.
     """
-    checkpoints = CheckpointStore(folder / "checkpoints", keep=2, warn=say)
+    check_still_there(run_file)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoints = CheckpointStore(folder / "checkpoints", 2, say, settings, run_file)
     metrics = Metrics(JsonlLog(folder / METRICS))
     found = checkpoints.load_newest()
+    checkpoints.prune()
+    weights: Digest | None = None
     if found is None:
-        metrics.restore({"position": 0, "seconds": 0.0})  # drops what a start without a checkpoint has logged
-        seconds, memory = training.estimate()
+        metrics.restore(MetricsState())  # drops what a start without a checkpoint has logged
+        with compiling_told(stop, run):
+            seconds, memory = training.estimate()
         say(estimate_line(f"retrain {network}", seconds * training.total_steps, memory))
     else:
-        training.load_state_dict(found[1]["training"])
-        metrics.restore(found[1]["metrics"])
+        with fitting(checkpoints.path(found[0])):
+            state = validated(TrainingState, found[1], strict=False)
+            training.load_state_dict(state.training)
+            metrics.restore(state.metrics)
+            weights = state.weights
         say(f"retrain {network}: going on after step {training.done} of {training.total_steps}")
     with progress(f"retrain {network}", training.total_steps, "steps", done=training.done) as bar:
         while training.done < training.total_steps:
@@ -138,39 +175,148 @@ def train_network(
                 record = training.end_epoch() if training.at_epoch_end() else None
             except NotFiniteError as error:
                 raise NotFiniteError(
-                    f"retraining {network} ({network.architecture or 'LSTM'}) stopped in step {training.done}: {error}. "
-                    "Its last checkpoint is kept. Lower the learning rate or the clipping bound of the retraining"
+                    f"retraining {network} ({network.architecture or 'LSTM'}) stopped in step {training.done}: {error}."
+                    f"{checkpoints.said_kept()} Lower the learning rate or the clipping bound of the retraining"
                 ) from error
             if record is not None:
                 metrics.record(f"retrain/{network.id}", training.done, **record)
                 shown |= {key: record[key] for key in training.shown if key in record}
                 if record["best"]:
-                    weights = {name: weight.contiguous() for name, weight in training.best_weights().items()}
-                    write_atomic(folder / WEIGHTS, safetensors.torch.save(weights))
+                    weights = write_weights(folder / WEIGHTS, training.best_weights())
             bar.advance(1, **shown)
             after_step(training)
             if stop.requested or record is not None or training.done % checkpoint_every == 0:
-                state = {"training": training.state_dict(), "metrics": dict(metrics.state())}
-                checkpoints.save(training.done, state)
+                checkpoints.save(
+                    training.done,
+                    {
+                        "training": training.state_dict(),
+                        "metrics": asdict(metrics.state()),
+                        "weights": None if weights is None else asdict(weights),
+                    },
+                )
             if stop.requested:
                 raise stop.stopped(run)
-    result = {**network.to_json(), **training.result(), "seconds": round(metrics.seconds(), 1)}
-    write_json(folder / RESULT, result)
-    return result
+    result = {**network.to_json(), **training.result(), "seconds": round(metrics.seconds(), 3)}
+    if weights is not None:  # a checkpoint of an earlier version does not say
+        result["weights"] = asdict(weights)
+    return write_result(folder, result, settings)
 
 
 def record_diverged(
-    network: Network, training: ChildTraining, folder: Path, error: NotFiniteError
+    network: Network,
+    training: ChildTraining,
+    folder: Path,
+    error: NotFiniteError,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Leave the result of a training whose loss or gradient stopped being finite: what is known, and no scores."""
-    result = {**network.to_json(), **training.size(), "diverged": str(error)}
-    write_json(folder / RESULT, result)
-    return result
+    return write_result(folder, {**network.to_json(), **training.size(), "diverged": str(error)}, settings)
+
+
+def write_result(
+    folder: Path, result: dict[str, Any], settings: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Write result.json, with the settings that the training depends on; returns what it says."""
+    whole = result if settings is None else {**result, "settings": dict(settings)}
+    write_json(folder / RESULT, whole)
+    return whole
+
+
+# ---- read back ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What a checkpoint of a training holds."""
+
+    training: dict[str, Any]
+    metrics: MetricsState
+    weights: Digest | None = None
+    """Of weights.safetensors, if it had been written."""
+
+
+@dataclass(frozen=True)
+class ResultRecord:
+    """What result.json holds beside the network. Which scores there are depends on the task."""
+
+    parameters: int
+    epochs: int
+    best_epoch: int | None = None
+    valid_loss: float | None = None
+    valid_ppl: float | None = None
+    valid_accuracy: float | None = None
+    seconds: float | None = None
+    diverged: str | None = None
+    test: dict[str, float] | None = None
+    weights: Digest | None = None
+    settings: dict[str, Any] | None = None
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """The result of a training that is finished; None otherwise."""
-    if not (folder / RESULT).exists():
+    """The result of a training that is finished; None otherwise.
+
+    Raises `RunFolderError` if it is not that of the network whose folder it is, or a field is missing or wrong.
+    """
+    path = folder / RESULT
+    if not path.exists():
         return None
-    result: dict[str, Any] = read_json(folder / RESULT)
-    return result
+    result: dict[str, Any] = read_json(path)
+    network = network_from_json(result, path)
+    advice = f"Delete {folder} to train the network again"
+    read = record_in(path, result, ResultRecord, advice)
+    if read.diverged is None and (read.best_epoch is None or read.seconds is None):
+        missing = "best_epoch" if read.best_epoch is None else "seconds"
+        raise RunFolderError(f"{path}: {missing}: Field required. {advice}")
+    return {**result, **network.to_json()}
+
+
+def score_in(result: Mapping[str, Any], key: str) -> float:
+    """A number of a result that did not diverge, those of the test as `test_…`. Raises `RunFolderError` if it is missing."""
+    numbers = result.get("test", {}) if key.startswith("test_") else result
+    if numbers.get(key) is None:
+        raise RunFolderError(
+            f"the {RESULT} of {result['id']} has no {key}; delete the folder of that name to train the network again"
+        )
+    return float(numbers[key])
+
+
+# ---- weights -----------------------------------------------------------------------------------------------------------
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor]) -> Digest:
+    """Write the weights of a network into a folder that is there; returns what the file then holds."""
+    data = safetensors.torch.save({name: weight.contiguous() for name, weight in weights.items()})
+    write_atomic(path, data, make_folder=False)
+    return digest_of(data)
+
+
+def check_weights(folder: Path, result: Mapping[str, Any]) -> Path:
+    """The weights of a finished training. Raises `RunFolderError` if they are not those that its result was made with.
+
+    A result of an earlier version does not say what its weights were; that is said.
+    """
+    path = folder / WEIGHTS
+    if not path.exists():
+        raise RunFolderError(f"{path} is missing. Delete {folder} to train the network again")
+    if "weights" not in result:
+        say(f"{folder / RESULT} is of an earlier version: whether {WEIGHTS} has changed since cannot be told")
+        return path
+    expected, found = validated(Digest, result["weights"]), digest_of_file(path)
+    if found != expected:
+        bytes_ = f"{found.bytes:,} bytes where there were {expected.bytes:,}"
+        raise RunFolderError(
+            f"{path} has changed since the training ({bytes_ if found.bytes != expected.bytes else 'other bytes'}). Put the "
+            f"original back, or delete {folder} to train the network again"
+        )
+    return path
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Put the weights of a file into a model. Raises `RunFolderError` if it is damaged, or of another network."""
+    try:
+        model.load_state_dict(safetensors.torch.load(path.read_bytes()))
+    except (OSError, safetensors.SafetensorError, RuntimeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise RunFolderError(
+            f"{path} cannot be loaded ({reason}). Put the original back, or delete {path.parent} to train the network again"
+        ) from error

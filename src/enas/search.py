@@ -7,20 +7,23 @@ Letters: N proposals, L decisions.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 
+from enas.constraints import Count, Epochs, PositiveInt, SampleSize, Settings, Share
 from enas.controllers.base import Controller, check_rewards
 from enas.controllers.uniform import UniformController
-from enas.errors import ConfigError, NotFiniteError
+from enas.errors import NotFiniteError
 from enas.health import collapse_warning, collapsed, parameter_free
-from enas.runtime.checkpoint import CheckpointStore
-from enas.runtime.files import JsonlLog
-from enas.runtime.metrics import Metrics
+from enas.runtime.checkpoint import CheckpointStore, fitting
+from enas.runtime.compiling import compiling_told
+from enas.runtime.files import Digest, JsonlLog
+from enas.runtime.metrics import Metrics, MetricsState
 from enas.runtime.progress import estimate_line, progress, say
+from enas.runtime.records import validated
 from enas.runtime.seeding import generator
 from enas.runtime.stop import StopRequest
 from enas.samplers import EXPLORERS, Exploration, FromController, Mixture
@@ -31,54 +34,43 @@ Phase = Literal["weights", "controller"]
 
 
 @dataclass(frozen=True)
-class SearchConfig:
+class SearchConfig(Settings):
     """How long the search is, and how its two phases alternate."""
 
-    epochs: int = 150
+    epochs: Epochs = 150
     """Rounds of the two phases: a pass over the training data, then the controller's updates."""
-    warmup: float = 0.0
+    warmup: Share = 0.0
     """Share of the epochs at the start in which the controller rests and architectures are sampled without it."""
-    samples: int = 1
+    samples: SampleSize = 1
     """M: architectures sampled for a training step, whose gradients are averaged (paper, eq. 1)."""
-    explore: float = 0.0
+    explore: Share = 0.0
     """Share of the training steps after the warm-up whose architectures are sampled without the controller."""
     exploration: Exploration = "uniform"
     """How architectures are sampled without the controller: each decision `uniform`ly, or `fair`ly, so that the options
     of a decision take turns and are trained equally often."""
-    updates: int = 2000
+    updates: Count = 2000
     """Controller updates after a pass."""
-    proposals: int = 1
+    proposals: SampleSize = 1
     """Architectures rewarded for one controller update."""
-    stop_entropy: float | None = None
+    stop_entropy: Share | None = None
     """Share of the largest possible entropy at which the controller's updates end; the shared weights are trained on.
     A policy that is trained to certainty picks worse than one that is stopped early; None goes on to the end."""
     same_minibatch: bool = True
     """Whether the proposals of an update are rewarded on the same validation minibatch, which takes the minibatch's own
     difficulty out of their comparison, or each on one of its own (paper, authors)."""
-    checkpoint_every: int = 200
+    checkpoint_every: PositiveInt = 200
     """Steps (of either phase) between checkpoints."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: PositiveInt = 2
     """How many of the newest checkpoints stay."""
-    log_every: int = 20
+    log_every: PositiveInt = 20
     """Training steps that share one record in metrics.jsonl, their mean."""
-    percentile_every: int | None = None
+    percentile_every: PositiveInt | None = None
     """Epochs between measurements of where the policy's samples stand among random architectures, by their reward with
     the shared weights; also at the last update's epoch. None never measures it."""
-    percentile_samples: int = 16
+    percentile_samples: SampleSize = 16
     """Samples of the policy, and as many random architectures, that are rewarded for such a measurement."""
-    collapse_share: float = 0.8
+    collapse_share: Share = 0.8
     """Share of parameter-free options in the policy's mode from which on a collapse is reported."""
-
-    def __post_init__(self) -> None:
-        counts = ("epochs", "samples", "proposals", "checkpoint_every", "keep_checkpoints", "log_every")
-        for name in (*counts, "percentile_every", "percentile_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"search.{name} must be at least 1, not {value}")
-        for name in ("warmup", "explore", "stop_entropy", "collapse_share"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ConfigError(f"search.{name} is a share in [0, 1], not {value}")
 
     @property
     def warmup_epochs(self) -> int:
@@ -92,6 +84,24 @@ class Place(NamedTuple):
     epoch: int
     phase: Phase
     step: int
+
+
+@dataclass(frozen=True)
+class SearchState:
+    """What a checkpoint of a search holds."""
+
+    place: tuple[int, Phase, int]
+    task: dict[str, Any]
+    controller: dict[str, Any]
+    running: dict[str, float]
+    running_steps: int
+    running_power: dict[str, float]
+    samplers: dict[str, Any]
+    updates_end: tuple[int, int] | None
+    warned: bool
+    metrics: MetricsState
+    archive: Digest | int
+    """Of archive.jsonl up to here; an earlier version kept its length alone."""
 
 
 @dataclass
@@ -288,28 +298,34 @@ class Search:
             "samplers": self.mixture.state_dict(),
             "updates_end": None if self.updates_end is None else list(self.updates_end),
             "warned": self.warned,
-            "metrics": dict(self.metrics.state()),
-            "archive": self.archive.position(),
+            "metrics": asdict(self.metrics.state()),
+            "archive": asdict(self.archive.digest()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> Place:
-        """Take over what `state_dict` returned, logs included; returns the place to go on from."""
-        self.task.load_state_dict(state["task"])
-        self.controller.load_state_dict(state["controller"])
-        self.running, self.running_steps = dict(state["running"]), state["running_steps"]
-        self.running_power = dict(state["running_power"])
-        self.mixture.load_state_dict(state["samplers"])
-        end = state["updates_end"]
-        self.updates_end = None if end is None else (end[0], end[1])
-        self.warned = state["warned"]
-        self.metrics.restore(state["metrics"])
-        self.archive.rewind(state["archive"])
-        epoch, phase, step = state["place"]
-        return Place(epoch, phase, step)
+        """Take over what `state_dict` returned, logs included; returns the place to go on from.
+
+        Raises `WrongRecord` if it is another kind of state, and `RunFolderError` if the logs are not those it was saved
+        with.
+        """
+        read = validated(SearchState, state, strict=False)
+        self.task.load_state_dict(read.task)
+        self.controller.load_state_dict(read.controller)
+        self.running, self.running_steps = dict(read.running), read.running_steps
+        self.running_power = dict(read.running_power)
+        self.mixture.load_state_dict(read.samplers)
+        self.updates_end = read.updates_end
+        self.warned = read.warned
+        self.metrics.restore(read.metrics)
+        if isinstance(read.archive, int):
+            self.archive.rewind(read.archive)
+        else:
+            self.archive.rewind(read.archive.bytes, read.archive.sha256)
+        return Place(*read.place)
 
     def clear_logs(self) -> None:
         """Drop what an earlier start without a checkpoint has logged."""
-        self.metrics.restore({"position": 0, "seconds": 0.0})
+        self.metrics.restore(MetricsState())
         self.archive.rewind(0)
 
     def log_weights(self, number: int, place: Place, result: dict[str, float], last: bool) -> None:
@@ -317,7 +333,7 @@ class Search:
         for key, value in result.items():
             self.running[key] = self.running.get(key, 0.0) + value
         self.running_steps += 1
-        if self.running_steps == self.config.log_every or last:
+        if self.running_steps >= self.config.log_every or last:
             mean = {key: value / self.running_steps for key, value in self.running.items()}
             self.metrics.record("search/weights", number, epoch=place.epoch, **mean)
             self.running, self.running_steps = {}, 0
@@ -330,14 +346,18 @@ def run_search(search: Search, checkpoints: CheckpointStore, stop: StopRequest, 
     loss or reward is not finite.
     """
     found = checkpoints.load_newest()
+    checkpoints.prune()
     if found is None:
         done, start = 0, Place(0, "weights", 0)
         search.clear_logs()
-        say(search.estimate())
+        with compiling_told(stop, run):
+            estimated = search.estimate()
+        say(estimated)
         search.log_prior()
         checkpoints.save(done, search.state_dict(start))
     else:
-        done, start = found[0], search.load_state_dict(found[1])
+        with fitting(checkpoints.path(found[0])):
+            done, start = found[0], search.load_state_dict(found[1])
         say(f"search: going on after step {done} of {search.total_steps()}")
     with progress("search", search.total_steps(), "steps", done=done) as bar:
         for place, following in search.places(start):
@@ -345,9 +365,8 @@ def run_search(search: Search, checkpoints: CheckpointStore, stop: StopRequest, 
                 shown = search.step(place, following, done + 1)
             except NotFiniteError as error:
                 raise NotFiniteError(
-                    f"search stopped in epoch {place.epoch}, {place.phase} step {place.step}: {error}. The checkpoint "
-                    f"after step {checkpoints.steps()[-1]} is kept. Search again into a new folder with a lower "
-                    "learning rate or clipping bound"
+                    f"search stopped in epoch {place.epoch}, {place.phase} step {place.step}: {error}."
+                    f"{checkpoints.said_kept()} Search again into a new folder with a lower learning rate or clipping bound"
                 ) from error
             done += 1
             following = search.resolved(following)

@@ -14,9 +14,11 @@ A stage that is done is recognised by its files and not repeated.
 from __future__ import annotations
 
 import math
+import os
+import reprlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -28,35 +30,78 @@ from enas.architecture import Architecture
 from enas.config import RunConfig, Workshop
 from enas.controllers import Controller, build_controller
 from enas.derive import candidates, pick
-from enas.effects import Effects, Groups, archive_effects
-from enas.errors import EnasError, NotFiniteError, RunFolderError
+from enas.effects import ArchiveRecord, Effects, Groups, archive_effects
+from enas.errors import (
+    ArchitectureError,
+    EnasError,
+    MissingDataError,
+    NotFiniteError,
+    RunFolderError,
+    enas_command,
+    shortened,
+)
+from enas.feasible import check_stages
 from enas.report.drawing import write_svg
 from enas.retrain import (
-    RESULT,
-    WEIGHTS,
     Network,
-    network_from_json,
+    check_weights,
     networks_to_train,
     read_result,
     record_diverged,
+    score_in,
     train_network,
+    write_result,
 )
-from enas.runtime.checkpoint import CheckpointStore
-from enas.runtime.devices import pick_device, set_threads
+from enas.runtime.checkpoint import CheckpointStore, check_still_there, fitting
+from enas.runtime.devices import check_precision, pick_device, set_threads
 from enas.runtime.environment import environment
-from enas.runtime.files import JsonlLog, read_json, read_jsonl, write_json
+from enas.runtime.files import Digest, JsonlLog, digest_of_file, read_json, write_json
 from enas.runtime.metrics import Metrics
 from enas.runtime.progress import say
+from enas.runtime.records import check_settings, read_record, read_records, validated
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import StopRequest
 from enas.runtime.tensorboard import tensorboard_writer
-from enas.search import Search, run_search
-from enas.settings import config_from_json, config_to_json
-from enas.spaces import architecture_from_json
+from enas.search import Search, SearchState, run_search
+from enas.settings import config_from_json, config_to_json, settings_for
+from enas.spaces import architecture_in
 from enas.tasks.base import ChildTraining, SearchTask
 
 StageName = Literal["search", "derive", "retrain", "test"]
 ALL_STAGES: tuple[StageName, ...] = get_args(StageName)
+
+VERSIONS = ("enas", "torch", "numba")
+"""What of an environment may change the last digits of what is computed."""
+
+
+@dataclass(frozen=True)
+class EnvironmentRecord:
+    """What a resumed run reads of environment.json."""
+
+    data_hash: str
+    enas: str | None = None
+    torch: str | None = None
+    numba: str | None = None
+
+
+@dataclass(frozen=True)
+class SearchRecord:
+    """What search.json holds."""
+
+    steps: int
+    seconds: float
+    archive: Digest | None = None
+    """Of archive.jsonl; an earlier version did not note it, nor the settings."""
+    settings: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class DeriveRecord:
+    """What derive.json holds."""
+
+    candidates: int
+    seconds: float
+    settings: dict[str, Any] | None = None
 
 
 @dataclass
@@ -71,54 +116,88 @@ class Run:
     def create(cls, folder: Path, config: RunConfig, stages: Sequence[StageName]) -> Run:
         """Start a new run. Raises `RunFolderError` if the folder already holds one.
 
-        Device, threads, data, controller and shared weights are tried first: settings that cannot work leave no run
-        behind.
+        Device, threads, data and what the stages work with are tried first: settings that cannot work leave no run behind.
         """
         if (folder / "config.json").exists():
             raise RunFolderError(
-                f"{folder} already holds a run. Continue it with 'enas resume {folder}', or choose another --run."
+                f"{folder} already holds a run. Continue it with {enas_command('resume', folder)!r}, or choose another "
+                "--run."
             )
-        pick_device(config.device)
+        check_precision(pick_device(config.device), config.precision, config.allow_slow)
         set_threads(config.threads)
-        (folder / "environment.json").unlink(missing_ok=True)  # of a start that was killed right here
         run = cls(folder, config, tuple(stages))
-        say(f"data: {run.workshop.description}")
-        if "search" in stages:
-            task = run.workshop.search_task()
-            build_controller(config.controller, task.space, config.seed)
+        workshop = vars(run)["workshop"] = config.load()
+        say(f"data: {workshop.description}")
+        check_stages(config, workshop, stages)
+        folder.mkdir(parents=True, exist_ok=True)
+        run.write_environment(workshop)
         write_json(folder / "config.json", {"stages": list(stages), **config_to_json(config)})
         return run
 
     @classmethod
     def open(cls, folder: Path) -> Run:
         """An existing run. Raises `RunFolderError` if there is none."""
-        if not (folder / "config.json").exists():
-            raise RunFolderError(f"{folder} is not a run folder: it has no config.json. Check the path.")
-        record = read_json(folder / "config.json")
-        config = config_from_json(record)
-        stages = tuple(record.get("stages", ()))
-        if not stages or not set(stages) <= set(ALL_STAGES):
+        path = folder / "config.json"
+        if not os.path.exists(path):
             raise RunFolderError(
-                f"{folder / 'config.json'}: 'stages' must name some of {', '.join(ALL_STAGES)}, not {list(stages)}"
+                f"{shortened(str(folder), 200)} is not a run folder: it has no config.json. Check the path."
             )
-        return cls(folder, config, stages)
+        record = read_json(path)
+        config = config_from_json(record)
+        stages = record.get("stages")
+        if not isinstance(stages, list) or not stages or any(stage not in ALL_STAGES for stage in stages):
+            raise RunFolderError(
+                f"{path}: 'stages' must name some of {', '.join(ALL_STAGES)}, not {reprlib.repr(stages)}"
+            )
+        return cls(folder, config, tuple(stages))
+
+    @property
+    def run_file(self) -> Path:
+        """The file that makes the folder a run's: once it is gone, nothing more is written."""
+        return self.folder / "config.json"
 
     @cached_property
     def workshop(self) -> Workshop:
-        """The data and what builds models on them.
+        """The data and what builds models on them. Says so if a version is another than at the start.
 
         Raises `RunFolderError` if the data are not those that the run began with.
         """
-        workshop = self.config.load()
+        try:
+            workshop = self.config.load()
+        except MissingDataError as error:
+            settings = self.folder / "config.json"
+            if not settings.exists():
+                raise
+            raise MissingDataError(
+                f"{error} If the data have moved, change the setting data.source in {settings} to where they are."
+            ) from error
         path = self.folder / "environment.json"
         if not path.exists():
-            write_json(path, {**environment(), "data": workshop.description, "data_hash": workshop.data_hash})
-        elif read_json(path)["data_hash"] != workshop.data_hash:
+            say(f"{path} is missing and written again: whether the data have changed since cannot be told")
+            self.write_environment(workshop)
+        then = read_record(path, EnvironmentRecord, "Put the original back, or begin a new run")
+        if then.data_hash != workshop.data_hash:
             raise RunFolderError(
-                f"the data have changed since {self.folder} was begun ({path} has their hash and the versions of then); "
-                "restore them, or begin a new run"
+                f"the data have changed since {self.folder} was begun, or the settings of the data in config.json ({path} "
+                "has the hash and the versions of then); restore them, or begin a new run"
+            )
+        now = environment()
+        others = [
+            f"{name} {vars(then)[name]}, now {now[name]}"
+            for name in VERSIONS
+            if vars(then)[name] != now[name]
+        ]
+        if others:
+            say(
+                f"{self.folder} was begun with {'; '.join(others)}: the last digits of what is computed from here on may "
+                "differ"
             )
         return workshop
+
+    def write_environment(self, workshop: Workshop) -> None:
+        """Note the data and where the run was begun."""
+        made = {**environment(), "data": workshop.description, "data_hash": workshop.data_hash}
+        write_json(self.folder / "environment.json", made)
 
     def search(self, *, board: bool = False) -> Search:
         """The search of this run, at its start."""
@@ -133,13 +212,40 @@ class Run:
 
     def search_checkpoints(self) -> CheckpointStore:
         """Where the search saves itself."""
-        return CheckpointStore(self.folder / "checkpoints", self.config.search.keep_checkpoints, say)
+        kept, settings = self.config.search.keep_checkpoints, settings_for("search", self.config)
+        return CheckpointStore(self.folder / "checkpoints", kept, say, settings, self.run_file)
 
-    def search_end(self) -> dict[str, Any] | None:
-        """The state at the end of the search; None if it is not finished, or that checkpoint is damaged."""
-        newest = self.search_checkpoints().load_newest()
-        at_end = newest is not None and newest[1]["place"][0] == self.config.search.epochs
-        return newest[1] if newest is not None and at_end else None
+    def search_end(self) -> tuple[Path, SearchState] | None:
+        """The checkpoint at the end of the search; None if it is not finished, or that checkpoint is damaged."""
+        checkpoints = self.search_checkpoints()
+        newest = checkpoints.load_newest()
+        if newest is None:
+            return None
+        path = checkpoints.path(newest[0])
+        with fitting(path):
+            state = validated(SearchState, newest[1], strict=False)
+        return (path, state) if state.place[0] == self.config.search.epochs else None
+
+    def search_record(self) -> SearchRecord | None:
+        """What search.json says; None if the search is not finished.
+
+        Raises `RunFolderError` if it was made with other settings than config.json has now.
+        """
+        path = self.folder / "search.json"
+        if not path.exists():
+            return None
+        record = read_record(path, SearchRecord, f"Delete it, then run 'enas resume {self.folder}'")
+        otherwise = "begin a new run with --run"
+        check_settings(
+            record.settings, settings_for("search", self.config), self.folder / "checkpoints", otherwise
+        )
+        return record
+
+    def derive_record(self) -> DeriveRecord | None:
+        """What derive.json says; None if there is none."""
+        path = self.folder / "derive.json"
+        advice = f"Delete it and architecture.json, then run 'enas derive {self.folder}'"
+        return read_record(path, DeriveRecord, advice) if path.exists() else None
 
     def searched(self) -> tuple[SearchTask, Controller]:
         """The shared weights and the controller at the end of the search.
@@ -149,11 +255,12 @@ class Run:
         end = self.search_end()
         if end is None:
             raise RunFolderError(
-                f"the search of {self.folder} is not finished; run 'enas resume {self.folder}' first"
+                f"the search of {self.folder} is not finished; run {enas_command('resume', self.folder)!r} first"
             )
-        search = self.search()
-        search.task.load_state_dict(end["task"])
-        search.controller.load_state_dict(end["controller"])
+        search, (path, state) = self.search(), end
+        with fitting(path):
+            search.task.load_state_dict(state.task)
+            search.controller.load_state_dict(state.controller)
         return search.task, search.controller
 
     def earlier_tasks(self, count: int) -> Iterator[dict[str, Any]]:
@@ -175,18 +282,44 @@ class Run:
 
     def effects(self) -> Effects | None:
         """What the logged rewards say each option is worth; None if there are none to compare."""
-        path, config = self.folder / "archive.jsonl", self.config.search
+        config, space = self.config.search, self.config.searched_space()
         within: Groups = "update" if config.same_minibatch and config.proposals > 1 else "epoch"
-        return archive_effects(self.config.searched_space(), read_jsonl(path), within)
+        archive = self.archive()
+        try:
+            return archive_effects(space, archive, within)
+        except ArchitectureError as error:
+            raise RunFolderError(
+                f"{self.folder / 'archive.jsonl'}: {error}. Put the original back, or begin a new run"
+            ) from error
+
+    def archive(self) -> list[ArchiveRecord]:
+        """The rewarded architectures of the finished search.
+
+        Raises `RunFolderError` if archive.jsonl is not what the search left, or holds something else.
+        """
+        path, record = self.folder / "archive.jsonl", self.search_record()
+        advice = "Put the original back, or begin a new run"
+        if record is not None and record.archive is None:
+            say(
+                f"{self.folder / 'search.json'} is of an earlier version: whether {path.name} has changed cannot be told"
+            )
+        elif record is not None and digest_of_file(path) != record.archive:
+            raise RunFolderError(f"{path} has changed since the search. {advice}")
+        return read_records(path, ArchiveRecord, advice)
 
     def architecture(self) -> Architecture:
-        """The derived architecture. Raises `RunFolderError` if there is none yet."""
+        """The derived architecture. Raises `RunFolderError` if there is none yet, or it is of another space."""
         path = self.folder / "architecture.json"
         if not path.exists():
             raise RunFolderError(
-                f"{self.folder} has no architecture yet; run 'enas derive {self.folder}' first"
+                f"{self.folder} has no architecture yet; run {enas_command('derive', self.folder)!r} first"
             )
-        return architecture_from_json(read_json(path))
+        architecture = architecture_in(path)
+        if architecture.space != self.config.searched_space():
+            raise RunFolderError(
+                f"{path} is of another space than config.json; delete it, then run 'enas derive {self.folder}'"
+            )
+        return architecture
 
     def train(
         self,
@@ -201,26 +334,51 @@ class Run:
         That another network than the found one diverges is a result, recorded as `diverged`.
         """
         folder = self.folder / part / network.id
-        finished = read_result(folder)
+        finished = self.result(network, part, epochs)
         if finished is not None:
             return finished
         training, every = self.workshop.child_training(network, epochs), self.config.retrain.checkpoint_every
+        settings = self.training_settings(epochs)
         try:
-            return train_network(network, training, folder, every, stop, self.folder, after_step)
+            return train_network(
+                network, training, folder, every, stop, self.folder, after_step, settings, self.run_file
+            )
         except NotFiniteError as error:
             if network.role == "found":
                 raise
             say(f"{error}. It counts as diverged, and the run goes on.")
-            return record_diverged(network, training, folder, error)
+            return record_diverged(network, training, folder, error, settings)
 
-    def measure(self, result: dict[str, Any], part: str) -> dict[str, Any]:
-        """The result of a training under `part` with `test`, what its network does on the test data, read once."""
+    def training_settings(self, epochs: int | None = None) -> dict[str, Any]:
+        """The settings that a training depends on, its length among them if that is not the recipe's."""
+        settings = settings_for("training", self.config)
+        return settings if epochs is None else {**settings, "retrain.child.epochs": epochs}
+
+    def result(self, network: Network, part: str, epochs: int | None = None) -> dict[str, Any] | None:
+        """What a training under `part` came to; None if it is not finished.
+
+        Raises `RunFolderError` if it was made with other settings than config.json has now.
+        """
+        folder = self.folder / part / network.id
+        found = read_result(folder)
+        if found is None:
+            return None
+        otherwise = f"delete {folder} to train the network again"
+        check_settings(found.get("settings"), self.training_settings(epochs), folder, otherwise)
+        return {**found, "role": network.role}  # it may have been trained as something else
+
+    def measure(self, network: Network, part: str, epochs: int | None = None) -> dict[str, Any]:
+        """The result of a finished training under `part` with `test`, what its network does on the test data, read once.
+
+        Raises `RunFolderError` if its weights are not those that the training left.
+        """
+        folder, result = self.folder / part / network.id, self.result(network, part, epochs)
+        if result is None:
+            raise RunFolderError(f"{network} is not trained yet; run 'enas retrain {self.folder}' first")
         if "test" in result or "diverged" in result:
             return result
-        folder = self.folder / part / result["id"]
-        measured = {**result, "test": self.workshop.test(network_from_json(result), folder / WEIGHTS)}
-        write_json(folder / RESULT, measured)
-        return measured
+        weights = check_weights(folder, result)
+        return write_result(folder, {**result, "test": self.workshop.test(network, weights)})
 
     def found_model(self) -> nn.Module:
         """The found architecture as an ordinary module, with the weights of its retraining.
@@ -228,23 +386,36 @@ class Run:
         Raises `RunFolderError` if it is not retrained yet.
         """
         network = Network("found", self.architecture(), self.config.seed)
-        folder = self.folder / "retrain" / network.id
-        if read_result(folder) is None:
-            raise RunFolderError(f"{network} is not retrained yet; run 'enas retrain {self.folder}' first")
-        return self.workshop.trained(network, folder / WEIGHTS)
+        result = self.result(network, "retrain")
+        if result is None:
+            raise RunFolderError(
+                f"{network} is not retrained yet; run {enas_command('retrain', self.folder)!r} first"
+            )
+        return self.workshop.trained(network, check_weights(self.folder / "retrain" / network.id, result))
+
+    def networks(self) -> list[Network]:
+        """The networks to train from scratch: the found architecture first, then what it is compared with."""
+        config = self.config
+        return networks_to_train(config.retrain, self.architecture(), config.references(), config.seed)
 
     def results(self) -> list[dict[str, Any]]:
-        """The results of the finished retrainings, the found architecture first."""
-        found = [read_json(path) for path in (self.folder / "retrain").glob(f"*/{RESULT}")]
+        """The results of the finished retrainings of `networks`, without the settings; none before there is an architecture.
+
+        What an earlier architecture, or earlier settings, left in the folder is no result of this run as it is.
+        """
+        if not (self.folder / "architecture.json").exists():
+            return []
         order = ("found", "lstm", "random")
-        return sorted(found, key=lambda result: (order.index(result["role"]), result["id"]))
+        networks = sorted(self.networks(), key=lambda network: (order.index(network.role), network.id))
+        found = [self.result(network, "retrain") for network in networks]
+        return [{k: v for k, v in one.items() if k != "settings"} for one in found if one is not None]
 
 
 def search(run: Run, stop: StopRequest) -> None:
     """Train the shared weights and the controller (paper §2.2)."""
     # Once an architecture is derived, nothing reads the search's checkpoint any more.
     derived = (run.folder / "architecture.json").exists()
-    if (run.folder / "search.json").exists() and (derived or run.search_end() is not None):
+    if run.search_record() is not None and (derived or run.search_end() is not None):
         return
     searching = run.search(board=True)
     run_search(searching, run.search_checkpoints(), stop, run.folder)
@@ -253,7 +424,9 @@ def search(run: Run, stop: StopRequest) -> None:
         {
             "steps": searching.total_steps(),
             "updates_end": searching.updates_end,
-            "seconds": round(searching.metrics.seconds(), 1),
+            "seconds": round(searching.metrics.seconds(), 3),
+            "archive": asdict(searching.archive.digest()),
+            "settings": settings_for("search", run.config),
         },
     )
 
@@ -261,12 +434,17 @@ def search(run: Run, stop: StopRequest) -> None:
 def derive(run: Run, stop: StopRequest) -> None:
     """Pick an architecture from the trained policy."""
     if (run.folder / "architecture.json").exists():
+        record = run.derive_record()
+        otherwise = f"delete architecture.json, then run 'enas derive {run.folder}'"
+        if record is not None:
+            now = settings_for("derive", run.config)
+            check_settings(record.settings, now, run.folder / "architecture.json", otherwise)
         return
 
     def train(architecture: Architecture) -> float:
         network = Network("candidate", architecture, run.config.seed)
         result = run.train(network, "derive", stop, run.config.derive.shortlist_epochs)
-        return float(result.get("valid_loss", math.inf))
+        return math.inf if "diverged" in result else score_in(result, "valid_loss")
 
     derive_by(run, train)
 
@@ -299,7 +477,12 @@ def derive_by(run: Run, train: Callable[[Architecture], float]) -> None:
     write_json(run.folder / "candidates.json", [candidate.to_json() for candidate in found])
     if effects is not None:
         write_json(run.folder / "effects.json", effects.to_json())
-    write_json(run.folder / "derive.json", {"candidates": len(found), "seconds": round(seconds, 3)})
+    record = {
+        "candidates": len(found),
+        "seconds": round(seconds, 3),
+        "settings": settings_for("derive", run.config),
+    }
+    write_json(run.folder / "derive.json", record)
     put_architecture(run.folder, picked)
 
 
@@ -314,9 +497,7 @@ def put_architecture(folder: Path, architecture: Architecture) -> None:
 
 def retrain(run: Run, stop: StopRequest) -> None:
     """Train the found architecture from scratch, and what it is compared with."""
-    config = run.config
-    networks = networks_to_train(config.retrain, run.architecture(), config.references(), config.seed)
-    for network in networks:
+    for network in run.networks():
         run.train(network, "retrain", stop)
 
 
@@ -324,12 +505,13 @@ def test(run: Run, stop: StopRequest) -> None:
     """Read the test data, once for every retrained network."""
     if not run.results():
         raise RunFolderError(
-            f"{run.folder} has no retrained network yet; run 'enas retrain {run.folder}' first"
+            f"{run.folder} has no retrained network yet; run {enas_command('retrain', run.folder)!r} first"
         )
-    for result in run.results():
-        if "test" not in result and "diverged" not in result:
-            say(f"test {result['role']} {result['id']}: reading the test data")
-            run.measure(result, "retrain")
+    for network in run.networks():
+        result = run.result(network, "retrain")
+        if result is not None and "test" not in result and "diverged" not in result:
+            say(f"test {network}: reading the test data")
+            run.measure(network, "retrain")
         if stop.requested:
             raise stop.stopped(run.folder)
     write_json(run.folder / "comparison.json", run.results())
@@ -348,6 +530,7 @@ def execute(run: Run, stages: Sequence[StageName]) -> None:
     set_threads(run.config.threads)
     with StopRequest() as stop:
         for stage in stages:
+            check_still_there(run.run_file)
             STAGES[stage](run, stop)
             if stop.requested and stage != stages[-1]:
                 raise stop.stopped(run.folder)

@@ -16,8 +16,11 @@ from typing import Any, Literal
 
 from enas.errors import RunFolderError
 from enas.retrain import Network, network_from_json, read_result
+from enas.runtime.checkpoint import check_still_there
+from enas.runtime.compiling import compiling_told
 from enas.runtime.files import read_json, write_json
 from enas.runtime.progress import estimate_line, progress, say
+from enas.runtime.records import read_record
 from enas.runtime.stop import StopRequest
 from enas.stages import Run
 from enas.tasks.base import ChildTraining
@@ -26,6 +29,15 @@ JOB, LOG = "job.json", "log.txt"
 
 Ending = Literal["trained", "diverged", "died"]
 """How a training ended: with scores; with a loss that was not finite; without a result, as its process died."""
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """What job.json holds."""
+
+    network: dict[str, Any]
+    epochs: int | None
+    test: bool
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,8 @@ class Job:
         """Write job.json. Raises `RunFolderError` if the folder holds a training of another length."""
         record = {"network": self.network.to_json(), "epochs": self.epochs, "test": self.test}
         path = self.folder / JOB
+        check_still_there(self.run / "config.json")
+        self.folder.mkdir(parents=True, exist_ok=True)
         if path.exists() and read_json(path) != record:
             raise RunFolderError(
                 f"{path} is of another training than the one asked for; choose another --run, or delete {self.folder}"
@@ -61,13 +75,20 @@ class Job:
     @classmethod
     def read(cls, folder: Path) -> Job:
         """The job that was put into this folder."""
-        record = read_json(folder / JOB)
-        network = network_from_json(record["network"])
-        return cls(folder.parent.parent, folder.parent.name, network, record["epochs"], record["test"])
+        path = folder / JOB
+        record = read_record(path, JobRecord, "Delete it; the same command writes it again")
+        network = network_from_json(record.network, path)
+        return cls(folder.parent.parent, folder.parent.name, network, record.epochs, record.test)
 
-    def result(self) -> dict[str, Any] | None:
-        """What the training came to; None if it is not finished, its test included."""
-        result = read_result(self.folder)
+    def result(self, run: Run | None = None) -> dict[str, Any] | None:
+        """What the training came to; None if it is not finished, its test included.
+
+        With the run, raises `RunFolderError` if it was made with other settings than config.json has now.
+        """
+        if run is None:
+            result = read_result(self.folder)
+        else:
+            result = run.result(self.network, self.part, self.epochs)
         complete = result is not None and (not self.test or "test" in result or "diverged" in result)
         return result if complete else None
 
@@ -79,7 +100,7 @@ class Job:
         Raises `Stopped`, after saving, if a stop is requested.
         """
         result = run.train(self.network, self.part, stop, self.epochs, after_step)
-        return run.measure(result, self.part) if self.test else result
+        return run.measure(self.network, self.part, self.epochs) if self.test else result
 
 
 @dataclass(frozen=True)
@@ -130,7 +151,7 @@ def train_all(
     Raises `Stopped`, after all that is under way has been saved, if a stop is requested: `command`, followed by the
     run folder, goes on from there.
     """
-    results = {job: job.result() for job in jobs}
+    results = {job: job.result(run) for job in jobs}
     finished = {job: result for job, result in results.items() if result is not None}
     yield from (outcome_of(job, result) for job, result in finished.items())
     missing = [job for job in jobs if job not in finished]
@@ -140,10 +161,9 @@ def train_all(
         job.put()
     steps = dict.fromkeys(missing, 0)
     example = run.workshop.child_training(missing[0].network, missing[0].epochs)
-    each, (seconds, memory) = (
-        example.total_steps,
-        example.estimate(),
-    )  # other lengths are near enough for a bar
+    each = example.total_steps  # other lengths are near enough for a bar
+    with compiling_told(stop, run.folder, command):
+        seconds, memory = example.estimate()
     at_once = min(executor.at_once, len(missing))
     say(
         f"{stage}: {len(finished)} of {len(jobs)} trainings are done; {at_once} at a time for the others. "

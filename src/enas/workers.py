@@ -36,8 +36,22 @@ from enas.trainings import LOG, Executor, Job, Outcome, outcome_of
 
 POLL_SECONDS = 0.2
 """How long a stop request may wait to be noticed: a signal sets a flag, and does not end the wait for messages."""
+NO_MAIN_GUARD = 78
+"""Exit code of a worker that found itself at the call that started it: of sysexits.h, a wrong configuration."""
 REPORT_SECONDS = 0.5
 """How long a worker keeps the progress of its steps to itself."""
+
+
+def refuse_import_by_worker() -> None:
+    """End this process if it is a worker that is only importing the script whose call started it.
+
+    A spawned process imports the script that the user runs. Without a main guard it comes to the same call there, which
+    would start workers of its own; the parent says what is wrong.
+    """
+    if getattr(
+        multiprocessing.current_process(), "_inheriting", False
+    ):  # set while it imports, as Python checks too
+        raise SystemExit(NO_MAIN_GUARD)
 
 
 def share_cores(workers: int | None, threads: int | None, cores: int) -> tuple[int, int]:
@@ -78,6 +92,7 @@ class LocalExecutor(Executor):
     def run(
         self, jobs: Sequence[Job], stop: StopRequest, on_step: Callable[[Job, int], None]
     ) -> Iterator[Outcome]:
+        refuse_import_by_worker()
         waiting = deque(jobs)
         team = Team(self.threads)
         try:
@@ -159,8 +174,15 @@ class Team:
             except (EOFError, OSError):
                 self.workers.remove(worker)
                 worker.process.join()
+                if worker.process.exitcode == NO_MAIN_GUARD:
+                    raise ConfigError(
+                        "the processes that train import the script that they were started from, and came to the same call: "
+                        "put it under `if __name__ == '__main__':`"
+                    ) from None
                 if not self.told_to_stop:
-                    yield Outcome(job, "died", {}, f"{how_it_ended(worker.process)}; see {job.folder / LOG}")
+                    log = job.folder / LOG
+                    see = f"; see {log}" if log.exists() else ", before it could begin"
+                    yield Outcome(job, "died", {}, f"{how_it_ended(worker.process)}{see}")
                 continue
             if kind == "step":
                 on_step(job, *content)
@@ -197,14 +219,15 @@ def how_it_ended(process: BaseProcess) -> str:
 
 @contextlib.contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Inside, Ctrl-C waits, where the system can hold it back; a process started here never sees one.
+    """Inside, Ctrl-C and the loss of the terminal wait, where the system can hold them back; a process started here never
+    sees one.
 
-    A terminal sends Ctrl-C to all processes. The workers are told by their parent, also while they still start.
+    A terminal sends both to all processes. The workers are told by their parent, also while they still start.
     """
     if sys.platform == "win32":
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:
@@ -250,7 +273,6 @@ def train_in(
     """Train the job of a folder; returns how it went, for the parent. `runs` keeps the data for the next job."""
     if stop.requested:
         return "stopped", stop.signal_name or "request"
-    job = Job.read(folder)
     last = 0.0
 
     def after_step(training: ChildTraining) -> None:
@@ -260,8 +282,13 @@ def train_in(
             with contextlib.suppress(OSError):
                 connection.send(("step", training.done))
 
-    with open(folder / LOG, "a", encoding="utf-8") as log, contextlib.redirect_stderr(log):
+    try:
+        log = open(folder / LOG, "a", encoding="utf-8")  # noqa: SIM115  # closed below
+    except OSError as error:
+        return "failed", f"Cannot write {folder / LOG}: {error.strerror}. Was the run deleted while this ran?"
+    with log, contextlib.redirect_stderr(log):
         try:
+            job = Job.read(folder)
             if job.run not in runs:
                 runs[job.run] = Run.open(job.run)
             with run_lock(folder):

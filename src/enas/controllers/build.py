@@ -49,12 +49,13 @@ def build_controller(
 
 
 def lstm_policy(space: Space, config: LSTMConfig, generator: torch.Generator) -> StepwisePolicy:
-    """The paper's policy for the kinds of decisions that the space has.
+    """The paper's policy for the kinds of decisions that the space has; where no decision names a node or a layer that
+    another one decided, one that takes them as a plain sequence. A single layer is a whole network.
 
     Raises `ConfigError` if there is none, or if a setting means nothing there.
     """
     kinds = {decision.kind for decision in space.decisions}
-    if "structure" in kinds:
+    if "structure" in kinds or (kinds == {"operation"} and len(space.decisions) > 1):
         return SequenceLSTMPolicy(space, config, generator)
     if kinds <= {"operation", "skip"}:
         return MacroLSTMPolicy(space, config, generator)

@@ -53,7 +53,7 @@ class EvolutionController(Controller):
         check_rewards(self.space, proposals, rewards_N)
         size = self.config.population
         choices_PL = torch.cat((self.choices_PL, proposals.choices_NL.to(self.device)))
-        rewards_P = torch.cat((self.rewards_P, rewards_N.detach().double().to(self.device)))
+        rewards_P = torch.cat((self.rewards_P, rewards_N.detach().cpu().double().to(self.device)))
         self.choices_PL, self.rewards_P = choices_PL[-size:], rewards_P[-size:]
         entropy, largest = float(proposals.entropy_N.mean()), maximum_entropy(self.space)
         return {

@@ -46,7 +46,8 @@ class PolicyGradientController(Controller):
         )
 
     def propose(self, n: int, generator: torch.Generator) -> Proposals:
-        return self.policy.sample(n, generator)
+        """Raises `NotFiniteError` if the policy has no probabilities any more."""
+        return self._checked(self.policy.sample(n, generator))
 
     @torch.enable_grad()
     def feedback(self, proposals: Proposals, rewards_N: Tensor) -> dict[str, float]:
@@ -109,7 +110,7 @@ class PolicyGradientController(Controller):
     def prior(self, generator: torch.Generator) -> dict[str, float]:
         """Along 64 uniformly random paths, which reach options that the policy itself would rarely take."""
         choices_NL = UniformController(self.space).propose(64, generator).choices_NL
-        logits_NLK = self.policy.logits(choices_NL.to(next(self.policy.parameters()).device))
+        logits_NLK = self.policy.logits(choices_NL.to(self.device))
         smallest, largest = relative_probabilities(self.space, logits_NLK)
         attainable_LK = attainable_probabilities(*self.policy.logit_bounds())
         exists_LK = uniform_logits(self.space) == 0
@@ -120,7 +121,11 @@ class PolicyGradientController(Controller):
         }
 
     def mode(self) -> tuple[int, ...]:
-        return self.policy.mode()
+        """Raises `NotFiniteError` if the policy has no probabilities any more."""
+        choices = self.policy.mode()
+        with torch.no_grad():
+            self._checked(self.policy.score(torch.tensor([choices], device=self.device)))
+        return choices
 
     def state_dict(self) -> dict[str, Any]:
         """Parameters, optimiser and moving average; the generator that draws proposals is the caller's."""
@@ -140,6 +145,18 @@ class PolicyGradientController(Controller):
                 f"The saved state of the controller does not fit the {type(self.policy).__name__} of this "
                 f"{self.space.name} space; resume with the controller and the space of that run."
             ) from error
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy is."""
+        return next(self.policy.parameters()).device
+
+    def _checked(self, proposals: Proposals) -> Proposals:
+        if not proposals.log_prob_NL.isfinite().all():
+            raise NotFiniteError(
+                "the policy's probabilities are no numbers any more; lower the controller's learning rate or init_range"
+            )
+        return proposals
 
     def _baseline(self, rewards_N: Tensor) -> Tensor:
         if self.config.baseline == "leave-one-out":

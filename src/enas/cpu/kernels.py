@@ -5,12 +5,8 @@ nothing to float32 and float64, so that every kernel is written once. The approx
 straight-line code that the compiler turns into vector instructions; NaN passes through them.
 """
 
-import contextlib
-import hashlib
 import math
 from collections.abc import Callable, Mapping
-from functools import cache
-from pathlib import Path
 from types import FunctionType
 from typing import Any, cast
 
@@ -19,9 +15,9 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import types
-from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.extending import intrinsic, overload
 
+from enas.cpu.kept import KernelCache
 from enas.cpu.threads import split_rows
 
 # Fused multiply-adds are allowed, reordering of sums only where a kernel says so; division must not check for zero,
@@ -42,36 +38,10 @@ def inlined(function: Callable[..., Any], options: Mapping[str, Any] = _OPTIONS)
     return numba.njit(forceinline=True, **options)(function)
 
 
-@cache
-def _sources() -> str:
-    """A hash of this package's kernels and of all that they may call."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-class _KernelCache(FunctionCache):
-    """numba's cache on disk, which by itself only notices changes of the file that a kernel stands in.
-
-    So files are named after all kernels as they are, and those of other versions are never read.
-    """
-
-    def __init__(self, function: Callable[..., None]) -> None:
-        super().__init__(function)
-        self._cache_file = IndexDataCacheFile(
-            self._cache_path,
-            f"{self._impl.filename_base}-{_sources()[:16]}",
-            self._impl.locator.get_source_stamp(),
-        )
-
-
 def kernel(function: Callable[..., None], options: Mapping[str, Any] = _OPTIONS) -> Callable[..., None]:
     """Compile at the first call for each combination of types; kept on disk for the next process if it can be."""
     compiled = numba.njit(nogil=True, **options)(function)
-    # Without a folder that the package or the user can write to, there is no cache.
-    with contextlib.suppress(RuntimeError):
-        compiled._cache = _KernelCache(function)
+    compiled._cache = KernelCache(function)
     return cast(Callable[..., None], compiled)
 
 

@@ -164,12 +164,11 @@ class _Arena:
     _ALIGNMENT = 64
 
     def __init__(self, nbytes: int) -> None:
-        memory = self._free.pop() if self._free else torch.empty(0, dtype=torch.uint8)
-        if memory.numel() < nbytes:
-            del memory  # before the larger piece is asked for
-            memory = torch.empty(nbytes, dtype=torch.uint8)
-        self._memory = memory
+        self._memory = self._free.pop() if self._free else torch.empty(0, dtype=torch.uint8)
         self._used = 0
+        if self._memory.numel() < nbytes:
+            self._memory = torch.empty(0, dtype=torch.uint8)  # before the larger piece is asked for
+            self._memory = torch.empty(nbytes, dtype=torch.uint8)
 
     def __del__(self) -> None:
         self._free[:] = [self._memory]

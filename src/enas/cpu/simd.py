@@ -11,17 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
 from enas.cpu.kernels import inlined
+from enas.cpu.usable import instructions
 
 LANES = 16
 """Sums of a vector: 512 bits of float32. A processor with narrower registers takes several for it."""
@@ -64,10 +64,9 @@ HALVES = Operands(ir.IntType(16), 2 * LANES)
 """bfloat16 one after the other, of which two neighbours belong to one sum."""
 
 
-@cache
 def multiplies_bfloat16() -> bool:
     """Whether the processor multiplies pairs of bfloat16 and adds them up in float32, in one instruction."""
-    return bool(binding.get_host_cpu_features().get("avx512bf16", False))
+    return "avx512bf16" in instructions()
 
 
 @dataclass

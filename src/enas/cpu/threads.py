@@ -2,9 +2,10 @@
 
 Torch's OpenMP threads stay awake between two products; a second pool of threads would fight them for the same cores.
 So a kernel's rows are handed to that very pool, through `GOMP_parallel` of the OpenMP runtime torch is linked with.
-Where there is none, kernels run on one thread.
+Where there is none, as on Windows, kernels run on one thread.
 """
 
+import contextlib
 import ctypes
 from functools import cache
 from pathlib import Path
@@ -32,14 +33,18 @@ def team(elements: int) -> Team:
     return torch.get_num_threads(), address
 
 
+def shares_threads() -> bool:
+    """Whether kernels can use more than one thread."""
+    return _gomp_parallel() != 0
+
+
 @cache
-def _gomp_parallel() -> int:
-    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
-    try:
-        function = ctypes.CDLL(str(library)).GOMP_parallel
-    except (OSError, AttributeError):
-        return 0
-    return ctypes.cast(function, ctypes.c_void_p).value or 0
+def _gomp_parallel(folder: Path = Path(torch.__file__).parent / "lib") -> int:
+    for name in ("libtorch_cpu.so", "libtorch_cpu.dylib"):  # Linux, macOS
+        with contextlib.suppress(OSError, AttributeError):
+            function = ctypes.CDLL(str(folder / name)).GOMP_parallel
+            return ctypes.cast(function, ctypes.c_void_p).value or 0
+    return 0
 
 
 def _run(body: Any, first: Any, last: Any, arguments: Any) -> None:

@@ -15,32 +15,27 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from enas.constraints import Pixels, Settings
 from enas.data.images import Normalisation
-from enas.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(Settings):
     """How training images are changed at random."""
 
-    pad: int = 4
+    pad: Pixels = 4
     """Pixels of zeros on each side before an image of the original size is cropped; 0 crops nothing."""
 
     flip: bool = True
     """Mirror half of the images, left to right; not for digits or letters."""
 
-    cutout: int = 0
+    cutout: Pixels = 0
     """Side of the square that is set to zero in each image (16 for the paper's best result), in pixels."""
 
     cutout_placement: Literal["centre", "corner"] = "centre"
     """Where the square is: `centre` draws its centre from all pixels, as DeVries and Taylor; `corner` its upper
     left corner, as the authors' code, which spares the upper and left edges. What lies outside the image is
     cut off."""
-
-    def __post_init__(self) -> None:
-        for name, value in (("pad", self.pad), ("cutout", self.cutout)):
-            if value < 0:
-                raise ConfigError(f"`{name}` is {value} pixels; set it to 0 or more.")
 
 
 class Draws(NamedTuple):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pooch
 
+from enas.data.own_files import data_path
 from enas.errors import DataError
 
 DATA_VARIABLE = "ENAS_DATA"
@@ -16,7 +17,7 @@ DATA_VARIABLE = "ENAS_DATA"
 
 def cache_folder() -> Path:
     """Where downloaded data are kept: $ENAS_DATA, or else the platform's cache folder for this package."""
-    return Path(os.environ.get(DATA_VARIABLE) or pooch.os_cache("enas")).expanduser()
+    return data_path(os.environ.get(DATA_VARIABLE) or str(pooch.os_cache("enas")))
 
 
 def retrieve(name: str, url: str, checksum: str, path: Path, remedy: str) -> None:

@@ -7,19 +7,25 @@ accuracy on images that were trained on would flatter.
 """
 
 import hashlib
-from collections.abc import Mapping
+import math
+import reprlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from enas.data.images import ImageData, ImageSet
+from enas.data.own_files import printable
 from enas.data.text import SPLITS, Split
 from enas.errors import ConfigError, DataError
 from enas.runtime.seeding import derive_seed
 
 Positions = NDArray[np.int64]
+SHOWN_PAIRS = 10
+"""Most pairs of equal pictures that are named."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +55,7 @@ class ImagePool:
 
     def name_of(self, position: int) -> str:
         """What to call an image in a message."""
-        return self.names[position] if self.names else f"image {position:,}"
+        return printable(self.names[position]) if self.names else f"image {position:,}"
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class Parts:
 
 
 def split_pool(pool: ImagePool, parts: Parts, seed: int, allow_overlap: bool) -> ImageData:
-    """The images of a run.
+    """The images of a run, in the memory of the pool, which is used up by that: its images change their places.
 
     Raises `DataError` if a class has too few images to be split, or the same picture is in two splits and
     that is not allowed; `ConfigError` for numbers of images that cannot be.
@@ -76,19 +82,51 @@ def split_pool(pool: ImagePool, parts: Parts, seed: int, allow_overlap: bool) ->
     check_disjoint(splits)
     repeated = repeated_pictures(pool, splits)
     if repeated and not allow_overlap:
-        position, split, earlier, earlier_split = repeated[0]
-        raise DataError(
-            f"The {split} split of {pool.name} overlaps the {earlier_split} split: {pool.name_of(position)} is "
-            f"the same picture as {pool.name_of(earlier)} ({len(repeated):,} such in all). Remove one of each, "
-            "or set `allow_overlap`."
+        _, split, _, earlier_split = repeated[0]
+        pairs = [(pool.name_of(late), pool.name_of(early)) for late, _, early, _ in repeated[:SHOWN_PAIRS]]
+        named = ", ".join(
+            f"{late} {'as' if i else 'is the same picture as'} {early}"
+            for i, (late, early) in enumerate(pairs)
         )
-    train, valid, test = (_take(pool, splits[split]) for split in SPLITS)
+        more = ", …" if len(repeated) > SHOWN_PAIRS else ""
+        raise DataError(
+            f"The {split} split of {pool.name} overlaps the {earlier_split} split: {named}{more} ({len(repeated):,} such "
+            "in all). Remove one of each, or set `allow_overlap`."
+        )
+    train, valid, test = _take(pool, [splits[split] for split in SPLITS])
     source = dict(pool.source) | ({"overlap": f"{len(repeated):,} pictures"} if repeated else {})
     return ImageData(pool.name, pool.classes, train, valid, test, source)
 
 
-def _take(pool: ImagePool, positions: Positions) -> ImageSet:
-    return ImageSet(torch.from_numpy(pool.images_NCHW[positions]), torch.from_numpy(pool.labels_N[positions]))
+def _take(pool: ImagePool, splits: Sequence[Positions]) -> list[ImageSet]:
+    """The images of each split. Where all are used, they are moved within the pool's memory instead of copied."""
+    order = np.concatenate(splits)
+    if len(order) == len(pool.images_NCHW):
+        images_NCHW = pool.images_NCHW
+        _reorder(images_NCHW, order)
+    else:
+        images_NCHW = pool.images_NCHW[order]
+    bounds = np.cumsum([0, *map(len, splits)])
+    images, labels = torch.from_numpy(images_NCHW), torch.from_numpy(pool.labels_N[order])
+    return [ImageSet(images[start:end], labels[start:end]) for start, end in pairwise(bounds)]
+
+
+def _reorder(images_NCHW: NDArray[np.uint8], order: Positions) -> None:
+    """Put the image at `order[i]` in place i, for every i, with one image more in memory.
+
+    Each place is filled from the next, round by round, and what stood in the first of a round goes to its last.
+    """
+    filled = np.zeros(len(order), bool)
+    for start in range(len(order)):
+        if filled[start]:
+            continue
+        first, place = images_NCHW[start].copy(), start
+        while order[place] != start:
+            images_NCHW[place] = images_NCHW[order[place]]
+            filled[place] = True
+            place = int(order[place])
+        images_NCHW[place] = first
+        filled[place] = True
 
 
 def choose_positions(pool: ImagePool, parts: Parts, seed: int) -> dict[Split, Positions]:
@@ -119,13 +157,20 @@ def _hold_out(
     if counts.min() == 1:
         alone = int(names[counts.argmin()])
         picture = pool.name_of(int(positions[labels_N == alone][0]))
+        total = int((pool.labels_N == alone).sum())
+        left = (
+            "there is only one"
+            if total == 1
+            else f"there are {total}, and what the other settings hold out or leave out leaves one"
+        )
         raise DataError(
             f"The class {pool.classes[alone]!r} of {pool.name} cannot be split for `{setting}`: of its pictures "
-            f"there is only one ({picture}). Add more, or remove the class."
+            f"{left} ({picture}). Add more, or remove the class."
         )
     if not len(names) <= number <= len(positions) - len(names):
+        share = f"{number:,} of" if number <= len(positions) else "more than"
         raise ConfigError(
-            f"`{setting}` is {part}, {number:,} of {len(positions):,} images of {pool.name}, but its "
+            f"`{setting}` is {reprlib.repr(part)}, {share} {len(positions):,} images of {pool.name}, but its "
             f"{len(names)} classes need at least one image each on both sides of a split: "
             f"set it from {len(names):,} to {len(positions) - len(names):,}."
         )
@@ -134,7 +179,7 @@ def _hold_out(
 
 
 def _number(part: int | float, total: int, setting: str) -> int:
-    if part <= 0 or (part >= 1 and part != int(part)):
+    if not (math.isfinite(part) and part > 0) or (part >= 1 and part != int(part)):
         raise ConfigError(
             f"`{setting}` is {part}; set it to a share of the images, below 1, or to a number of them."
         )

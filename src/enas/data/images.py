@@ -14,9 +14,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from enas.data.own_files import printable
 from enas.data.text import SPLITS, Split
 from enas.errors import DataError
 from enas.spaces.image_network import ImageShape
+
+SHOWN_CLASSES = 10
+"""Most classes whose names are shown where the data are described."""
 
 
 class Normalisation(NamedTuple):
@@ -173,7 +177,14 @@ class ImageData:
         return f"{height}×{width} {colour}"
 
     def __str__(self) -> str:
-        return f"{self.name}: {len(self.classes)} classes, {self.source['shape']}; {self.source['images']}"
+        classes = f"{len(self.classes)} classes ({_some(self.classes)})"
+        return f"{printable(self.name)}: {classes}, {self.source['shape']}; {self.source['images']}"
+
+
+def _some(names: tuple[str, ...]) -> str:
+    """The first names, and `…` for the others."""
+    shown = [printable(name, 24) for name in names[:SHOWN_CLASSES]]
+    return ", ".join([*shown, "…"] if len(names) > SHOWN_CLASSES else shown)
 
 
 def _hash(classes: tuple[str, ...], splits: dict[Split, ImageSet]) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from enas.data.downloads import cache_folder, read_checked, retrieve
+from enas.data.own_files import data_path
 from enas.data.text import SPLITS, Split
 from enas.errors import DataError
 
@@ -66,7 +67,7 @@ def locate(text: PublishedText, folder: str | Path | None = None, download: bool
     `download`.
     Raises `DataError` if a file is missing and not downloaded, or is not the published one.
     """
-    place = cache_folder() / text.name if folder is None else Path(folder).expanduser()
+    place = cache_folder() / text.name if folder is None else data_path(str(folder))
     missing = [split for split in SPLITS if not (place / f"{split}.txt").is_file()]
     if missing and (folder is not None or not download):
         names = " and ".join(f"{split}.txt" for split in missing)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from enas.data.downloads import cache_folder, read_checked, retrieve
 from enas.data.image_splits import ImagePool
+from enas.data.own_files import data_path
 from enas.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -180,7 +181,7 @@ def read_published(
     which it downloads what is missing if `download`.
     Raises `DataError` if a file is missing and not downloaded, or is not the published one.
     """
-    above = cache_folder() if folder is None else Path(folder).expanduser()
+    above = cache_folder() if folder is None else data_path(str(folder))
     place = above / published.folder
     if folder is not None and not place.is_dir():
         place = above

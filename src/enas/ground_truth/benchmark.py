@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
 
 from enas.config import named_controllers
+from enas.constraints import PositiveInt, SampleSize, Settings, Several
 from enas.controllers.config import AUTHORS, PAPER, ControllerConfig, UniformConfig
-from enas.errors import ConfigError, did_you_mean
+from enas.errors import ConfigError, did_you_mean, shown
 from enas.ground_truth.known_scores import KnownScores, Trial, search_known
 from enas.ground_truth.nas_bench_graph import SHA256, load_table
+from enas.paths import OptionalPath
 from enas.runtime.files import append_jsonl
 from enas.runtime.progress import progress
 from enas.runtime.seeding import derive_seed
@@ -49,7 +50,7 @@ NAMED = named_controllers(PAPER, replace(AUTHORS, distance_prior=False))
 
 
 @dataclass(frozen=True)
-class BenchmarkConfig:
+class BenchmarkConfig(Settings):
     """Which searches are made."""
 
     name: tyro.conf.Positional[str]
@@ -58,21 +59,22 @@ class BenchmarkConfig:
     """Compared with `uniform`, which is random search and always there."""
     tables: tuple[str, ...] = ()
     """Data sets of the benchmark; all of them if none is named."""
-    evaluations: int = 300
+    evaluations: PositiveInt = 300
     """Architectures that a search may look up, repeated ones counted again."""
-    proposals: int = 4
+    proposals: SampleSize = 4
     """Architectures rewarded for one update."""
-    seeds: int = 50
+    seeds: Several = 50
     """Searches of every controller on every table, with seeds from 0 on."""
-    records: Path | None = None
+    records: OptionalPath = None
     """Also append every search to this file, as a line of JSON."""
     json: bool = False
     """Print one line of JSON a table instead of text."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.name not in LOADERS:
             raise ConfigError(
-                f"there is no benchmark {self.name!r}; {did_you_mean(self.name, LOADERS)}there is {', '.join(LOADERS)}"
+                f"there is no benchmark {shown(self.name)}; {did_you_mean(self.name, LOADERS)}there is {', '.join(LOADERS)}"
             )
         for what, given, known in (
             ("controller", self.controllers, tuple(NAMED)),
@@ -81,12 +83,8 @@ class BenchmarkConfig:
             unknown = next((word for word in given if word not in known), None)
             if unknown is not None:
                 raise ConfigError(
-                    f"there is no {what} {unknown!r}; {did_you_mean(unknown, known)}there are {', '.join(known)}"
+                    f"there is no {what} {shown(unknown)}; {did_you_mean(unknown, known)}there are {', '.join(known)}"
                 )
-        if self.seeds < 2:
-            raise ConfigError(
-                f"seeds must be at least 2, so that there is a spread to tell, not {self.seeds}"
-            )
         if self.proposals < 2 and "independent" in self.controllers:
             raise ConfigError(
                 f"proposals must be at least 2 for the baseline of independent, not {self.proposals}"

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from enas.errors import ConfigError, RunFolderError
+from enas.constraints import PositiveInt, Settings, Threads
+from enas.errors import RunFolderError
 from enas.ground_truth.minispaces import MiniSpace
 from enas.ground_truth.table import Row, Split, Table, recipe_hash
+from enas.paths import OptionalPath, UserPath
 from enas.retrain import Network
 from enas.runtime.files import read_json
 from enas.runtime.lock import run_lock
@@ -29,19 +31,15 @@ PART = "table"
 
 
 @dataclass(frozen=True)
-class BuildOptions:
+class BuildOptions(Settings):
     """Train the architectures of a mini-space, and write their table.jsonl into the run folder."""
 
-    run: Path
+    run: UserPath
     """Folder of the trainings. What is finished there is not repeated."""
-    first: int | None = None
+    first: PositiveInt | None = None
     """Only so many of the first rows."""
-    workers: int | None = None
+    workers: Threads | None = None
     """Processes that train at the same time; by default as many as there are cores for."""
-
-    def __post_init__(self) -> None:
-        if self.first is not None and self.first < 1:
-            raise ConfigError(f"--first must be at least 1, not {self.first}")
 
 
 def build(space: MiniSpace, options: BuildOptions) -> Table:
@@ -93,7 +91,7 @@ def collected(space: MiniSpace, run: Run, outcomes: Sequence[Outcome]) -> Table:
     where = read_json(run.folder / "environment.json")
     # The threads of this process are not those of the workers.
     made = {**where, "threads": run.config.threads}
-    return Table(space.name, run.config, where["data_hash"], made, tuple(rows))
+    return Table(space.name, run.config, run.workshop.data_hash, made, tuple(rows))
 
 
 def train_row(config_run: Run, network: Network) -> Row:
@@ -108,10 +106,10 @@ def train_row(config_run: Run, network: Network) -> Row:
 
 
 @dataclass(frozen=True)
-class ShowOptions:
+class ShowOptions(Settings):
     """Say what a table holds, and how well two trainings of an architecture agree."""
 
-    file: Path | None = None
+    file: OptionalPath = None
     """A table.jsonl of the mini-space; by default the one that comes with the package."""
     json: bool = False
     """Print JSON."""

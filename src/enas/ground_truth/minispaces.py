@@ -20,7 +20,7 @@ from enas.data.augmentation import AugmentConfig
 from enas.data.image_sources import ImageConfig
 from enas.data.sources import TextConfig
 from enas.derive import DeriveConfig
-from enas.errors import ConfigError, did_you_mean
+from enas.errors import ConfigError, did_you_mean, shown
 from enas.ground_truth.table import Table, read_table
 from enas.recipes.macro import macro_quick
 from enas.recipes.micro import micro_quick
@@ -176,7 +176,7 @@ def mini_space(name: str) -> MiniSpace:
     """The mini-space of this name. Raises `ConfigError`, suggesting the nearest, if there is none."""
     if name not in MINI_SPACES:
         raise ConfigError(
-            f"there is no mini-space {name!r}; {did_you_mean(name, MINI_SPACES)}they are {', '.join(MINI_SPACES)}"
+            f"there is no mini-space {shown(name)}; {did_you_mean(name, MINI_SPACES)}they are {', '.join(MINI_SPACES)}"
         )
     return MINI_SPACES[name]
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from enas.ablations import OfSettings, variants_of
 from enas.config import RunConfig
-from enas.errors import ConfigError, RunFolderError, did_you_mean
+from enas.errors import ConfigError, RunFolderError, did_you_mean, shortened, shown
 from enas.recipes import recipe
 from enas.search import SearchConfig
 from enas.settings import config_from_json, config_to_json
@@ -41,7 +41,7 @@ def named_settings(config: RunConfig, name: str) -> RunConfig:
         else:
             raise ConfigError(
                 f"{did_you_mean(piece, known)}--methods are some of {', '.join(known)}, or SETTING=VALUE, joined by +, "
-                f"not {piece!r}"
+                f"not {shown(piece)}"
             )
     return config
 
@@ -124,9 +124,11 @@ def with_setting(config: RunConfig, setting: str, value: str) -> RunConfig:
     for part in path:
         place = place.get(part) if isinstance(place, dict) else None
     if not isinstance(place, dict) or last not in place or isinstance(place[last], dict):
-        raise ConfigError(f"there is no setting {setting!r}; 'enas run RECIPE --help' lists them")
+        raise ConfigError(f"there is no setting {shown(setting)}; 'enas run RECIPE --help' lists them")
     place[last] = parsed
     try:
         return config_from_json(json.loads(json.dumps(record)))
     except RunFolderError as error:
-        raise ConfigError(f"{setting}={value}: {str(error).removeprefix('config.json, ')}") from error
+        raise ConfigError(
+            f"{shortened(setting)}={shortened(value)}: {str(error).removeprefix('config.json, ')}"
+        ) from error

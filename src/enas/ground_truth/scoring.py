@@ -16,13 +16,16 @@ import numpy as np
 from scipy import stats
 
 from enas.config import RunConfig
+from enas.constraints import SampleSize, Seed, Settings
 from enas.errors import ConfigError, DataError, NotFiniteError
 from enas.ground_truth.minispaces import mini_space, table_of
 from enas.ground_truth.named_settings import named_settings
 from enas.ground_truth.table import Split, Table, recipe_hash
+from enas.paths import OptionalPath, UserPath
 from enas.runtime.files import read_json, write_json
 from enas.runtime.lock import run_lock
 from enas.runtime.progress import say
+from enas.runtime.records import record_in
 from enas.runtime.seeding import generator
 from enas.runtime.stop import Stopped, StopRequest
 from enas.stages import Run, derive_by, search
@@ -45,30 +48,42 @@ COMPARED = {"samples_percentile": "samples", "picked_percentile": "picks"}
 
 
 @dataclass(frozen=True)
-class ScoreOptions:
+class ScoreOptions(Settings):
     """Search a mini-space with several seeds and methods, and score what comes out against its table."""
 
-    run: Path
+    run: UserPath
     """Folder of the searches. What is finished there is not repeated."""
     methods: str = "independent,uniform"
     """Names of settings, with commas between; the first is compared with each of the others. A name is `default`, a
     controller, `paper`, `authors`, a variant of 'enas ablate' or SETTING=VALUE, or several of these joined by +."""
-    seeds: int = 10
+    seeds: SampleSize = 10
     """Searches of each method."""
-    first_seed: int = 0
+    first_seed: Seed = 0
     """The seed of the first search; the others follow."""
-    file: Path | None = None
+    file: OptionalPath = None
     """A table.jsonl; by default the one that comes with the package."""
     json: bool = False
     """Print JSON instead of sentences."""
 
-    def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise ConfigError(f"--seeds must be at least 1, not {self.seeds}")
-
     def names(self) -> list[str]:
         """The methods, as a list."""
         return self.methods.split(",")
+
+
+@dataclass(frozen=True)
+class ScoreRecord:
+    """What score.json holds of a search: for each split, figures by their names."""
+
+    valid: dict[str, float | None]
+    test: dict[str, float | None]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class DivergedRecord:
+    """What it holds of one whose shared weights diverged."""
+
+    diverged: str
 
 
 def score_search(config: RunConfig, table: Table, folder: Path, stop: StopRequest) -> dict[str, Any]:
@@ -79,6 +94,8 @@ def score_search(config: RunConfig, table: Table, folder: Path, stop: StopReques
     """
     if (folder / SCORE).exists():
         record: dict[str, Any] = read_json(folder / SCORE)
+        advice = "Delete it; the same command scores the search again"
+        record_in(folder / SCORE, record, DivergedRecord if "diverged" in record else ScoreRecord, advice)
         return record
     folder.mkdir(parents=True, exist_ok=True)
     begun = (folder / "config.json").exists()
@@ -94,7 +111,9 @@ def score_search(config: RunConfig, table: Table, folder: Path, stop: StopReques
         return {"diverged": str(error)}
     if stop.requested:
         raise stop.stopped(folder)
-    record = {**score_of(run, table), "seconds": read_json(folder / "search.json")["seconds"]}
+    searched = run.search_record()
+    assert searched is not None  # just now
+    record = {**score_of(run, table), "seconds": searched.seconds}
     write_json(folder / SCORE, record)
     return record
 

@@ -26,6 +26,7 @@ from enas.runs.images import ImageRunConfig
 from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.environment import environment
 from enas.runtime.files import read_jsonl, write_atomic
+from enas.runtime.records import WrongRecord, validated
 
 Split = Literal["valid", "test"]
 
@@ -107,6 +108,20 @@ class Row:
         """Whether two rows agree bit for bit, apart from how long the training took."""
         pair = [{**row.to_json(), "seconds": None} for row in (self, other)]
         return pair[0] == pair[1]
+
+
+@dataclass(frozen=True)
+class RowRecord:
+    """A row as the file has it."""
+
+    choices: list[int]
+    seed: int
+    valid: float | None
+    valid_loss: float | None
+    test: float | None
+    best_epoch: int | None
+    seconds: float | None
+    diverged: str | None = None
 
 
 def last_if_diverged(scores: Mapping[Architecture, float]) -> dict[Architecture, float]:
@@ -224,7 +239,7 @@ def read_table(path: Path, config: RunConfig) -> Table:
     for number, record in enumerate(records, start=2):
         try:
             row = _read_row(config, record)
-        except (KeyError, TypeError, ArchitectureError) as error:
+        except (WrongRecord, TypeError, ArchitectureError) as error:
             raise DataError(
                 f"{path}, line {number}: no row of the table ({type(error).__name__}: {error})"
             ) from error
@@ -238,12 +253,14 @@ def read_table(path: Path, config: RunConfig) -> Table:
 
 
 def _read_row(config: RunConfig, record: Mapping[str, Any]) -> Row:
-    names = ("valid", "valid_loss", "test", "best_epoch", "seconds")
-    values = {name: record[name] for name in names}
-    if "diverged" not in record and not all(isinstance(value, int | float) for value in values.values()):
-        raise TypeError(f"{', '.join(names)} must be numbers")
-    architecture = config.searched_space().architecture(record["choices"])
-    return Row(architecture, int(record["seed"]), **values, diverged=record.get("diverged"))
+    read = validated(RowRecord, record)
+    values = {
+        name: value for name, value in vars(read).items() if name not in ("choices", "seed", "diverged")
+    }
+    if read.diverged is None and None in values.values():
+        raise TypeError(f"{', '.join(values)} must be numbers")
+    architecture = config.searched_space().architecture(read.choices)
+    return Row(architecture, read.seed, **values, diverged=read.diverged)
 
 
 def first_difference(a: Sequence[Row], b: Sequence[Row]) -> int | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from enas.config import RunConfig
-from enas.errors import ConfigError, did_you_mean
+from enas.errors import ConfigError, did_you_mean, shown
 from enas.recipes.macro import macro_authors, macro_default, macro_paper, macro_quick
 from enas.recipes.micro import micro_authors, micro_default, micro_paper, micro_quick
 from enas.recipes.recurrent import recurrent_authors, recurrent_default, recurrent_paper, recurrent_quick
@@ -36,6 +36,6 @@ def recipe(name: str) -> RunConfig:
     """The settings of a recipe. Raises `ConfigError`, suggesting the nearest name, if there is none so called."""
     if name not in RECIPES:
         raise ConfigError(
-            f"there is no recipe {name!r}; {did_you_mean(name, RECIPES)}The recipes are {', '.join(RECIPES)}"
+            f"there is no recipe {shown(name)}; {did_you_mean(name, RECIPES)}The recipes are {', '.join(RECIPES)}"
         )
     return RECIPES[name]()

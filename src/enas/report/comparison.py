@@ -10,6 +10,7 @@ from rich.table import Table
 
 from enas.compare import Comparison, Contest, MethodSummary
 from enas.runtime.progress import duration
+from enas.runtime.streams import can_show
 
 CURVE = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """The numbers of random architectures whose expected best is shown."""
@@ -46,14 +47,15 @@ def comparison_text(comparison: Comparison, width: int = 100) -> str:
 
 def _budget(contest: Contest) -> str:
     """What the rival had, by both counts."""
-    ratio = contest.evaluations_ratio
-    evaluations = "" if ratio is None else f"{ratio:.2f} times the evaluations and "
-    counts = f"{contest.rival} had {evaluations}{contest.seconds_ratio:.2f} times the seconds"
+    ratios = {"evaluations": contest.evaluations_ratio, "seconds": contest.seconds_ratio}
+    times = [f"{ratio:.2f} times the {what}" for what, ratio in ratios.items() if ratio is not None]
+    counts = f"{contest.rival} had {' and '.join(times) or 'a budget that is too small to be compared'}"
     return counts if contest.equal_budget else f"at another budget: {counts}"
 
 
 def _methods(comparison: Comparison) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    look = box.SIMPLE_HEAD if can_show(str(box.SIMPLE_HEAD)) else box.MARKDOWN
+    table = Table(box=look, padding=(0, 1))
     for heading in (
         "method",
         "runs",

@@ -11,7 +11,6 @@ import html
 import itertools
 import math
 import os
-import sys
 from collections.abc import Iterator
 from typing import Literal, TextIO
 
@@ -22,6 +21,7 @@ from enas.errors import EnasError
 from enas.report.layout import Layout, colours, layout, parts
 from enas.report.text import to_text
 from enas.runtime.files import write_atomic
+from enas.runtime.streams import can_show
 
 
 def text_for(graph: Graph, stream: TextIO | None = None) -> str:
@@ -29,15 +29,10 @@ def text_for(graph: Graph, stream: TextIO | None = None) -> str:
 
     Colours only on a terminal that has them, and never with NO_COLOR; ASCII where the encoding has no lines.
     """
-    stream = sys.stdout if stream is None else stream
     console = Console(file=stream)
     colour = console.color_system in ("standard", "256", "truecolor") and not console.no_color
     text = to_text(graph, colour=colour)
-    try:
-        text.encode(stream.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return to_text(graph, colour=colour, unicode=False)
-    return text
+    return text if can_show(text, stream) else to_text(graph, colour=colour, unicode=False)
 
 
 def to_dot(graph: Graph) -> str:
@@ -158,7 +153,7 @@ def _towards(start: tuple[float, float], end: tuple[float, float], length: float
 
 
 def write_svg(graph: Graph, path: str | os.PathLike[str]) -> None:
-    """Draw the architecture into an SVG file, written atomically.
+    """Draw the architecture into an SVG file; see `atomic_file`.
 
     Raises:
         EnasError: pygraphviz is missing, or as `layout` and `write_atomic` say.
@@ -167,7 +162,7 @@ def write_svg(graph: Graph, path: str | os.PathLike[str]) -> None:
 
 
 def write_png(graph: Graph, path: str | os.PathLike[str]) -> None:
-    """Draw the architecture into a PNG file, written atomically, at twice a screen's resolution.
+    """Draw the architecture into a PNG file, at twice a screen's resolution; see `atomic_file`.
 
     Raises:
         EnasError: pygraphviz is missing, or as `layout` and `write_atomic` say.
@@ -228,7 +223,11 @@ def _picture(graph: Graph, format: Literal["svg", "png"]) -> bytes:
 @contextlib.contextmanager
 def _silent_libraries() -> Iterator[None]:
     """Drop what C libraries write to standard error: fontconfig complains of settings newer than itself."""
-    stderr = os.dup(2)
+    try:
+        stderr = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
     try:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from enas.errors import enas_command
 from enas.report.drawing import text_for
 from enas.runtime.progress import duration
 
@@ -77,13 +78,13 @@ def verdict(results: list[dict[str, Any]], metric: Metric) -> str:
 def next_commands(run: Run) -> str:
     """What can be done from here."""
     folder = run.folder
-    lines = [f"enas show {folder} --png architecture.png", "enas recipes"]
+    lines = [enas_command("show", folder, "--png", "architecture.png"), enas_command("recipes")]
     if not (folder / "search.json").exists() and "search" in run.stages:
-        lines = [f"enas resume {folder}"]
+        lines = [enas_command("resume", folder)]
     elif not (folder / "architecture.json").exists():
-        lines = [f"enas derive {folder}"]
+        lines = [enas_command("derive", folder)]
     elif not run.results():
-        lines = [f"enas show {folder}", f"enas retrain {folder}"]
+        lines = [enas_command("show", folder), enas_command("retrain", folder)]
     else:
         lines.append(run.config.on_own_data)
     return "next:\n" + "\n".join(f"  {line}" for line in lines)

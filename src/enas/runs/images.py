@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-import safetensors.torch
 import torch
 
 from enas.architecture import Architecture, Space
@@ -24,7 +23,7 @@ from enas.controllers.config import (
 from enas.data.image_sources import ImageConfig, load_images
 from enas.data.images import ImageData
 from enas.errors import ConfigError
-from enas.retrain import Network, RetrainConfig
+from enas.retrain import Network, RetrainConfig, load_weights
 from enas.runtime.devices import pick_device
 from enas.runtime.seeding import generator
 from enas.spaces.image_network import ImageChild, ImageShape, ImageSupernet
@@ -170,7 +169,7 @@ class ImageWorkshop(Workshop):
 
     def trained(self, network: Network, weights: Path) -> ImageChild:
         model = self.model(network)
-        model.load_state_dict(safetensors.torch.load(weights.read_bytes()))
+        load_weights(model, weights)
         return model.eval()
 
     def test(self, network: Network, weights: Path) -> dict[str, float]:

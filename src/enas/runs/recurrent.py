@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-import safetensors.torch
 import torch
 
 from enas.architecture import Architecture, Space
@@ -16,7 +15,7 @@ from enas.config import Metric, RunConfig, Workshop, named_controllers
 from enas.controllers.config import AUTHORS, PAPER, ControllerConfig
 from enas.data.sources import TextConfig, load_text
 from enas.data.text import Corpus
-from enas.retrain import Network, RetrainConfig
+from enas.retrain import Network, RetrainConfig, load_weights
 from enas.runtime.devices import pick_device, products_in
 from enas.spaces.recurrent.net import CellConfig
 from enas.spaces.recurrent.space import RecurrentSpace
@@ -120,9 +119,12 @@ class RecurrentWorkshop(Workshop):
             dtype=self.config.dtype,
         )
 
+    def try_out(self, network: Network) -> None:
+        self.child_training(network, 1)  # with random lengths, the windows of all epochs take a while
+
     def trained(self, network: Network, weights: Path) -> LanguageModel:
         model = self.model(network)
-        model.load_state_dict(safetensors.torch.load(weights.read_bytes()))
+        load_weights(model, weights)
         return model.eval()
 
     def test(self, network: Network, weights: Path) -> dict[str, float]:

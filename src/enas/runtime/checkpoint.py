@@ -1,6 +1,7 @@
 """Checkpoints: the newest few states of a stage, each whole on the disk, read back without running code."""
 
 import contextlib
+import hashlib
 import logging
 import os
 import pickle
@@ -8,15 +9,21 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
 
-from enas.errors import ConfigError, RunFolderError
+from enas.errors import ConfigError, EnasError, RunFolderError
 from enas.runtime.files import PART_SUFFIX, atomic_file
+from enas.runtime.records import check_settings
 
 logger = logging.getLogger(__name__)
+
+_SEAL = b"\nenas sha256 "
+"""What stands before the hash of all bytes before it, at the end of a checkpoint. The zip file's own checksums leave names
+and headers out."""
+_SEAL_BYTES = len(_SEAL) + hashlib.sha256().digest_size
 
 
 class CheckpointStore:
@@ -26,19 +33,28 @@ class CheckpointStore:
     that is a view is saved with all of the storage it looks into; clone it first where that is much larger.
 
     Args:
-        folder: created by the first `save`.
+        folder: created by the first `save`, in a folder that is there.
         keep: how many of the newest checkpoints to keep, at least 1.
         warn: is told, in one line, of every damaged checkpoint that `load_newest` passes over.
+        settings: plain values by name, which every checkpoint keeps: one that was saved with others is refused.
+        run_file: nothing is saved once this file is gone, as the run has been deleted.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], keep: int = 3, warn: Callable[[str], None] = logger.warning
+        self,
+        folder: str | os.PathLike[str],
+        keep: int = 3,
+        warn: Callable[[str], None] = logger.warning,
+        settings: Mapping[str, Any] | None = None,
+        run_file: Path | None = None,
     ) -> None:
         if keep < 1:
             raise ConfigError(f"Cannot keep {keep} checkpoints: at least 1 is needed to resume.")
         self.folder = Path(folder)
         self.keep = keep
         self.warn = warn
+        self.settings = {} if settings is None else settings
+        self.run_file = run_file
 
     def steps(self) -> list[int]:
         """Return the steps that have a checkpoint, oldest first."""
@@ -58,13 +74,17 @@ class CheckpointStore:
         Raises:
             TypeError: the state holds something other than tensors and plain values; it is named.
             RunFolderError: the file cannot be written, for example because the disk is full. All earlier
-                checkpoints are then still there.
+                checkpoints are then still there. Or the run has been deleted.
         """
-        plain = _plain(state, "state")
+        plain = {"step": step, "settings": dict(self.settings), "state": _plain(state, "state")}
         path = self.path(step)
-        with atomic_file(path) as file:
+        check_still_there(self.run_file)
+        _make_below(self.folder)
+        with atomic_file(path, make_folder=False) as file:
+            sealed = _Hashed(file)
             try:
-                torch.save(plain, file)
+                torch.save(plain, cast(IO[bytes], sealed))
+                file.write(_SEAL + sealed.hash.digest())
             except RuntimeError as error:
                 # Torch's writer covers the disk's error with one of its own about a position in the file.
                 if isinstance(error.__context__, OSError):
@@ -74,24 +94,32 @@ class CheckpointStore:
         return path
 
     def whole(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Read whole checkpoints as they are asked for, the newest first: (step, state) with tensors on the CPU."""
+        """Read whole checkpoints as they are asked for, the newest first: (step, state) with tensors on the CPU.
+
+        Raises:
+            RunFolderError: a checkpoint was saved with other settings; the first that differs is named.
+        """
         for step in reversed(self.steps()):
+            path = self.path(step)
             try:
-                state = _read(self.path(step))
+                made_with, state = _read(path, step)
             except MemoryError:
                 raise
             except Exception as error:  # the kinds of damage, and what readers raise on them, have no end
-                self.warn(
-                    f"Checkpoint {self.path(step)} is damaged ({_reason(error)}); trying the one before."
-                )
+                self.warn(f"Checkpoint {path} is damaged ({_reason(error)}); trying the one before.")
             else:
+                if made_with is None and self.settings:
+                    self.warn(
+                        f"{path} is of an earlier version: whether settings have changed since cannot be told"
+                    )
+                check_settings(made_with, self.settings, path, f"begin again without {self.folder.parent}")
                 yield step, state
 
     def load_newest(self) -> tuple[int, dict[str, Any]] | None:
         """Return the newest whole checkpoint; None if there is none.
 
         Raises:
-            RunFolderError: there are checkpoints, but all of them are damaged.
+            RunFolderError: there are checkpoints, but all of them are damaged, or it was saved with other settings.
         """
         steps = self.steps()
         newest = next(self.whole(), None)
@@ -104,6 +132,16 @@ class CheckpointStore:
             )
         return None
 
+    def prune(self) -> None:
+        """Delete what a process that was killed while saving has left beside the newest few."""
+        if self.steps():
+            self._prune(self.steps()[-1])
+
+    def said_kept(self) -> str:
+        """A sentence on the newest checkpoint, for the message of what ends a stage; empty if there is none."""
+        steps = self.steps()
+        return f" The checkpoint after step {steps[-1]} is kept." if steps else ""
+
     def _prune(self, newest: int) -> None:
         kept = [step for step in self.steps() if step <= newest][-self.keep :]
         unwanted = [self.path(step) for step in self.steps() if step not in kept]
@@ -111,6 +149,71 @@ class CheckpointStore:
         for path in unwanted:
             with contextlib.suppress(OSError):  # a file that cannot be deleted is no reason to stop training
                 path.unlink()
+
+
+@contextlib.contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Turn whatever is raised on a state that is not what the run saves into one line that names the checkpoint."""
+    try:
+        yield
+    except (EnasError, MemoryError):
+        raise
+    except Exception as error:  # as many kinds as there are modules that take over their part of it
+        reason = _reason(error) if str(error) else "something is missing"
+        raise RunFolderError(
+            f"Checkpoint {path} does not hold what this run saves ({type(error).__name__}: {reason}). Delete it to go on "
+            "from the one before, or begin again in a new folder."
+        ) from error
+
+
+def check_still_there(run_file: Path | None) -> None:
+    """Raise `RunFolderError` if this file, which every run has, is gone."""
+    if run_file is not None and not run_file.exists():
+        raise RunFolderError(
+            f"{run_file} is gone: {run_file.parent} was deleted or moved while this ran. Nothing more is written; begin "
+            "again, or resume where the folder is now."
+        )
+
+
+def _make_below(folder: Path) -> None:
+    """Create a folder in one that is there."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(
+            f"Cannot make the folder {folder}: {error.strerror}. Check that the one above it is there and may be written to."
+        ) from error
+
+
+class _Hashed:
+    """A file being written, with the SHA-256 of what has been."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.hash = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _sealed(path: Path) -> bool:
+    """Whether a file ends with the hash of the rest of it; raise `ValueError` if it is another hash."""
+    with open(path, "rb") as file:
+        left = max(0, os.path.getsize(path) - _SEAL_BYTES)
+        found = hashlib.sha256()
+        while part := file.read(min(left, 2**20)):
+            found.update(part)
+            left -= len(part)
+        seal = file.read()
+    if not seal.startswith(_SEAL):
+        return False
+    if seal[len(_SEAL) :] != found.digest():
+        raise ValueError("its checksum is wrong")
+    return True
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -134,16 +237,29 @@ def _plain_key(key: Any, where: str) -> str | int:
     raise TypeError(f"{where} has the key {key!r}; keys of a checkpoint are strings and integers.")
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Read one checkpoint, every part of it compared with its CRC; raise anything if it is damaged."""
-    with zipfile.ZipFile(path) as archive:
-        part = archive.testzip()
-    if part is not None:
-        raise zipfile.BadZipFile(f"the checksum of {part} is wrong")
+def _read(path: Path, step: int) -> tuple[Mapping[str, Any] | None, dict[str, Any]]:
+    """Read one checkpoint, compared with its hash: (settings, state); raise anything if it is damaged.
+
+    One of an earlier version has checksums of its parts, and is its state alone, without settings.
+    """
+    sealed = _sealed(path)
+    if not sealed:
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+        if part is not None:
+            raise zipfile.BadZipFile(f"the checksum of {part} is wrong")
     state = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(state, dict):
         raise TypeError(f"it holds a {type(state).__name__}, not a dictionary")
-    return state
+    if state.keys() != {"step", "settings", "state"}:
+        return None, state
+    if not sealed:
+        raise ValueError("its end is missing")
+    if state["step"] != step:
+        raise ValueError(f"it was saved after step {state['step']}")
+    if not isinstance(state["settings"], dict) or not isinstance(state["state"], dict):
+        raise TypeError("its state and settings are no dictionaries")
+    return state["settings"], state["state"]
 
 
 def _reason(error: Exception) -> str:

@@ -52,7 +52,7 @@ def _version(package: str) -> str | None:
 def _cpu_model() -> str:
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
-            for line in Path("/proc/cpuinfo").read_text().splitlines():
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
                 if line.startswith("model name"):
                     return line.split(":", 1)[1].strip()
     if sys.platform == "darwin":
@@ -85,6 +85,8 @@ def _git_commit() -> str | None:
 def _output(*command: str) -> str | None:
     """Return what a command prints; None if it fails or is not there."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", timeout=10, check=True
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,7 +1,6 @@
 """One process a run folder: a lock that the system releases itself when the process dies."""
 
 import contextlib
-import json
 import os
 import socket
 from collections.abc import Iterator
@@ -9,8 +8,8 @@ from pathlib import Path
 
 import filelock
 
-from enas.errors import RunFolderError
-from enas.runtime.files import write_json
+from enas.errors import FolderInUseError, RunFolderError
+from enas.runtime.files import clear_parts, read_json, write_json
 
 LOCK_FILE = ".lock"
 OWNER_FILE = ".lock-owner.json"
@@ -21,7 +20,8 @@ def run_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Hold `folder`, which must exist, for this block and this process alone.
 
     The lock is the system's on an open file: it is free again when the process ends in any way, `kill -9`
-    included. Who holds it stands in a file beside it, to be read by people.
+    included. Who holds it stands in a file beside it, to be read by people. What a killed process left unfinished below the
+    folder is deleted. A KeyboardInterrupt that ends the block is given a note if there is a checkpoint to go on from.
 
     Raises:
         RunFolderError: the folder does not exist, cannot be written, or is in use; by whom is named.
@@ -33,7 +33,7 @@ def run_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     try:
         lock.acquire()
     except filelock.Timeout:
-        raise RunFolderError(
+        raise FolderInUseError(
             f"{folder} is in use by {_owner(folder)}. Wait for it, stop it, or give this run another name."
         ) from None
     except OSError as error:
@@ -43,7 +43,13 @@ def run_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     try:
         with contextlib.suppress(RunFolderError):  # the lock holds without the note
             write_json(folder / OWNER_FILE, {"pid": os.getpid(), "host": socket.gethostname()})
+        clear_parts(folder, LOCK_FILE)
         yield
+    except KeyboardInterrupt as interrupt:
+        saved = next(folder.rglob("step-*.pt"), None)  # of `enas.runtime.checkpoint`
+        if saved is not None and not hasattr(interrupt, "__notes__"):
+            interrupt.add_note("the last checkpoint is kept")
+        raise
     finally:
         with contextlib.suppress(OSError):
             (folder / OWNER_FILE).unlink()
@@ -52,7 +58,7 @@ def run_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 def _owner(folder: Path) -> str:
     try:
-        owner = json.loads((folder / OWNER_FILE).read_text())
+        owner = read_json(folder / OWNER_FILE)
         return f"process {owner['pid']} on {owner['host']}"
-    except (OSError, ValueError, LookupError, TypeError):
+    except (RunFolderError, LookupError, TypeError):
         return "another process"

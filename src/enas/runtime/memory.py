@@ -82,7 +82,7 @@ else:
     def _proc_kib(path: str, key: str) -> float | None:
         """Return the line `key: N kB` of a file of Linux's /proc, in MiB."""
         with contextlib.suppress(OSError):
-            for line in Path(path).read_text().splitlines():
+            for line in Path(path).read_text(encoding="utf-8").splitlines():
                 if line.startswith(f"{key}:"):
                     return int(line.split()[1]) / 1024
         return None
@@ -91,7 +91,7 @@ else:
         membership: Path = Path("/proc/self/cgroup"), top: Path = Path("/sys/fs/cgroup")
     ) -> float | None:
         """Return what the tightest of this process's control groups has left, None if none has a limit."""
-        lines = membership.read_text().splitlines() if membership.exists() else []
+        lines = membership.read_text(encoding="utf-8").splitlines() if membership.exists() else []
         folders = [top / line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
         levels = [level for folder in folders for level in (folder, *folder.parents)]
         left = [_left_in_cgroup(level) for level in levels if level.is_relative_to(top)]
@@ -100,9 +100,11 @@ else:
     def _left_in_cgroup(group: Path) -> float | None:
         """Return what one control group has left; caches of files count as free."""
         try:
-            limit = int((group / "memory.max").read_text())
-            used = int((group / "memory.current").read_text())
-            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            limit = int((group / "memory.max").read_text(encoding="utf-8"))
+            used = int((group / "memory.current").read_text(encoding="utf-8"))
+            stat = dict(
+                line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines()
+            )
         except (OSError, ValueError):  # no limit reads "max"; the top group has no such files
             return None
         return (limit - used + int(stat["inactive_file"])) / MIB
@@ -110,7 +112,9 @@ else:
     def _available_macos() -> float | None:
         """Return the free and the reclaimable pages that `vm_stat` counts."""
         with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
-            text = subprocess.run(["vm_stat"], capture_output=True, text=True, timeout=5, check=True).stdout
+            text = subprocess.run(
+                ["vm_stat"], capture_output=True, encoding="utf-8", timeout=5, check=True
+            ).stdout
             rows = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
             names = ("Pages free", "Pages inactive", "Pages speculative")
             pages = sum(int(rows[name].strip(" .")) for name in names if name in rows)

@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Callable
-from typing import Protocol, TypedDict
+from dataclasses import dataclass
+from typing import Protocol
 
 from enas.runtime.files import JsonlLog
 
@@ -15,11 +16,22 @@ class Board(Protocol):
         """Take one number under a name such as `search/loss`."""
 
 
-class MetricsState(TypedDict):
-    """What a checkpoint keeps of a run's metrics."""
+@dataclass(frozen=True)
+class MetricsRecord:
+    """What every line of metrics.jsonl has."""
 
-    position: int
-    seconds: float
+    stage: str
+    step: int
+    time: float
+    """Seconds that the run had worked."""
+
+
+@dataclass(frozen=True)
+class MetricsState:
+    """What a checkpoint keeps of a run's metrics: by default, what there is at the start."""
+
+    position: int = 0
+    seconds: float = 0.0
 
 
 class Metrics:
@@ -58,7 +70,7 @@ class Metrics:
 
     def state(self) -> MetricsState:
         """Return what a checkpoint has to keep, after forcing all records onto the disk."""
-        return {"position": self.log.position(), "seconds": self.seconds()}
+        return MetricsState(self.log.position(), self.seconds())
 
     def restore(self, state: MetricsState) -> None:
         """Go back to a checkpoint: drop the records made since, and count the time from there.
@@ -66,5 +78,5 @@ class Metrics:
         Raises:
             RunFolderError: the log is not the one the checkpoint was saved with.
         """
-        self.log.rewind(state["position"])
-        self._started = self._clock() - state["seconds"]
+        self.log.rewind(state.position)
+        self._started = self._clock() - state.seconds

@@ -1,11 +1,11 @@
 """Progress for the person watching: a bar on a terminal, plain lines anywhere else, and estimates beforehand.
 
-All of it goes to standard error; standard output is for what a command was asked to print.
+All of it goes to standard error; standard output is for what a command was asked to print. What cannot be shown is
+lost: nobody's training ends because its watcher has gone.
 """
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Protocol, TextIO
@@ -13,6 +13,8 @@ from typing import Protocol, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
+
+from enas.runtime.streams import forgiving
 
 
 class Progress:
@@ -121,7 +123,7 @@ def progress(
         stream: standard error, unless given.
         clock: returns seconds.
     """
-    stream = sys.stderr if stream is None else stream
+    stream = forgiving(stream)
     if stream.isatty() and os.environ.get("TERM") != "dumb":
         stage_column = TextColumn("{task.description}", markup=False)
         text_column = TextColumn("{task.fields[text]}", markup=False)
@@ -141,7 +143,7 @@ def progress(
 
 def say(line: str, stream: TextIO | None = None) -> None:
     """Print one line for the person watching; above the bar, while there is one."""
-    print(line, file=sys.stderr if stream is None else stream, flush=True)
+    print(line, file=forgiving(stream), flush=True)
 
 
 def estimate_line(stage: str, seconds: float, memory_mb: float) -> str:

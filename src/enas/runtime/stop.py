@@ -28,7 +28,7 @@ class Stopped(EnasError):
 
 
 class StopRequest:
-    """Listens for SIGTERM and Ctrl-C (on Windows Ctrl-Break too) while the block runs.
+    """Listens for SIGTERM, Ctrl-C and the loss of the terminal (on Windows Ctrl-Break too) while the block runs.
 
     The first signal only sets `requested`; a second Ctrl-C raises KeyboardInterrupt at once, without saving.
     The handlers from before are back when the block ends. Python delivers signals to the main thread, so in
@@ -87,10 +87,14 @@ def _stop_signals() -> list[signal.Signals]:
     signals = [signal.SIGTERM, signal.SIGINT]
     if sys.platform == "win32":
         signals.append(signal.SIGBREAK)
+    elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup has it ignored
+        signals.append(signal.SIGHUP)
     return signals
 
 
 def _tell(line: str) -> None:
     """Write to standard error past Python's buffers, which the interrupted code may be using right now."""
+    if sys.stderr is None:  # then another file may have its number
+        return
     with contextlib.suppress(OSError):
         os.write(2, line.encode())

@@ -19,10 +19,15 @@ def tensorboard_writer(folder: str | os.PathLike[str], first_step: int | None = 
     Raises:
         ConfigError: TensorBoard, an optional dependency, is not installed.
     """
+    return summary_writer()(os.fspath(folder), purge_step=first_step)
+
+
+def summary_writer() -> "type[SummaryWriter]":
+    """The class of writers. Raises `ConfigError` if TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ConfigError(
             "TensorBoard is not installed. Install it with: pip install 'enas[tensorboard]', or turn it off."
         ) from error
-    return SummaryWriter(os.fspath(folder), purge_step=first_step)
+    return SummaryWriter

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import reprlib
+from dataclasses import dataclass
 from typing import Any
 
 from enas.architecture import Architecture, Space
-from enas.errors import ArchitectureError
+from enas.errors import ArchitectureError, ConfigError, RunFolderError, shown
+from enas.runtime.files import read_json
+from enas.runtime.records import WrongRecord, validated
 from enas.spaces.graph.space import GraphSpace
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
@@ -16,22 +21,50 @@ SPACES: dict[str, type[RecurrentSpace] | type[MacroSpace] | type[MicroSpace] | t
 }
 
 
-def space_from_json(record: dict[str, Any]) -> Space:
-    """The space written by `Space.to_json`. Raises `ArchitectureError` for an unknown one."""
-    try:
-        return SPACES[record["name"]].from_json(record)
-    except (KeyError, TypeError) as error:
+@dataclass(frozen=True)
+class ArchitectureRecord:
+    """What `Architecture.to_json` writes; written by hand, it may lack the id."""
+
+    space: dict[str, Any]
+    choices: list[int]
+    id: str | None = None
+
+
+def space_from_json(record: Any) -> Space:
+    """The space written by `Space.to_json`. Raises `ArchitectureError` for an unknown one, and for wrong fields."""
+    name = record.get("name") if isinstance(record, dict) else None
+    if not isinstance(name, str) or name not in SPACES:
         known = ", ".join(SPACES)
-        raise ArchitectureError(f"{record!r} is not the JSON of a space; known spaces are {known}") from error
+        raise ArchitectureError(f"{shown(record)} is not the JSON of a space; known spaces are {known}")
+    fields = {key: value for key, value in record.items() if key != "name"}
+    try:
+        validated(SPACES[name], fields, closed=True)
+        return SPACES[name].from_json(record)
+    except (KeyError, WrongRecord, ConfigError) as error:
+        raise ArchitectureError(f"not the JSON of a {name} space: {error}") from error
 
 
-def architecture_from_json(record: dict[str, Any]) -> Architecture:
+def architecture_from_json(record: object) -> Architecture:
     """The architecture written by `Architecture.to_json`.
 
-    Raises `ArchitectureError` if it is not in its space.
+    Raises `ArchitectureError` if it is not in its space, or has another id than its choices have.
     """
     try:
-        space, choices = record["space"], tuple(record["choices"])
-    except (KeyError, TypeError) as error:
-        raise ArchitectureError("an architecture needs the keys 'space' and 'choices'") from error
-    return space_from_json(space).architecture(choices)
+        read = validated(ArchitectureRecord, record)
+    except WrongRecord as error:
+        raise ArchitectureError(f"an architecture needs the keys 'space' and 'choices': {error}") from error
+    architecture = space_from_json(read.space).architecture(read.choices)
+    if read.id is not None and read.id != architecture.id:
+        raise ArchitectureError(
+            f"its id is {reprlib.repr(read.id)}, but the choices are those of {architecture.id}: one of the two was "
+            "changed; leave the id out if the choices are right"
+        )
+    return architecture
+
+
+def architecture_in(path: str | os.PathLike[str]) -> Architecture:
+    """The architecture in a JSON file. Raises `RunFolderError` naming the file and what is wrong."""
+    try:
+        return architecture_from_json(read_json(path))
+    except ArchitectureError as error:
+        raise RunFolderError(f"{path}: {error}") from error

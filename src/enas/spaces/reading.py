@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 
 from enas.architecture import Architecture
-from enas.errors import ArchitectureError
+from enas.errors import ArchitectureError, ConfigError
 from enas.spaces.macro.space import OPERATIONS as MACRO_OPERATIONS
 from enas.spaces.macro.space import MacroSpace, split_layers
 from enas.spaces.micro.space import CELLS, ONE_CELL, MicroSpace, split_cells
@@ -46,7 +46,7 @@ def read_numbers(text: str) -> Architecture:
     for name, read in READERS.items():
         try:
             fitting.append(read(text))
-        except ArchitectureError as error:
+        except (ArchitectureError, ConfigError) as error:
             tried.append(f"as {name}: {error}")
     if not fitting:
         raise ArchitectureError("; ".join(tried))

@@ -14,15 +14,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from enas.errors import ConfigError
-
 M = TypeVar("M", bound=nn.Module)
-
-
-def check_average(average: float) -> None:
-    """Raise `ConfigError` unless this can be the share of a moving average that is kept at a step."""
-    if not 0 <= average < 1:
-        raise ConfigError(f"shared.average is a share in [0, 1), not {average}")
 
 
 class AveragedWeights(Generic[M]):

@@ -11,9 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from enas.constraints import Epochs, PositiveInt, Settings
 from enas.costs import multiply_adds, parameter_count
 from enas.data.images import ImageData, ImageSet
-from enas.errors import ConfigError, NotFiniteError
+from enas.errors import NotFiniteError
 from enas.masks import masks_from
 from enas.norms import batch_statistics, kept_statistics, norms_of, recalibrate
 from enas.runtime.devices import products_in
@@ -36,10 +37,10 @@ from enas.tasks.image_training import (
 
 
 @dataclass(frozen=True)
-class ImageChildConfig:
+class ImageChildConfig(Settings):
     """The recipe that a network is trained with from scratch."""
 
-    epochs: int = 310
+    epochs: Epochs = 310
     """Passes over the training images."""
     training: ImageTrainingConfig = field(default_factory=ImageTrainingConfig)
     """Minibatches, learning rate, optimiser, augmentation."""
@@ -49,15 +50,10 @@ class ImageChildConfig:
     evaluation: NormStatistics = "moving"
     """What the batch norms normalise by when the network is evaluated; `recalibrated` replaces the moving averages that
     are kept with the weights."""
-    recalibration_batches: int = 16
+    recalibration_batches: PositiveInt = 16
     """Training minibatches, not augmented, that `recalibrated` takes its means over."""
-    eval_batch: int = 500
+    eval_batch: PositiveInt = 500
     """Images that are evaluated at once."""
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "recalibration_batches", "eval_batch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
 class ImageChildTraining(ChildTraining):

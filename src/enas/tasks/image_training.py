@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from enas.constraints import InnerShare, PositiveFloat, PositiveInt, Settings, Weight
 from enas.data.augmentation import AugmentConfig, augment, normalise
 from enas.data.batches import batch_positions, epoch_order, number_of_batches
 from enas.data.images import ImageSet, Normalisation
@@ -30,29 +31,25 @@ training; or the plain means over a few training minibatches, gathered for this 
 
 
 @dataclass(frozen=True)
-class CosineConfig:
+class CosineConfig(Settings):
     """A learning rate that falls as half a cosine within a period and then starts again (Loshchilov & Hutter 2017).
 
     With the paper's periods of 10, 20, 40, … epochs it starts again in epochs 10, 30, 70, 150, 310 and 630.
     """
 
-    high: float = 0.05
+    high: PositiveFloat = 0.05
     """The rate in the first epoch of a period."""
-    low: float = 0.001
+    low: PositiveFloat = 0.001
     """What the rate falls to; the period ends one epoch before it is reached."""
-    first_period: int = 10
+    first_period: PositiveInt = 10
     """Epochs of the first period; as many as the training has give one fall without a restart."""
-    period_factor: int = 2
+    period_factor: PositiveInt = 2
     """How many times longer each period is than the one before."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.low <= self.high < math.inf:
-            raise ConfigError(f"cosine needs 0 < low <= high, not low {self.low} and high {self.high}")
-        if self.first_period < 1 or self.period_factor < 1:
-            raise ConfigError(
-                f"cosine.first_period and cosine.period_factor must be at least 1, not {self.first_period} and "
-                f"{self.period_factor}"
-            )
+        super().__post_init__()
+        if self.low > self.high:
+            raise ConfigError(f"low must be at most high, which is {self.high}, not {self.low}")
 
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch counted from 0, the same for all of its steps."""
@@ -64,31 +61,22 @@ class CosineConfig:
 
 
 @dataclass(frozen=True)
-class MomentumConfig:
+class MomentumConfig(Settings):
     """SGD with Nesterov momentum: v ← m·v + g, w ← w - rate·(g + m·v), only where there is a gradient."""
 
-    momentum: float = 0.9
+    momentum: InnerShare = 0.9
     """m, the share of the earlier steps that is kept."""
-    weight_decay: float = 1e-4
+    weight_decay: Weight = 1e-4
     """d in g = gradient of the loss + d·w: half of it is the weight of Σw² in the loss."""
-    clip: float | None = None
+    clip: PositiveFloat | None = None
     """Bound on the global norm of the gradient, before the weight decay; None for no bound."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.momentum < 1 or self.weight_decay < 0:
-            raise ConfigError(
-                "momentum must be between 0 and 1 and weight_decay at least 0, not "
-                f"{self.momentum} and {self.weight_decay}"
-            )
-        if self.clip is not None and not self.clip > 0:
-            raise ConfigError(f"clip must be positive, or None for no bound, not {self.clip}")
 
 
 @dataclass(frozen=True)
-class ImageTrainingConfig:
+class ImageTrainingConfig(Settings):
     """A whole recipe of training: minibatches, learning rate, optimiser, augmentation."""
 
-    batch: int = 128
+    batch: PositiveInt = 128
     """Images a step."""
     drop_last: bool = False
     """Whether a pass leaves out the images that do not fill a minibatch, rather than taking a smaller one."""
@@ -98,14 +86,8 @@ class ImageTrainingConfig:
     """The optimiser."""
     augmentation: AugmentConfig = field(default_factory=AugmentConfig)
     """How training images are varied."""
-    auxiliary_weight: float = 0.4
+    auxiliary_weight: Weight = 0.4
     """Weight of the auxiliary head's cross-entropy, for networks that have one."""
-
-    def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise ConfigError(f"batch must be at least 1, not {self.batch}")
-        if self.auxiliary_weight < 0:
-            raise ConfigError(f"auxiliary_weight must be at least 0, not {self.auxiliary_weight}")
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
         """The optimiser; `descend` sets its learning rate."""
@@ -137,10 +119,10 @@ def accumulate_gradient(
     Returns the score of the main head alone. Raises `NotFiniteError`, with no gradient added, if the loss is NaN or
     infinite; `whose` says in its message whose loss that is.
     """
-    loss = F.cross_entropy(outputs.logits_BK, labels_B)
+    loss = F.cross_entropy(widened(outputs.logits_BK), labels_B)
     total = loss
     if outputs.auxiliary_BK is not None:
-        total = loss + auxiliary_weight * F.cross_entropy(outputs.auxiliary_BK, labels_B)
+        total = loss + auxiliary_weight * F.cross_entropy(widened(outputs.auxiliary_BK), labels_B)
     correct = (outputs.logits_BK.detach().argmax(1) == labels_B).float().mean()
     # One transfer from the device for all three.
     value, loss_value, accuracy = torch.stack([total.detach(), loss.detach(), correct]).tolist()
@@ -148,6 +130,11 @@ def accumulate_gradient(
         raise NotFiniteError(f"the loss{whose} is {value}")
     (total * share).backward()
     return Score(loss_value, 100 * accuracy)
+
+
+def widened(scores_BK: Tensor) -> Tensor:
+    """Class scores in float32 at least, which a loss is computed in."""
+    return scores_BK.float() if scores_BK.dtype.itemsize < torch.float32.itemsize else scores_BK
 
 
 def descend(optimizer: torch.optim.Optimizer, rate: float, clip: float | None) -> float:

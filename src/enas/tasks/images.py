@@ -15,15 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from enas.architecture import Architecture
+from enas.architecture import Architecture, Space
+from enas.constraints import PartialShare, PositiveInt, Settings
 from enas.data.images import ImageData
-from enas.errors import ConfigError, NotFiniteError
+from enas.errors import NotFiniteError
 from enas.masks import masks_from
 from enas.norms import batch_statistics, kept_statistics, norms_of, recalibrate
 from enas.runtime.devices import products_in
 from enas.runtime.seeding import derive_seed, generator
 from enas.spaces.image_network import ImageSupernet
-from enas.tasks.averaging import AveragedWeights, check_average
+from enas.tasks.averaging import AveragedWeights
 from enas.tasks.base import SearchTask
 from enas.tasks.image_training import (
     EvaluationImages,
@@ -41,36 +42,28 @@ from enas.tasks.image_training import (
 
 
 @dataclass(frozen=True)
-class ImageRewardConfig:
+class ImageRewardConfig(Settings):
     """How an architecture is rewarded: by its accuracy on a minibatch of validation images, nothing dropped."""
 
-    batch: int = 128
+    batch: PositiveInt = 128
     """Images of the validation minibatch, drawn anew for every reward."""
     statistics: NormStatistics = "batch"
     """What the batch norms normalise by. The moving averages are of whatever architectures were trained last."""
-    recalibration_batches: int = 4
+    recalibration_batches: PositiveInt = 4
     """Training minibatches, not augmented, that `recalibrated` takes its means over."""
-
-    def __post_init__(self) -> None:
-        for name in ("batch", "recalibration_batches"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"reward.{name} must be at least 1, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
-class ImageSharedConfig:
+class ImageSharedConfig(Settings):
     """How the shared weights are trained and used for rewards."""
 
     training: ImageTrainingConfig = field(default_factory=ImageTrainingConfig)
     """The recipe of the shared weights' steps."""
     reward: ImageRewardConfig = field(default_factory=ImageRewardConfig)
     """The controller's reward."""
-    average: float = 0.0
+    average: PartialShare = 0.0
     """Share of a moving average of the shared weights that is kept at every training step. Rewards are computed with the
     average; 0 computes them with the weights themselves (paper, authors)."""
-
-    def __post_init__(self) -> None:
-        check_average(self.average)
 
 
 class ImageSearchTask(SearchTask):
@@ -209,8 +202,15 @@ class ImageSearchTask(SearchTask):
     def estimate(self) -> tuple[float, float, float]:
         architecture = self.space.sample(random.Random(derive_seed(self.seed, "estimate")))
         minibatch = self.train.minibatch(0, 0)
+        few = Minibatch(minibatch.images_BCHW[:8], minibatch.labels_B[:8])
         with kept_statistics(self._norms[self.supernet]):
-            with saved_bytes() as saved:  # and the kernels warm up
+            for other in with_every_operation(
+                self.space, random.Random(0)
+            ):  # compiles what there is to compile
+                set_mode(self.supernet, training=True)
+                self._backward(few, [other], 0, 0)
+                self.optimizer.zero_grad()
+            with saved_bytes() as saved:
                 self._throw_away(minibatch, architecture)
             train_seconds, reward_seconds = self._throw_away(minibatch, architecture)
         memory = memory_mb(self.supernet, saved(), self.train.images, self.valid.images) + self.averaged.mib
@@ -226,6 +226,24 @@ class ImageSearchTask(SearchTask):
         middle = time.perf_counter()
         self.rewards([architecture], "estimate", 0)
         return middle - began, time.perf_counter() - middle
+
+
+def with_every_operation(space: Space, rng: random.Random) -> list[Architecture]:
+    """Random architectures, a few, of which each has an operation or function that those before it lack; all are there."""
+    missing = {
+        option
+        for decision in space.decisions
+        if decision.kind in ("operation", "function")
+        for option in decision.options
+    }
+    found = []
+    while missing:
+        architecture = space.sample(rng)
+        taken = {d.options[choice] for d, choice in zip(space.decisions, architecture.choices, strict=True)}
+        if missing & taken:
+            found.append(architecture)
+            missing -= taken
+    return found
 
 
 def set_mode(model: nn.Module, training: bool) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from enas.architecture import Architecture
+from enas.constraints import PartialShare, PositiveFloat, PositiveInt, Settings, Width
 from enas.data.text import Corpus
 from enas.data.windows import Window
 from enas.errors import NotFiniteError
@@ -25,7 +26,7 @@ from enas.runtime.devices import products_in
 from enas.runtime.seeding import generator
 from enas.spaces.recurrent.net import CellConfig, SupernetCell
 from enas.spaces.recurrent.space import RecurrentSpace
-from enas.tasks.averaging import AveragedWeights, check_average
+from enas.tasks.averaging import AveragedWeights
 from enas.tasks.base import SearchTask
 from enas.tasks.language_model import LanguageModel
 from enas.tasks.language_training import (
@@ -43,14 +44,14 @@ from enas.tasks.language_training import (
 
 
 @dataclass(frozen=True)
-class RewardConfig:
+class RewardConfig(Settings):
     """How a cell is rewarded."""
 
-    scale: float = 80.0
+    scale: PositiveFloat = 80.0
     """The c of c / perplexity."""
-    batch: int = 64
+    batch: PositiveInt = 64
     """Rows of the validation minibatch."""
-    bptt: int = 35
+    bptt: PositiveInt = 35
     """Time steps of the validation minibatch; its state starts at zero and is not carried."""
     windows: Literal["random", "sequential"] = "random"
     """Where the minibatch of an update is taken from: anywhere (first released code), or the next window in
@@ -61,21 +62,18 @@ class RewardConfig:
 
 
 @dataclass(frozen=True)
-class SharedConfig:
+class SharedConfig(Settings):
     """How the shared weights are built, trained and used for rewards."""
 
-    hidden: int = 200
+    hidden: Width = 200
     """Width of the cell and of the tied embedding."""
     training: LanguageTrainingConfig = field(default_factory=LanguageTrainingConfig)
     """The recipe of the shared weights' steps."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     """The controller's reward."""
-    average: float = 0.0
+    average: PartialShare = 0.0
     """Share of a moving average of the shared weights that is kept at every training step. Rewards are computed with the
     average; 0 computes them with the weights themselves (paper, authors)."""
-
-    def __post_init__(self) -> None:
-        check_average(self.average)
 
 
 class LanguageSearchTask(SearchTask):

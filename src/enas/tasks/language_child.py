@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from enas.architecture import Architecture
+from enas.constraints import Count, Epochs, PositiveInt, Settings, Width
 from enas.data.text import Corpus
 from enas.data.windows import Window
-from enas.errors import ConfigError
 from enas.masks import masks_from
 from enas.runtime.devices import products_in
 from enas.runtime.seeding import generator
@@ -37,12 +37,12 @@ from enas.tasks.language_training import (
 
 
 @dataclass(frozen=True)
-class AveragingConfig:
+class AveragingConfig(Settings):
     """Averaged SGD: the mean of the weights over the last steps is what is evaluated and kept."""
 
     enabled: bool = False
     """Whether the weights are averaged at all."""
-    patience: int = 10
+    patience: Count = 10
     """Averaging starts once an epoch's validation perplexity is worse than the best of all but the last
     `patience` epochs (authors' corrected code; Merity et al. 2017)."""
 
@@ -53,24 +53,19 @@ class AveragingConfig:
 
 
 @dataclass(frozen=True)
-class ChildTrainingConfig:
+class ChildTrainingConfig(Settings):
     """The recipe that a network is trained with from scratch."""
 
-    hidden: int = 200
+    hidden: Width = 200
     """Width of the cell and of the tied embedding."""
-    epochs: int = 150
+    epochs: Epochs = 150
     """Passes over the training text."""
     training: LanguageTrainingConfig = field(default_factory=LanguageTrainingConfig)
     """Text windows, optimiser, regularisation."""
     averaging: AveragingConfig = field(default_factory=AveragingConfig)
     """Averaged SGD."""
-    eval_batch: int = 64
+    eval_batch: PositiveInt = 64
     """Rows of the validation text, read side by side after every epoch."""
-
-    def __post_init__(self) -> None:
-        for name in ("hidden", "epochs", "eval_batch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
 def build_child(
@@ -123,6 +118,9 @@ class LanguageChildTraining(ChildTraining):
         self.dtype = dtype
         self.optimizer = torch.optim.SGD(self.model.parameters(), config.training.sgd.learning_rate)
         self.train_TB = rows_of(corpus.train, config.training.windows.batch, "train").to(device)
+        rows_of(
+            corpus.valid, config.eval_batch, "valid"
+        )  # too short a text is to be known before the training
         self.total_steps = sum(len(self._windows(epoch)) for epoch in range(epochs))
         self.done = 0
         self.epoch, self.windows_left = 0, self._windows(0)

@@ -13,34 +13,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from enas.errors import ConfigError
+from enas.constraints import PartialShare, Settings
 from enas.masks import mask
 from enas.spaces.recurrent.cell import Cell
 
 
 @dataclass(frozen=True)
-class DropoutConfig:
+class DropoutConfig(Settings):
     """Shares that are dropped. Every mask is drawn once a window and is the same at every time step (Gal &
     Ghahramani 2016), scaled by 1/(1 - rate), and off outside training."""
 
-    words: float = 0.0
+    words: PartialShare = 0.0
     """Words whose embedding becomes zero wherever they stand, on the input side."""
     words_per: Literal["batch", "sequence"] = "batch"
     """Whether the dropped words are the same for the whole batch (the authors' corrected code: rows of the
     embedding) or each sequence has its own (their first code)."""
-    embeddings: float = 0.0
+    embeddings: PartialShare = 0.0
     """Components of the looked-up embeddings, per sequence."""
-    cell_input: float = 0.0
+    cell_input: PartialShare = 0.0
     """Components of x_t at the input node, per sequence; multiplies with `embeddings`."""
-    state: float = 0.0
+    state: PartialShare = 0.0
     """Components of every state that enters a product inside the cell; the highway carry is never masked."""
-    output: float = 0.0
+    output: PartialShare = 0.0
     """Components of h_t before the softmax; the carried state is not masked."""
-
-    def __post_init__(self) -> None:
-        for name in ("words", "embeddings", "cell_input", "state", "output"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"dropout.{name} is a share in [0, 1), not {getattr(self, name)}")
 
 
 class Masks(NamedTuple):

@@ -15,48 +15,41 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from enas.constraints import Count, PositiveFloat, PositiveInt, Settings, Several, SomeShare, Weight
 from enas.data.windows import Window, batchify, eval_windows, fixed_windows, random_windows
-from enas.errors import ConfigError, NotFiniteError
+from enas.errors import NotFiniteError
 from enas.ops import tied_cross_entropy, tied_nll
 from enas.runtime.seeding import generator
 from enas.tasks.language_model import DropoutConfig, Features, LanguageModel, detach
 
 
 @dataclass(frozen=True)
-class RegularisationConfig:
+class RegularisationConfig(Settings):
     """What keeps a language model from overfitting."""
 
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
     """Variational dropout, place by place."""
-    l2: float = 1e-7
+    l2: Weight = 1e-7
     """Weight c of c·Σw² over the weights that the step uses (PyTorch's weight_decay would be 2c)."""
-    activation: float = 0.0
+    activation: Weight = 0.0
     """Weight of mean(h_t²): activation regularisation (Merity et al. 2017)."""
-    slowness: float = 0.0
+    slowness: Weight = 0.0
     """Weight of mean((h_t - h_{t-1})²) within a window: slowness, or temporal activation regularisation."""
 
 
 @dataclass(frozen=True)
-class SGDConfig:
+class SGDConfig(Settings):
     """Plain SGD with a clipped gradient."""
 
-    learning_rate: float = 20.0
+    learning_rate: PositiveFloat = 20.0
     """Multiplies the gradient of the mean loss per token; with random window lengths also multiplied by
     length/bptt."""
-    decay: float = 0.96
+    decay: SomeShare = 0.96
     """Factor on the learning rate after every epoch, from `decay_from` on; 1 keeps it constant."""
-    decay_from: int = 15
+    decay_from: Count = 15
     """The first epoch, counted from 1, after which the learning rate is decayed."""
-    clip: float = 0.25
+    clip: PositiveFloat = 0.25
     """Bound on the global norm of the gradient."""
-
-    def __post_init__(self) -> None:
-        largest = float(torch.finfo(torch.float32).max)
-        if not (0 < self.learning_rate < largest and 0 < self.clip < largest):
-            raise ConfigError(
-                f"sgd.learning_rate and sgd.clip must be positive and finite in fp32, not {self.learning_rate} and "
-                f"{self.clip}"
-            )
 
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch counted from 0."""
@@ -64,24 +57,20 @@ class SGDConfig:
 
 
 @dataclass(frozen=True)
-class WindowConfig:
+class WindowConfig(Settings):
     """How the training text is cut."""
 
-    batch: int = 64
+    batch: PositiveInt = 64
     """Rows the text is cut into, read side by side."""
-    bptt: int = 35
+    bptt: Several = 35
     """Time steps the gradient goes back through; the state is carried from window to window."""
     random_length: bool = False
     """Whether window lengths vary around `bptt` as in the authors' corrected code, rather than all being
     `bptt`."""
 
-    def __post_init__(self) -> None:
-        if self.batch < 1 or self.bptt < 2:
-            raise ConfigError(f"windows need batch >= 1 and bptt >= 2, not {self.batch} and {self.bptt}")
-
 
 @dataclass(frozen=True)
-class LanguageTrainingConfig:
+class LanguageTrainingConfig(Settings):
     """A whole recipe of training: text windows, optimiser, regularisation."""
 
     windows: WindowConfig = field(default_factory=WindowConfig)
@@ -90,7 +79,7 @@ class LanguageTrainingConfig:
     """The optimiser."""
     regularisation: RegularisationConfig = field(default_factory=RegularisationConfig)
     """Dropout, L2, activation and slowness terms."""
-    init_range: float = 0.04
+    init_range: PositiveFloat = 0.04
     """Weights start as U(-init_range, init_range)."""
 
 
@@ -239,7 +228,7 @@ def evaluate(
         minibatch = cut(rows_TB, window)
         features = model.features(minibatch.tokens_TB, state, **cell_settings)
         nll_N = nll(model, features, minibatch.targets_TB)
-        total += float(nll_N.double().sum())
+        total += float(nll_N.cpu().double().sum())  # not every device has float64
         count += nll_N.numel()
         state = detach(features.state)
     model.train(was_training)

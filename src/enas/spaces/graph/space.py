@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from enas.architecture import Architecture, Decision, Graph, GraphNode, Space
-from enas.errors import ArchitectureError
+from enas.errors import ArchitectureError, shortened, shown
 
 STRUCTURES = ("0000", "0001", "0011", "0012", "0013", "0111", "0112", "0122", "0123")
 """What nodes 1 to 4 read, in the package's order."""
@@ -42,7 +42,7 @@ class GraphSpace(Space):
         pairs = [re.fullmatch(r"(\w+)\((\d)\)", word) for word in words]
         if len(words) != 4 or None in pairs:
             raise ArchitectureError(
-                f"{text!r} is not four nodes of the form operation(source), as in 'gcn(0) gin(1) fc(2) skip(2)'"
+                f"{shown(text)} is not four nodes of the form operation(source), as in 'gcn(0) gin(1) fc(2) skip(2)'"
             )
         found = [pair.groups() for pair in pairs if pair is not None]
         structure = "".join(source for _, source in found)
@@ -52,7 +52,7 @@ class GraphSpace(Space):
             )
         unknown = next((name for name, _ in found if name not in OPERATIONS), None)
         if unknown is not None:
-            raise ArchitectureError(f"operation {unknown} is none of {', '.join(OPERATIONS)}")
+            raise ArchitectureError(f"operation {shortened(unknown)} is none of {', '.join(OPERATIONS)}")
         return self.architecture(
             [STRUCTURES.index(structure), *(OPERATIONS.index(name) for name, _ in found)]
         )

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
 
 from enas import ops
-from enas.errors import ConfigError
+from enas.constraints import LARGEST_WIDTH, Bounds, PartialShare, PositiveFloat, Settings
 from enas.ops import Maps
 from enas.spaces.blocks import DenseConv, JoinedConv, NormConfig, SeparableConv
 
@@ -25,10 +25,10 @@ SEPARABLE_WIDTHS = {"sep3x3": 3, "sep5x5": 5}
 
 
 @dataclass(frozen=True)
-class MacroNetConfig:
+class MacroNetConfig(Settings):
     """How the networks of the space compute, and how wide they are."""
 
-    filters: int = 36
+    filters: Annotated[int, Bounds(2, LARGEST_WIDTH)] = 36
     """Channels of the stem and of the layers before the first reduction."""
     double_channels: bool = False
     """Whether each reduction doubles the channels (the authors' final network) or keeps them (their search)."""
@@ -39,20 +39,14 @@ class MacroNetConfig:
     """Where the ReLU of a convolution stands: before it (paper, appendix B), or after its norm (the authors' search)."""
     dense_separable: bool = False
     """Whether separable convolutions are dense ones instead, as in the authors' final network."""
-    dropout: float = 0.1
+    dropout: PartialShare = 0.1
     """The share of the pooled features that are dropped before the classifier in training."""
-    norm_eps: float = 1e-5
+    norm_eps: PositiveFloat = 1e-5
     """Added to the variance in every norm, except those of the operations."""
-    operation_norm_eps: float = 1e-5
+    operation_norm_eps: PositiveFloat = 1e-5
     """Added to the variance in the norms of the operations; the authors' search has 1e-3."""
-    norm_decay: float = 0.9
+    norm_decay: PartialShare = 0.9
     """How much of the moving statistics is kept at every minibatch."""
-
-    def __post_init__(self) -> None:
-        if self.filters < 2:
-            raise ConfigError(f"filters must be at least 2, not {self.filters}")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout is a share in [0, 1), not {self.dropout}")
 
     @property
     def norm(self) -> NormConfig:

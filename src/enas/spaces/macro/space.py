@@ -14,8 +14,9 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from enas.architecture import Architecture, Decision, Graph, GraphNode, Space
-from enas.errors import ArchitectureError, ConfigError
-from enas.spaces.notation import check_operations, numbers_in, operation_name, operation_number
+from enas.constraints import Depth, Settings
+from enas.errors import ArchitectureError, shown
+from enas.spaces.notation import check_operations, number_in, numbers_in, operation_name, operation_number
 
 OPERATIONS = ("conv3x3", "sep3x3", "conv5x5", "sep5x5", "avg3x3", "max3x3")
 """Convolutions, separable convolutions and pooling (paper §2.3); their places are their numbers in the authors'
@@ -35,7 +36,7 @@ def reduction_layers(layers: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class MacroSpace(Space):
+class MacroSpace(Space, Settings):
     """Networks of `layers` layers: K^L · 2^(L(L-1)/2) of them with K operations.
 
     With six operations and 12 layers that is 160,618,186,625,454,535,808,756,219,904; the paper states 1.6 · 10^29.
@@ -43,14 +44,13 @@ class MacroSpace(Space):
 
     name: ClassVar[str] = "macro"
 
-    layers: int = 12
+    layers: Depth = 12
     """Layers of a network."""
     operations: tuple[str, ...] = OPERATIONS
     """The operations that a layer may have."""
 
     def __post_init__(self) -> None:
-        if self.layers < 1:
-            raise ConfigError(f"a macro space needs at least 1 layer, not {self.layers}")
+        super().__post_init__()
         check_operations(self.operations, OPERATIONS)
 
     @cached_property
@@ -120,18 +120,18 @@ class MacroSpace(Space):
             raise ArchitectureError("the architecture string is empty")
         if len(words) != self.layers:
             raise ArchitectureError(
-                f"{len(words)} layers given, {words[0]!r} to {words[-1]!r}; this space has {self.layers}"
+                f"{len(words)} layers given, {shown(words[0])} to {shown(words[-1])}; this space has {self.layers}"
             )
         operations, skips = [], []
         for layer, word in enumerate(words):
             match = re.fullmatch(r"(\w+)(?:\(([\d\s,]*)\))?", word)
             if match is None:
                 raise ArchitectureError(
-                    f"{word!r} is not of the form operation or operation(tensors), as in 'conv3x3 sep5x5 conv3x3(0)'"
+                    f"{shown(word)} is not of the form operation or operation(tensors), as in 'conv3x3 sep5x5 conv3x3(0)'"
                 )
-            tensors = [int(number) for number in (match[2] or "").replace(",", " ").split()]
+            tensors = [number_in(number) for number in (match[2] or "").replace(",", " ").split()]
             if len(set(tensors)) < len(tensors) or any(tensor >= layer for tensor in tensors):
-                raise ArchitectureError(f"{word!r} is layer {layer}; {_takes(layer)}, each once")
+                raise ArchitectureError(f"{shown(word)} is layer {layer}; {_takes(layer)}, each once")
             operations.append(match[1])
             skips.append(tensors)
         return self.build(operations, skips)

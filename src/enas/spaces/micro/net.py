@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from enas.architecture import Architecture
+from enas.constraints import Depth, PartialShare, PositiveFloat, Settings, SomeShare, Width
 from enas.errors import ConfigError
 from enas.spaces.blocks import DenseConv, NormConfig, check_images, check_shape
 from enas.spaces.image_network import ImageChild, ImageShape, ImageSupernet, Outputs
@@ -25,14 +26,14 @@ from enas.spaces.micro.space import Cell, MicroSpace
 
 
 @dataclass(frozen=True)
-class MicroNetConfig:
+class MicroNetConfig(Settings):
     """The network around the cells, and what the description of the cells leaves open."""
 
-    filters: int = 36
+    filters: Width = 36
     """Channels of every node before the first reduction; each of the two reductions doubles them."""
-    layers: int = 6
+    layers: Depth = 6
     """Normal cells; the two reduction cells are added, after a third and two thirds of them."""
-    stem_multiplier: int = 3
+    stem_multiplier: Depth = 3
     """Channels of the stem, as a multiple of the filters."""
     output: Literal["concat", "convolution"] = "concat"
     """What a cell hands on: its loose ends concatenated (paper, §2.4), or the norm of a 1×1 convolution of
@@ -47,24 +48,15 @@ class MicroNetConfig:
     auxiliary: bool = False
     """Whether a second classifier reads the cell after the second reduction in training, to be trained as
     well; images need at least 17 pixels a side."""
-    drop_path_keep: float = 1.0
+    drop_path_keep: SomeShare = 1.0
     """Probability that the last cell keeps the output of an operation for an image, at the end of training:
     1 - keep grows linearly with the depth of the cell and with the steps done. Identity is always kept."""
-    dropout: float = 0.1
+    dropout: PartialShare = 0.1
     """The share of the pooled features that are dropped before the classifier in training."""
-    norm_eps: float = 1e-5
+    norm_eps: PositiveFloat = 1e-5
     """Added to the variance in every norm."""
-    norm_decay: float = 0.9
+    norm_decay: PartialShare = 0.9
     """How much of the moving statistics is kept at every training step."""
-
-    def __post_init__(self) -> None:
-        for name in ("filters", "layers", "stem_multiplier"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is a number of at least 1, not {getattr(self, name)}")
-        if not 0 < self.drop_path_keep <= 1:
-            raise ConfigError(f"drop_path_keep is a probability in (0, 1], not {self.drop_path_keep}")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout is a share in [0, 1), not {self.dropout}")
 
     @property
     def reductions(self) -> tuple[int, int]:

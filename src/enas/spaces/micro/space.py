@@ -14,8 +14,9 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from enas.architecture import Architecture, Decision, Graph, GraphNode, Space
-from enas.errors import ArchitectureError, ConfigError
-from enas.spaces.notation import check_operations, numbers_in, operation_name, operation_number
+from enas.constraints import Depth, Settings
+from enas.errors import ArchitectureError, shown
+from enas.spaces.notation import check_operations, number_in, numbers_in, operation_name, operation_number
 
 OPERATIONS = ("sep3x3", "sep5x5", "avg3x3", "max3x3", "identity")
 """Separable convolutions, pooling and identity (paper §2.4); their places are their numbers in the authors' strings."""
@@ -67,7 +68,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class MicroSpace(Space):
+class MicroSpace(Space, Settings):
     """Pairs of cells of `nodes` computed nodes each (the paper's B is two more, as it counts the inputs).
 
     Node number n has (K·n)^2 choices with K operations. With five operations and five nodes that is
@@ -80,7 +81,7 @@ class MicroSpace(Space):
 
     name: ClassVar[str] = "micro"
 
-    nodes: int = 5
+    nodes: Depth = 5
     """Computed nodes of a cell."""
     operations: tuple[str, ...] = OPERATIONS
     """The operations that a node may add."""
@@ -88,8 +89,7 @@ class MicroSpace(Space):
     """Whether one cell is both the normal and the reduction cell; else two are searched (paper)."""
 
     def __post_init__(self) -> None:
-        if self.nodes < 1:
-            raise ConfigError(f"a micro space needs at least 1 computed node in a cell, not {self.nodes}")
+        super().__post_init__()
         check_operations(self.operations, OPERATIONS)
 
     @property
@@ -141,7 +141,8 @@ class MicroSpace(Space):
             for number, node in enumerate(cell.nodes, start=INPUTS):
                 if not (0 <= node.source_1 < number and 0 <= node.source_2 < number):
                     raise ArchitectureError(
-                        f"{str(node)!r} is node {number} of the {titled(name)}; it can read nodes 0 to {number - 1} only"
+                        f"{shown(str(node))} is node {number} of the {titled(name)}; it can read nodes 0 to "
+                        f"{number - 1} only"
                     )
                 operations = (node.operation_1, node.operation_2)
                 choices += [node.source_1, node.source_2]
@@ -191,17 +192,17 @@ class MicroSpace(Space):
     def _parse_cell(self, name: str, text: str) -> Cell:
         label, colon, rest = text.partition(":")
         if colon and label.strip() != name:
-            raise ArchitectureError(f"{label.strip()!r} stands where the {titled(name)} is expected")
-        words = re.sub(r"\s*\+\s*", "+", rest if colon else text).replace(",", " ").split()
+            raise ArchitectureError(f"{shown(label.strip())} stands where the {titled(name)} is expected")
+        words = re.sub(r" ?\+ ?", "+", " ".join((rest if colon else text).split())).replace(",", " ").split()
         nodes = []
         for word in words:
             match = re.fullmatch(r"(\w+)\((\d+)\)\+(\w+)\((\d+)\)", word)
             if match is None:
                 raise ArchitectureError(
-                    f"{word!r} in the {titled(name)} is not of the form operation(node)+operation(node), "
+                    f"{shown(word)} in the {titled(name)} is not of the form operation(node)+operation(node), "
                     "as in 'sep3x3(0)+avg3x3(1)'"
                 )
-            nodes.append(Node(int(match[2]), match[1], int(match[4]), match[3]))
+            nodes.append(Node(number_in(match[2]), match[1], number_in(match[4]), match[3]))
         return Cell(tuple(nodes))
 
     def _parse_numbers(self, cells: Iterable[list[int]]) -> Architecture:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from enas.architecture import Architecture
+from enas.constraints import PartialShare, PositiveFloat, Settings
 from enas.errors import ConfigError
 from enas.ops import ACTIVATIONS, CellPlan, OutputNorm, recurrence
 from enas.spaces.recurrent.cell import Cell
@@ -21,7 +22,7 @@ from enas.spaces.recurrent.space import RecurrentSpace
 
 
 @dataclass(frozen=True)
-class CellConfig:
+class CellConfig(Settings):
     """How the cells of the space compute, and which of them share which weights."""
 
     sharing: Literal["source", "function-source"] = "source"
@@ -32,9 +33,9 @@ class CellConfig:
     norm: Literal["none", "output", "output-and-nodes"] = "none"
     """Batch norm in the supernet: on the averaged output (paper, appendix A), and also on every node's
     product (the authors' first code). A child has none."""
-    norm_eps: float = 1e-5
+    norm_eps: PositiveFloat = 1e-5
     """Added to the variance; the authors' first code has 1.0."""
-    norm_decay: float = 0.999
+    norm_decay: PartialShare = 0.999
     """How much of the moving statistics is kept at every time step."""
 
 

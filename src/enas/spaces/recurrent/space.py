@@ -14,7 +14,9 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from enas.architecture import Architecture, Decision, Graph, GraphNode, Space
-from enas.errors import ArchitectureError, ConfigError
+from enas.constraints import Depth, Settings
+from enas.errors import ArchitectureError, ConfigError, shortened, shown
+from enas.spaces.notation import number_in
 
 FUNCTIONS = ("tanh", "relu", "identity", "sigmoid")
 """The four functions of the paper, in the order of the first released code."""
@@ -28,7 +30,7 @@ FUNCTIONS_OF_EVEN_STRINGS = ("tanh", "relu", "sigmoid", "identity")
 
 
 @dataclass(frozen=True)
-class RecurrentSpace(Space):
+class RecurrentSpace(Space, Settings):
     """Cells of `nodes` searched nodes.
 
     With `input_function=None` (paper) the input node is the first searched node: 4^N·(N-1)! cells. With a
@@ -39,7 +41,7 @@ class RecurrentSpace(Space):
 
     name: ClassVar[str] = "recurrent"
 
-    nodes: int = 12
+    nodes: Depth = 12
     """Searched nodes of a cell."""
     functions: tuple[str, ...] = FUNCTIONS
     """The functions that a node may have."""
@@ -47,14 +49,13 @@ class RecurrentSpace(Space):
     """The function of an input node that stands before the searched ones; None searches the input node's too (paper)."""
 
     def __post_init__(self) -> None:
-        if self.nodes < 1:
-            raise ConfigError(f"a recurrent space needs at least 1 searched node, not {self.nodes}")
+        super().__post_init__()
         unknown = [f for f in (*self.functions, self.input_function or "tanh") if f not in FUNCTIONS]
         if unknown or not self.functions or len(set(self.functions)) != len(self.functions):
             raise ConfigError(
                 f"functions must be distinct names out of {', '.join(FUNCTIONS)}; "
-                f"got {', '.join(self.functions)}"
-                + (f" and the input function {self.input_function}" if self.input_function else "")
+                f"got {shortened(', '.join(self.functions))}"
+                + (f" and the input function {shown(self.input_function)}" if self.input_function else "")
             )
 
     @property
@@ -107,7 +108,7 @@ class RecurrentSpace(Space):
         except ValueError as error:
             unknown = sorted(set(functions) - set(self.functions))
             raise ArchitectureError(
-                f"function {', '.join(unknown)} is not in this space; it has {', '.join(self.functions)}"
+                f"function {shortened(', '.join(unknown))} is not in this space; it has {', '.join(self.functions)}"
             ) from error
         except StopIteration:
             raise ArchitectureError(f"too few nodes for a space of {self.nodes} searched nodes") from None
@@ -135,21 +136,21 @@ class RecurrentSpace(Space):
             raise ArchitectureError("the architecture string is empty")
         no_numbers = [word for word in words if not word.isdecimal()]
         if not no_numbers:
-            return self._parse_numbers([int(word) for word in words])
+            return self._parse_numbers([number_in(word) for word in words])
         first, *rest = words
         if first.isdecimal():
-            raise ArchitectureError(f"{no_numbers[0]!r} is not a number, but the string begins with one")
+            raise ArchitectureError(f"{shown(no_numbers[0])} is not a number, but the string begins with one")
         sources, functions = [], [first]
         for node, word in enumerate(rest, start=1):
             match = re.fullmatch(r"(\w+)\((\d+)\)", word)
             if match is None:
                 raise ArchitectureError(
-                    f"{word!r} is not of the form function(node), as in 'tanh tanh(1) relu(2)'"
+                    f"{shown(word)} is not of the form function(node), as in 'tanh tanh(1) relu(2)'"
                 )
-            source = int(match[2]) - self.first_label
+            source = number_in(match[2]) - self.first_label
             if not 0 <= source < node:
                 raise ArchitectureError(
-                    f"{word!r} is node {node + self.first_label}; it can read nodes "
+                    f"{shown(word)} is node {node + self.first_label}; it can read nodes "
                     f"{self.first_label} to {node - 1 + self.first_label} only"
                 )
             functions.append(match[1])
@@ -157,7 +158,7 @@ class RecurrentSpace(Space):
         if self.input_function is not None:
             if first != self.input_function:
                 raise ArchitectureError(
-                    f"the input node is {self.input_function} in this space, not {first!r}"
+                    f"the input node is {self.input_function} in this space, not {shown(first)}"
                 )
             functions = functions[1:]
         return self.build(tuple(sources), tuple(functions))

@@ -1,0 +1,439 @@
+"""Kills: a tiny run that is killed, at random moments or at any change of a file, comes to what it would have come to.
+
+Command:  python benchmarks/kill.py             (about an hour of one core; --help for parts of it)
+          python benchmarks/kill.py --every 50 --random 5 --processes 0      (a sample of it, a minute)
+Prints:   one JSON line a stage; the counts of a whole run stand in docs/results.md. Exit code 1 if anything differed.
+
+Tiny runs of a recurrent and a micro space (tests/tiny.py) are made without interruption: stage by stage, search, derive,
+retrain, test and compare, and once more by `run` and `compare`, which must be equal. Then, always by SIGKILL, so that
+nothing can be saved at the end:
+
+changes     each stage is killed at its first change of a file in the run folder, at its second, and so on to its last, and
+            the same command is given again. Changes are: opening to write, the first and the second half of a write,
+            truncating, syncing, renaming, deleting, making a folder. Between two of them nothing happens that a kill could
+            leave behind.
+random      `enas run` and `enas compare` are killed at random moments and resumed, again and again, until they are done.
+processes   `enas compare` is killed likewise while it trains in processes of their own, which find their parent gone.
+
+Equal means: the same files and folders, `.lock` and what processes say (log.txt) apart, with the same bytes.
+Only times differ, which are the values of the keys in `TIMES` in JSON; checkpoints are compared value by value, bit for bit,
+without the clock and the length of metrics.jsonl, which depends on the digits of times.
+
+Every attempt is a fork of one process that has imported everything and loaded the compiled kernels; it computes with one
+thread, so that no thread is lost by the fork. Trainings of `compare` are done in it, but for `processes`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import builtins
+import contextlib
+import io
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from enas import cli, compare_run  # noqa: E402
+from enas.runtime.files import read_json, read_jsonl  # noqa: E402
+from enas.trainings import LOG  # noqa: E402
+from tests import tiny  # noqa: E402
+from tests.test_trainings import InThisProcess  # noqa: E402
+
+STAGES = ("search", "derive", "retrain", "test", "compare")
+KINDS = ("recurrent", "micro")
+FLAGS = ("--search.checkpoint-every", "8", "--retrain.checkpoint-every", "6")
+"""What differs from tests/tiny.py."""
+COMPARE = ("--seeds=2", "--samples=2", "--epochs=1", "--rivals=none")
+"""As many samples as seeds: the number of trainings of a random search then does not depend on measured times. Rivals are
+searched as the run's own method is with another seed."""
+TIMES = {
+    *("time", "seconds", "search_seconds", "validate_seconds", "final_seconds", "end_to_end_seconds"),
+    *("seconds_ratio", "equal_budget", "random_in_budget", "git_commit"),
+}
+"""Keys of JSON whose values are measured times, or follow from them; and the checkout's state, which others may change."""
+CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
+"""Audit events of Python's that change names in a folder."""
+PATIENCE = 120
+"""Seconds after which a command that should end has hung."""
+START = 8
+"""Seconds that a process of its own takes before it trains."""
+
+
+# ---- counting and killing ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Operations:
+    """Counts the changes of files in a folder, and kills the process at one of them, before it is done."""
+
+    folder: str
+    at: int
+    """Which one; 0 for none."""
+    count: int = 0
+
+    def change(self, what: str, path: object) -> None:
+        """Count one."""
+        self.count += 1
+        if self.count == self.at:
+            os.write(2, f"\nkilled before: {what} {path}\n".encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def inside(self, path: object) -> bool:
+        """Whether a path lies in the folder."""
+        return isinstance(path, str | bytes | os.PathLike) and os.fsdecode(path).startswith(self.folder)
+
+    def listen(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """The audit hook."""
+        if event in CHANGES:
+            for path in arguments[:1]:
+                if self.inside(path):
+                    self.change(event, path)
+        elif event == "open" and self.inside(arguments[0]) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            self.change("open", arguments[0])
+
+    def install(self) -> None:
+        """Count from now on, in this process."""
+        sys.addaudithook(self.listen)
+        sync, plain_open, operations = os.fsync, builtins.open, self
+
+        def counted_sync(descriptor: Any) -> None:
+            operations.change("os.fsync", descriptor)
+            sync(descriptor)
+
+        class Torn(io.FileIO):
+            """A file that a kill may find half written."""
+
+            def write(self, data: Any, /) -> int:
+                operations.change("write", self.name)
+                view = memoryview(data).cast("B")
+                half = super().write(view[: len(view) // 2]) or 0
+                operations.change("rest of the write", self.name)
+                return half + (super().write(view[half:]) or 0)
+
+            def truncate(self, size: int | None = None, /) -> int:
+                operations.change("truncate", self.name)
+                return super().truncate(size)
+
+        def counted_open(file: Any, mode: str = "r", buffering: int = -1, *more: Any, **named: Any) -> Any:
+            if "b" not in mode or not set(mode) & set("wax+") or not operations.inside(file):
+                return plain_open(file, mode, buffering, *more, **named)
+            raw = Torn(file, mode.replace("b", ""))
+            if buffering == 0:
+                return raw
+            return io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
+
+        os.fsync = counted_sync
+        builtins.open = io.open = counted_open  # type: ignore[assignment]
+
+
+def fork(argv: Sequence[str], log: Path, run: Path, at: int | None = None) -> int:
+    """Begin a command in a fork; returns its process id. With `at`, changes of files in `run` are counted, see
+    `Operations`; the last line of the log is their number."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 99
+    try:
+        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for descriptor in (1, 2):
+            os.dup2(target, descriptor)
+        operations = Operations(str(run), at or 0)
+        if at is not None:
+            operations.install()
+        code = cli.main(list(argv))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.write(2, f"\n{operations.count}\n".encode())
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def ending(pid: int) -> int:
+    """The exit code of a fork, or minus the signal that killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def kill_after(pid: int, seconds: float) -> int:
+    """Kill a fork after so long, unless it ends by itself; returns how it ended."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(min(0.002, seconds))
+    os.kill(pid, signal.SIGKILL)
+    return ending(pid)
+
+
+# ---- what a run holds --------------------------------------------------------------------------------------------------
+
+
+def without_times(value: Any) -> Any:
+    """A JSON value without the keys in `TIMES`."""
+    if isinstance(value, dict):
+        return {key: without_times(item) for key, item in value.items() if key not in TIMES}
+    return [without_times(item) for item in value] if isinstance(value, list) else value
+
+
+def checkpoint(path: Path) -> Any:
+    """All that a checkpoint holds, without the clock and what depends on its digits."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return tiny.plain({key: value for key, value in state.items() if key != "metrics"})
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    ".json": lambda path: without_times(read_json(path)),
+    ".jsonl": lambda path: without_times(read_jsonl(path)),
+    ".pt": checkpoint,
+}
+
+
+def content(run: Path) -> dict[str, Any]:
+    """What is in a run folder, hidden files and empty folders included, apart from times."""
+    found: dict[str, Any] = {}
+    for path in sorted(run.rglob("*")):
+        name = str(path.relative_to(run))
+        if path.is_dir():
+            found[name] = "a folder"
+        elif path.name not in (".lock", LOG):
+            found[name] = READERS.get(path.suffix, Path.read_bytes)(path)
+    return found
+
+
+def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    """The names of files that differ, are missing or should not be there."""
+    return [
+        *(f"{name} is missing" for name in sorted(expected.keys() - found.keys())),
+        *(f"{name} is left" for name in sorted(found.keys() - expected.keys())),
+        *(
+            f"{name} differs"
+            for name in sorted(expected.keys() & found.keys())
+            if found[name] != expected[name]
+        ),
+    ]
+
+
+# ---- the runs ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Reference:
+    """A run that nobody interrupted, as it was before and after each stage."""
+
+    kind: str
+    folder: Path
+    """Holds what is made here."""
+    flags: list[str]
+    commands: tuple[str, ...] = STAGES
+    """The stages, or `run`, which is all but the last, and the last."""
+    content: dict[str, dict[str, Any]] = field(default_factory=dict)
+    operations: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """How long each stage takes."""
+
+    @property
+    def run(self) -> Path:
+        """Where the run is that is killed: always there, as logs and messages have its name."""
+        return self.folder / "live"
+
+    @property
+    def log(self) -> Path:
+        """What the newest command said."""
+        return self.folder / "log.txt"
+
+    def command(self, stage: str) -> list[str]:
+        """The command of a stage, or `run` for all but `compare`; going on is the same one, but for a run that exists."""
+        begun = (self.run / "config.json").exists()
+        if stage in ("search", "run") and not begun:
+            return [stage, f"{self.kind}-quick", *self.flags, "--run", str(self.run)]
+        word = "resume" if stage in ("search", "run") else stage
+        return [word, str(self.run), *(COMPARE if stage == "compare" else ())]
+
+    def put_back(self, stage: str) -> None:
+        """Make the run folder what it was before a stage."""
+        shutil.rmtree(self.run, ignore_errors=True)
+        number = self.commands.index(stage)
+        if number:
+            shutil.copytree(self.folder / self.commands[number - 1], self.run)
+
+    def said(self) -> str:
+        """What the newest command said."""
+        return self.log.read_text(errors="replace").rstrip()
+
+    def finish(self, stage: str) -> str | None:
+        """Give the command of a stage until it is done; what is wrong, if anything, with how it ended."""
+        code, end = 2, time.monotonic() + PATIENCE
+        while code == 2 and time.monotonic() < end:
+            code = kill_after(fork(self.command(stage), self.log, self.run), PATIENCE)
+            if code != 2 or "in use" not in self.said():  # a process that was orphaned may still be saving
+                break
+            time.sleep(0.2)
+        return None if code == 0 else f"{stage} ended with {code}: {self.said()[-1500:]}"
+
+    def make(self) -> Reference:
+        """Run every stage, and keep what it was before and after. Raises `SystemExit` if one fails."""
+        self.folder.mkdir(parents=True)
+        for stage in self.commands:
+            began = time.monotonic()
+            code = ending(fork(self.command(stage), self.log, self.run, at=0))
+            if code:
+                raise SystemExit(f"{stage} of an uninterrupted run ended with {code}: {self.said()}")
+            self.seconds[stage] = time.monotonic() - began
+            self.operations[stage] = int(self.said().split()[-1])
+            self.content[stage] = content(self.run)
+            shutil.copytree(self.run, self.folder / stage)
+        return self
+
+
+@dataclass
+class Count:
+    """What came out of killing."""
+
+    kills: int = 0
+    finished: int = 0
+    equal: int = 0
+    wrong: Counter[str] = field(default_factory=Counter)
+    example: dict[str, str] = field(default_factory=dict)
+    """For each kind of difference, the first place where it was seen."""
+
+    def add(self, wrong: Sequence[str], where: str) -> None:
+        """Count a run that was finished."""
+        self.finished += 1
+        self.equal += not wrong
+        for what in wrong:
+            kind = re.sub(r"\.\d+\.part\b", ".PID.part", what)
+            self.wrong[kind] += 1
+            self.example.setdefault(kind, where)
+
+    def print(self, **about: Any) -> bool:
+        """Print a line; whether all were equal."""
+        numbers = {"kills": self.kills, "finished": self.finished, "equal": self.equal}
+        print(json.dumps({**about, **numbers}), flush=True)
+        for what, times in self.wrong.most_common():
+            print(f"  {times} times: {what}; first {self.example[what]}", flush=True)
+        return self.equal == self.finished
+
+
+def judged(reference: Reference, stage: str) -> list[str]:
+    """Finish a stage that was killed; what is then wrong with the run folder."""
+    wrong = reference.finish(stage)
+    if wrong is not None:
+        return [wrong]
+    try:
+        return differences(content(reference.run), reference.content[stage])
+    except Exception as error:  # a file that cannot be read is a difference, too
+        return [f"{type(error).__name__}: {error}"]
+
+
+def at_operations(reference: Reference, stage: str, every: int) -> Count:
+    """Kill a stage at each of its changes of files, or at every so manyth, and finish it."""
+    count = Count()
+    for at in range(1, reference.operations[stage] + 1, every):
+        reference.put_back(stage)
+        code = ending(fork(reference.command(stage), reference.log, reference.run, at))
+        place = reference.said().rpartition("\n")[2]
+        count.kills += code == -signal.SIGKILL
+        wrong = (
+            judged(reference, stage) if code == -signal.SIGKILL else [f"not killed, but ended with {code}"]
+        )
+        count.add(wrong, f"at operation {at}, {place}")
+    return count
+
+
+def at_random(reference: Reference, stages: Sequence[str], kills: int, seed: int) -> Count:
+    """Kill these at random moments, and go on, run after run, until there were so many kills and the last run is done."""
+    count, rng = Count(), random.Random(f"{reference.kind} {stages} {seed}")
+    while count.kills < kills:
+        reference.put_back(stages[0])
+        wrong: list[str] = []
+        for stage in stages:
+            killed = True
+            while killed and count.kills < kills:
+                pid = fork(reference.command(stage), reference.log, reference.run)
+                killed = kill_after(pid, rng.uniform(0, 1.2 * reference.seconds[stage])) == -signal.SIGKILL
+                count.kills += killed
+            wrong = wrong or judged(reference, stage)
+        count.add(wrong, f"after {count.kills} kills in all")
+    return count
+
+
+def main() -> int:
+    """Run what the flags ask for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="runs to kill")
+    parser.add_argument(
+        "--stages", nargs="*", choices=STAGES, default=STAGES, help="stages to kill at changes of files"
+    )
+    parser.add_argument("--every", type=int, default=1, help="kill at every so manyth change of a file only")
+    parser.add_argument("--random", type=int, default=100, help="kills at random moments, a kind of run")
+    parser.add_argument(
+        "--processes", type=int, default=10, help="such kills of `compare` with processes of their own"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random moments")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        text = tiny.write_text(Path(scratch) / "text")
+        equal = [all(kill(kind, Path(scratch), text, asked)) for kind in asked.kinds]
+    return 0 if all(equal) else 1
+
+
+def kill(kind: str, folder: Path, text: Path, asked: argparse.Namespace) -> list[bool]:
+    """Do what is asked to one kind of run: for each thing done, whether all came out equal."""
+    processes = compare_run.LocalExecutor.for_run
+    in_this_process: Any = lambda config, workers=None: InThisProcess()  # noqa: E731
+    compare_run.LocalExecutor.for_run = in_this_process  # type: ignore[method-assign]
+    flags = tiny.flags(text, *FLAGS) if kind == "recurrent" else tiny.image_flags(kind, *FLAGS)
+    warm = ["run", f"{kind}-quick", *flags, "--run", str(folder / f"warm-{kind}")]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
+        if cli.main(warm) != 0:  # in this process: every fork then has what this loads and compiles
+            raise SystemExit(said.getvalue())
+    reference = Reference(kind, folder / kind, flags).make()
+    at_once = Reference(kind, folder / f"{kind}-at-once", flags, ("run", "compare")).make()
+    twice = Count()
+    found, expected = (one.content["compare"] for one in (at_once, reference))
+    twice.add(
+        differences({**found, "config.json": expected["config.json"]}, expected), ""
+    )  # it names the stages
+    equal = [twice.print(kind=kind, killed="never, twice")]
+    for stage in asked.stages:
+        began = time.monotonic()
+        count = at_operations(reference, stage, asked.every)
+        about = {
+            "kind": kind,
+            "killed": f"{stage}, at changes of files",
+            "changes": reference.operations[stage],
+        }
+        equal.append(count.print(**about, minutes=round((time.monotonic() - began) / 60, 1)))
+    if asked.random:
+        count = at_random(at_once, at_once.commands, asked.random, asked.seed)
+        equal.append(count.print(kind=kind, killed="run and compare, at random moments"))
+    if asked.processes:
+        compare_run.LocalExecutor.for_run = processes  # type: ignore[method-assign]
+        reference.seconds["compare"] += START
+        count = at_random(reference, ("compare",), asked.processes, asked.seed)
+        equal.append(count.print(kind=kind, killed="compare in processes, at random moments"))
+    return equal
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""A small kernel with a bit of everything that kernels are made of, whose values are known.
+
+Shape letters: R rows, N numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from enas.cpu.kernels import array, narrow, parallel, tanh, widen
+from enas.cpu.simd import sum_of_products
+from enas.cpu.threads import team
+
+
+@parallel
+def _probe(first: int, last: int, x_RN: Any, sum_R: Any, rounded_RN: Any) -> None:
+    for r in range(first, last):
+        x, rounded = x_RN[r], rounded_RN[r]
+        sum_R[r] = sum_of_products(x, x)
+        for n in range(len(x)):
+            rounded[n] = narrow(tanh(widen(x[n])), rounded)
+
+
+def fault() -> str | None:
+    """What is wrong with the kernel's values; None if they are right. Raises whatever a compiler raises."""
+    x_RN = torch.arange(-400.0, 400.0).view(16, 50) / 64
+    sum_R, rounded_RN = torch.empty(16), torch.empty(16, 50, dtype=torch.bfloat16)
+    _probe(team(2**20), 16, array(x_RN), array(sum_R), array(rounded_RN))
+    exact = torch.equal(sum_R, x_RN.double().square().sum(1).float())
+    near = torch.allclose(rounded_RN.float(), x_RN.tanh(), rtol=2**-7, atol=0)
+    return None if exact and near else "a kernel that was tried gave wrong values"
+
+
+def kept() -> str:
+    """Whether and where kernels are kept for the next process, in words."""
+    compiled: Any = _probe
+    return str(compiled._cache.where)

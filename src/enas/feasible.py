@@ -1,0 +1,68 @@
+"""Whether the settings of a run can work, stage by stage, asked before the first step: a search takes hours, and what comes
+after it takes no other settings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from enas.config import RunConfig, Workshop
+from enas.controllers import build_controller
+from enas.controllers.config import IndependentConfig, LSTMConfig
+from enas.controllers.reinforce import leave_one_out_baseline
+from enas.errors import ConfigError
+from enas.retrain import Network, random_architectures
+from enas.runtime.tensorboard import summary_writer
+
+
+def check_stages(config: RunConfig, workshop: Workshop, stages: Sequence[str]) -> None:
+    """Build what the stages of a run work with, and train nothing.
+
+    Raises an `EnasError` that says which setting cannot work with these data or this space.
+    """
+    with _memory_explained():
+        if "search" in stages:
+            check_search(config, workshop)
+        architecture = config.searched_space().sample(random.Random(0))
+        random_architectures(architecture.space, config.retrain.random, config.seed, {architecture})
+        for network in (Network("found", architecture, config.seed), *config.references()):
+            workshop.try_out(network)
+
+
+def check_search(config: RunConfig, workshop: Workshop) -> None:
+    """Shared weights, controller and rewards, as far as the search and the picking after it need them."""
+    if config.tensorboard:
+        summary_writer()
+    search, controller = config.search, config.controller
+    build_controller(controller, workshop.search_task().space, config.seed)
+    learns = search.updates > 0 and search.warmup_epochs < search.epochs
+    reinforce = controller.reinforce if isinstance(controller, IndependentConfig | LSTMConfig) else None
+    if learns and reinforce is not None and reinforce.baseline == "leave-one-out":
+        leave_one_out_baseline(torch.zeros(search.proposals))
+    compared = (
+        search.proposals
+        if search.same_minibatch and search.proposals > 1
+        else search.updates * search.proposals
+    )
+    if config.derive.needs_ridge and (not learns or compared < 2):
+        raise ConfigError(
+            "the ridge regression of derive.rule or derive.shortlist_order needs rewards to compare, and this search gives "
+            "none; raise search.updates or search.proposals, or choose another derive.rule and derive.shortlist_order"
+        )
+
+
+@contextlib.contextmanager
+def _memory_explained() -> Iterator[None]:
+    """Raises `ConfigError` where the memory does not suffice for the networks."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise ConfigError(
+            "the networks do not fit into memory; lower their width, or how many nodes or layers they have"
+        ) from error
