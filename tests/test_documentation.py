@@ -250,7 +250,7 @@ SOURCES = {file: defined(file) for file in ROOT.glob("src/enas/**/*.py")}
 
 def no_such_symbol(span: str) -> str | None:
     """Why `module.py:name` or `Class.name` names nothing in the package; None for what does, or is no such name."""
-    if match := re.fullmatch(r"((?:\w+/)*\w+\.py)(?::([\w.]+))?", span):
+    if (match := re.fullmatch(r"((?:\w+/)*\w+\.py)(?::([\w.]+))?", span)) and not (ROOT / span).exists():
         files = [file for file in SOURCES if file.as_posix().endswith("/" + match[1])]
         if not files:
             return "no such file"
