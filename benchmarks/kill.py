@@ -196,8 +196,9 @@ def without_times(value: Any) -> Any:
 
 def checkpoint(path: Path) -> Any:
     """All that a checkpoint holds, without the clock and what depends on its digits."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return tiny.plain({key: value for key, value in state.items() if key != "metrics"})
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    state = {key: value for key, value in saved["state"].items() if key != "metrics"}
+    return tiny.plain({**saved, "state": state})
 
 
 READERS: dict[str, Callable[[Path], Any]] = {

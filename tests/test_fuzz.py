@@ -986,7 +986,7 @@ def test_any_folder_of_texts_is_read_or_refused(
     if strange:
         path.unlink(missing_ok=True)
         path.mkdir() if strange == "folder" else path.symlink_to(path)
-    config = TextConfig(source=str(folder), max_vocabulary=limits[0], max_train_tokens=limits[1])
+    settings = {"source": str(folder), "max_vocabulary": limits[0], "max_train_tokens": limits[1]}
     with fuzz.trying((splits, usual, suffix, limits, strange)):
-        read = fuzz.refused(lambda: load_text(config))
+        read = fuzz.refused(lambda: load_text(TextConfig(**settings)))
         assert read is None or str(read)

@@ -298,7 +298,8 @@ def opened_as_text(call: ast.Call) -> bool:
         return owner is not None
     if name in ("run", "Popen", "check_output") and isinstance(owner, ast.Name) and owner.id == "subprocess":
         return any(keyword.arg in ("text", "encoding") for keyword in call.keywords)
-    if name in ("open", "fdopen") and getattr(owner, "id", "") not in ("os", "Image", "tarfile", "Run"):
+    called = getattr(owner, "id", "") or getattr(owner, "attr", "")
+    if name in ("open", "fdopen") and called not in ("os", "Image", "tarfile", "archive", "Run"):
         modes = [ast.literal_eval(word) for word in call.args if isinstance(word, ast.Constant)]
         return not any(isinstance(mode, str) and "b" in mode for mode in modes)
     return False
