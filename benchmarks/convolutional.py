@@ -40,8 +40,8 @@ from torch.nn import functional as F
 from enas.architecture import Architecture, Space
 from enas.data.augmentation import AugmentConfig
 from enas.data.images import ImageData, ImageSet
-from enas.nn.image_network import ImageShape, ImageSupernet, Pass
-from enas.nn.memory import keep_freed_memory
+from enas.runtime.allocator import keep_freed_memory
+from enas.spaces.image_network import ImageShape, ImageSupernet
 from enas.spaces.macro.net import MacroNetConfig, MacroSupernet
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.net import MicroNetConfig, MicroSupernet
@@ -195,7 +195,7 @@ def check_same_loss(workload: Workload, architecture: Architecture) -> None:
     generator = torch.Generator().manual_seed(0)
     images_BCHW = torch.randn(16, *SHAPE[:3], generator=generator)
     labels_B = torch.arange(16) % CLASSES
-    outputs = supernet(images_BCHW, architecture, Pass())
+    outputs = supernet(images_BCHW, architecture)
     loss = F.cross_entropy(outputs.logits_BK, labels_B)
     if outputs.auxiliary_BK is not None:
         loss = loss + AUXILIARY_WEIGHT * F.cross_entropy(outputs.auxiliary_BK, labels_B)
