@@ -43,7 +43,7 @@ def convolution(weight: Tensor, stride: int = 1) -> nn.Conv2d:
     outputs, channels, width, _ = weight.shape
     conv = nn.Conv2d(channels, outputs, width, stride, width // 2 if stride == 1 else 0, bias=False)
     del conv.weight
-    conv.weight = weight  # type: ignore[assignment]
+    conv.weight = weight
     return conv
 
 

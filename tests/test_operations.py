@@ -1,0 +1,352 @@
+"""What every operation of `enas.ops` promises: by any backend it is its plain form, and its plain form has derivatives."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import enas
+from enas import ops
+from enas.errors import ConfigError
+from enas.norms import batch_statistics
+from enas.ops import Maps, Operation
+
+Call = Callable[[Sequence[Maps], Sequence[Any]], Maps]
+How = Callable[[Operation[..., Any]], Callable[..., Any]]
+
+KINDS = ["as they are", "rectified", "normed", "normed and rectified", "channels last"]
+MODES = ["training", "batch statistics", "evaluation"]
+
+SHAPE = (3, 4, 7, 6)
+"""Of one part: images, channels, rows, columns; odd where it is halved."""
+
+
+class Case(NamedTuple):
+    """One way to call an operation."""
+
+    operation: Operation[..., Any]
+    modules: Callable[[], list[nn.Module]] = list
+    """Convolutions, and the norm as the last one."""
+    parts: int | None = None
+    """How many maps are given in a list; None for a single one that is not in a list."""
+    arguments: tuple[Any, ...] = ()
+    """What follows the maps, before the modules."""
+    plain: bool | frozenset[str] = frozenset()
+    """The kinds of maps and modes of the norm for which there is no kernel; or True if there never is one."""
+
+    def call(self, how: How, xs: Sequence[Maps], modules: Sequence[Any]) -> Maps:
+        """The operation in the form that `how` makes of it."""
+        given: Any = xs[0] if self.parts is None else list(xs)
+        *convs, norm = modules or [None]
+        rest: list[Any] = [*convs, norm] if modules else []
+        if self.operation is ops.joined_norm:
+            rest = [convs, norm]
+        elif self.operation is ops.reduction_norm:
+            rest = [convs[: len(xs)], convs[len(xs) :], norm]
+        y: Maps = how(self.operation)(given, *self.arguments, *rest)
+        return y
+
+    def has_kernel(self, kind: str, mode: str) -> bool:
+        """Whether a kernel takes such a call."""
+        return not isinstance(self.plain, bool) and kind != "channels last" and not self.plain & {kind, mode}
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def norm(channels: int, seed: int = 1) -> nn.BatchNorm2d:
+    """A norm that is not a fresh one."""
+    made = nn.BatchNorm2d(channels, eps=1e-3, momentum=0.2)
+    made.weight.copy_(normal(channels, seed=seed))
+    made.bias.copy_(normal(channels, seed=seed + 1))
+    made.get_buffer("running_mean").copy_(normal(channels, seed=seed + 2))
+    made.get_buffer("running_var").copy_(0.5 + normal(channels, seed=seed + 3).square())
+    made.get_buffer("num_batches_tracked").fill_(5)
+    return made
+
+
+def conv(channels: int, out: int, width: Any = 1, seed: int = 10, **settings: Any) -> nn.Conv2d:
+    """A convolution, without bias and of the same size unless the settings say so."""
+    if "padding" not in settings:
+        settings["padding"] = width // 2
+    made = nn.Conv2d(channels, out, width, **{"bias": False, **settings})
+    for i, parameter in enumerate(made.parameters()):
+        nn.init.normal_(parameter, 0.0, 0.5, generator=torch.Generator().manual_seed(seed + i))
+    return made
+
+
+def dense(width: Any, **settings: Any) -> Callable[[], list[nn.Module]]:
+    return lambda: [conv(4, 6, width, **settings), norm(6)]
+
+
+def separable(width: int, out: int = 5, **settings: Any) -> Callable[[], list[nn.Module]]:
+    return lambda: [
+        depthwise := conv(4, 4, width, **{"groups": 4, **settings}),
+        conv(depthwise.out_channels, out, seed=20),
+        norm(out),
+    ]
+
+
+def joined(parts: int) -> Callable[[], list[nn.Module]]:
+    return lambda: [*(conv(4, 5, seed=10 * part) for part in range(1, parts + 1)), norm(5)]
+
+
+def reduction(parts: int) -> Callable[[], list[nn.Module]]:
+    return lambda: [
+        *(conv(4, 2, seed=10 * part, stride=2) for part in range(1, parts + 1)),
+        *(conv(4, 3, seed=10 * part + 5, stride=2) for part in range(1, parts + 1)),
+        norm(5),
+    ]
+
+
+FACTORS = (torch.tensor([0.0, 1.25, 1.0]), None, torch.tensor([1.25, 0.0, 0.0]))
+PENDING = frozenset(["rectified", "normed", "normed and rectified"])
+MIXED = frozenset(["mixed"])
+"""Maps of which some are rectified and some are not."""
+
+CASES = {
+    "computed": Case(ops.computed),
+    "relu": Case(ops.relu),
+    "total of one": Case(ops.total, parts=1),
+    "total": Case(ops.total, parts=3),
+    "total with factors": Case(ops.total, parts=3, arguments=(FACTORS,)),
+    "concatenation of one": Case(ops.concatenation, parts=1),
+    "concatenation": Case(ops.concatenation, parts=3, plain=MIXED),
+    **{
+        f"{pool.plain.__name__}, stride {stride}": Case(pool, arguments=(stride,))
+        for pool in (ops.average_pool, ops.max_pool)
+        for stride in (1, 2)
+    },
+    "global average": Case(ops.global_average),
+    "batch norm": Case(ops.batch_norm, lambda: [norm(4)], plain=PENDING),
+    "total norm": Case(ops.total_norm, lambda: [norm(4)], parts=3, plain=frozenset(["evaluation"])),
+    **{f"dense {width}": Case(ops.conv_norm, dense(width)) for width in (1, 3, 5)},
+    "dense, stride": Case(ops.conv_norm, dense(3, stride=2), plain=True),
+    "dense, other padding": Case(ops.conv_norm, dense(3, padding=0), plain=True),
+    "dense, even width": Case(ops.conv_norm, dense(2), plain=True),
+    "dense, oblong": Case(ops.conv_norm, dense((3, 1), padding=1), plain=True),
+    "dense, bias": Case(ops.conv_norm, dense(3, bias=True), plain=True),
+    "dense, groups": Case(ops.conv_norm, dense(3, groups=2), plain=True),
+    "dense, dilation": Case(ops.conv_norm, dense(3, dilation=2), plain=True),
+    "dense, reflection": Case(ops.conv_norm, dense(3, padding_mode="reflect"), plain=True),
+    **{
+        f"separable {width}, stride {stride}": Case(ops.separable_norm, separable(width, stride=stride))
+        for width in (3, 5)
+        for stride in (1, 2)
+    },
+    "separable, stride 3": Case(ops.separable_norm, separable(3, stride=3), plain=True),
+    "separable, other padding": Case(ops.separable_norm, separable(3, padding=0), plain=True),
+    "separable, bias": Case(ops.separable_norm, separable(3, bias=True), plain=True),
+    "separable, groups": Case(ops.separable_norm, separable(3, groups=2), plain=True),
+    "joined, one": Case(ops.joined_norm, joined(1), parts=1),
+    "joined": Case(ops.joined_norm, joined(3), parts=3),
+    "reduction, one": Case(ops.reduction_norm, reduction(1), parts=1),
+    "reduction": Case(ops.reduction_norm, reduction(2), parts=2, plain=MIXED),
+}
+
+
+def test_every_operation_on_maps_is_held_to_it() -> None:
+    recurrent = {"recurrence", "tied_nll", "tied_cross_entropy"}
+    operations = {name for name, value in vars(ops).items() if isinstance(value, Operation)}
+    assert {case.operation.plain.__name__ for case in CASES.values()} == operations - recurrent
+
+
+class Given(NamedTuple):
+    """Maps and modules. Each map has a norm of its own, which is done to it if the kind of maps says so."""
+
+    xs: list[Tensor]
+    pending: list[nn.BatchNorm2d]
+    modules: list[Any]
+
+    @classmethod
+    def of(cls, case: Case, shape: tuple[int, ...] = SHAPE) -> Given:
+        """New ones, from fixed seeds."""
+        parts = range(case.parts or 1)
+        xs = [normal(*shape, seed=100 + i).requires_grad_() for i in parts]
+        return cls(xs, [norm(shape[1], 200 + 10 * i).eval() for i in parts], case.modules())
+
+    def double(self) -> Given:
+        """The same in float64."""
+        pending, modules = ([copy.deepcopy(module).double() for module in part] for part in self[1:])
+        return Given([x.detach().double().requires_grad_() for x in self.xs], pending, modules)
+
+    def maps(self, kind: str) -> list[Maps]:
+        """The maps as operations hand them on."""
+        return [
+            _as(kind if kind != "mixed" else KINDS[i % 4], x, pending)
+            for i, (x, pending) in enumerate(zip(self.xs, self.pending, strict=True))
+        ]
+
+    def leaves(self, kind: str) -> list[Tensor]:
+        """All that gets a gradient."""
+        modules = self.modules + (self.pending if "normed" in kind else [])
+        return [*self.xs, *(parameter for module in modules for parameter in module.parameters())]
+
+    def in_mode(self, mode: str) -> Any:
+        """A context in which the norm of the operation normalises so."""
+        norms = [module for module in self.modules if isinstance(module, nn.BatchNorm2d)]
+        for module in norms:
+            module.train(mode == "training")
+        return batch_statistics(norms if mode == "batch statistics" else [])
+
+    def averages(self) -> list[Tensor]:
+        """The norm's, and the number of minibatches in them."""
+        return [buffer for module in self.modules for buffer in module.buffers()]
+
+
+def _as(kind: str, x: Tensor, pending: nn.BatchNorm2d) -> Maps:
+    if kind == "channels last":
+        return x.contiguous(memory_format=torch.channels_last)
+    y: Maps = ops.batch_norm(x, pending) if "normed" in kind else x
+    return ops.relu(y) if "rectified" in kind else y
+
+
+def plain(operation: Operation[..., Any]) -> Callable[..., Any]:
+    return operation.plain
+
+
+def dispatched(operation: Operation[..., Any]) -> Callable[..., Any]:
+    return operation
+
+
+def by_kernel(operation: Operation[..., Any]) -> Callable[..., Any]:
+    """The operation, which fails where it is left to the plain form."""
+
+    def unused(*_: Any, **__: Any) -> Any:
+        raise AssertionError(f"no kernel took {operation.plain.__name__}")
+
+    unused.__name__ = operation.plain.__name__
+    return Operation(unused, operation.check)
+
+
+@pytest.fixture(params=["kernels", "plain"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether kernels are used."""
+    if request.param == "kernels":
+        pytest.importorskip("numba")
+    else:
+        monkeypatch.setattr(ops, "_kernels", dict)
+    return bool(request.param == "kernels")
+
+
+def kinds_of(case: Case) -> list[str]:
+    return KINDS if case.parts in (None, 1) else [*KINDS, "mixed"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "mode"),
+    [
+        (name, kind, mode)
+        for name, case in CASES.items()
+        for kind in kinds_of(case)
+        for mode in (MODES if case.modules() else ["training"])
+    ],
+)
+def test_an_operation_is_its_plain_form(name: str, kind: str, mode: str, kernels: bool) -> None:
+    """In float32 what the plain form is in float64: values, every gradient, and the moving averages."""
+    case = CASES[name]
+    given = Given.of(case)
+    exact = given.double()
+
+    def run(given: Given, how: How) -> list[Tensor]:
+        with given.in_mode(mode):
+            y = ops.computed(case.call(how, given.maps(kind), given.modules))
+        weights = normal(*y.shape, seed=300).to(y.dtype)
+        gradients = torch.autograd.grad((y * weights).sum(), given.leaves(kind), allow_unused=kind == "mixed")
+        unused = [torch.zeros(()) if gradient is None else gradient for gradient in gradients]
+        return [y, *unused, *given.averages()]
+
+    fused = kernels and case.has_kernel(kind, mode)
+    before = [average.clone() for average in given.averages()]
+    actual, expected = run(given, by_kernel if fused else dispatched), run(exact, plain)
+    for own, wanted in zip(actual, expected, strict=True):
+        largest = max(1.0, float(wanted.detach().abs().max()))
+        torch.testing.assert_close(own.double(), wanted.double(), rtol=0, atol=5e-5 * largest)
+    moved = [not torch.equal(own, old) for own, old in zip(given.averages(), before, strict=True)]
+    assert all(moved) if mode == "training" else not any(moved)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        (name, mode)
+        for name, case in CASES.items()
+        for mode in (["training", "evaluation"] if case.modules() else ["training"])
+    ],
+)
+def test_in_double_precision_an_operation_passes_gradcheck(name: str, mode: str) -> None:
+    case = CASES[name]
+    given = Given.of(case, (3, 4, 3, 3)).double()
+    kind = "normed and rectified"
+
+    def values(*_: Tensor) -> Tensor:
+        y = case.call(dispatched, given.maps(kind), given.modules)
+        assert isinstance(y, Tensor)
+        assert y.dtype == torch.float64
+        return y
+
+    with given.in_mode(mode):
+        assert torch.autograd.gradcheck(values, given.leaves(kind), eps=1e-6, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, case in CASES.items() if case.modules() and not isinstance(case.plain, bool)]
+)
+def test_a_norm_of_one_value_a_channel_is_an_error(name: str, kernels: bool) -> None:
+    """By its own statistics; the moving averages are as good as ever."""
+    case = CASES[name]
+    single = Given.of(case, (1, 4, 1, 1))
+    for mode in ("training", "batch statistics"):
+        with single.in_mode(mode), pytest.raises(ConfigError, match="more than one value a channel"):
+            case.call(dispatched, single.maps("rectified"), single.modules)
+    with single.in_mode("evaluation"):
+        y = ops.computed(case.call(dispatched, single.maps("rectified"), single.modules))
+    assert y.isfinite().all()
+
+
+def test_maps_that_no_kernel_takes_are_computed_wherever_they_are_given(kernels: bool) -> None:
+    first, second = (normal(*SHAPE, seed=seed) for seed in (1, 2))
+    last, pending = first.contiguous(memory_format=torch.channels_last), ops.relu(second)
+    assert isinstance(pending, Tensor) is not kernels
+    expected = first + second.relu()
+    for given in ([last, pending], (last, pending)):
+        torch.testing.assert_close(ops.total(given), expected)
+        torch.testing.assert_close(ops.total(xs=given, factors=None), expected)
+    half = ops.max_pool(x=ops.relu(second.double()), stride=2)
+    torch.testing.assert_close(half, ops.max_pool.plain(second.double().relu(), 2))
+
+
+@pytest.mark.parametrize("name", ["dense 3", "separable 3, stride 1", "joined", "reduction", "batch norm"])
+def test_autocast_to_float16_is_the_plain_form_s(name: str) -> None:
+    case = CASES[name]
+    given = Given.of(case)
+    expected = case.call(plain, given.double().maps("as they are"), given.double().modules)
+    with torch.autocast("cpu", torch.float16):
+        y = case.call(dispatched, given.maps("as they are"), given.modules)
+    assert isinstance(expected, Tensor)
+    assert isinstance(y, Tensor)
+    assert y.dtype == (torch.float32 if name == "batch norm" else torch.float16)
+    torch.testing.assert_close(y.double(), expected, rtol=0, atol=1e-2 * float(expected.detach().abs().max()))
+
+
+def test_without_numba_the_plain_forms_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    for module in [name for name in sys.modules if name.startswith("enas.cpu")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(enas, "cpu", None, raising=False)
+    found = ops._kernels.__wrapped__
+    monkeypatch.setattr(ops, "_kernels", found)
+    assert found() == {}
+    x = normal(*SHAPE, seed=1).requires_grad_()
+    y = ops.relu(ops.conv_norm(x, conv(4, 6, 3), norm(6)))
+    assert isinstance(y, Tensor)
+    y.sum().backward()
+    assert x.grad is not None
