@@ -138,8 +138,11 @@ def global_average(x: Maps) -> Tensor:
 
 @Operation
 def batch_norm(x: Maps, norm: nn.BatchNorm2d) -> Maps:
-    """norm(x) (Ioffe & Szegedy 2015). Raises `ConfigError` where a minibatch has one value a channel, as nothing varies."""
-    check_varies(x, norm)
+    """norm(x) (Ioffe & Szegedy 2015)."""
+    if norm.training and x.shape.numel() == x.shape[1]:
+        # Torch refuses statistics of a single value. Twice the same value has the same mean, and varies as little.
+        single: Tensor = norm(torch.cat([x, x]))[:1]
+        return single
     normalised: Tensor = norm(x)
     return normalised
 
@@ -184,16 +187,6 @@ def reduction_norm(
 def total_norm(xs: Sequence[Maps], norm: nn.BatchNorm2d) -> Maps:
     """norm(Σ xs)."""
     return batch_norm(total(xs), norm)
-
-
-def check_varies(x: Maps, norm: nn.BatchNorm2d) -> None:
-    """Raises `ConfigError` where a norm would take the statistics of one value a channel."""
-    B, _, H, W = x.shape
-    if norm.training and B * H * W == 1:
-        raise ConfigError(
-            "a batch norm needs more than one value a channel, and this minibatch is one image of one pixel: "
-            "take larger images, or minibatches that leave no single image over"
-        )
 
 
 # ---- the recurrent cell ------------------------------------------------------------------------------------------------

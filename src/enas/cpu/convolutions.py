@@ -29,10 +29,16 @@ def known(conv: nn.Conv2d, groups: int = 1, widest_stride: int = 1) -> bool:
     )
 
 
+def fits(xs: Sequence[Maps], channels: Sequence[int], out: int, norm: nn.BatchNorm2d) -> bool:
+    """Whether maps, filters and norm have the channels of each other: kernels read memory without asking."""
+    return [x.shape[1] for x in xs] == list(channels) and norm.num_features == out
+
+
 @takes_over("conv_norm")
 def conv_norm(x: Maps, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Deferred | None:
     """A dense convolution of stride 1."""
-    if not known(conv) or not takes(x, weights=(conv.weight, norm.weight)):
+    fitting = known(conv) and fits([x], [conv.in_channels], conv.out_channels, norm)
+    if not fitting or not takes(x, weights=(conv.weight, norm.weight)):
         return None
     return dense_norm([deferred(x)], conv.weight, norm, operand_type())
 
@@ -44,7 +50,8 @@ def separable_norm(
     """A stride of 1 or 2."""
     C = depthwise.out_channels
     filters = known(depthwise, C, widest_stride=2) and known(pointwise) and pointwise.kernel_size == (1, 1)
-    if not filters or not takes(x, weights=(depthwise.weight, pointwise.weight, norm.weight)):
+    fitting = fits([x], [C], pointwise.out_channels, norm) and pointwise.in_channels == C
+    if not (filters and fitting) or not takes(x, weights=(depthwise.weight, pointwise.weight, norm.weight)):
         return None
     return fused_separable_norm(deferred(x), depthwise.weight, pointwise.weight, norm, depthwise.stride[0])
 
@@ -53,7 +60,8 @@ def separable_norm(
 def joined_norm(xs: Sequence[Maps], convs: Sequence[nn.Conv2d], norm: nn.BatchNorm2d) -> Deferred | None:
     """1×1 convolutions of any number of parts."""
     weights = tuple(conv.weight for conv in convs)
-    if not takes(*xs, weights=(*weights, norm.weight)):
+    fitting = fits(xs, [conv.in_channels for conv in convs], convs[0].out_channels, norm)
+    if not fitting or not takes(*xs, weights=(*weights, norm.weight)):
         return None
     return dense_norm(list(map(deferred, xs)), torch.cat(weights, 1), norm, operand_type())
 
@@ -64,7 +72,11 @@ def reduction_norm(
 ) -> Deferred | None:
     """Either half of the pixels by 1×1 convolutions."""
     weights = tuple(conv.weight for conv in (*evens, *odds))
-    if not takes(*xs, weights=(*weights, norm.weight)):
+    fitting = all(
+        fits(xs, [conv.in_channels for conv in convs], evens[0].out_channels + odds[0].out_channels, norm)
+        for convs in (evens, odds)
+    )
+    if not fitting or not takes(*xs, weights=(*weights, norm.weight)):
         return None
     even_PC, odd_QC = (torch.cat([conv.weight.flatten(1) for conv in convs], 1) for convs in (evens, odds))
     x = concatenation(xs)

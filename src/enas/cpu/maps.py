@@ -62,7 +62,12 @@ def total(xs: Sequence[Maps], factors: Sequence[Tensor | None] | None = None) ->
     factors = [None] * len(xs) if factors is None else factors
     if len(xs) == 1 and isinstance(xs[0], Tensor) and factors[0] is None:
         return xs[0]
-    return summed(list(map(deferred, xs)), factors) if takes(*xs) else None
+    return summed(list(map(deferred, xs)), factors) if takes(*xs) and alike(xs) else None
+
+
+def alike(xs: Sequence[Maps]) -> bool:
+    """Whether all maps are of one shape: kernels read memory without asking."""
+    return all(x.shape == xs[0].shape for x in xs)
 
 
 def summed(xs: Sequence[Deferred], factors: Sequence[Tensor | None]) -> Tensor:
@@ -74,7 +79,8 @@ def summed(xs: Sequence[Deferred], factors: Sequence[Tensor | None]) -> Tensor:
 @takes_over("total_norm")
 def total_norm(xs: Sequence[Maps], norm: nn.BatchNorm2d) -> Deferred | None:
     """norm(Σ xs) by batch statistics."""
-    if not norm.training or not takes(*xs, weights=(norm.weight,)):
+    fitting = alike(xs) and xs[0].shape[1] == norm.num_features
+    if not (norm.training and fitting) or not takes(*xs, weights=(norm.weight,)):
         return None
     parts = list(map(deferred, xs))
     sums = _Sum.of(parts, [None] * len(parts))
@@ -84,7 +90,8 @@ def total_norm(xs: Sequence[Maps], norm: nn.BatchNorm2d) -> Deferred | None:
 @takes_over("batch_norm")
 def batch_norm(x: Maps, norm: nn.BatchNorm2d) -> Deferred | None:
     """The statistics; the rest is left to whoever reads the maps."""
-    if isinstance(x, Deferred) or not takes(x, weights=(norm.weight,)):
+    fitting = x.shape[1] == norm.num_features
+    if isinstance(x, Deferred) or not fitting or not takes(x, weights=(norm.weight,)):
         return None
     if not norm.training:
         assert norm.running_mean is not None

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from enas.cpu.deferred import Deferred
 from enas.cpu.kernels import array, kernel
-from enas.ops import check_varies
 
 BUCKETS = 16
 """Ranges of units that have gradient buffers of their own: fixed, so that sums do not depend on the number of threads."""
@@ -58,7 +57,6 @@ def normalised(norm: nn.BatchNorm2d, outputs: tuple[Tensor, ...]) -> Deferred:
     In training mode, batch statistics are taken into the moving averages, as torch's own forward pass does.
     """
     y_BCHW, scale_C, shift_C, mean_C, variance_C = outputs
-    check_varies(y_BCHW, norm)
     if norm.training and norm.track_running_stats:
         update_averages(norm, mean_C, variance_C, y_BCHW.numel() // y_BCHW.shape[1])
     return Deferred(y_BCHW, scale_C, shift_C)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from enas import ops
 from enas.errors import ConfigError
@@ -169,8 +170,13 @@ class Classifier(nn.Module):
 
     def forward(self, x: Maps) -> Tensor:
         """The class scores [B, K]."""
-        scores_BK: Tensor = self.linear(self.dropout(ops.global_average(x)))
-        return scores_BK
+        return class_scores(self.dropout(ops.global_average(x)), self.linear.weight)
+
+
+def class_scores(features_BC: Tensor, weight_KC: Tensor) -> Tensor:
+    """The last product [B, K], in the weights' own type also under autocast: a short one has ties for the best class."""
+    with torch.autocast(features_BC.device.type, enabled=False):
+        return F.linear(features_BC.to(weight_KC.dtype), weight_KC)
 
 
 def linear(channels: int, out: int, generator: torch.Generator, fan_in: int | None = None) -> nn.Linear:

@@ -119,10 +119,10 @@ def accumulate_gradient(
     Returns the score of the main head alone. Raises `NotFiniteError`, with no gradient added, if the loss is NaN or
     infinite; `whose` says in its message whose loss that is.
     """
-    loss = F.cross_entropy(widened(outputs.logits_BK), labels_B)
+    loss = F.cross_entropy(outputs.logits_BK, labels_B)
     total = loss
     if outputs.auxiliary_BK is not None:
-        total = loss + auxiliary_weight * F.cross_entropy(widened(outputs.auxiliary_BK), labels_B)
+        total = loss + auxiliary_weight * F.cross_entropy(outputs.auxiliary_BK, labels_B)
     correct = (outputs.logits_BK.detach().argmax(1) == labels_B).float().mean()
     # One transfer from the device for all three.
     value, loss_value, accuracy = torch.stack([total.detach(), loss.detach(), correct]).tolist()
@@ -130,11 +130,6 @@ def accumulate_gradient(
         raise NotFiniteError(f"the loss{whose} is {value}")
     (total * share).backward()
     return Score(loss_value, 100 * accuracy)
-
-
-def widened(scores_BK: Tensor) -> Tensor:
-    """Class scores in float32 at least, which a loss is computed in."""
-    return scores_BK.float() if scores_BK.dtype.itemsize < torch.float32.itemsize else scores_BK
 
 
 def descend(optimizer: torch.optim.Optimizer, rate: float, clip: float | None) -> float:

@@ -12,12 +12,18 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from enas import ops
 from enas.masks import Dropout
 from enas.ops import Maps
-from enas.spaces.blocks import JoinedConv, NormConfig, chosen, linear, parts_of_convolution
+from enas.spaces.blocks import (
+    JoinedConv,
+    NormConfig,
+    chosen,
+    class_scores,
+    linear,
+    parts_of_convolution,
+)
 
 Parts = dict[str, Maps]
 """Feature maps of one size, in the order of their concatenation."""
@@ -94,4 +100,4 @@ class JoinedClassifier(nn.Module):
         """The class scores [B, K]."""
         features_BC = torch.cat([ops.global_average(ops.relu(x)) for x in xs.values()], 1)
         weight_KC = torch.cat([self.linears[name].get_parameter("weight") for name in xs], 1)
-        return F.linear(self.dropout(features_BC), weight_KC)
+        return class_scores(self.dropout(features_BC), weight_KC)
