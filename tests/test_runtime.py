@@ -150,6 +150,20 @@ class TestFiles:
         assert path.read_text() == "old"
         assert names(tmp_path) == ["file"]
 
+    def test_nothing_outside_of_a_run_is_written_through_links_in_it(self, tmp_path: Path) -> None:
+        outside, run = tmp_path / "outside", tmp_path / "run"
+        outside.write_text("theirs")
+        run.mkdir()
+        for name in ("record.json", "picture.svg", "log.jsonl"):
+            (run / name).symlink_to(outside)
+        write_json(run / "record.json", {"n": 1})
+        write_atomic(run / "picture.svg", "<svg/>", own=True)
+        with pytest.raises(RunFolderError, match=r"log\.jsonl.* is a link"):
+            append_jsonl(run / "log.jsonl", {"n": 1})
+        assert outside.read_text() == "theirs"
+        assert [path.is_symlink() for path in sorted(run.iterdir())] == [True, False, False]
+        assert names(tmp_path) == ["outside", "run"]
+
     def test_a_link_stays_and_what_it_leads_to_is_replaced(self, tmp_path: Path) -> None:
         (tmp_path / "elsewhere").mkdir()
         target = tmp_path / "elsewhere" / "file"

@@ -124,9 +124,9 @@ def compare_run(run: Run, config: CompareConfig) -> Comparison:
             raise stop.stopped(run.folder, command(config)) from stopped
     comparison = compare(records, own_name(run.config), run.config.metric, run.config.seed)
     folder, lines = run.folder / PART, (json.dumps(asdict(record)) + "\n" for record in records)
-    write_atomic(folder / RECORDS, "".join(lines), make_folder=False)
+    write_atomic(folder / RECORDS, "".join(lines), own=True)
     write_json(folder / NUMBERS, comparison.to_json())
-    write_atomic(folder / PICTURE, comparison_svg(comparison, records), make_folder=False)
+    write_atomic(folder / PICTURE, comparison_svg(comparison, records), own=True)
     return comparison
 
 

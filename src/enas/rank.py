@@ -94,7 +94,7 @@ def rank(run: Run, config: RankConfig) -> dict[str, Any]:
     shared = dict(zip(architectures, shared_scores(task, architectures), strict=True))
     record = compare(shared, truth, score_name(run.config), run.config.seed)
     write_json(run.folder / RECORD, record)
-    write_atomic(run.folder / PICTURE, picture(record), make_folder=False)
+    write_atomic(run.folder / PICTURE, picture(record), own=True)
     return record
 
 

@@ -286,7 +286,7 @@ def score_in(result: Mapping[str, Any], key: str) -> float:
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> Digest:
     """Write the weights of a network into a folder that is there; returns what the file then holds."""
     data = safetensors.torch.save({name: weight.contiguous() for name, weight in weights.items()})
-    write_atomic(path, data, make_folder=False)
+    write_atomic(path, data, own=True)
     return digest_of(data)
 
 

@@ -489,7 +489,7 @@ def derive_by(run: Run, train: Callable[[Architecture], float]) -> None:
 def put_architecture(folder: Path, architecture: Architecture) -> None:
     """Write the architecture of a run, as values and as a picture."""
     try:
-        write_svg(architecture.graph(), folder / "architecture.svg")
+        write_svg(architecture.graph(), folder / "architecture.svg", own=True)
     except EnasError as error:  # the picture is a convenience: its library may be missing
         say(f"no architecture.svg: {error}")
     write_json(folder / "architecture.json", architecture.to_json())

@@ -152,13 +152,13 @@ def _towards(start: tuple[float, float], end: tuple[float, float], length: float
     return start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1])
 
 
-def write_svg(graph: Graph, path: str | os.PathLike[str]) -> None:
-    """Draw the architecture into an SVG file; see `atomic_file`.
+def write_svg(graph: Graph, path: str | os.PathLike[str], *, own: bool = False) -> None:
+    """Draw the architecture into an SVG file, a run's `own` or not; see `atomic_file`.
 
     Raises:
         EnasError: pygraphviz is missing, or as `layout` and `write_atomic` say.
     """
-    write_atomic(path, _picture(graph, "svg"))
+    write_atomic(path, _picture(graph, "svg"), own=own)
 
 
 def write_png(graph: Graph, path: str | os.PathLike[str]) -> None:

@@ -80,7 +80,7 @@ class CheckpointStore:
         path = self.path(step)
         check_still_there(self.run_file)
         _make_below(self.folder)
-        with atomic_file(path, make_folder=False) as file:
+        with atomic_file(path, own=True) as file:
             sealed = _Hashed(file)
             try:
                 torch.save(plain, cast(IO[bytes], sealed))

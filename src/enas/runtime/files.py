@@ -49,12 +49,15 @@ def digest_of(data: bytes) -> Digest:
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | os.PathLike[str], *, make_folder: bool = True) -> Iterator[BinaryIO]:
+def atomic_file(path: str | os.PathLike[str], *, own: bool = False) -> Iterator[BinaryIO]:
     """Open a file that appears at `path`, whole and safe on the disk, once the block ends without an error.
 
-    Until then, and after any error, `path` is what it was before. A folder that is missing is created, unless
-    `make_folder` is false: then somebody has deleted it, and that is an error. A link stays: what it leads to is
-    replaced. Devices, pipes and standard output cannot be replaced: they are written into.
+    Until then, and after any error, `path` is what it was before.
+
+    A path that a person named may be anything: its folder is created when it is missing; a link stays, and what it leads
+    to is replaced; devices, pipes and standard output cannot be replaced, and are written into. A run's `own` file is in a
+    folder that is there, or somebody has deleted it, which is an error; and whatever stands at its place is replaced, a
+    link too, so that nothing outside of the run is written.
 
     Raises:
         RunFolderError: the disk is full, or the file cannot be written for another reason of the system's.
@@ -64,16 +67,16 @@ def atomic_file(path: str | os.PathLike[str], *, make_folder: bool = True) -> It
     with _explained(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        flowing = _flowing(path)
-        if flowing is not None:
-            with flowing:
-                yield flowing
-            return
-        path = Path(os.path.realpath(path))
+        if not own:
+            flowing = _flowing(path)
+            if flowing is not None:
+                with flowing:
+                    yield flowing
+                return
+            path = Path(os.path.realpath(path))
+            path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{os.getpid()}{PART_SUFFIX}")
         try:
-            if make_folder:
-                path.parent.mkdir(parents=True, exist_ok=True)
             with open(part, "wb") as file:
                 yield file
                 file.flush()
@@ -97,9 +100,9 @@ def _flowing(path: Path) -> BinaryIO | None:
     return None if path.is_file() else open(path, "wb")
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes | str, *, make_folder: bool = True) -> None:
-    """Write `data` (text as UTF-8) to `path` whole or not at all; see `atomic_file` for folders and errors."""
-    with atomic_file(path, make_folder=make_folder) as file:
+def write_atomic(path: str | os.PathLike[str], data: bytes | str, *, own: bool = False) -> None:
+    """Write `data` (text as UTF-8) to `path` whole or not at all; see `atomic_file` for links, folders and errors."""
+    with atomic_file(path, own=own) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
@@ -111,7 +114,7 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
         RunFolderError: as `atomic_file`, or the folder is gone.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomic(path, _json_bytes(text) + b"\n", make_folder=False)
+    write_atomic(path, _json_bytes(text) + b"\n", own=True)
 
 
 def digest_of_file(path: str | os.PathLike[str]) -> Digest:
@@ -307,12 +310,16 @@ class JsonlLog:
 
 @contextlib.contextmanager
 def _log_file(path: str | os.PathLike[str], *, make_folder: bool = False) -> Iterator[FileIO]:
-    """Open `path`, created when missing, to read anywhere and write at its end, unbuffered."""
+    """Open `path`, created when missing, to read anywhere and write at its end, unbuffered; a link is refused."""
     with _explained(path):
         if make_folder:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a+b", buffering=0) as file:
+        with open(path, "a+b", buffering=0, opener=_not_through_a_link) as file:
             yield file
+
+
+def _not_through_a_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _mend(file: FileIO) -> int:
@@ -382,6 +389,8 @@ def _explained(path: str | os.PathLike[str]) -> Iterator[None]:
             advice = "No file may be longer, by the system's limit (ulimit -f). Raise the limit, then resume."
         elif error.errno == errno.EISDIR:
             advice = "Name a file."
+        elif error.errno == errno.ELOOP:
+            advice = "It is a link, and a log is not written through one: put the file itself in its place."
         elif error.errno == errno.ENOENT:
             raise RunFolderError(
                 f"Cannot write {path}: its folder is not there. If it was deleted or moved while this ran, nothing more is "
