@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +79,8 @@ def parts_of_convolution(
 
 def chosen(convs: nn.ModuleDict, xs: Iterable[str]) -> list[nn.Conv2d]:
     """The convolutions of the parts that are there."""
-    return [conv for name in xs if isinstance(conv := convs[name], nn.Conv2d)]
+    found: list[Any] = [convs[name] for name in xs]
+    return found
 
 
 class DenseConv(nn.Module):

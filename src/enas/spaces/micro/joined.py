@@ -8,7 +8,7 @@ Shape letters: B images, C channels of a part, P Q channels out of either half, 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -99,5 +99,6 @@ class JoinedClassifier(nn.Module):
     def forward(self, xs: Parts) -> Tensor:
         """The class scores [B, K]."""
         features_BC = torch.cat([ops.global_average(ops.relu(x)) for x in xs.values()], 1)
-        weight_KC = torch.cat([self.linears[name].get_parameter("weight") for name in xs], 1)
+        layers: list[Any] = [self.linears[name] for name in xs]
+        weight_KC = torch.cat([layer.weight for layer in layers], 1)
         return class_scores(self.dropout(features_BC), weight_KC)
