@@ -71,7 +71,7 @@ def update_averages(norm: nn.BatchNorm2d, mean_C: Tensor, variance_C: Tensor, co
     norm.num_batches_tracked.add_(1)
     share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
     norm.running_mean.lerp_(mean_C.detach(), share)
-    norm.running_var.lerp_(variance_C.detach() * (count / (count - 1)), share)
+    norm.running_var.lerp_(variance_C.detach() * (count / max(count - 1, 1)), share)
 
 
 @kernel

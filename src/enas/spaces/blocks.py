@@ -176,7 +176,10 @@ class Classifier(nn.Module):
 
 def class_scores(features_BC: Tensor, weight_KC: Tensor) -> Tensor:
     """The last product [B, K], in the weights' own type also under autocast: a short one has ties for the best class."""
-    with torch.autocast(features_BC.device.type, enabled=False):
+    device = features_BC.device.type
+    if not torch.amp.is_autocast_available(device):
+        return F.linear(features_BC, weight_KC)
+    with torch.autocast(device, enabled=False):
         return F.linear(features_BC.to(weight_KC.dtype), weight_KC)
 
 
