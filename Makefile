@@ -28,7 +28,7 @@ docs: $(VENV)/.installed-dev
 # One installation serves both: the package itself is editable, so only these two files make it out of date.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(MAKE_VENV)
-	$(PIP) install -c constraints.txt -e .
+	$(PIP) install -c constraints.txt -e '.[cpu]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt

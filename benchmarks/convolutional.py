@@ -39,9 +39,9 @@ from torch.nn import functional as F
 
 from enas.architecture import Architecture, Space
 from enas.data.augmentation import AugmentConfig
-from enas.data.images import ImageData, ImageSet
+from enas.data.images import ImageData, ImageSet, ImageShape
 from enas.runtime.allocator import keep_freed_memory
-from enas.spaces.image_network import ImageShape, ImageSupernet
+from enas.spaces.image_network import ImageSupernet
 from enas.spaces.macro.net import MacroNetConfig, MacroSupernet
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.net import MicroNetConfig, MicroSupernet

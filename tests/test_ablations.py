@@ -27,6 +27,7 @@ from enas.architecture import Architecture
 from enas.cli import COMMANDS, check_command, parse, take_words
 from enas.config import Metric, RunConfig
 from enas.controllers.config import UniformConfig
+from enas.data.images import ImageShape
 from enas.errors import ConfigError, NotFiniteError, RunFolderError
 from enas.recipes import RECIPES, recipe
 from enas.runs.images import ImageWorkshop, MacroConfig
@@ -34,7 +35,6 @@ from enas.runs.recurrent import RecurrentConfig, RecurrentWorkshop
 from enas.runtime.files import read_json
 from enas.runtime.stop import Stopped, StopRequest
 from enas.settings import config_from_json, config_to_json
-from enas.spaces.image_network import ImageShape
 from enas.stages import ALL_STAGES, Run, execute
 from tests import tiny
 

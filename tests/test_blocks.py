@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from enas import ops
 from enas.costs import multiply_adds, on_meta, parameter_count
+from enas.data.images import ImageShape
 from enas.errors import ConfigError
 from enas.masks import Dropout, mask, masks_from
 from enas.norms import batch_statistics
@@ -29,7 +30,6 @@ from enas.spaces.blocks import (
     check_shape,
     he_normal_,
 )
-from enas.spaces.image_network import ImageShape
 
 B, C, OUT, H, W = 3, 4, 6, 7, 8
 NORM = NormConfig(eps=1e-3, decay=0.8)

@@ -319,17 +319,41 @@ def requirements(group: list[str]) -> set[str]:
     return {re.match(r"[\w-]+", requirement)[0].lower() for requirement in group}
 
 
+def imports(file: Path) -> set[str]:
+    """The modules that a file imports, anywhere in it; of `from a.b import c`, both a.b and a.b.c."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
 def test_dependencies_are_what_the_package_imports() -> None:
-    imported = set()
-    for file in ROOT.glob("src/enas/**/*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                imported.add(node.module.split(".")[0])
+    """What only the compiled kernels need is an extra."""
     names = packages_distributions()  # pillow is imported as PIL
-    needed = imported - sys.stdlib_module_names - {"enas"}
-    assert {names[name][0].lower() for name in needed} == requirements(PROJECT["dependencies"])
+    needed: dict[bool, set[str]] = {True: set(), False: set()}
+    for file in SOURCES:
+        imported = {module.split(".")[0] for module in imports(file)} - sys.stdlib_module_names - {"enas"}
+        needed["cpu" in file.parts] |= {names[name][0].lower() for name in imported}
+    dependencies = requirements(PROJECT["dependencies"])
+    assert needed[False] == dependencies
+    assert needed[True] - dependencies == requirements(PROJECT["optional-dependencies"]["cpu"])
+
+
+def test_compiled_kernels_are_behind_one_door() -> None:
+    outside = {file for file in SOURCES if "cpu" not in file.parts}
+    doors = {file.name for file in outside if any(m.startswith("enas.cpu") for m in imports(file))}
+    assert doors == {"ops.py"}
+
+
+def test_data_know_no_networks() -> None:
+    allowed = ("enas.data", "enas.errors", "enas.constraints", "enas.runtime")
+    modules = {(file.name, m) for file in SOURCES if file.parent.name == "data" for m in imports(file)}
+    assert [
+        pair for pair in sorted(modules) if pair[1].startswith("enas.") and not pair[1].startswith(allowed)
+    ] == []
 
 
 def test_constraints_pin_every_dependency_to_one_version() -> None:

@@ -21,7 +21,7 @@ from enas.architecture import Architecture, Decision, Graph, Space
 from enas.controllers import build_controller
 from enas.controllers.config import UniformConfig
 from enas.data.augmentation import AugmentConfig, normalise
-from enas.data.images import ImageData, ImageSet
+from enas.data.images import ImageData, ImageSet, ImageShape
 from enas.errors import ConfigError, NotFiniteError
 from enas.masks import mask, masks_from
 from enas.norms import batch_statistics, norms_of
@@ -31,7 +31,7 @@ from enas.runtime.metrics import Metrics
 from enas.runtime.seeding import generator
 from enas.runtime.stop import StopRequest
 from enas.search import Search, SearchConfig, run_search
-from enas.spaces.image_network import ImageChild, ImageShape, ImageSupernet, Outputs
+from enas.spaces.image_network import ImageChild, ImageSupernet, Outputs
 from enas.spaces.macro.net import MacroChild, MacroNetConfig, MacroSupernet
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.net import MicroChild, MicroNetConfig, MicroSupernet

@@ -17,11 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from enas.architecture import Architecture
 from enas.costs import multiply_adds, parameter_count
 from enas.cpu.simd import multiplies_bfloat16
+from enas.data.images import ImageShape
 from enas.errors import ConfigError
 from enas.masks import masks_from
 from enas.norms import batch_statistics, norms_of
 from enas.runtime.devices import products_in
-from enas.spaces.image_network import ImageShape
 from enas.spaces.macro.net import MacroChild, MacroNetConfig, MacroSupernet
 from enas.spaces.macro.space import OPERATIONS, MacroSpace
 from enas.spaces.recurrent.space import RecurrentSpace

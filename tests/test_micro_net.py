@@ -18,12 +18,13 @@ from torch.nn import functional as F
 from enas import ops
 from enas.architecture import Architecture
 from enas.cpu.simd import multiplies_bfloat16
+from enas.data.images import ImageShape
 from enas.errors import ConfigError
 from enas.masks import masks_from
 from enas.norms import batch_statistics, norms_of
 from enas.ops import Maps
 from enas.runtime.devices import products_in
-from enas.spaces.image_network import ImageShape, Outputs
+from enas.spaces.image_network import Outputs
 from enas.spaces.micro import cell as cell_module
 from enas.spaces.micro.cell import MicroCell, SeparableTwice, drop_path
 from enas.spaces.micro.net import MicroChild, MicroNetConfig, MicroNetwork, MicroSupernet

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from enas.spaces.image_network import ImageShape
+from enas.data.images import ImageShape
 from enas.spaces.macro.net import MacroChild, MacroNetConfig
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.net import MicroChild, MicroNetConfig

@@ -25,6 +25,7 @@ from enas.architecture import Architecture, Kind
 from enas.config import Metric, RunConfig
 from enas.controllers.config import IndependentConfig, LSTMConfig, ReinforceConfig
 from enas.costs import parameter_count
+from enas.data.images import ImageShape
 from enas.ensemble import EnsembleConfig, EnsembleRecord, ensemble
 from enas.errors import ConfigError, NotFiniteError, RunFolderError, did_you_mean, shown
 from enas.runs.images import ImageRunConfig, MacroConfig, MicroConfig
@@ -35,7 +36,6 @@ from enas.runtime.progress import say
 from enas.runtime.records import read_record
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import Stopped
-from enas.spaces.image_network import ImageShape
 from enas.stages import ALL_STAGES, Run, StageName, execute, put_architecture
 
 RECIPE = "recipe"

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from enas.spaces.image_network import ImageShape
+from enas.data.images import ImageShape
 
 
 def parameter_count(network: nn.Module) -> int:

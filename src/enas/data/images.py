@@ -17,10 +17,18 @@ from torch import Tensor
 from enas.data.own_files import printable
 from enas.data.text import SPLITS, Split
 from enas.errors import DataError
-from enas.spaces.image_network import ImageShape
 
 SHOWN_CLASSES = 10
 """Most classes whose names are shown where the data are described."""
+
+
+class ImageShape(NamedTuple):
+    """The images and classes that a network is built for."""
+
+    channels: int
+    height: int
+    width: int
+    classes: int
 
 
 class Normalisation(NamedTuple):

@@ -21,12 +21,12 @@ from enas.controllers.config import (
     ControllerConfig,
 )
 from enas.data.image_sources import ImageConfig, load_images
-from enas.data.images import ImageData
+from enas.data.images import ImageData, ImageShape
 from enas.errors import ConfigError
 from enas.retrain import Network, RetrainConfig, load_weights
 from enas.runtime.devices import pick_device
 from enas.runtime.seeding import generator
-from enas.spaces.image_network import ImageChild, ImageShape, ImageSupernet
+from enas.spaces.image_network import ImageChild, ImageSupernet
 from enas.spaces.macro.net import MacroChild, MacroNetConfig, MacroSupernet
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.net import MicroChild, MicroNetConfig, MicroSupernet

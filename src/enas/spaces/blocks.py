@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from enas import ops
+from enas.data.images import ImageShape
 from enas.errors import ConfigError
 from enas.masks import Dropout
 from enas.ops import Maps
-from enas.spaces.image_network import ImageShape
 
 TRUNCATED_STD = 0.8796256610342398
 """Standard deviation of a standard normal that is cut off at ±2."""

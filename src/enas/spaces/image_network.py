@@ -10,15 +10,6 @@ from torch import Tensor, nn
 from enas.architecture import Architecture, Space
 
 
-class ImageShape(NamedTuple):
-    """What a network is built for."""
-
-    channels: int
-    height: int
-    width: int
-    classes: int
-
-
 class Outputs(NamedTuple):
     """Class scores [B, K] before the softmax; those of the auxiliary head are there in training, if it has one."""
 

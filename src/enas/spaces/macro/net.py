@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from enas.architecture import Architecture
+from enas.data.images import ImageShape
 from enas.errors import ConfigError
 from enas.ops import Maps
 from enas.spaces.blocks import Classifier, DenseConv, FactorizedReduction, check_images, check_shape
-from enas.spaces.image_network import ImageChild, ImageShape, ImageSupernet, Outputs
+from enas.spaces.image_network import ImageChild, ImageSupernet, Outputs
 from enas.spaces.macro.layer import Layer, MacroNetConfig
 from enas.spaces.macro.space import MacroSpace, reduction_layers
 

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from enas.architecture import Architecture
 from enas.constraints import Depth, PartialShare, PositiveFloat, Settings, SomeShare, Width
+from enas.data.images import ImageShape
 from enas.errors import ConfigError
 from enas.spaces.blocks import DenseConv, NormConfig, check_images, check_shape
-from enas.spaces.image_network import ImageChild, ImageShape, ImageSupernet, Outputs
+from enas.spaces.image_network import ImageChild, ImageSupernet, Outputs
 from enas.spaces.micro.auxiliary import POOL, AuxiliaryHead
 from enas.spaces.micro.cell import MicroCell, Reach, path_of, reach_of
 from enas.spaces.micro.joined import JoinedClassifier, JoinedReduction, Layout, Parts
