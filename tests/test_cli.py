@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 import enas
+from enas import cli
 from enas.cli import COMMANDS, NAMES_FIRST, USAGE, main, setting_names, settings, take_free_folder
 from enas.config import CONTROLLERS
+from enas.errors import ConfigError
 from enas.recipes import RECIPES, recipe
 from enas.runtime.files import append_jsonl, read_json, read_jsonl, write_json
 from enas.spaces import architecture_from_json
@@ -414,6 +416,20 @@ def test_bytes_that_are_no_text_pass_through_flags_and_records() -> None:
     append_jsonl("log.jsonl", {"path": "caf\udce9"})
     assert read_json("record.json") == {"path": "caf\udce9"}
     assert read_jsonl("log.jsonl") == [{"path": "caf\udce9"}]
+
+
+def test_a_complaint_has_a_bearable_length(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: list[str]) -> None:
+        raise ConfigError("a" * 10_000)
+
+    monkeypatch.setattr(cli, "parse", refuse)
+    assert main(["show"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("enas: aaaa")
+    assert said.endswith("(10,000 characters)\n")
+    assert len(said) < 2100
 
 
 def test_show_draws_into_files(capsys: pytest.CaptureFixture[str]) -> None:

@@ -362,7 +362,7 @@ def records(draw: st.DrawFn, file: str, data: bytes) -> bytes:
             return json.dumps(record).encode()
         return draw(fuzz.json_bytes(record))
     if suffix == ".jsonl":
-        lines = data.splitlines()
+        lines = data.splitlines() or [b"{}"]
         place = draw(st.integers(0, len(lines) - 1))
         some = draw(st.sampled_from(("odd", "odd", "drop", "double", "blank", "cut")))
         new = {

@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from enas.rank import RankConfig
     from enas.stages import Run, StageName
 
+LONGEST_COMPLAINT = 2000
+"""Characters of a message: whatever it repeats, a person can read it."""
+
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
@@ -75,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(str(stopped))
             return stopped.exit_code
         except EnasError as error:
-            say(f"enas: {error}")
+            say(f"enas: {shortened(str(error), LONGEST_COMPLAINT)}")
             return EXIT_USAGE
         except KeyboardInterrupt as interrupt:
             say("; ".join(["enas: interrupted", *getattr(interrupt, "__notes__", [])]))

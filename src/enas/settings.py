@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from enas.config import RunConfig
 from enas.controllers.config import ControllerConfig
-from enas.errors import RunFolderError
+from enas.errors import RunFolderError, shortened
 from enas.runs.images import MacroConfig, MicroConfig
 from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.records import WrongRecord, validated
@@ -102,7 +102,7 @@ def config_from_json(record: dict[str, Any]) -> RunConfig:
         values = read.settings["controller"]
     except (KeyError, WrongRecord) as error:
         raise RunFolderError(
-            f"config.json lacks or does not know {error}; was it written by a newer version?"
+            f"config.json lacks or does not know {shortened(str(error))}; was it written by a newer version?"
         ) from error
     settings = {**read.settings, "controller": _read(controller, values, "controller")}
     config: RunConfig = _read(kind, settings)
