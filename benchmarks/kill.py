@@ -16,7 +16,7 @@ random      `enas run` and `enas compare` are killed at random moments and resum
 processes   `enas compare` is killed likewise while it trains in processes of their own, which find their parent gone.
 
 Equal means: the same files and folders, `.lock` and what processes say (log.txt) apart, with the same bytes.
-Only times differ, which are the values of the keys in `TIMES` in JSON; checkpoints are compared value by value, bit for bit,
+Only times differ, which are the values of the keys in `TIMES` in JSON, and a line in the picture of a comparison; checkpoints are compared value by value, bit for bit,
 without the clock and the length of metrics.jsonl, which depends on the digits of times.
 
 Every attempt is a fork of one process that has imported everything and loaded the compiled kernels; it computes with one
@@ -215,6 +215,8 @@ def content(run: Path) -> dict[str, Any]:
         name = str(path.relative_to(run))
         if path.is_dir():
             found[name] = "a folder"
+        elif path.name == compare_run.PICTURE:
+            found[name] = "a picture, with a line at the seconds of a run"
         elif path.name not in (".lock", LOG):
             found[name] = READERS.get(path.suffix, Path.read_bytes)(path)
     return found
