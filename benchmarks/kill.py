@@ -17,7 +17,8 @@ processes   `enas compare` is killed likewise while it trains in processes of th
 
 Equal means: the same files and folders, `.lock` and what processes say (log.txt) apart, with the same bytes.
 Only times differ, which are the values of the keys in `TIMES` in JSON, and a line in the picture of a comparison;
-checkpoints are compared value by value, bit for bit, without the clock and the length of metrics.jsonl, which depends on the digits of times.
+checkpoints are compared value by value, bit for bit, without the clock and the length of metrics.jsonl, which depends on
+the digits of times.
 
 Every attempt is a fork of one process that has imported everything and loaded the compiled kernels; it computes with one
 thread, so that no thread is lost by the fork. Trainings of `compare` are done in it, but for `processes`.
