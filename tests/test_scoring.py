@@ -121,7 +121,7 @@ def test_a_stopped_search_goes_on_and_scores_the_same(toy: MiniSpace, table: Tab
 
 def test_a_table_of_other_trainings_or_data_is_refused(toy: MiniSpace, table: Table, tmp_path: Path) -> None:
     config: Any = toy.config()
-    other = replace(config, precision="bf16")
+    other = replace(config, precision="bf16", allow_slow=True)
     with pytest.raises(DataError, match="other settings"):
         score_search(other, table, tmp_path / "a", StopRequest())
     with pytest.raises(DataError, match="other data"):
