@@ -141,7 +141,7 @@ class Operations:
             return io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
 
         os.fsync = counted_sync
-        builtins.open = io.open = counted_open  # type: ignore[assignment]
+        builtins.open = io.open = counted_open
 
 
 def fork(argv: Sequence[str], log: Path, run: Path, at: int | None = None) -> int:
@@ -405,7 +405,7 @@ def kill(kind: str, folder: Path, text: Path, asked: argparse.Namespace) -> list
     """Do what is asked to one kind of run: for each thing done, whether all came out equal."""
     processes = compare_run.LocalExecutor.for_run
     in_this_process: Any = lambda config, workers=None: InThisProcess()  # noqa: E731
-    compare_run.LocalExecutor.for_run = in_this_process  # type: ignore[method-assign]
+    compare_run.LocalExecutor.for_run = in_this_process
     flags = tiny.flags(text, *FLAGS) if kind == "recurrent" else tiny.image_flags(kind, *FLAGS)
     warm = ["run", f"{kind}-quick", *flags, "--run", str(folder / f"warm-{kind}")]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
@@ -432,7 +432,7 @@ def kill(kind: str, folder: Path, text: Path, asked: argparse.Namespace) -> list
         count = at_random(at_once, at_once.commands, asked.random, asked.seed)
         equal.append(count.print(kind=kind, killed="run and compare, at random moments"))
     if asked.processes:
-        compare_run.LocalExecutor.for_run = processes  # type: ignore[method-assign]
+        compare_run.LocalExecutor.for_run = processes
         reference.seconds["compare"] += START
         count = at_random(reference, ("compare",), asked.processes, asked.seed)
         equal.append(count.print(kind=kind, killed="compare in processes, at random moments"))

@@ -25,7 +25,7 @@ class There(torch.Tensor):
     def __new__(cls: type, x: torch.Tensor) -> Any:
         if x.dtype == torch.float64:
             raise TypeError("this device has no float64")
-        return torch.Tensor._make_wrapper_subclass(cls, x.shape, x.stride(), dtype=x.dtype, device=DEVICE)  # type: ignore[attr-defined]
+        return torch.Tensor._make_wrapper_subclass(cls, x.shape, x.stride(), dtype=x.dtype, device=DEVICE)
 
     def __init__(self, x: torch.Tensor) -> None:
         self.held = x

@@ -733,7 +733,7 @@ def test_every_setting_belongs_to_something_or_is_free() -> None:
 
 def with_settings(run: Run, *more: str) -> Run:
     """The run with other settings in config.json."""
-    text = Path(run.config.data.source)  # type: ignore[attr-defined]
+    text = Path(run.config.data.source)
     edit(run.folder / "config.json", **config_to_json(tiny.config(text, *more)))
     return Run.open(run.folder)
 
@@ -810,7 +810,7 @@ def test_length_of_the_shortlists_trainings_may_not_change_between_them(run: Run
 
 
 def test_free_settings_may_change_and_the_rest_goes_on(run: Run, tmp_path: Path) -> None:
-    moved = shutil.copytree(run.config.data.source, tmp_path / "moved")  # type: ignore[attr-defined]
+    moved = shutil.copytree(run.config.data.source, tmp_path / "moved")
     free = ("--search.checkpoint-every", "3", "--search.keep-checkpoints", "4", "--search.log-every", "2")
     more = (
         "--retrain.checkpoint-every",

@@ -278,7 +278,7 @@ def test_a_job_that_is_none_or_of_another_folder_is_refused(run: Run) -> None:
 def test_a_finished_training_of_other_settings_is_named(run: Run) -> None:
     (job,) = jobs_of(run, 1)
     finish(run, [job], InThisProcess())
-    child = run.config.retrain.child  # type: ignore[attr-defined]
+    child = run.config.retrain.child
     edited = replace(run.config, retrain=replace(run.config.retrain, child=replace(child, epochs=7)))
     with pytest.raises(
         RunFolderError, match=r"retrain\.child\.epochs is 7 in config\.json, but .* was made with 2"

@@ -85,6 +85,13 @@ def products_in(dtype: torch.dtype, device: torch.device) -> contextlib.Abstract
     return torch.autocast(device.type, dtype)
 
 
+def as_they_are(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Inside, products take operands of the types that they have, whatever autocast is around."""
+    if not torch.amp.is_autocast_available(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 def _why_no_cuda(index: int | None) -> str | None:
     if torch.version.cuda is None and torch.version.hip is None:
         return f"PyTorch {torch.__version__} was built without CUDA"

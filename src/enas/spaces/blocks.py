@@ -21,6 +21,7 @@ from enas.data.images import ImageShape
 from enas.errors import ConfigError
 from enas.masks import Dropout
 from enas.ops import Maps
+from enas.runtime.devices import as_they_are
 
 TRUNCATED_STD = 0.8796256610342398
 """Standard deviation of a standard normal that is cut off at ±2."""
@@ -176,10 +177,7 @@ class Classifier(nn.Module):
 
 def class_scores(features_BC: Tensor, weight_KC: Tensor) -> Tensor:
     """The last product [B, K], in the weights' own type also under autocast: a short one has ties for the best class."""
-    device = features_BC.device.type
-    if not torch.amp.is_autocast_available(device):
-        return F.linear(features_BC, weight_KC)
-    with torch.autocast(device, enabled=False):
+    with as_they_are(features_BC.device):
         return F.linear(features_BC.to(weight_KC.dtype), weight_KC)
 
 

@@ -19,6 +19,7 @@ from enas.constraints import Count, PositiveFloat, PositiveInt, Settings, Severa
 from enas.data.windows import Window, batchify, eval_windows, fixed_windows, random_windows
 from enas.errors import NotFiniteError
 from enas.ops import tied_cross_entropy, tied_nll
+from enas.runtime.devices import as_they_are
 from enas.runtime.seeding import generator
 from enas.tasks.language_model import DropoutConfig, Features, LanguageModel, detach
 
@@ -155,7 +156,8 @@ def accumulate_gradient(
     loss, total = window_loss(model, features, minibatch.targets_TB, config)
     if not math.isfinite(value := float(total.detach())):
         raise NotFiniteError(f"the loss{whose} is {value}")
-    (total * share).backward()
+    with as_they_are(total.device):  # the backward pass has its types from the forward pass
+        (total * share).backward()
     if weight_VD.grad is not None and looked_up_TBD.grad is not None:
         add_to_rows(weight_VD.grad, minibatch.tokens_TB, looked_up_TBD.grad)
     return float(loss.detach()), value, detach(features.state)
