@@ -12,7 +12,6 @@ import json
 import math
 import operator
 import random
-import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -127,7 +126,7 @@ def _whole(choice: Any) -> int:
             return operator.index(choice)
     except TypeError:
         pass
-    raise ArchitectureError(f"the choice {reprlib.repr(choice)} is no whole number")
+    raise ArchitectureError(f"the choice {shown(choice)} is no whole number")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import os
-import reprlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -39,6 +38,7 @@ from enas.errors import (
     RunFolderError,
     enas_command,
     shortened,
+    shown,
 )
 from enas.feasible import check_stages
 from enas.report.drawing import write_svg
@@ -147,7 +147,7 @@ class Run:
         stages = record.get("stages")
         if not isinstance(stages, list) or not stages or any(stage not in ALL_STAGES for stage in stages):
             raise RunFolderError(
-                f"{path}: 'stages' must name some of {', '.join(ALL_STAGES)}, not {reprlib.repr(stages)}"
+                f"{path}: 'stages' must name some of {', '.join(ALL_STAGES)}, not {shown(stages)}"
             )
         return cls(folder, config, tuple(stages))
 

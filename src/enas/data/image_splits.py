@@ -8,7 +8,6 @@ accuracy on images that were trained on would flatter.
 
 import hashlib
 import math
-import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from enas.data.images import ImageData, ImageSet
 from enas.data.own_files import printable
 from enas.data.text import SPLITS, Split
-from enas.errors import ConfigError, DataError
+from enas.errors import ConfigError, DataError, shown
 from enas.runtime.seeding import derive_seed
 
 Positions = NDArray[np.int64]
@@ -170,7 +169,7 @@ def _hold_out(
     if not len(names) <= number <= len(positions) - len(names):
         share = f"{number:,} of" if number <= len(positions) else "more than"
         raise ConfigError(
-            f"`{setting}` is {reprlib.repr(part)}, {share} {len(positions):,} images of {pool.name}, but its "
+            f"`{setting}` is {shown(part)}, {share} {len(positions):,} images of {pool.name}, but its "
             f"{len(names)} classes need at least one image each on both sides of a split: "
             f"set it from {len(names):,} to {len(positions) - len(names):,}."
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import GenericAlias
@@ -17,7 +16,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from enas.errors import RunFolderError, SettingError
+from enas.errors import RunFolderError, SettingError, shown
 from enas.runtime.files import read_json, read_jsonl
 
 T = TypeVar("T")
@@ -59,7 +58,7 @@ def validated(kind: type[T], values: object, *, strict: bool = True, closed: boo
             place = f"{place}.{name}" if place else name
             raise WrongRecord(place, needs, of_setting=True) from error
         if first["type"] not in ("missing", "unexpected_keyword_argument", "value_error", "json_invalid"):
-            reason += f", not {reprlib.repr(first['input'])}"
+            reason += f", not {shown(first['input'])}"
         raise WrongRecord(place, reason.removeprefix("Value error, "), unknown=unknown) from error
 
 
@@ -108,7 +107,7 @@ def check_settings(
     """
     for name, value in now.items():
         if made_with is not None and name in made_with and made_with[name] != value:
-            then, here = reprlib.repr(made_with[name]), reprlib.repr(value)
+            then, here = shown(made_with[name]), shown(value)
             raise RunFolderError(
                 f"{name} is {here} in config.json, but {Path(what)} was made with {then}: put {then} back, or {otherwise}"
             )

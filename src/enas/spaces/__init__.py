@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import reprlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +55,7 @@ def architecture_from_json(record: object) -> Architecture:
     architecture = space_from_json(read.space).architecture(read.choices)
     if read.id is not None and read.id != architecture.id:
         raise ArchitectureError(
-            f"its id is {reprlib.repr(read.id)}, but the choices are those of {architecture.id}: one of the two was "
+            f"its id is {shown(read.id)}, but the choices are those of {architecture.id}: one of the two was "
             "changed; leave the id out if the choices are right"
         )
     return architecture
