@@ -51,7 +51,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from enas import cli, compare_run  # noqa: E402
+from enas import cli  # noqa: E402
+from enas.evidence import compare as compare_run  # noqa: E402
 from enas.runtime.files import read_json, read_jsonl  # noqa: E402
 from enas.trainings import LOG  # noqa: E402
 from tests import tiny  # noqa: E402

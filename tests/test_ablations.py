@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 
 import enas.stages
-from enas.ablations import (
+from enas.architecture import Architecture
+from enas.cli import COMMANDS, check_command, parse, take_words
+from enas.config import Metric, RunConfig
+from enas.controllers.config import UniformConfig
+from enas.data.images import ImageShape
+from enas.errors import ConfigError, NotFiniteError, RunFolderError
+from enas.evidence.ablate import (
     CHANGED,
     ENSEMBLE,
     OfArchitecture,
@@ -23,12 +29,6 @@ from enas.ablations import (
     table,
     variants_of,
 )
-from enas.architecture import Architecture
-from enas.cli import COMMANDS, check_command, parse, take_words
-from enas.config import Metric, RunConfig
-from enas.controllers.config import UniformConfig
-from enas.data.images import ImageShape
-from enas.errors import ConfigError, NotFiniteError, RunFolderError
 from enas.recipes import RECIPES, recipe
 from enas.runs.images import ImageWorkshop, MacroConfig
 from enas.runs.recurrent import RecurrentConfig, RecurrentWorkshop
@@ -352,12 +352,12 @@ def test_variant_that_diverges_is_a_result(
 
 
 def test_frozen_controller_ends_in_an_ensemble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("enas.ablations.ENSEMBLE", 5)
+    monkeypatch.setattr("enas.evidence.ablate.ENSEMBLE", 5)
     config = tiny.image_config("macro")
     variant = variants_of(config)["frozen"]
     assert isinstance(variant, OfSettings)
     assert variant.ensemble == ENSEMBLE == 250
-    monkeypatch.setattr("enas.ablations.MACRO", (replace(variant, ensemble=5),))
+    monkeypatch.setattr("enas.evidence.ablate.MACRO", (replace(variant, ensemble=5),))
     rows = ablate(config, ["frozen"], 1, tmp_path / "a")
     scored = read_json(tmp_path / "a" / "frozen-seed0" / "ensemble.json")
     (record,) = rows[1]["records"]

@@ -10,11 +10,19 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from enas.compare import RANDOM_SEARCH, SAMPLING, Comparison, Contest, Record, compare, record_from_json
 from enas.config import Metric
 from enas.errors import DataError
-from enas.report.comparison import comparison_text
-from enas.statistics import best_of_k, mean_difference, probability_better
+from enas.evidence.comparison import (
+    RANDOM_SEARCH,
+    SAMPLING,
+    Comparison,
+    Contest,
+    Record,
+    compare,
+    record_from_json,
+)
+from enas.evidence.comparison_text import comparison_text
+from enas.evidence.statistics import best_of_k, mean_difference, probability_better
 
 ACCURACY = Metric("accuracy", lower_is_better=False)
 PERPLEXITY = Metric("ppl", lower_is_better=True)

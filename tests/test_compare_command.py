@@ -12,24 +12,25 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from enas import cli, compare_run
+from enas import cli
 from enas.architecture import Architecture
-from enas.compare import RANDOM_SEARCH, SAMPLING, Comparison, Record, compare, record_from_json
-from enas.compare_run import CompareConfig, command, random_searches
 from enas.config import Metric, RunConfig
 from enas.controllers import build_controller
 from enas.controllers.config import EvolutionConfig, UniformConfig
 from enas.errors import ConfigError, NotFiniteError, RunFolderError
-from enas.methods import ENAS, EVOLUTION, SHARED_RANDOM, UNIFORM, Spent, own_name, rivals
+from enas.evidence import compare as compare_run
+from enas.evidence.compare import CompareConfig, command, random_searches
+from enas.evidence.comparison import RANDOM_SEARCH, SAMPLING, Comparison, Record, compare, record_from_json
+from enas.evidence.comparison_picture import comparison_svg
+from enas.evidence.methods import ENAS, EVOLUTION, SHARED_RANDOM, UNIFORM, Spent, own_name, rivals
+from enas.evidence.statistics import probability_better_paired
 from enas.recipes import RECIPES, recipe
-from enas.report.comparison_picture import comparison_svg
 from enas.retrain import Network
 from enas.runtime.files import read_json, read_jsonl
 from enas.runtime.stop import EXIT_STOPPED, StopRequest
 from enas.search import Search
 from enas.settings import config_from_json, config_to_json
 from enas.stages import ALL_STAGES, Run, execute
-from enas.statistics import probability_better_paired
 from enas.tasks.language import LanguageSearchTask
 from enas.trainings import Job, Outcome
 from tests import tiny

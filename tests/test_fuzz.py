@@ -27,11 +27,12 @@ from hypothesis import configuration, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from enas import cli, compare_run
+from enas import cli
 from enas.architecture import Architecture, Space
 from enas.data.image_sources import ImageConfig, load_images
 from enas.data.sources import TextConfig, load_text
 from enas.errors import ConfigError
+from enas.evidence import compare as compare_run
 from enas.recipes import RECIPES, recipe
 from enas.runtime.stop import EXIT_STOPPED, StopRequest
 from enas.spaces import architecture_from_json

@@ -15,9 +15,9 @@ import scipy.stats
 
 from enas import cli
 from enas.errors import ConfigError, DataError, RunFolderError
-from enas.ground_truth import build as building
-from enas.ground_truth.build import BuildOptions, build, ceiling, figures, train_row
-from enas.ground_truth.minispaces import (
+from enas.evidence.tables import build as building
+from enas.evidence.tables.build import BuildOptions, build, ceiling, figures, train_row
+from enas.evidence.tables.minispaces import (
     MINI_SPACES,
     MiniSpace,
     cells,
@@ -27,7 +27,7 @@ from enas.ground_truth.minispaces import (
     table_for,
     table_of,
 )
-from enas.ground_truth.table import Row, Split, Table, first_difference, read_table, recipe_hash
+from enas.evidence.tables.table import Row, Split, Table, first_difference, read_table, recipe_hash
 from enas.runs.images import ImageRunConfig
 from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.environment import environment

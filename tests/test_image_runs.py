@@ -14,8 +14,8 @@ import torch
 from enas.cli import main
 from enas.config import CONTROLLERS
 from enas.controllers import Controller
-from enas.ensemble import EnsembleConfig, ensemble
 from enas.errors import ConfigError, RunFolderError
+from enas.evidence.ensemble import EnsembleConfig, ensemble
 from enas.report.summary import summary
 from enas.retrain import Network
 from enas.runs.images import ImageWorkshop

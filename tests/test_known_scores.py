@@ -22,8 +22,8 @@ from enas.cli import main
 from enas.controllers import build_controller
 from enas.controllers.config import PAPER, EvolutionConfig, IndependentConfig, LSTMConfig, UniformConfig
 from enas.errors import ArchitectureError, ConfigError, DataError
-from enas.ground_truth import benchmark as module
-from enas.ground_truth.benchmark import (
+from enas.evidence import benchmark as module
+from enas.evidence.benchmark import (
     NAMED,
     Standing,
     as_json,
@@ -32,8 +32,8 @@ from enas.ground_truth.benchmark import (
     searches,
     standings,
 )
-from enas.ground_truth.known_scores import SAMPLES, KnownScores, Trial, search_known
-from enas.ground_truth.nas_bench_graph import (
+from enas.evidence.known_scores import SAMPLES, KnownScores, Trial, search_known
+from enas.evidence.nas_bench_graph import (
     NETWORKS,
     SHA256,
     load_table,
@@ -41,11 +41,11 @@ from enas.ground_truth.nas_bench_graph import (
     package_folder,
     read_plain_pickle,
 )
+from enas.evidence.statistics import Interval, best_of_k
 from enas.runtime.seeding import generator
 from enas.spaces import architecture_from_json
 from enas.spaces.graph.space import OPERATIONS, STRUCTURES, GraphSpace
 from enas.spaces.recurrent.space import RecurrentSpace
-from enas.statistics import Interval, best_of_k
 
 SPACE = GraphSpace()
 SMALL = RecurrentSpace(3)
@@ -196,7 +196,7 @@ def test_plain_pickles_are_read() -> None:
 def test_a_file_that_is_not_the_published_one_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("enas.ground_truth.nas_bench_graph.package_folder", lambda: tmp_path)
+    monkeypatch.setattr("enas.evidence.nas_bench_graph.package_folder", lambda: tmp_path)
     with pytest.raises(DataError, match=r"cora.bench is missing\. Install"):
         load_table("cora")
     (tmp_path / "light").mkdir()

@@ -12,14 +12,14 @@ import scipy.stats
 import torch
 
 from enas import cli
-from enas import rank as ranking
 from enas.architecture import Architecture
 from enas.config import RunConfig
 from enas.errors import ConfigError, RunFolderError
-from enas.ground_truth.table import Row, Table
-from enas.rank import RankConfig, Truth, command, compare, epochs_with_validation, picture, rank
+from enas.evidence import rank as ranking
+from enas.evidence.rank import RankConfig, Truth, command, compare, epochs_with_validation, picture, rank
+from enas.evidence.scatter import scatter_svg
+from enas.evidence.tables.table import Row, Table
 from enas.report.plot import axis
-from enas.report.scatter import scatter_svg
 from enas.retrain import random_architectures
 from enas.runs.images import ImageRunConfig, MacroConfig
 from enas.runs.recurrent import RecurrentWorkshop

@@ -17,10 +17,10 @@ from enas.controllers import build_controller
 from enas.controllers.config import LSTMConfig, UniformConfig
 from enas.derive import candidates
 from enas.errors import ConfigError, DataError, NotFiniteError
-from enas.ground_truth import scoring
-from enas.ground_truth.minispaces import MINI_SPACES, MiniSpace
-from enas.ground_truth.named_settings import named_settings, pieces
-from enas.ground_truth.scoring import (
+from enas.evidence.tables import score as scoring
+from enas.evidence.tables.minispaces import MINI_SPACES, MiniSpace
+from enas.evidence.tables.named_settings import named_settings, pieces
+from enas.evidence.tables.score import (
     SAMPLES,
     SPLITS,
     ScoreOptions,
@@ -31,7 +31,7 @@ from enas.ground_truth.scoring import (
     summarise,
     tau,
 )
-from enas.ground_truth.table import Row, Table, recipe_hash
+from enas.evidence.tables.table import Row, Table, recipe_hash
 from enas.recipes import recipe
 from enas.runtime.environment import environment
 from enas.runtime.seeding import generator
@@ -143,7 +143,7 @@ def test_samples_of_a_uniform_policy_are_at_one_half_on_average(
     for seed in range(10):
         run = Run.open(tmp_path / "run")
         draw = functools.partial(generator, seed)  # other samples of the same policy
-        monkeypatch.setattr("enas.ground_truth.scoring.generator", lambda _, *use, draw=draw: draw(*use))
+        monkeypatch.setattr("enas.evidence.tables.score.generator", lambda _, *use, draw=draw: draw(*use))
         found.append(score_of(run, table)["test"]["samples_percentile"])
     # A mean of 10 · 16 draws with standard deviation 0.29: within 4.5 standard errors.
     assert np.mean(found) == pytest.approx(0.5, abs=0.103)

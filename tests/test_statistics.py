@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from enas.errors import ConfigError, DataError
-from enas.statistics import (
+from enas.evidence.statistics import (
     Interval,
     best_of_k,
     best_of_k_draws,
@@ -29,7 +29,7 @@ from enas.statistics import (
     seeds_needed,
     top,
 )
-from enas.statistics.agreement import kendall_taus, spearman_rhos, top_hit_rates
+from enas.evidence.statistics.agreement import kendall_taus, spearman_rhos, top_hit_rates
 
 TABLE = np.array([0.3, 0.9, 0.1, 0.5, 0.5, 0.7])
 
@@ -198,7 +198,7 @@ def test_mean_difference_holds_the_truth_as_often_as_it_says(
     n: int, least: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """400 samples of n differences of normal variables with means 2 and 1, and unequal spread."""
-    monkeypatch.setattr("enas.statistics.runs.RESAMPLES", 999)
+    monkeypatch.setattr("enas.evidence.statistics.runs.RESAMPLES", 999)
     rng = numbers(6)
     held = [mean_difference(rng.normal(2, 2, n), rng.normal(1, 1, n), rng).holds(1.0) for _ in range(400)]
     assert least < np.mean(held) < 0.98
@@ -383,7 +383,7 @@ def test_agreement_has_the_observed_values_in_intervals_that_narrow() -> None:
 
 def test_the_interval_of_tau_holds_the_truth_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """Normal scores of correlation r have tau = 2/π arcsin r."""
-    monkeypatch.setattr("enas.statistics.agreement.RESAMPLES", 400)
+    monkeypatch.setattr("enas.evidence.statistics.agreement.RESAMPLES", 400)
     rng, r, held = numbers(9), 0.6, []
     for _ in range(200):
         x, noise = rng.normal(size=(2, 60))

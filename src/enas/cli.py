@@ -47,13 +47,13 @@ from enas.runtime.streams import printing, reader_may_go, standard_streams
 
 if TYPE_CHECKING:
     from enas.architecture import Architecture
-    from enas.compare_run import CompareConfig
     from enas.config import RunConfig
-    from enas.ensemble import EnsembleConfig
-    from enas.ground_truth.benchmark import BenchmarkConfig
-    from enas.ground_truth.build import ShowOptions as TableOptions
-    from enas.ground_truth.scoring import ScoreOptions
-    from enas.rank import RankConfig
+    from enas.evidence.benchmark import BenchmarkConfig
+    from enas.evidence.compare import CompareConfig
+    from enas.evidence.ensemble import EnsembleConfig
+    from enas.evidence.rank import RankConfig
+    from enas.evidence.tables.build import ShowOptions as TableOptions
+    from enas.evidence.tables.score import ScoreOptions
     from enas.stages import Run, StageName
 
 LONGEST_COMPLAINT = 2000
@@ -371,7 +371,7 @@ def parse_retrain(argv: list[str]) -> Action:
 
 def parse_ablate(argv: list[str]) -> Action:
     """`ablate RECIPE --variant NAME ... [--seeds N] [--SETTING VALUE ...]`."""
-    from enas.ablations import named, variants_of
+    from enas.evidence.ablate import named, variants_of
     from enas.recipes import RECIPES
     from enas.spaces.notation import MOST_DIGITS
 
@@ -416,14 +416,14 @@ def take_words(argv: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
 
 def run_ablation(config: RunConfig, names: Sequence[str], seeds: int, folder: Path) -> int:
     """Run a recipe and variants of it, and print the table."""
-    from enas.ablations import ablate, table
+    from enas.evidence.ablate import ablate, table
 
     return show_text(table(ablate(config, names, seeds, folder), config.metric))
 
 
 def ablate_help(name: str) -> str:
     """What `enas ablate RECIPE --help` prints."""
-    from enas.ablations import list_variants
+    from enas.evidence.ablate import list_variants
     from enas.recipes import recipe
 
     return f"""enas ablate {name} --variant NAME ... [--seeds N] [--run FOLDER] [--SETTING VALUE ...]
@@ -518,21 +518,21 @@ def read_architecture(source: str) -> Architecture:
 
 def parse_ensemble(argv: list[str]) -> Action:
     """`ensemble RUN`."""
-    from enas.ensemble import EnsembleConfig, ensemble
+    from enas.evidence.ensemble import EnsembleConfig, ensemble
 
     return of_search("ensemble", argv, EnsembleConfig, ensemble.__doc__, score_ensemble)
 
 
 def parse_rank(argv: list[str]) -> Action:
     """`rank RUN`."""
-    from enas.rank import RankConfig
+    from enas.evidence.rank import RankConfig
 
     return of_search("rank", argv, RankConfig, RankConfig.__doc__, score_order)
 
 
 def parse_compare(argv: list[str]) -> Action:
     """`compare RUN`."""
-    from enas.compare_run import CompareConfig
+    from enas.evidence.compare import CompareConfig
 
     return of_search("compare", argv, CompareConfig, CompareConfig.__doc__, score_against_rivals)
 
@@ -564,7 +564,7 @@ def on_search(folder: Path, config: Any, say: Callable[[Run, Any], str]) -> int:
 
 def score_ensemble(run: Run, config: EnsembleConfig) -> str:
     """Score an ensemble of sampled architectures with a search's shared weights."""
-    from enas.ensemble import ensemble
+    from enas.evidence.ensemble import ensemble
 
     record = ensemble(run, config)
     if config.json:
@@ -578,7 +578,7 @@ def score_ensemble(run: Run, config: EnsembleConfig) -> str:
 
 def score_order(run: Run, config: RankConfig) -> str:
     """Compare shared-weight scores of architectures with what they reach trained alone."""
-    from enas.rank import describe, rank
+    from enas.evidence.rank import describe, rank
 
     record = rank(run, config)
     return json.dumps(record, indent=2) if config.json else describe(record)
@@ -586,8 +586,8 @@ def score_order(run: Run, config: RankConfig) -> str:
 
 def score_against_rivals(run: Run, config: CompareConfig) -> str:
     """Compare a run's method with random ones and with evolution, at equal budget."""
-    from enas.compare_run import compare_run
-    from enas.report.comparison import comparison_text
+    from enas.evidence.compare import compare_run
+    from enas.evidence.comparison_text import comparison_text
 
     comparison = compare_run(run, config)
     return json.dumps(comparison.to_json(), indent=2) if config.json else comparison_text(comparison)
@@ -595,7 +595,7 @@ def score_against_rivals(run: Run, config: CompareConfig) -> str:
 
 def parse_benchmark(argv: list[str]) -> Action:
     """`benchmark NAME [--controllers … --seeds N …]`."""
-    from enas.ground_truth.benchmark import BenchmarkConfig
+    from enas.evidence.benchmark import BenchmarkConfig
 
     if not argv:
         raise ConfigError("name a benchmark: nas-bench-graph; see 'enas benchmark --help'")
@@ -612,7 +612,7 @@ nas-bench-graph: graph neural networks on eight data sets; needs pip install 'en
 
 def score_controllers(config: BenchmarkConfig) -> int:
     """Search tables of known scores, and say how the controllers did."""
-    from enas.ground_truth.benchmark import as_json, as_text, benchmark
+    from enas.evidence.benchmark import as_json, as_text, benchmark
     from enas.runtime.devices import set_threads
 
     set_threads(1)  # the tensors of a controller are too small to share
@@ -624,10 +624,10 @@ def score_controllers(config: BenchmarkConfig) -> int:
 
 def parse_table(argv: list[str]) -> Action:
     """`table build NAME --run FOLDER`, `table show NAME`."""
-    from enas.ground_truth.build import BuildOptions, build, describe
-    from enas.ground_truth.build import ShowOptions as TableOptions
-    from enas.ground_truth.minispaces import MINI_SPACES, mini_space
-    from enas.ground_truth.scoring import ScoreOptions
+    from enas.evidence.tables.build import BuildOptions, build, describe
+    from enas.evidence.tables.build import ShowOptions as TableOptions
+    from enas.evidence.tables.minispaces import MINI_SPACES, mini_space
+    from enas.evidence.tables.score import ScoreOptions
 
     does, name, rest = (*argv, "", "")[0], (*argv, "", "")[1], argv[2:]
     known: tuple[str, ...] = ("build", "score", "show")
@@ -652,7 +652,7 @@ def parse_table(argv: list[str]) -> Action:
 
 def show_score(name: str, options: ScoreOptions) -> int:
     """Search a mini-space and score what comes out."""
-    from enas.ground_truth.scoring import describe, score_methods
+    from enas.evidence.tables.score import describe, score_methods
 
     record = score_methods(name, options)
     return show_text(json.dumps(record, indent=2) if options.json else describe(record))
@@ -660,8 +660,8 @@ def show_score(name: str, options: ScoreOptions) -> int:
 
 def show_table(name: str, options: TableOptions) -> int:
     """Say what a table holds."""
-    from enas.ground_truth.build import describe, figures
-    from enas.ground_truth.minispaces import table_of
+    from enas.evidence.tables.build import describe, figures
+    from enas.evidence.tables.minispaces import table_of
 
     table = table_of(name, options.file)
     return show_text(json.dumps(figures(table), indent=2) if options.json else describe(table))
@@ -772,7 +772,7 @@ def command_help(command: str) -> str:
     """What `enas COMMAND --help` prints, where no recipe or table is named."""
     lines = [f"enas {command}", "", usage(command)]
     if command == "table":
-        from enas.ground_truth.minispaces import MINI_SPACES
+        from enas.evidence.tables.minispaces import MINI_SPACES
 
         lines += ["", f"Tables: {', '.join(MINI_SPACES)}. 'enas table show NAME --help' lists the flags."]
     elif NAMES_FIRST[command] == 1:

@@ -17,6 +17,7 @@ from enas.constraints import Count, Epochs, PositiveInt, SampleSize, Settings, S
 from enas.controllers.base import Controller, check_rewards
 from enas.controllers.uniform import UniformController
 from enas.errors import NotFiniteError
+from enas.evidence.statistics import percentile
 from enas.health import collapse_warning, collapsed, parameter_free
 from enas.runtime.checkpoint import CheckpointStore, fitting
 from enas.runtime.compiling import compiling_told
@@ -27,7 +28,6 @@ from enas.runtime.records import validated
 from enas.runtime.seeding import generator
 from enas.runtime.stop import StopRequest
 from enas.samplers import EXPLORERS, Exploration, FromController, Mixture
-from enas.statistics import percentile
 from enas.tasks.base import SearchTask
 
 Phase = Literal["weights", "controller"]

@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from enas.ablations import OfSettings, variants_of
 from enas.config import RunConfig
 from enas.errors import ConfigError, RunFolderError, did_you_mean, shortened, shown
+from enas.evidence.ablate import OfSettings, variants_of
 from enas.recipes import recipe
 from enas.search import SearchConfig
 from enas.settings import config_from_json, config_to_json

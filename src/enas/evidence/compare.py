@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 
 from enas.architecture import Architecture
-from enas.compare import RANDOM_SEARCH, SAMPLING, Comparison, Record, compare
 from enas.config import RunConfig
 from enas.constraints import Epochs, SampleSize, Settings, Several, Threads
 from enas.effects import ArchiveRecord
 from enas.errors import ConfigError, NotFiniteError, RunFolderError, enas_command, shown
-from enas.methods import RIVALS, Spent, own_name, rivals, spent_by
-from enas.rank import epochs_with_validation, score
-from enas.report.comparison_picture import comparison_svg
+from enas.evidence.comparison import RANDOM_SEARCH, SAMPLING, Comparison, Record, compare
+from enas.evidence.comparison_picture import comparison_svg
+from enas.evidence.methods import RIVALS, Spent, own_name, rivals, spent_by
+from enas.evidence.rank import epochs_with_validation, score
 from enas.retrain import RESULT, Network, random_architectures, read_result, score_in
 from enas.runtime.checkpoint import check_still_there
 from enas.runtime.files import write_atomic, write_json

@@ -16,13 +16,9 @@ from enas.config import named_controllers
 from enas.constraints import PositiveInt, SampleSize, Settings, Several
 from enas.controllers.config import AUTHORS, PAPER, ControllerConfig, UniformConfig
 from enas.errors import ConfigError, did_you_mean, shown
-from enas.ground_truth.known_scores import KnownScores, Trial, search_known
-from enas.ground_truth.nas_bench_graph import SHA256, load_table
-from enas.paths import OptionalPath
-from enas.runtime.files import append_jsonl
-from enas.runtime.progress import progress
-from enas.runtime.seeding import derive_seed
-from enas.statistics import (
+from enas.evidence.known_scores import KnownScores, Trial, search_known
+from enas.evidence.nas_bench_graph import SHA256, load_table
+from enas.evidence.statistics import (
     Interval,
     claim_better,
     claim_difference,
@@ -30,7 +26,11 @@ from enas.statistics import (
     probability_better_paired,
     random_equivalents,
 )
-from enas.statistics.interval import Floats
+from enas.evidence.statistics.interval import Floats
+from enas.paths import OptionalPath
+from enas.runtime.files import append_jsonl
+from enas.runtime.progress import progress
+from enas.runtime.seeding import derive_seed
 
 RANDOM = "uniform"
 """The controller that is random search."""

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from enas.errors import DataError
-from enas.statistics.interval import Floats, Interval, checked_pairs
+from enas.evidence.statistics.interval import Floats, Interval, checked_pairs
 
 RESAMPLES = 2000
 

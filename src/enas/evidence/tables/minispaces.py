@@ -21,7 +21,7 @@ from enas.data.image_sources import ImageConfig
 from enas.data.sources import TextConfig
 from enas.derive import DeriveConfig
 from enas.errors import ConfigError, did_you_mean, shown
-from enas.ground_truth.table import Table, read_table
+from enas.evidence.tables.table import Table, read_table
 from enas.recipes.macro import macro_quick
 from enas.recipes.micro import micro_quick
 from enas.recipes.recurrent import recurrent_quick
@@ -36,7 +36,7 @@ from enas.spaces.recurrent.space import RecurrentSpace
 from enas.tasks.image_child import ImageChildConfig
 from enas.tasks.image_training import CosineConfig, ImageTrainingConfig, MomentumConfig
 
-TABLES = Path(__file__).parent / "tables"
+TABLES = Path(__file__).parent
 """Where the tables are that come with the package."""
 
 DERIVE = DeriveConfig("shortlist", samples=16, minibatches=4, shortlist=4)

@@ -1,4 +1,4 @@
-"""Methods compared at equal budget: from what their runs came to, to numbers. The runs are made by `enas.compare_run`.
+"""Methods compared at equal budget: from what their runs came to, to numbers. The runs are made by `enas.evidence.compare`.
 
 A run is one search, with the architecture that it picked trained alone. Runs of two methods are paired by their seeds.
 The method `sampling` is another thing: architectures drawn at random and trained alike, each a run by itself.
@@ -15,9 +15,7 @@ import numpy as np
 
 from enas.config import Metric
 from enas.errors import DataError
-from enas.runtime.records import WrongRecord, validated
-from enas.runtime.seeding import derive_seed
-from enas.statistics import (
+from enas.evidence.statistics import (
     Interval,
     best_of_k,
     claim_better,
@@ -29,7 +27,9 @@ from enas.statistics import (
     random_equivalents,
     seeds_needed,
 )
-from enas.statistics.interval import Floats
+from enas.evidence.statistics.interval import Floats
+from enas.runtime.records import WrongRecord, validated
+from enas.runtime.seeding import derive_seed
 
 SAMPLING = "sampling"
 """The method whose runs are random architectures."""

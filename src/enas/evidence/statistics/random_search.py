@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy.special import gammaln
 
 from enas.errors import DataError
-from enas.statistics.interval import Floats, checked
+from enas.evidence.statistics.interval import Floats, checked
 
 ROUNDING = 1e-12
 """Relative error of an expected best; a result that close below one has reached it."""

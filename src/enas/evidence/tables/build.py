@@ -13,8 +13,9 @@ import numpy as np
 
 from enas.constraints import PositiveInt, Settings, Threads
 from enas.errors import RunFolderError
-from enas.ground_truth.minispaces import MiniSpace
-from enas.ground_truth.table import Row, Split, Table, recipe_hash
+from enas.evidence.statistics import rank_agreement
+from enas.evidence.tables.minispaces import MiniSpace
+from enas.evidence.tables.table import Row, Split, Table, recipe_hash
 from enas.paths import OptionalPath, UserPath
 from enas.retrain import Network
 from enas.runtime.files import read_json
@@ -22,7 +23,6 @@ from enas.runtime.lock import run_lock
 from enas.runtime.progress import duration, say
 from enas.runtime.stop import StopRequest
 from enas.stages import Run
-from enas.statistics import rank_agreement
 from enas.trainings import Job, Outcome, train_all
 from enas.workers import LocalExecutor
 

@@ -19,9 +19,10 @@ from enas.architecture import Architecture
 from enas.config import RunConfig
 from enas.constraints import LARGEST_SAMPLE, Bounds, Epochs, SampleCount, Settings, Threads
 from enas.errors import ConfigError, DataError
-from enas.ground_truth.minispaces import table_for
-from enas.ground_truth.table import last_if_diverged
-from enas.report.scatter import scatter_svg
+from enas.evidence.scatter import scatter_svg
+from enas.evidence.statistics import RankAgreement, rank_agreement, top
+from enas.evidence.tables.minispaces import table_for
+from enas.evidence.tables.table import last_if_diverged
 from enas.retrain import Network, random_architectures, score_in
 from enas.runs.images import ImageRunConfig
 from enas.runtime.files import write_atomic, write_json
@@ -29,7 +30,6 @@ from enas.runtime.progress import say
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import StopRequest
 from enas.stages import Run
-from enas.statistics import RankAgreement, rank_agreement, top
 from enas.tasks.shared_scores import shared_scores
 from enas.trainings import Job, train_all
 from enas.workers import LocalExecutor, refuse_import_by_worker

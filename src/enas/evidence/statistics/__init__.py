@@ -3,16 +3,16 @@
 A score is better the higher it is. Randomness is an argument, a `numpy.random.Generator`.
 """
 
-from enas.statistics.agreement import RankAgreement, rank_agreement, top
-from enas.statistics.interval import Interval
-from enas.statistics.random_search import (
+from enas.evidence.statistics.agreement import RankAgreement, rank_agreement, top
+from enas.evidence.statistics.interval import Interval
+from enas.evidence.statistics.random_search import (
     best_of_k,
     best_of_k_draws,
     end_to_end_cost,
     percentile,
     random_equivalents,
 )
-from enas.statistics.runs import (
+from enas.evidence.statistics.runs import (
     claim_better,
     claim_better_unpaired,
     claim_difference,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from enas.compare import Comparison, Record
+from enas.evidence.comparison import Comparison, Record
 from enas.report.plot import (
     BEST_POINT,
     INK,

@@ -26,8 +26,8 @@ from enas.config import Metric, RunConfig
 from enas.controllers.config import IndependentConfig, LSTMConfig, ReinforceConfig
 from enas.costs import parameter_count
 from enas.data.images import ImageShape
-from enas.ensemble import EnsembleConfig, EnsembleRecord, ensemble
 from enas.errors import ConfigError, NotFiniteError, RunFolderError, did_you_mean, shown
+from enas.evidence.ensemble import EnsembleConfig, EnsembleRecord, ensemble
 from enas.runs.images import ImageRunConfig, MacroConfig, MicroConfig
 from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.files import write_json

@@ -2,7 +2,7 @@
 
 A file of JSON lines. The first says how all rows were made: the settings that a training depends on and their hash, the
 data, the machine. Then a line a training. Tables of the package's own mini-spaces come with it; see
-`enas.ground_truth.minispaces`.
+`enas.evidence.tables.minispaces`.
 """
 
 from __future__ import annotations

@@ -18,9 +18,17 @@ from scipy import stats
 from enas.config import RunConfig
 from enas.constraints import SampleSize, Seed, Settings
 from enas.errors import ConfigError, DataError, NotFiniteError
-from enas.ground_truth.minispaces import mini_space, table_of
-from enas.ground_truth.named_settings import named_settings
-from enas.ground_truth.table import Split, Table, recipe_hash
+from enas.evidence.statistics import (
+    mean,
+    mean_difference,
+    median,
+    percentile,
+    probability_better_paired,
+    random_equivalents,
+)
+from enas.evidence.tables.minispaces import mini_space, table_of
+from enas.evidence.tables.named_settings import named_settings
+from enas.evidence.tables.table import Split, Table, recipe_hash
 from enas.paths import OptionalPath, UserPath
 from enas.runtime.files import read_json, write_json
 from enas.runtime.lock import run_lock
@@ -29,14 +37,6 @@ from enas.runtime.records import record_in
 from enas.runtime.seeding import generator
 from enas.runtime.stop import Stopped, StopRequest
 from enas.stages import Run, derive_by, search
-from enas.statistics import (
-    mean,
-    mean_difference,
-    median,
-    percentile,
-    probability_better_paired,
-    random_equivalents,
-)
 from enas.tasks.shared_scores import shared_scores
 
 SCORE = "score.json"

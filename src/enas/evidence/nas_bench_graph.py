@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from enas.data.downloads import read_checked
 from enas.errors import DataError
-from enas.ground_truth.known_scores import KnownScores
+from enas.evidence.known_scores import KnownScores
 from enas.spaces.graph.space import OPERATIONS, STRUCTURES, GraphSpace
 
 PACKAGE = "nas_bench_graph"

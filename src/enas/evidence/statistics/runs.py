@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy import optimize, stats
 
 from enas.errors import ConfigError, DataError
-from enas.statistics.interval import Interval, checked, checked_pairs
+from enas.evidence.statistics.interval import Interval, checked, checked_pairs
 
 RESAMPLES = 9999
 

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from enas.compare import Comparison, Contest, MethodSummary
+from enas.evidence.comparison import Comparison, Contest, MethodSummary
 from enas.runtime.progress import duration
 from enas.runtime.streams import can_show
 

@@ -1,0 +1,1 @@
+"""Whether a search was worth it: methods compared, rankings, ablations, tables of known scores, and statistics."""
