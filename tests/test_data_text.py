@@ -22,10 +22,11 @@ import tyro
 from scipy import stats
 
 from enas.data import published, sources, stdlib, windows
-from enas.data.published import PublishedText, cache_folder, locate
-from enas.data.sources import TextConfig, load_text
+from enas.data.own_files import SPLITS, Split
+from enas.data.published import Published, cache_folder, locate_text
+from enas.data.sources import load_text
 from enas.data.stdlib import NUMBER, documents, read_stdlib, split_of, tokenize
-from enas.data.text import EOS, SPLITS, UNKNOWN, Corpus, Split, corpus_from_words, read_folder
+from enas.data.text import EOS, UNKNOWN, Corpus, TextConfig, corpus_from_words, read_folder
 from enas.data.windows import (
     Window,
     batchify,
@@ -597,7 +598,7 @@ class Requests(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def requests(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
-    """A server of the texts: its address with {split}, and the requests that it has had."""
+    """A server of the texts: its address, and the requests that it has had."""
     write_texts(tmp_path / "served", **TEXTS)
     seen: list[str] = []
     handler = type("Handler", (Requests,), {"seen": seen})
@@ -606,14 +607,14 @@ def requests(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
     ) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/{{split}}.txt", seen
+        yield f"http://127.0.0.1:{server.server_port}/", seen
         server.shutdown()
         thread.join()
 
 
-def fake(url: str) -> PublishedText:
-    hashes = {split: hashlib.sha256(TEXTS[split].encode()).hexdigest() for split in SPLITS}
-    return PublishedText("fake", url, 0.1, hashes)
+def fake(url: str) -> Published:
+    hashes = {f"{split}.txt": hashlib.sha256(TEXTS[split].encode()).hexdigest() for split in SPLITS}
+    return Published("fake", url + "{}", 0.1, hashes, "fake", "stdlib")
 
 
 def test_published_text_is_downloaded_once_and_only_what_is_missing(
@@ -622,13 +623,13 @@ def test_published_text_is_downloaded_once_and_only_what_is_missing(
     url, seen = requests
     write_texts(cache / "fake", test=TEXTS["test"])
     with caplog.at_level(logging.INFO, "enas"):
-        assert locate(fake(url)) == cache / "fake"
+        assert locate_text(fake(url)) == cache / "fake"
     assert [record.getMessage() for record in caplog.records if record.name.startswith("enas")] == [
         f"downloading fake (0.1 MB in all) from {url} to {cache / 'fake'}"
     ]
     assert len(seen) == 2
     assert {split: words_of(read_folder(cache / "fake"), split) for split in SPLITS} == WORDS
-    assert locate(fake(url)) == cache / "fake"
+    assert locate_text(fake(url)) == cache / "fake"
     assert len(seen) == 2
 
 
@@ -638,7 +639,7 @@ def test_download_with_a_wrong_checksum_is_refused(
     write_texts(tmp_path / "served", valid="something else\n")
     message = r"^What http\S*/valid.txt sends is not the published file: its sha256 is not [0-9a-f]{64}\. Put"
     with pytest.raises(DataError, match=message):
-        locate(fake(requests[0]))
+        locate_text(fake(requests[0]))
     assert sorted(path.name for path in (cache / "fake").iterdir()) == ["train.txt"]
 
 
@@ -649,13 +650,13 @@ def test_without_network_the_layout_is_named(
     with pytest.raises(
         DataError, match=r"^fake could not be downloaded from \S*/train.txt \(HTTPError\). Put"
     ):
-        locate(fake(requests[0]))
+        locate_text(fake(requests[0]))
     with socket.create_server(("127.0.0.1", 0)) as server:
-        closed = f"http://127.0.0.1:{server.getsockname()[1]}/{{split}}.txt"
+        closed = f"http://127.0.0.1:{server.getsockname()[1]}/"
     with pytest.raises(
         DataError, match=r"\(ConnectionError\). Put train.txt, valid.txt and test.txt into .*fake, or"
     ):
-        locate(fake(closed))
+        locate_text(fake(closed))
 
 
 def test_nothing_is_downloaded_unasked(
@@ -663,18 +664,18 @@ def test_nothing_is_downloaded_unasked(
 ) -> None:
     url, seen = requests
     monkeypatch.setattr(sources, "PUBLISHED_TEXTS", {"fake": fake(url)})
-    message = r"^The text fake is not in .*fake: train.txt and valid.txt and test.txt not found. Put"
+    message = r"^The data fake are not in .*fake: train.txt and valid.txt and test.txt not found. Put"
     with pytest.raises(DataError, match=message):
         load_text(TextConfig("fake", download=False))
     mine = write_texts(tmp_path / "mine", train=TEXTS["train"], test=TEXTS["test"])
     with pytest.raises(
-        DataError, match=r"^The text fake is not in .*mine: valid.txt not found. Put train.txt"
+        DataError, match=r"^The data fake are not in .*mine: valid.txt not found. Put train.txt"
     ):
-        locate(fake(url), mine)
+        locate_text(fake(url), mine)
     assert seen == []
     assert not cache.exists()
     write_texts(mine, valid=TEXTS["valid"])
-    assert locate(fake(url), mine, download=False) == mine
+    assert locate_text(fake(url), mine, download=False) == mine
 
 
 def test_a_local_file_that_is_not_the_published_one_is_refused_and_kept(
@@ -684,7 +685,7 @@ def test_a_local_file_that_is_not_the_published_one_is_refused_and_kept(
     with pytest.raises(
         DataError, match=r"test.txt is not the published file of fake: its sha256 is .* Replace it, or"
     ):
-        locate(fake(requests[0]))
+        locate_text(fake(requests[0]))
     assert (cache / "fake" / "test.txt").read_text() == "not that\n"
 
 
@@ -699,9 +700,8 @@ def test_published_texts_are_pinned() -> None:
     for text in published.PUBLISHED_TEXTS.values():
         commit = text.url.split("/")[5]
         assert len(bytes.fromhex(commit)) == 20
-        assert {split: len(bytes.fromhex(text.sha256[split])) for split in SPLITS} == dict.fromkeys(
-            SPLITS, 32
-        )
+        assert text.sha256.keys() == {f"{split}.txt" for split in SPLITS}
+        assert {len(bytes.fromhex(digits)) for digits in text.sha256.values()} == {32}
 
 
 # --- the setting --------------------------------------------------------------------------------------------
@@ -713,7 +713,7 @@ def test_a_setting_names_a_folder_a_published_text_or_the_library(
     folder = write_texts(tmp_path / "mine", **TEXTS)
     mine = load_text(TextConfig(source=str(folder), max_vocabulary=3, max_train_tokens=5))
     assert mine.hash == read_folder(folder, "mine", 3, {"train": 5}).hash
-    monkeypatch.setattr(sources, "PUBLISHED_TEXTS", {"fake": fake("http://nowhere/{split}.txt")})
+    monkeypatch.setattr(sources, "PUBLISHED_TEXTS", {"fake": fake("http://nowhere/")})
     published_text = load_text(TextConfig("fake", folder=str(folder)))
     assert (published_text.name, published_text.hash) == ("fake", read_folder(folder).hash)
     library = load_text(
@@ -750,7 +750,7 @@ def test_a_folder_of_a_built_in_name_is_not_read_but_spoken_of(
 ) -> None:
     write_texts(tmp_path / "ptb", **TEXTS)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"^The text ptb is not in .*cache/ptb: "):
+    with pytest.raises(DataError, match=r"^The data ptb are not in .*cache/ptb: "):
         load_text(TextConfig("ptb", download=False))
     assert capsys.readouterr().err == (
         "data: ptb means the built-in data; for the folder of this name that is here, write ./ptb\n"

@@ -29,8 +29,9 @@ from PIL import Image
 
 from enas import cli
 from enas.architecture import Architecture, Space
-from enas.data.image_sources import ImageConfig, load_images
-from enas.data.sources import TextConfig, load_text
+from enas.data.images import ImageConfig
+from enas.data.sources import load_images, load_text
+from enas.data.text import TextConfig
 from enas.errors import ConfigError
 from enas.evidence import compare as compare_run
 from enas.recipes import RECIPES, recipe

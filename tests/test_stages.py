@@ -657,19 +657,6 @@ def saved_again(store: CheckpointStore, change: Callable[[dict[str, Any]], objec
     store.save(*newest)
 
 
-def test_checkpoint_of_an_earlier_version_is_read_with_a_word(
-    run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    store, picked = run.search_checkpoints(), run.architecture()
-    (step, state) = store.load_newest() or pytest.fail("no checkpoint")
-    torch.save({**state, "archive": state["archive"]["bytes"]}, store.path(step))
-    for name in ("architecture.json", "search.json"):
-        (run.folder / name).unlink()
-    execute(run, ("search", "derive"))
-    assert run.architecture() == picked
-    assert f"{store.path(step)} is of an earlier version" in capsys.readouterr().err
-
-
 SEARCH_KEYS = ("place", "task", "controller", "samplers", "metrics", "archive", "running_power")
 
 

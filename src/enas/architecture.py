@@ -14,10 +14,10 @@ import operator
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, Self
 
-from enas.errors import ArchitectureError, shortened, shown
+from enas.errors import ArchitectureError, ConfigError, shortened, shown
 
 Kind = Literal["source", "function", "operation", "skip", "structure"]
 """What a decision asks: an earlier node to read; a node's function or operation; whether to take one skip connection; or
@@ -60,6 +60,7 @@ class Graph:
     edges: tuple[tuple[str, str], ...]
 
 
+@dataclass(frozen=True)
 class Space(ABC):
     """What may be chosen. Subclasses are frozen dataclasses whose fields are the space's JSON form.
 
@@ -67,6 +68,15 @@ class Space(ABC):
     """
 
     name: ClassVar[str]
+
+    @classmethod
+    def of(cls, architecture: Architecture) -> Self:
+        """The space of an architecture. Raises `ConfigError` if it is not a space of this class."""
+        if not isinstance(architecture.space, cls):
+            raise ConfigError(
+                f"an architecture of the {cls.name} space is needed here, not one of the {architecture.space.name} space"
+            )
+        return architecture.space
 
     @property
     @abstractmethod
@@ -88,15 +98,16 @@ class Space(ABC):
     def graph(self, architecture: Architecture) -> Graph:
         """The architecture as boxes and arrows."""
 
-    @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """The space as plain values; `enas.spaces.space_from_json` reads it back."""
+        values = asdict(self).items()
+        return {"name": self.name} | {k: list(v) if isinstance(v, tuple) else v for k, v in values}
 
     def parameter_free(self, decision: Decision) -> tuple[str, ...]:
-        """The options of one of its decisions that have no weights of their own to train, such as identity and pooling.
+        """The options of a decision that have no weights to train, such as identity and pooling; none by default.
 
-        None unless a space says so. A policy that takes little else has collapsed: they are what shared weights favour
-        early, as there is nothing in them to learn (Zela et al. 2020; Liang et al. 2019, "DARTS+").
+        Shared weights favour them early, as there is nothing in them to learn; a policy that takes little else has
+        collapsed (Zela et al. 2020; Liang et al. 2019, "DARTS+").
         """
         return ()
 
@@ -105,8 +116,10 @@ class Space(ABC):
         return math.prod(len(decision.options) for decision in self.decisions)
 
     def architecture(self, choices: Sequence[int]) -> Architecture:
-        """The architecture of these choices, whole numbers, one per decision. Raises `ArchitectureError` if they are not in
-        the space."""
+        """The architecture of these choices, whole numbers, one a decision.
+
+        Raises `ArchitectureError` if they are not in the space.
+        """
         return Architecture(self, tuple(_whole(choice) for choice in choices))
 
     def enumerate(self) -> Iterator[Architecture]:
@@ -120,7 +133,7 @@ class Space(ABC):
 
 
 def _whole(choice: Any) -> int:
-    """A whole number of any kind as a plain one; a truth value, a text and a fraction are none."""
+    """A whole number of any type as a plain `int`."""
     try:
         if not isinstance(choice, bool):
             return operator.index(choice)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import torch
 
-from enas.data.sources import TextConfig, load_text
+from enas.data.sources import load_text
+from enas.data.text import TextConfig
 from enas.errors import EnasError
 from enas.ops import kernels_report
 from enas.runtime.devices import pick_device
-from enas.runtime.environment import available_memory_mb, environment
+from enas.runtime.environment import environment
+from enas.runtime.memory import available_memory_mib
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Check:
 def checks() -> list[Check]:
     """Everything, most needed first."""
     here = environment()
-    memory = available_memory_mb()
+    memory = available_memory_mib()
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     found = [
         Check("python", True, True, str(here["python"])),

@@ -16,7 +16,7 @@ from enas.controllers.config import IndependentConfig, LSTMConfig
 from enas.controllers.reinforce import leave_one_out_baseline
 from enas.errors import ConfigError
 from enas.retrain import Network, random_architectures
-from enas.runtime.tensorboard import summary_writer
+from enas.runtime.metrics import summary_writer
 
 
 def check_stages(config: RunConfig, workshop: Workshop, stages: Sequence[str]) -> None:

@@ -56,12 +56,11 @@ from enas.runtime.checkpoint import CheckpointStore, check_still_there, fitting
 from enas.runtime.devices import check_precision, pick_device, set_threads
 from enas.runtime.environment import environment
 from enas.runtime.files import Digest, JsonlLog, digest_of_file, read_json, write_json
-from enas.runtime.metrics import Metrics
+from enas.runtime.metrics import Metrics, tensorboard_writer
 from enas.runtime.progress import say
 from enas.runtime.records import check_settings, read_record, read_records, validated
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import StopRequest
-from enas.runtime.tensorboard import tensorboard_writer
 from enas.search import Search, SearchState, run_search
 from enas.settings import config_from_json, config_to_json, settings_for
 from enas.spaces import architecture_in

@@ -1,8 +1,8 @@
 """What is done to training images, a whole batch at once on its device, in the order of the authors' code.
 
-Normalise, pad with zeros, crop the original size at random, flip half of the images, and cut a square out of
-each (CutOut: DeVries and Taylor, 2017). Padding and square are zero after normalisation, that is, of the mean
-colour. Images that are only evaluated are normalised, and no more.
+Normalise, pad with zeros, crop the original size at random, flip half of the images, and cut a square out of each
+(CutOut: DeVries and Taylor, 2017). Padding and square are zero after normalisation, that is, of the mean colour. Images
+that are only evaluated are normalised, and no more.
 
 All that is random is drawn first (`draw`), from a generator on the CPU, so that it is the same on every device;
 `transform` is then a plain function of images and draws.
@@ -25,13 +25,10 @@ class AugmentConfig(Settings):
 
     pad: Pixels = 4
     """Pixels of zeros on each side before an image of the original size is cropped; 0 crops nothing."""
-
     flip: bool = True
     """Mirror half of the images, left to right; not for digits or letters."""
-
     cutout: Pixels = 0
     """Side of the square that is set to zero in each image (16 for the paper's best result), in pixels."""
-
     cutout_placement: Literal["centre", "corner"] = "centre"
     """Where the square is: `centre` draws its centre from all pixels, as DeVries and Taylor; `corner` its upper
     left corner, as the authors' code, which spares the upper and left edges. What lies outside the image is
@@ -39,7 +36,7 @@ class AugmentConfig(Settings):
 
 
 class Draws(NamedTuple):
-    """What is random about a batch, on the CPU; None is what the settings leave out."""
+    """What is random about a batch, on the CPU; None where the settings leave it out."""
 
     top_B: Tensor | None
     """Upper edge of the crop in the padded image, 0 to 2 pad."""
@@ -69,8 +66,7 @@ def augment(
     `generator` is on the CPU; seeded from run, epoch and step, it makes every batch reproducible by itself.
     """
     batch, _, height, width = images_BCHW.shape
-    draws = draw(config, batch, height, width, generator)
-    return transform(images_BCHW, normalisation, config, draws)
+    return transform(images_BCHW, normalisation, config, draw(config, batch, height, width, generator))
 
 
 def draw(config: AugmentConfig, batch: int, height: int, width: int, generator: Generator) -> Draws:
@@ -112,8 +108,8 @@ def _crop(
 ) -> Tensor:
     """Zero-padded images, cropped to their size again and mirrored: each pixel is fetched once."""
     batch, channels, height, width = x_BCHW.shape
-    rows_BH = _steps(top_B, batch, height, x_BCHW.device)
-    columns_BW = _steps(left_B, batch, width, x_BCHW.device)
+    rows_BH = _from(top_B, batch, height, x_BCHW.device)
+    columns_BW = _from(left_B, batch, width, x_BCHW.device)
     if flip_B is not None:
         columns_BW = torch.where(flip_B[:, None], columns_BW.flip(1), columns_BW)
     pixels_BHW = rows_BH[:, :, None] * (width + 2 * pad) + columns_BW[:, None, :]
@@ -122,13 +118,13 @@ def _crop(
     return padded_BCP.gather(2, index_BCP).view(batch, channels, height, width)
 
 
-def _steps(start_B: Tensor | None, batch: int, length: int, device: torch.device) -> Tensor:
+def _from(start_B: Tensor | None, batch: int, length: int, device: torch.device) -> Tensor:
     """start, start + 1, ... start + length − 1 of each image."""
     steps = torch.arange(length, device=device)
     return steps.expand(batch, length) if start_B is None else start_B[:, None] + steps
 
 
 def _within(start_B: Tensor, side: int, length: int) -> Tensor:
-    """Of each image, which of 0 ... length − 1 are from start up to, and without, start + side."""
+    """For each image, which of 0 ... length − 1 are from start up to, and without, start + side."""
     steps = torch.arange(length, device=start_B.device)
     return (steps >= start_B[:, None]) & (steps < start_B[:, None] + side)

@@ -3,10 +3,10 @@
     x_train, y_train, x_test, y_test        split already; x_val and y_val may be there too
     images, labels                          all images, to be split
 
-Capitals do not matter, and other orders and usual words are known: `train_images`, `val_labels`, `X_validation`.
-Images are [N, H, W] grey, [N, H, W, C] or [N, C, H, W]; the channels are the axis of at most four, or what `channels` says.
-Pixels are uint8, or what can become that without loss of meaning (`pixel_reading`). Labels are whole numbers or strings,
-one an image; their sorted values are the classes. Nothing is unpickled, and headers are checked before memory is taken.
+Capitals do not matter, and other orders and usual words are known: `train_images`, `val_labels`, `X_validation`. Images
+are [N, H, W] grey, [N, H, W, C] or [N, C, H, W]; the channels are the axis of at most four, or what `channels` says.
+Pixels are uint8, or what becomes that without loss of meaning (`pixel_reading`). Labels are whole numbers or strings, one
+an image; their sorted values are the classes. Nothing is unpickled, and headers are checked before memory is taken.
 """
 
 import zipfile
@@ -20,13 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enas.data.image_splits import ImagePool
-from enas.data.own_files import check_memory, data_path, printable
-from enas.data.text import SPLITS, Split, named_split
+from enas.data.images import Channels
+from enas.data.own_files import SPLITS, Split, check_memory, data_path, named_split, printable
 from enas.errors import DataError
 from enas.runtime.progress import say
 
 Part = Literal["images", "labels"]
-Channels = Literal["first", "last"]
 PARTS: Mapping[str, Part] = {"x": "images", "images": "images", "y": "labels", "labels": "labels"}
 MOST_CHANNELS = 4
 PIECE = 2**22
@@ -39,13 +38,17 @@ class _Array:
 
     archive: zipfile.ZipFile
     member: str
-    name: str
-    """What to call it in a message."""
+    path: Path
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     fortran: bool
     start: int
     """Bytes of the header."""
+
+    @property
+    def name(self) -> str:
+        """What a message calls it."""
+        return f"{printable(self.member.removesuffix('.npy'))} of {self.path}"
 
     @property
     def size(self) -> int:
@@ -60,14 +63,12 @@ class _Array:
             file.read(self.start)
             for first in range(0, rows, at_once):
                 count = min(at_once, rows - first)
-                content = file.read(count * self.size // rows)
-                flat = np.frombuffer(content, self.dtype)
+                flat = np.frombuffer(file.read(count * self.size // rows), self.dtype)
                 if len(flat) != count * prod(row_shape):
                     raise EOFError(f"{self.member} is cut short")
                 yield flat.reshape(self.shape[::-1]).T if self.fortran else flat.reshape(count, *row_shape)
 
-    def described(self) -> str:
-        """Name, type and shape."""
+    def __str__(self) -> str:
         return f"{self.name} is {self.dtype} of shape {_times(self.shape)}"
 
 
@@ -77,7 +78,7 @@ def read_image_arrays(path: str | Path, channels: Channels | None = None) -> Ima
     Raises `DataError` if it cannot be read, an array is missing, unknown, or of another type or shape, there is only one
     class, or the memory that is free cannot hold it.
     """
-    path = data_path(str(path))
+    path = data_path(path)
     try:
         with path.open("rb") as file:
             if file.read(6) == np.lib.format.MAGIC_PREFIX:
@@ -86,7 +87,7 @@ def read_image_arrays(path: str | Path, channels: Channels | None = None) -> Ima
             return _read(path, _pairs(path, archive), channels)
     except DataError:
         raise
-    except Exception as error:  # parts of zip files and headers that are damaged raise errors of many kinds
+    except Exception as error:  # damaged zip files and headers raise errors of many kinds
         reason = printable(str(error), 200) or type(error).__name__
         raise DataError(
             f"{path} cannot be read as arrays of plain numbers or strings ({reason}); write it with numpy.savez."
@@ -95,33 +96,27 @@ def read_image_arrays(path: str | Path, channels: Channels | None = None) -> Ima
 
 def _pairs(path: Path, archive: zipfile.ZipFile) -> dict[Split | None, dict[Part, _Array]]:
     """Images and labels of each split, or of no split."""
+    pairs: dict[Split | None, dict[Part, _Array]] = {None: {}} | {split: {} for split in SPLITS}
     names = sorted(member.removesuffix(".npy") for member in archive.namelist())
-    needs = (
+    wrong = DataError(
         f"{path} has the arrays {printable(', '.join(names), 200) or 'of no name'}; it needs "
         "x_train, y_train, x_test and y_test, or also x_val and y_val, or images and labels, and no others."
     )
-    pairs: dict[Split | None, dict[Part, _Array]] = {}
     for member in archive.namelist():
-        role = _role(member.removesuffix(".npy"))
-        if role is None or role[1] in pairs.get(role[0], {}):
-            raise DataError(needs)
-        split, part = role
-        pairs.setdefault(split, {})[part] = _header(path, archive, member)
+        words = member.removesuffix(".npy").casefold().split("_")
+        parts = [PARTS[word] for word in words if word in PARTS]
+        splits = [split for word in words if (split := named_split(word)) is not None]
+        if len(parts) != 1 or len(splits) > 1 or len(parts) + len(splits) != len(words):
+            raise wrong
+        pair = pairs[splits[0] if splits else None]
+        if parts[0] in pair:
+            raise wrong
+        pair[parts[0]] = _header(path, archive, member)
+    pairs = {split: pair for split, pair in pairs.items() if pair}
     whole = pairs.keys() == {None} or {"train"} < pairs.keys() <= set(SPLITS)
     if not whole or any(len(pair) < 2 for pair in pairs.values()):
-        raise DataError(needs)
-    order: list[Split | None] = [None, *SPLITS]
-    return {split: pairs[split] for split in order if split in pairs}
-
-
-def _role(name: str) -> tuple[Split | None, Part] | None:
-    """What an array of this name holds; None if that is not known."""
-    words = name.casefold().split("_")
-    parts = [PARTS[word] for word in words if word in PARTS]
-    splits = [split for word in words if (split := named_split(word)) is not None]
-    if len(parts) != 1 or len(splits) > 1 or len(parts) + len(splits) != len(words):
-        return None
-    return (splits[0] if splits else None), parts[0]
+        raise wrong
+    return pairs
 
 
 def _header(path: Path, archive: zipfile.ZipFile, member: str) -> _Array:
@@ -132,15 +127,12 @@ def _header(path: Path, archive: zipfile.ZipFile, member: str) -> _Array:
         if version not in readers:
             raise ValueError(f"{member} is in version {version} of numpy's format")
         shape, fortran, dtype = readers[version](file)
-        start = file.tell()
+        array = _Array(archive, member, path, shape, dtype, fortran, file.tell())
     if dtype.hasobject:
         raise ValueError(f"{member} holds Python objects, which are not unpickled")
-    array = _Array(
-        archive, member, f"{printable(member.removesuffix('.npy'))} of {path}", shape, dtype, fortran, start
-    )
-    size = archive.getinfo(member).file_size
-    if size != start + array.size or not all(0 <= length < 2**63 for length in shape):
-        raise ValueError(f"{member} has {size - start:,} bytes for an array of {_times(shape)} {dtype}")
+    size = archive.getinfo(member).file_size - array.start
+    if size != array.size or not all(0 <= length < 2**63 for length in shape):
+        raise ValueError(f"{member} has {size:,} bytes for an array of {_times(shape)} {dtype}")
     return array
 
 
@@ -150,14 +142,15 @@ def _read(
     images = [pair["images"] for pair in pairs.values()]
     for array in images:
         if array.size == 0:
-            raise DataError(f"{array.described()}; images are uint8, from 0 to 255, and not none.")
+            raise DataError(f"{array}; images are uint8, from 0 to 255, and not none.")
     axes = [_channel_axis(array, channels) for array in images]
     shapes = {_channels_first(array.shape, axis) for array, axis in zip(images, axes, strict=True)}
     kinds = {pair["labels"].dtype.kind in "US" for pair in pairs.values()}
     if len(shapes) > 1 or len(kinds) > 1 or len({array.dtype for array in images}) > 1:
+        kinds_of_array: tuple[Part, Part] = ("images", "labels")
         of_images, of_labels = (
             " and ".join(pair[part].member.removesuffix(".npy") for pair in pairs.values())
-            for part in ("images", "labels")
+            for part in kinds_of_array
         )
         raise DataError(
             f"In {path}, {of_images} differ in the shape of an image or in type, or {of_labels} in type."
@@ -195,23 +188,19 @@ def _read(
 
 def _channel_axis(array: _Array, channels: Channels | None) -> int | None:
     """The axis of the channels; None for grey images without one."""
-    shape = array.shape
-    if len(shape) == 3:
+    if len(array.shape) == 3:
         return None
-    if len(shape) == 4:
-        few = [axis for axis in (1, 3) if shape[axis] <= MOST_CHANNELS]
-        if channels is not None:
-            few = [axis for axis in few if axis == (1 if channels == "first" else 3)]
-        if len(few) == 1:
-            return few[0]
-        if len(few) == 2:
-            raise DataError(
-                f"{array.name} has the shape {_times(shape)}; it must be [N, H, W], or [N, H, W, C] or [N, C, H, W] with at "
-                f"most {MOST_CHANNELS} channels, and both may be meant: set `channels` to first or last."
-            )
+    asked = {None: (1, 3), "first": (1,), "last": (3,)}[channels]
+    few = [axis for axis in asked if len(array.shape) == 4 and array.shape[axis] <= MOST_CHANNELS]
+    if len(few) == 1:
+        return few[0]
+    if few:
+        advice = ", and both may be meant: set `channels` to first or last."
+    else:
+        advice = f"{'' if channels is None else f', which are {channels}'}, and height and width above that."
     raise DataError(
-        f"{array.name} has the shape {_times(shape)}; it must be [N, H, W], or [N, H, W, C] or [N, C, H, W] with at most "
-        f"{MOST_CHANNELS} channels{'' if channels is None else f', which are {channels}'}, and height and width above that."
+        f"{array.name} has the shape {_times(array.shape)}; it must be [N, H, W], or [N, H, W, C] or [N, C, H, W] with at "
+        f"most {MOST_CHANNELS} channels{advice}"
     )
 
 
@@ -222,99 +211,64 @@ def _channels_first(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]
 
 
 def pixel_reading(arrays: Sequence[_Array]) -> tuple[Callable[[NDArray[Any]], NDArray[np.uint8]], str]:
-    """How the values of these arrays, all of one type, become pixels from 0 to 255, and the words to say so.
+    """The function that turns values of these arrays, all of one type, into pixels, and the words that say so.
 
     * uint8 as they are, and nothing is said; booleans as 0 and 255;
-    * whole numbers from 0 to 255 as they are; uint16 that are all multiples of 257 or of 256, which is how 8 bits are
+    * whole numbers from 0 to 255 as they are; others that are all multiples of 257 or of 256, which is how 8 bits are
       stretched to 16, divided by that;
-    * floats from 0 to 1 times 255, others from 0 to 255 as they are. They are rounded, if the largest becomes 128 or
-      more, so that few levels are lost; if it does not, they must be whole already.
+    * floats from 0 to 1 times 255, others from 0 to 255 as they are. They are rounded if the largest becomes 128 or more,
+      so that few levels are lost; otherwise they must be whole already.
 
     Raises `DataError` for anything else.
     """
     dtype = arrays[0].dtype
+    is_float = dtype.kind == "f"
     if dtype == np.uint8:
         return lambda piece: piece, ""
     if dtype.kind == "b":
         return lambda piece: piece * np.uint8(255), "False and True were read as 0 and 255"
     if dtype.kind not in "iuf":
-        raise DataError(f"{arrays[0].described()}; images are uint8, from 0 to 255.")
-    seen = _Values.of(arrays)
-    span = f"{dtype} values from {seen.low:g} to {seen.high:g}"
-    if dtype.kind == "f" and seen.low >= 0:
-        for scale, highest, off in ((255, 1, seen.off_times_255), (1, 255, seen.off)):
-            if seen.high <= highest:
-                if seen.high * scale < 128 and off > 0.01:
-                    break
-                how = "times 255, rounded" if scale == 255 else "rounded" if off > 0.01 else "as they are"
-                return (
-                    lambda piece, scale=scale: np.rint(piece.astype(np.float64) * scale).astype(np.uint8),
-                    f"{span} were read as 0 to 255, {how}",
-                )
-    elif dtype.kind in "iu" and seen.low >= 0:
-        if seen.high <= 255:
-            return lambda piece: piece.astype(np.uint8), f"{span} were read as they are"
-        for step in (257, 256):
-            if seen.high <= 255 * step and step in seen.steps:
-                return (
-                    lambda piece, step=step: (piece // step).astype(np.uint8),
-                    f"{span} were read as 0 to 255, divided by {step}",
-                )
+        raise DataError(f"{arrays[0]}; images are uint8, from 0 to 255.")
+    scales = {(255, 1): 0.0, (1, 1): 0.0} if is_float else {(1, 1): 0.0, (1, 257): 0.0, (1, 256): 0.0}
+    # Factors and divisors, each with the largest distance of a pixel to a whole number.
+    low, high = np.inf, -np.inf
+    for array in arrays:
+        for piece in array.pieces():
+            with np.errstate(over="ignore", invalid="ignore"):  # too large a value is infinite, and refused
+                values = piece.astype(np.float64)
+                for (factor, divisor), off in scales.items():
+                    pixels = values * factor / divisor
+                    scales[factor, divisor] = max(off, np.abs(pixels - np.rint(pixels)).max())
+            if not np.isfinite(values).all():
+                raise DataError(f"{array} and holds NaN or infinity; images are uint8, from 0 to 255.")
+            low, high = min(low, values.min()), max(high, values.max())
+    if is_float:
+        scales.pop((1, 1) if high <= 1 else (255, 1))
+    span = f"{dtype} values from {low:g} to {high:g}"
+    for (factor, divisor), off in scales.items():
+        largest = high * factor / divisor
+        rounded = bool(off > (0.01 if is_float else 0))
+        if low < 0 or largest > 255 or (rounded and not (is_float and largest >= 128)):
+            continue
+        steps = ["times 255"] * (factor > 1) + [f"divided by {divisor}"] * (divisor > 1)
+        steps += ["rounded"] * (rounded or factor > 1)
+        return (
+            lambda piece, factor=factor, divisor=divisor: np.rint(
+                piece.astype(np.float64) * factor / divisor
+            ).astype(np.uint8),
+            f"{span} were read as 0 to 255, {', '.join(steps) or 'as they are'}",
+        )
     raise DataError(
-        f"{arrays[0].described()}, {span}; images are uint8, from 0 to 255, and these cannot become that without loss: "
+        f"{arrays[0]}, {span}; images are uint8, from 0 to 255, and these cannot become that without loss: "
         "scale and round them before they are saved."
     )
-
-
-@dataclass(frozen=True)
-class _Values:
-    """What must be known of numbers to read them as pixels."""
-
-    low: float
-    high: float
-    off: float
-    """Largest distance to a whole number."""
-    off_times_255: float
-    """Likewise, once they are multiplied by 255."""
-    steps: set[int]
-    """Those of 257 and 256 of which all are multiples."""
-
-    @staticmethod
-    def of(arrays: Sequence[_Array]) -> "_Values":
-        low, high, off, off_times_255, steps = np.inf, -np.inf, 0.0, 0.0, {257, 256}
-        for array in arrays:
-            for piece in array.pieces():
-                with np.errstate(over="ignore"):  # more than a float64 holds is infinite, and refused as that
-                    values = piece.astype(np.float64) if piece.dtype.kind == "f" else piece
-                if not np.isfinite(values).all():
-                    raise DataError(
-                        f"{array.described()} and holds NaN or infinity; images are uint8, from 0 to 255."
-                    )
-                low, high = min(low, values.min().item()), max(high, values.max().item())
-                if piece.dtype.kind == "f":
-                    off = max(off, _off(values))
-                    off_times_255 = max(off_times_255, _off(values * 255)) if high <= 1 else np.inf
-                else:
-                    steps = {
-                        step
-                        for step in steps
-                        if step > np.iinfo(piece.dtype).max or not (values % step).any()
-                    }
-        return _Values(low, high, off, off_times_255, steps)
-
-
-def _off(values: NDArray[np.float64]) -> float:
-    """The largest distance to a whole number."""
-    return float(np.abs(values - np.rint(values)).max())
 
 
 def _labels(array: _Array, number: int) -> NDArray[Any]:
     """labels_N of whole numbers or strings; a second axis of one, as some have it, is taken off."""
     if array.shape not in ((number,), (number, 1)) or array.dtype.kind not in "iuUS":
-        raise DataError(f"{array.described()}; labels are {number:,} whole numbers or strings, one an image.")
+        raise DataError(f"{array}; labels are {number:,} whole numbers or strings, one an image.")
     labels = np.concatenate(list(array.pieces())).reshape(number)
-    if array.dtype.kind == "U":
-        return labels
     if array.dtype.kind == "S":
         try:
             return np.char.decode(labels, "utf-8")
@@ -322,6 +276,8 @@ def _labels(array: _Array, number: int) -> NDArray[Any]:
             raise DataError(
                 f"{array.name} has labels of bytes that are not UTF-8, such as {error.object!r}: save them as strings."
             ) from error
+    if array.dtype.kind == "U":
+        return labels
     if labels.max() > np.iinfo(np.int64).max:
         raise DataError(
             f"{array.name} has the label {labels.max()}; whole numbers are at most {np.iinfo(np.int64).max}."

@@ -1,25 +1,66 @@
-"""Labelled images in memory, pixels as bytes: one set of them, and the three splits that a run reads.
+"""Labelled images in memory, pixels as bytes: one set of them, the three splits of a run, and the setting that picks them.
 
-A network sees pixels scaled to 0..1, minus the mean of their channel, divided by its standard deviation. Both
-are those of the images that the network is trained on (authors' code): of the training split in a search, of
-training and validation split together for a final network.
+A network sees pixels scaled to 0..1, minus the mean of their channel, divided by its standard deviation. Both are those
+of the images that the network is trained on (authors' code): of the training split in a search, of training and
+validation split together for a final network.
 """
 
 import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from enas.data.own_files import printable
-from enas.data.text import SPLITS, Split
+from enas.constraints import LARGEST_SIDE, Bounds, Part, PositiveInt, Seed, Settings
+from enas.data.own_files import SPLITS, Split, located, printable
 from enas.errors import DataError
 
+Channels = Literal["first", "last"]
+NAMED_IMAGES = ("digits", "cifar10", "fashion-mnist")
+COLOURS = {1: "grey", 3: "RGB"}
 SHOWN_CLASSES = 10
 """Most classes whose names are shown where the data are described."""
+
+
+@dataclass(frozen=True)
+class ImageConfig(Settings):
+    """Which images to learn from, how many of them, and how they are split."""
+
+    source: str = "digits"
+    """`digits` (from scikit-learn, no download), `cifar10`, `fashion-mnist`, the path of a folder of class
+    folders of pictures, or of an .npz file of arrays. A path that leads somewhere becomes absolute."""
+    folder: str | None = None
+    """Where the files of `cifar10` or `fashion-mnist` are; by default in a folder of their published name in
+    $ENAS_DATA, or else in the cache folder of the platform."""
+    size: Annotated[int, Bounds(1, LARGEST_SIDE)] | None = None
+    """Scale the pictures of a folder to size × size pixels, cutting what is longer; by default all pictures
+    must be of one size."""
+    channels: Channels | None = None
+    """Where the channels of the arrays of an .npz file are, `first` or `last`; by default the axis of at most four."""
+    valid: Part = 0.1
+    """Images held out of the training images for validation: a share below 1, or a number. The default is
+    CIFAR-10's 5,000 of 50,000. Not used if the source has validation images itself."""
+    test: Part = 0.2
+    """Images held out for testing where the source has no test images of its own, likewise."""
+    max_train: PositiveInt | None = None
+    """Most training and validation images together, each class in proportion. By default all."""
+    max_test: PositiveInt | None = None
+    """Most test images, likewise. The accuracy on a part does not compare with that on the whole."""
+    split_seed: Seed = 0
+    """What images are held out follows from this number, whatever the seed of the run."""
+    allow_overlap: bool = False
+    """Accept images that are, pixel for pixel, in two splits."""
+    download: bool = True
+    """Download `cifar10` or `fashion-mnist` if it is not found and `folder` is not set."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.source not in NAMED_IMAGES:
+            object.__setattr__(self, "source", located(self.source))
+        object.__setattr__(self, "folder", located(self.folder))
 
 
 class ImageShape(NamedTuple):
@@ -40,14 +81,10 @@ class Normalisation(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images and their labels, on one device.
-
-    Raises `DataError` if there are none, or the tensors are of other types or shapes.
-    """
+    """Images and their labels, on one device. Raises `DataError` for tensors of other types or shapes, or without pixels."""
 
     images_NCHW: Tensor
     """Pixels, uint8."""
-
     labels_N: Tensor
     """Classes, int64."""
 
@@ -68,7 +105,7 @@ class ImageSet:
         return len(self.labels_N)
 
     def __getitem__(self, index: Tensor | slice) -> "ImageSet":
-        """Some of the images: those at the positions of an int64 tensor, or of a slice (then without a copy)."""
+        """The images at the positions of an int64 tensor, or of a slice (then without a copy)."""
         return ImageSet(self.images_NCHW[index], self.labels_N[index])
 
     def to(self, device: torch.device | str) -> "ImageSet":
@@ -79,52 +116,39 @@ class ImageSet:
     def normalisation(self) -> Normalisation:
         """Mean and standard deviation of these images, from whole numbers: the same on every machine.
 
-        A channel that is the same in all of them has the standard deviation 1, so that it becomes 0.
+        A channel that is the same in all images has the standard deviation 1, so that it becomes 0.
         """
-        counts = [_counts(channel) for channel in self.images_NCHW.unbind(1)]
         pixels = self.images_NCHW.numel() // self.images_NCHW.shape[1]
         means, stds = [], []
-        for count in counts:
-            total = sum(value * n for value, n in enumerate(count))
-            squares = sum(value**2 * n for value, n in enumerate(count))
+        for channel in self.images_NCHW.unbind(1):
+            counts = list(enumerate(torch.bincount(channel.flatten(), minlength=256).tolist()))
+            total = sum(value * count for value, count in counts)
+            squares = sum(value**2 * count for value, count in counts)
             variance = pixels * squares - total**2  # times pixels²
             means.append(total / (255 * pixels))
             stds.append(variance**0.5 / (255 * pixels) if variance else 1.0)
         return Normalisation(tuple(means), tuple(stds))
 
 
-def _counts(pixels: Tensor) -> list[int]:
-    """How often each of the 256 values is there."""
-    counts: list[int] = torch.bincount(pixels.flatten(), minlength=256).tolist()
-    return counts
-
-
 @dataclass(frozen=True, eq=False)
 class ImageData:
     """The images of a run, in three splits.
 
-    Raises `DataError` if images differ in shape between splits, a label is not that of a class, or a class
-    has no training image.
+    Raises `DataError` if splits differ in the shape of an image, a label names no class, or a class has no training image.
     """
 
     name: str
-    """What they are called in logs and reports."""
-
+    """What logs and reports call the data."""
     classes: tuple[str, ...]
     """Name of each label."""
-
     train: ImageSet = field(repr=False)
     """What weights are trained on."""
-
     valid: ImageSet = field(repr=False)
     """What rewards and every choice are taken on."""
-
     test: ImageSet = field(repr=False)
     """What is read once, after training."""
-
     source: dict[str, str]
-    """Where they come from, for the record of a run. Added here: `images` (a split), `shape` and `hash`."""
-
+    """Where the data come from, for the record of a run. Added here: `images` (a split), `shape` and `hash`."""
     hash: str = field(init=False)
     """Hexadecimal sha256 over classes, splits, pixels and labels, the same on every machine."""
 
@@ -134,18 +158,22 @@ class ImageData:
             self._check(split, images)
         trained = torch.bincount(self.train.labels_N, minlength=len(self.classes))
         if not trained.all():
-            untrained = self.classes[int(trained.argmin())]
             raise DataError(
-                f"The class {untrained!r} of {self.name} has no training image: add some, use more of the "
-                "training images, or leave the class out."
+                f"The class {self.classes[int(trained.argmin())]!r} of {self.name} has no training image: add some, "
+                "use more of the training images, or leave the class out."
             )
-        digest = _hash(self.classes, splits)
+        digest = hashlib.sha256(json.dumps(self.classes).encode("ascii"))
+        for split, images in splits.items():
+            digest.update(f"{split} {tuple(images.images_NCHW.shape)}\n".encode("ascii"))
+            digest.update(images.images_NCHW.cpu().contiguous().numpy().data)
+            digest.update(images.labels_N.cpu().numpy().astype("<i8").tobytes())
+        channels, height, width, _ = self.shape
         described = {
             "images": ", ".join(f"{split} {len(images):,}" for split, images in splits.items()),
-            "shape": self._size(),
-            "hash": digest,
+            "shape": f"{height}×{width} {COLOURS.get(channels, f'{channels} channels')}",
+            "hash": digest.hexdigest(),
         }
-        object.__setattr__(self, "hash", digest)
+        object.__setattr__(self, "hash", described["hash"])
         object.__setattr__(self, "source", self.source | described)
 
     def _check(self, split: Split, images: ImageSet) -> None:
@@ -179,26 +207,8 @@ class ImageData:
             torch.cat([self.train.labels_N, self.valid.labels_N]),
         )
 
-    def _size(self) -> str:
-        channels, height, width, _ = self.shape
-        colour = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
-        return f"{height}×{width} {colour}"
-
     def __str__(self) -> str:
-        classes = f"{len(self.classes)} classes ({_some(self.classes)})"
+        names = [printable(name, 24) for name in self.classes[:SHOWN_CLASSES]]
+        names += ["…"] * (len(self.classes) > SHOWN_CLASSES)
+        classes = f"{len(self.classes)} classes ({', '.join(names)})"
         return f"{printable(self.name)}: {classes}, {self.source['shape']}; {self.source['images']}"
-
-
-def _some(names: tuple[str, ...]) -> str:
-    """The first names, and `…` for the others."""
-    shown = [printable(name, 24) for name in names[:SHOWN_CLASSES]]
-    return ", ".join([*shown, "…"] if len(names) > SHOWN_CLASSES else shown)
-
-
-def _hash(classes: tuple[str, ...], splits: dict[Split, ImageSet]) -> str:
-    digest = hashlib.sha256(json.dumps(classes).encode("ascii"))
-    for split, images in splits.items():
-        digest.update(f"{split} {tuple(images.images_NCHW.shape)}\n".encode("ascii"))
-        digest.update(images.images_NCHW.cpu().contiguous().numpy().data)
-        digest.update(images.labels_N.cpu().numpy().astype("<i8").tobytes())
-    return digest.hexdigest()

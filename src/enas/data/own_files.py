@@ -1,15 +1,21 @@
-"""Files of people's own, as they are found on disks: typed paths, files of the system between the data, memory."""
+"""Data as users have them: the usual names of splits, typed paths, files that systems leave beside data, free memory."""
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from enas.errors import DataError, MissingDataError, did_you_mean
-from enas.runtime.memory import MIB, available_memory_mb
-from enas.runtime.progress import say
+from enas.runtime.memory import MIB, available_memory_mib
 
+Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+SPLIT_NAMES: Mapping[Split, set[str]] = {
+    "train": {"train", "training"},
+    "valid": {"valid", "val", "validation", "dev"},
+    "test": {"test", "testing"},
+}
 SYSTEM_NAMES = {
     "__macosx",
     "$recycle.bin",
@@ -20,56 +26,44 @@ SYSTEM_NAMES = {
     "thumbs.db",
 }
 """Files and folders, in small letters, that systems leave beside the data."""
-
-
 LONGEST = 200
-"""Characters of a path that are shown."""
+"""Most characters of a path that a message shows."""
+
+
+def named_split(name: str) -> Split | None:
+    """The split with this usual name, in capitals or small letters; None for any other name."""
+    return next((split for split in SPLITS if name.casefold() in SPLIT_NAMES[split]), None)
 
 
 def is_data(name: str) -> bool:
-    """Whether a file or folder of this name may be data: it is not hidden, and no system has put it there."""
+    """Whether a file or folder of this name may be data: not hidden, and not left by a system."""
     return not name.startswith(".") and name.casefold() not in SYSTEM_NAMES
 
 
-def located(path: str) -> str:
-    """A typed path in full, if there is something; otherwise, and if it cannot be one, as it was typed."""
-    with contextlib.suppress(OSError):  # the present folder may be gone
-        full = os.path.abspath(os.path.expanduser(path))
+def located(path: str | None) -> str | None:
+    """The absolute form of a typed path that leads somewhere; any other as it was typed."""
+    with contextlib.suppress(OSError):  # the current folder may be gone
+        full = os.path.abspath(os.path.expanduser(path or ""))
         if path and os.path.exists(full):
             return full
     return path
 
 
-def locate_sources(config: Any, named: Collection[str]) -> None:
-    """Make the paths of a new setting absolute: its `source`, unless it is one of the `named` ones, and its `folder`."""
-    if config.source not in named:
-        object.__setattr__(config, "source", located(config.source))
-    if config.folder is not None:
-        object.__setattr__(config, "folder", located(config.folder))
-
-
-def say_if_hidden(source: str, named: Collection[str]) -> None:
-    """Say that a named source is read, where a folder of its name is there too."""
-    if source in named and os.path.isdir(source):
-        say(
-            f"data: {source} means the built-in data; for the folder of this name that is here, write ./{source}"
-        )
-
-
-def no_source(source: str, what: str, named: Collection[str]) -> MissingDataError:
-    """The error for a setting that is neither one of the `named` sources nor `what` it could be otherwise."""
+def no_source(source: str, kinds: str, named: Collection[str]) -> MissingDataError:
+    """The error for a source that is none of `kinds` and none of the `named` ones."""
     hint = did_you_mean(source, named)
     return MissingDataError(
-        f"`source` is {printable(source, LONGEST)!r}, {what} one of {', '.join(named)}"
+        f"`source` is {printable(source, LONGEST)!r}, {kinds} one of {', '.join(named)}"
         + (f"; {hint.rstrip()}" if hint else ".")
     )
 
 
-def data_path(path: str) -> Path:
-    """A typed path, `~` replaced by the home folder.
+def data_path(path: str | Path) -> Path:
+    """A typed path, with `~` replaced by the home folder.
 
-    Raises `DataError` if there is no such home folder, or a character that no record of a run could hold.
+    Raises `DataError` for an empty path, an unknown home folder, and characters that the records of a run cannot hold.
     """
+    path = str(path)
     if not path:
         raise DataError("The path of the data is empty: name a folder, or ./ for this one.")
     shown = repr(path if len(path) <= LONGEST else path[:LONGEST] + "…")
@@ -87,9 +81,9 @@ def data_path(path: str) -> Path:
 
 
 def printable(name: str, longest: int | None = None) -> str:
-    """A name in one line that any file in UTF-8 can hold: other bytes and control characters as escapes.
+    """A name on one line that any UTF-8 file can hold: control characters and invalid bytes become escapes.
 
-    Of one that is longer than `longest`, the beginning.
+    A name longer than `longest` is cut.
     """
     text = "".join(
         c if c.isprintable() or c == "\N{NO-BREAK SPACE}" else c.encode("unicode_escape").decode()
@@ -100,7 +94,7 @@ def printable(name: str, longest: int | None = None) -> str:
 
 @contextlib.contextmanager
 def readable() -> Iterator[None]:
-    """Turn the system's errors about reading into a `DataError` that says which file."""
+    """Turn the system's errors about reading into a `DataError` that names the file."""
     try:
         yield
     except OSError as error:
@@ -111,8 +105,8 @@ def readable() -> Iterator[None]:
 
 
 def check_memory(size: int, what: str, remedy: str) -> None:
-    """Raise `DataError`, ending in `remedy`, if so many bytes for `what` are more than this machine has free."""
-    free = available_memory_mb()
+    """Raise `DataError`, ending in `remedy`, if `what` needs more bytes than this machine has free."""
+    free = available_memory_mib()
     if free is not None and size > free * MIB:
         raise DataError(
             f"{what} would take {size / 2**30:,.1f} GiB of memory, and {free / 1024:,.1f} GiB are free: {remedy}."

@@ -1,82 +1,108 @@
-"""The setting that says which text a run learns from, and the one function that loads it."""
+"""From a setting to data: which reader reads the text or the images that a run learns from."""
 
-from dataclasses import dataclass
+import os
+from collections.abc import Collection, Mapping
+from typing import TypeVar
 
-from enas.constraints import PositiveInt, Settings
-from enas.data.own_files import data_path, locate_sources, no_source, readable, say_if_hidden
-from enas.data.published import PUBLISHED_TEXTS, locate
+from enas.data.image_arrays import read_image_arrays
+from enas.data.image_folder import read_image_folder
+from enas.data.image_splits import ImagePool, split_pool
+from enas.data.images import NAMED_IMAGES, ImageConfig, ImageData
+from enas.data.own_files import Split, data_path, no_source, printable, readable
+from enas.data.published import (
+    PUBLISHED_IMAGES,
+    PUBLISHED_TEXTS,
+    Published,
+    locate_text,
+    read_digits,
+    read_images,
+)
 from enas.data.stdlib import DEFAULT_VOCABULARY, read_stdlib
-from enas.data.text import Corpus, Split, read_folder
+from enas.data.text import NAMED_TEXTS, Corpus, TextConfig, read_folder
 from enas.errors import ConfigError
+from enas.runtime.progress import say
 
-STDLIB = "stdlib"
-NAMED_SOURCES = (STDLIB, *PUBLISHED_TEXTS)
-
-
-@dataclass(frozen=True)
-class TextConfig(Settings):
-    """Which text to learn from, and how much of it."""
-
-    source: str = STDLIB
-    """`stdlib` (Python's own standard library, no download), `ptb`, `wikitext-2`, or the path of a folder
-    with train.txt, valid.txt and test.txt. A path that leads somewhere becomes absolute."""
-
-    folder: str | None = None
-    """Where train.txt, valid.txt and test.txt of `ptb` or `wikitext-2` are; by default in a folder of that
-    name in $ENAS_DATA, or else in the cache folder of the platform."""
-
-    max_vocabulary: PositiveInt | None = None
-    """Most words in the vocabulary, `<eos>` and `<unk>` included: the most frequent of the training text.
-    By default 10,000 for `stdlib`, and all words for other texts."""
-
-    max_train_tokens: PositiveInt | None = None
-    """Most training tokens: whole files of `stdlib`, first lines of other texts. By default all."""
-
-    max_valid_tokens: PositiveInt | None = None
-    """Most validation tokens, likewise."""
-
-    max_test_tokens: PositiveInt | None = None
-    """Most test tokens, likewise. The perplexity of a part does not compare with that of the whole."""
-
-    download: bool = True
-    """Download `ptb` or `wikitext-2` if it is not found and `folder` is not set."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        locate_sources(self, NAMED_SOURCES)
+P = TypeVar("P", bound=Published)
 
 
 def load_text(config: TextConfig) -> Corpus:
-    """The corpus of a setting.
+    """The text of a setting.
 
-    Raises `DataError` if the text is missing or cannot be used, `ConfigError` if settings contradict each
-    other.
+    Raises `DataError` if it is missing or cannot be used, `ConfigError` if settings contradict each other.
     """
     with readable():
-        return _load(config)
+        return _read_text(config)
 
 
-def _load(config: TextConfig) -> Corpus:
+def load_images(config: ImageConfig) -> ImageData:
+    """The images of a setting, in three splits. Raises as `load_text`."""
+    with readable():
+        pool = _read_images(config)
+        if pool.splits and "test" not in pool.splits:
+            say(
+                f"data: {printable(pool.name)} has no test images; some of its training images are held out (data.test)"
+            )
+        return split_pool(pool, config)
+
+
+def _read_text(config: TextConfig) -> Corpus:
     budgets: dict[Split, int | None] = {
         "train": config.max_train_tokens,
         "valid": config.max_valid_tokens,
         "test": config.max_test_tokens,
     }
     limits = {split: budget for split, budget in budgets.items() if budget is not None}
-    published = PUBLISHED_TEXTS.get(config.source)
-    if config.folder is not None and published is None:
-        raise ConfigError(
-            f"`folder` is for {' and '.join(PUBLISHED_TEXTS)}, but `source` is {config.source!r}: "
-            f"to read a text of your own, set `source` to {config.folder!r} and leave `folder` out."
-        )
-    say_if_hidden(config.source, NAMED_SOURCES)
+    published = _published(config.source, config.folder, PUBLISHED_TEXTS, NAMED_TEXTS, "a text")
     if published is not None:
-        place = locate(published, config.folder, config.download)
+        place = locate_text(published, config.folder, config.download)
         return read_folder(place, published.name, config.max_vocabulary, limits)
-    if config.source == STDLIB:
+    if config.source == "stdlib":
         max_vocabulary = DEFAULT_VOCABULARY if config.max_vocabulary is None else config.max_vocabulary
         return read_stdlib(max_vocabulary=max_vocabulary, max_tokens=limits)
     folder = data_path(config.source)
     if not folder.is_dir():
-        raise no_source(config.source, "neither a folder nor", NAMED_SOURCES)
+        raise no_source(config.source, "neither a folder nor", NAMED_TEXTS)
     return read_folder(folder, max_vocabulary=config.max_vocabulary, max_tokens=limits)
+
+
+def _read_images(config: ImageConfig) -> ImagePool:
+    published = _published(config.source, config.folder, PUBLISHED_IMAGES, NAMED_IMAGES, "pictures")
+    path = None if config.source in NAMED_IMAGES else data_path(config.source)
+    own_folder = path is not None and path.is_dir()
+    own_file = path is not None and path.suffix.lower() == ".npz" and path.is_file()
+    if config.size is not None and not own_folder:
+        raise ConfigError(
+            f"`size` is {config.size}, but only the pictures of a folder are scaled, and `source` is "
+            f"{config.source!r}: leave `size` out."
+        )
+    if config.channels is not None and not own_file:
+        raise ConfigError(
+            f"`channels` is {config.channels!r}, but only those of an .npz file are looked for, and `source` is "
+            f"{config.source!r}: leave `channels` out."
+        )
+    if published is not None:
+        return read_images(published, config.folder, config.download)
+    if path is None:
+        return read_digits()
+    if own_folder:
+        return read_image_folder(path, config.size)
+    if own_file:
+        return read_image_arrays(path, config.channels)
+    raise no_source(config.source, "neither a folder, nor an .npz file, nor", NAMED_IMAGES)
+
+
+def _published(
+    source: str, folder: str | None, published: Mapping[str, P], named: Collection[str], what: str
+) -> P | None:
+    """The published data that a setting means, if any; `named` are all built-in sources, `what` data of one's own."""
+    chosen = published.get(source)
+    if folder is not None and chosen is None:
+        raise ConfigError(
+            f"`folder` is for {' and '.join(published)}, but `source` is {source!r}: "
+            f"to read {what} of your own, set `source` to {folder!r} and leave `folder` out."
+        )
+    if source in named and os.path.isdir(source):
+        say(
+            f"data: {source} means the built-in data; for the folder of this name that is here, write ./{source}"
+        )
+    return chosen

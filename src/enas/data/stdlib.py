@@ -1,33 +1,26 @@
 r"""Text that needs no download: source and documentation of the running Python's own standard library.
 
-Wherever Python runs there are some two million tokens of code, comments, docstrings and the language
-reference (pydoc_data/topics.py, each topic a document of its own). What a language model can learn from
-them is what it learns from the Penn Treebank: frequent words, phrases (`return self .`), agreement at a
-distance (brackets, quotes), names that come back within a file, and English prose.
+Wherever Python runs there are some two million tokens of code, comments, docstrings and the language reference
+(pydoc_data/topics.py, each topic a document of its own). A language model learns from them what it learns from the Penn
+Treebank: frequent words, phrases (`return self .`), agreement at a distance (brackets, quotes), names that come back
+within a file, and English prose.
 
-Tokens
-    One regular expression, on the text in lower case, so that code and prose share words.
+Tokens come from one regular expression, on the text in lower case, so that code and prose share words.
 
-    * Letters: a run of them is a word. Names are cut before each `_`, which stays with what follows,
-      `_get_default` into `_get` `_default`: parts of names are words that come back, and few are `<unk>`.
-    * Numbers, of any kind: `<num>`, as `N` in the Penn Treebank.
-    * Operators (`==`, `->`, `**`, `...`) and triple quotes are a word each, a backslash goes with the
-      character that follows (`\n`), other punctuation is a word a character. A ruler (`--------`) is cut to
-      four characters.
-    * Line ends: `<eos>`. Blank lines and indentation are dropped; easy to predict, they would only flatter.
+* Letters: a run of them is a word. Names are cut before each `_`, which stays with what follows, `_get_default` into
+  `_get` `_default`: parts of names are words that come back, and few are `<unk>`.
+* Numbers, of any kind: `<num>`, as `N` in the Penn Treebank.
+* Operators (`==`, `->`, `**`, `...`) and triple quotes are a word each, a backslash goes with the character that follows
+  (`\n`), other punctuation is a word a character. A ruler (`--------`) is cut to four characters.
+* Line ends: `<eos>`. Blank lines and indentation are dropped; easy to predict, they would only flatter.
 
-    The perplexity is exp of the mean negative log-likelihood of these tokens, `<eos>` included. It compares
-    models on one corpus (same `Corpus.hash`), not with the Penn Treebank, nor with another version of
-    Python.
+The perplexity is exp of the mean negative log-likelihood of these tokens, `<eos>` included. It compares models on one
+corpus (same `Corpus.hash`), not with the Penn Treebank, nor with another version of Python.
 
-Splits
-    By document. A sha256 of its name sends it to train, valid or test (about 90, 5 and 5 %), whatever the
-    version of Python, and gives the order of documents. A limit on tokens takes whole documents in that
-    order, leaving out those that do not fit.
-
-Left out are test suites, installed packages, files made at build time, and modules that are mostly tables.
-The text depends on the version of Python and on who packaged it, so `Corpus.source` names the version and
-the hash.
+Splits are by document. A sha256 of its name sends it to train, valid or test (about 90, 5 and 5 %), whatever the version
+of Python, and gives the order of documents. A limit on tokens takes whole documents in that order, leaving out those that
+do not fit. Left out are test suites, installed packages, files made at build time, and modules that are mostly tables.
+The text depends on the version of Python and on who packaged it, so `Corpus.source` names the version and the hash.
 """
 
 import ast
@@ -40,12 +33,12 @@ import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from enas.data.text import EOS, SPLITS, Corpus, Split, corpus_from_words, describe_limits
+from enas.data.own_files import SPLITS, Split
+from enas.data.text import EOS, Corpus, corpus_from_words
 from enas.errors import DataError
 
 DEFAULT_VOCABULARY = 10_000
 NUMBER = "<num>"
-
 _TOPICS = "pydoc_data/topics.py"
 _SKIPPED_FOLDERS = re.compile(
     r"tests?|idle_test"  # test suites
@@ -56,7 +49,6 @@ _SKIPPED_FILES = re.compile(
     r"_sysconfig_?(data|vars).*|sitecustomize\.py|usercustomize\.py"  # made at build time or by a site
     r"|html/entities\.py|locale\.py|stringprep\.py"  # tables
 )
-
 _RULERS = "-=*#~^.+"
 _TOKEN = re.compile(
     r"\n\s*"  # a line's end, with the blank lines and the indentation that follow
@@ -151,9 +143,9 @@ def read_stdlib(
             "folder": str(place),
             "python": f"{platform.python_implementation()} {platform.python_version()}",
             "documents": ", ".join(f"{split} {len(texts[split])}" for split in SPLITS),
-        }
-        | describe_limits(max_vocabulary, limits),
+        },
         max_vocabulary,
+        limits,
     )
 
 

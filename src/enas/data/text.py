@@ -3,22 +3,20 @@
 Words are what whitespace separates, as Python's `str.split` knows it: spaces and tabs, but also the no-break space
 (U+00A0) and the other spaces of Unicode, its separators of lines and paragraphs, and the control characters 0x1c to 0x1f;
 not the zero-width space (U+200B), which is part of a word. Marks of byte order (U+FEFF) are dropped wherever they are.
-Every line, an empty one too, ends with the word `<eos>`, and has no second one if it is written there. The
-vocabulary is the sorted words of the training text, as in the authors' code. Mikolov's Penn Treebank comes
-out with 10,000 words and 929,589 / 73,760 / 82,430 tokens, WikiText-2 with 33,278 words and 2,088,628 /
-217,646 / 245,569 tokens.
+Every line, an empty one too, ends with the word `<eos>`, and has no second one if it is written there. The vocabulary is
+the sorted words of the training text, as in the authors' code. Mikolov's Penn Treebank comes out with 10,000 words and
+929,589 / 73,760 / 82,430 tokens, WikiText-2 with 33,278 words and 2,088,628 / 217,646 / 245,569 tokens.
 
 Words outside the vocabulary become `<unk>`:
 
-* A word of valid.txt or test.txt that train.txt lacks is `<unk>`. Where the training text itself holds
-  `<unk>` (Penn Treebank, WikiText-2), that is the word; otherwise it is added to the vocabulary, but only
-  if it is needed. An added `<unk>` is never seen in training, so its probability is arbitrary: cap the
-  vocabulary to avoid that.
-* With `max_vocabulary`, only the most frequent training words are kept (equal counts: in alphabetical order),
-  `<eos>` and `<unk>` always among them, and all others are `<unk>` in the training text as well.
+* A word of valid.txt or test.txt that train.txt lacks is `<unk>`. Where the training text itself holds `<unk>` (Penn
+  Treebank, WikiText-2), that is the word; otherwise it is added to the vocabulary, but only if it is needed. An added
+  `<unk>` is never seen in training, so its probability is arbitrary: cap the vocabulary to avoid that.
+* With `max_vocabulary`, only the most frequent training words are kept (equal counts: in alphabetical order), `<eos>` and
+  `<unk>` always among them, and all others are `<unk>` in the training text as well.
 
-The more words `<unk>` stands for, the easier it is to predict: perplexities compare only between runs with
-the same `Corpus.hash`.
+The more words `<unk>` stands for, the easier it is to predict: perplexities compare only between runs with the same
+`Corpus.hash`.
 """
 
 import codecs
@@ -29,37 +27,52 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from enas.data.own_files import data_path, is_data, printable
+from enas.constraints import PositiveInt, Settings
+from enas.data.own_files import SPLITS, Split, data_path, is_data, located, named_split, printable
 from enas.errors import ConfigError, DataError
 from enas.runtime.progress import say
 
-Split = Literal["train", "valid", "test"]
-SPLITS: tuple[Split, ...] = ("train", "valid", "test")
-SPLIT_NAMES: Mapping[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "valid": "valid",
-    "val": "valid",
-    "validation": "valid",
-    "dev": "valid",
-    "test": "test",
-    "testing": "test",
-}
-"""What people call the splits."""
+NAMED_TEXTS = ("stdlib", "ptb", "wikitext-2")
 TEXT_SUFFIXES = {".txt", ".tokens"}
+LAYOUT = "a text folder holds train.txt, valid.txt and test.txt"
 EOS = "<eos>"
 UNKNOWN = "<unk>"
+WIDE_SPACES = re.compile(r"[^\S\x00-\x7f]")
+"""White space beyond ASCII."""
 
 
-def named_split(name: str) -> Split | None:
-    """The split that a name stands for, in capitals or small letters; None if it is no usual one."""
-    return SPLIT_NAMES.get(name.casefold())
+@dataclass(frozen=True)
+class TextConfig(Settings):
+    """Which text to learn from, and how much of it."""
+
+    source: str = "stdlib"
+    """`stdlib` (Python's own standard library, no download), `ptb`, `wikitext-2`, or the path of a folder
+    with train.txt, valid.txt and test.txt. A path that leads somewhere becomes absolute."""
+    folder: str | None = None
+    """Where train.txt, valid.txt and test.txt of `ptb` or `wikitext-2` are; by default in a folder of that
+    name in $ENAS_DATA, or else in the cache folder of the platform."""
+    max_vocabulary: PositiveInt | None = None
+    """Most words in the vocabulary, `<eos>` and `<unk>` included: the most frequent of the training text.
+    By default 10,000 for `stdlib`, and all words for other texts."""
+    max_train_tokens: PositiveInt | None = None
+    """Most training tokens: whole files of `stdlib`, first lines of other texts. By default all."""
+    max_valid_tokens: PositiveInt | None = None
+    """Most validation tokens, likewise."""
+    max_test_tokens: PositiveInt | None = None
+    """Most test tokens, likewise. The perplexity of a part does not compare with that of the whole."""
+    download: bool = True
+    """Download `ptb` or `wikitext-2` if it is not found and `folder` is not set."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.source not in NAMED_TEXTS:
+            object.__setattr__(self, "source", located(self.source))
+        object.__setattr__(self, "folder", located(self.folder))
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,24 +83,15 @@ class Corpus:
     """
 
     name: str
-    """What it is called in logs and reports."""
-
-    vocabulary: tuple[str, ...] = field(repr=False)
-    """Word of each index."""
-
+    """What logs and reports call the text."""
+    vocabulary: tuple[str, ...]
+    """All words; a token is the index of one."""
     train: Tensor = field(repr=False)
-    """Training tokens in the order of the text, one-dimensional int64."""
-
     valid: Tensor = field(repr=False)
-    """Validation tokens."""
-
     test: Tensor = field(repr=False)
-    """Test tokens."""
-
     source: dict[str, str]
-    """Where it comes from, for the record of a run. Added here: `tokens` (a split), `unknown` (share of
+    """Where the text comes from, for the record of a run. Added here: `tokens` (a split), `unknown` (share of
     `<unk>` in each split) and `hash`."""
-
     hash: str = field(init=False)
     """Hexadecimal sha256 over vocabulary and splits, the same on every machine."""
 
@@ -98,7 +102,11 @@ class Corpus:
             unknown = self.vocabulary.index(UNKNOWN)
             shares = (f"{split} {np.mean(tokens == unknown):.2%}" for split, tokens in splits.items())
             described["unknown"] = ", ".join(shares)
-        described["hash"] = _hash(self.vocabulary, splits)
+        digest = hashlib.sha256(json.dumps(self.vocabulary).encode("ascii"))
+        for split, tokens in splits.items():
+            digest.update(f"{split} {len(tokens)}\n".encode("ascii"))
+            digest.update(tokens.astype("<i8").tobytes())
+        described["hash"] = digest.hexdigest()
         object.__setattr__(self, "hash", described["hash"])
         object.__setattr__(self, "source", self.source | described)
 
@@ -123,22 +131,16 @@ class Corpus:
         return f"{printable(self.name)}: {words}; tokens: {self.source['tokens']}{unknown}"
 
 
-def _hash(vocabulary: tuple[str, ...], splits: Mapping[Split, np.ndarray]) -> str:
-    digest = hashlib.sha256(json.dumps(vocabulary).encode("ascii"))
-    for split, tokens in splits.items():
-        digest.update(f"{split} {len(tokens)}\n".encode("ascii"))
-        digest.update(tokens.astype("<i8").tobytes())
-    return digest.hexdigest()
-
-
 def corpus_from_words(
     name: str,
     words: Mapping[Split, Iterable[str]],
     source: Mapping[str, str],
     max_vocabulary: int | None = None,
+    max_tokens: Mapping[Split, int] | None = None,
 ) -> Corpus:
     """Number the words of the three splits as the module describes; each iterable is read once.
 
+    `max_tokens` are the limits that the words have been taken with, for the record.
     Raises `ConfigError` if `max_vocabulary` leaves no room for a word beside `<eos>` and `<unk>`.
     """
     if max_vocabulary is not None and max_vocabulary < 3:
@@ -158,7 +160,9 @@ def corpus_from_words(
     unknown = index.get(UNKNOWN, -1)  # without <unk>, every word is in the vocabulary and this is never used
     renumbered = np.array([index.get(word, unknown) for word in seen], np.int64)
     train, valid, test = (torch.from_numpy(renumbered[first_numbers[split]]) for split in SPLITS)
-    return Corpus(name, vocabulary, train, valid, test, dict(source))
+    limits = {} if max_vocabulary is None else {"max_vocabulary": str(max_vocabulary)}
+    limits |= {f"max_{split}_tokens": str(limit) for split, limit in (max_tokens or {}).items()}
+    return Corpus(name, vocabulary, train, valid, test, dict(source) | limits)
 
 
 def _vocabulary(train_counts: Mapping[str, int], limit: int | None) -> tuple[str, ...]:
@@ -178,65 +182,45 @@ def read_folder(
     max_vocabulary: int | None = None,
     max_tokens: Mapping[Split, int] | None = None,
 ) -> Corpus:
-    """Read train.txt, valid.txt and test.txt (UTF-8) of a folder, or files of other usual names (`find_texts`).
+    """Read train.txt, valid.txt and test.txt (UTF-8) of a folder, or files of other usual names.
 
-    `max_tokens` limits the splits it names to as many whole lines, from the first, as hold at most so many
-    tokens.
-    Raises `DataError` for a missing folder or file, a file without words or not in UTF-8, and a limit below
-    the first line.
+    A usual name is one of `SPLIT_NAMES`, something and a dot before it or not, with a suffix of `TEXT_SUFFIXES`, in
+    capitals or not: `val.txt`, `wiki.train.tokens`. `max_tokens` limits the splits it names to as many whole lines, from
+    the first, as hold at most so many tokens.
+    Raises `DataError` for a missing folder or file, two files for a split, a file without words or not in UTF-8, and a
+    limit below the first line.
     """
-    folder = data_path(str(folder))
+    folder = data_path(folder)
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}; {LAYOUT}.")
-    paths = find_texts(folder)
     limits = max_tokens or {}
-    return corpus_from_words(
-        name or folder.resolve().name,
-        {split: _words(split, path, limits.get(split)) for split, path in paths.items()},
-        {"folder": str(folder.resolve())} | describe_limits(max_vocabulary, limits),
-        max_vocabulary,
-    )
+    paths = {split: _file_of(folder, split) for split in SPLITS}
+    words = {split: _words(split, path, limits.get(split)) for split, path in paths.items()}
+    source = {"folder": str(folder.resolve())}
+    return corpus_from_words(name or folder.resolve().name, words, source, max_vocabulary, limits)
 
 
-LAYOUT = "a text folder holds train.txt, valid.txt and test.txt"
-
-
-def find_texts(folder: Path) -> dict[Split, Path]:
-    """The file of each split: train.txt, valid.txt and test.txt, or another with a usual name of the split.
-
-    That is a name of `SPLIT_NAMES`, something and a dot before it or not, with a suffix of `TEXT_SUFFIXES`, in capitals
-    or not: `val.txt`, `wiki.train.tokens`. Says which files are left out.
-    Raises `DataError` if a split has none, or several of which none has the first name.
-    """
-    found: dict[Split, list[Path]] = {split: [] for split in SPLITS}
-    for path in sorted(folder.iterdir()):
-        split = named_split(path.stem.rpartition(".")[2])
-        if split and path.suffix.lower() in TEXT_SUFFIXES and is_data(path.name) and path.is_file():
-            found[split].append(path)
-    return {split: _one(folder, split, paths) for split, paths in found.items()}
-
-
-def _one(folder: Path, split: Split, paths: list[Path]) -> Path:
-    """The file of a split, of those that may be it."""
-    names = [path.name for path in paths]
-    chosen = folder / (names[0] if len(names) == 1 else f"{split}.txt")
-    if not paths:
-        raise DataError(f"{folder} has no {chosen.name}; {LAYOUT}.")
-    if chosen not in paths:
+def _file_of(folder: Path, split: Split) -> Path:
+    """The file of a split; says which others are left out."""
+    names = [
+        path.name
+        for path in sorted(folder.iterdir())
+        if named_split(path.stem.rpartition(".")[2]) == split
+        and path.suffix.lower() in TEXT_SUFFIXES
+        and is_data(path.name)
+        and path.is_file()
+    ]
+    chosen = names[0] if len(names) == 1 else f"{split}.txt"
+    if not names:
+        raise DataError(f"{folder} has no {chosen}; {LAYOUT}.")
+    if chosen not in names:
         raise DataError(
-            f"{folder} has more than one text for the {split} split, {' and '.join(names)}: keep one, or call it "
-            f"{chosen.name}."
+            f"{folder} has more than one text for the {split} split, {' and '.join(names)}: keep one, or call it {chosen}."
         )
-    if len(paths) > 1:
-        others = ", ".join(name for name in names if name != chosen.name)
-        say(f"data: {chosen} is read; beside it is left out: {others}")
-    return chosen
-
-
-def describe_limits(max_vocabulary: int | None, max_tokens: Mapping[Split, int]) -> dict[str, str]:
-    """Entries of `Corpus.source` that say what was left out of the text."""
-    limits = {f"max_{split}_tokens": str(limit) for split, limit in max_tokens.items()}
-    return limits if max_vocabulary is None else {"max_vocabulary": str(max_vocabulary)} | limits
+    if len(names) > 1:
+        others = ", ".join(name for name in names if name != chosen)
+        say(f"data: {folder / chosen} is read; beside it is left out: {others}")
+    return folder / chosen
 
 
 def _words(split: Split, path: Path, limit: int | None) -> Iterator[str]:
@@ -263,10 +247,6 @@ def _words(split: Split, path: Path, limit: int | None) -> Iterator[str]:
         say(f"data: {path}: no-break and other spaces of Unicode, in {spaces:,} lines, separate words too")
 
 
-WIDE_SPACES = re.compile(r"[^\S\x00-\x7f]")
-"""White space beyond ASCII."""
-
-
 def _lines(path: Path) -> Iterator[str]:
     """The lines of a file, without marks of byte order."""
     offset = 0
@@ -278,12 +258,12 @@ def _lines(path: Path) -> Iterator[str]:
             except UnicodeDecodeError as error:
                 raise DataError(
                     f"{path} is not UTF-8: byte 0x{line[error.start]:02x} at position {offset + error.start}; "
-                    f"convert the file to UTF-8{_how(path)}."
+                    f"convert the file to UTF-8{_conversion(path)}."
                 ) from error
             if "\0" in text:
                 raise DataError(
                     f"{path} has a NUL character at position {offset + line.index(0)}, as no text in UTF-8 has; convert "
-                    f"the file to UTF-8{_how(path)}."
+                    f"the file to UTF-8{_conversion(path)}."
                 )
             # Files put together have such marks in the middle; they belong to the encoding, not to a word or line.
             if text := text.replace("\ufeff", ""):
@@ -291,8 +271,8 @@ def _lines(path: Path) -> Iterator[str]:
             offset += len(line)
 
 
-def _how(path: Path) -> str:
-    """How to convert a file that looks like UTF-16; nothing if it does not."""
+def _conversion(path: Path) -> str:
+    """The command that converts a file that looks like UTF-16; nothing for any other."""
     with path.open("rb") as file:
         start = file.read(1000)
     if start[:2] not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and b"\0" not in start:

@@ -1,8 +1,8 @@
 """How a corpus is walked through: contiguous rows, and windows for truncated back-propagation through time.
 
-A text of n tokens becomes B rows of n // B columns. A window has some columns as inputs and the columns one
-further as targets; the hidden state is carried from one window to the next. The windows of a whole pass are
-listed before it starts, so that the pass follows from the generator's seed, and a place in it is an index.
+A text of n tokens becomes B rows of n // B columns. A window has some columns as inputs and the columns one further as
+targets; the hidden state is carried from one window to the next. The windows of a whole pass are listed before it starts,
+so that the pass follows from the generator's seed, and a place in it is an index.
 """
 
 from typing import NamedTuple
@@ -68,10 +68,10 @@ def fixed_windows(columns: int, bptt: int) -> list[Window]:
 def random_windows(columns: int, bptt: int, generator: Generator) -> list[Window]:
     """Windows of random lengths around `bptt`, one after the other (the authors' corrected code).
 
-    A length is a normal of standard deviation 5, truncated at two of them, around `bptt` (one time in
-    twenty, around bptt / 2), rounded down, and at most bptt + 20 and the columns left; the pass ends within
-    3 columns of the end. For bptt = 35 that is 25 to 45, or 7 to 27 steps. The authors multiply the
-    learning rate by length / bptt. A length is at least 1, a rule that only bptt <= 21 can need.
+    A length is a normal of standard deviation 5, truncated at two of them, around `bptt` (one time in twenty, around
+    bptt / 2), rounded down, and at most bptt + 20 and the columns left; the pass ends within 3 columns of the end. For
+    bptt = 35 that is 25 to 45, or 7 to 27 steps. The authors multiply the learning rate by length / bptt. A length is at
+    least 1, a rule that only bptt <= 21 can need.
 
     `generator` is on the CPU; seeded from run and epoch, it makes every pass reproducible by itself.
     """
@@ -80,16 +80,13 @@ def random_windows(columns: int, bptt: int, generator: Generator) -> list[Window
     start = 0
     while not windows or start < columns - END_MARGIN:
         full = torch.rand((), generator=generator).item() < FULL_LENGTH_SHARE
-        drawn = int(_truncated_normal(bptt if full else bptt / 2, generator))
-        length = min(max(drawn, 1), bptt + LENGTH_EXCESS, columns - 1 - start)
+        mean = bptt if full else bptt / 2
+        low, high = mean - 2 * LENGTH_SD, mean + 2 * LENGTH_SD
+        drawn = torch.nn.init.trunc_normal_(torch.empty(()), mean, LENGTH_SD, low, high, generator)
+        length = min(max(int(drawn), 1), bptt + LENGTH_EXCESS, columns - 1 - start)
         windows.append(Window(start, length))
         start += length
     return windows
-
-
-def _truncated_normal(mean: float, generator: Generator) -> float:
-    low, high = mean - 2 * LENGTH_SD, mean + 2 * LENGTH_SD
-    return torch.nn.init.trunc_normal_(torch.empty(()), mean, LENGTH_SD, low, high, generator).item()
 
 
 def eval_windows(columns: int, bptt: int) -> list[Window]:

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from enas.data.downloads import read_checked
+from enas.data.published import read_checked
 from enas.errors import DataError
 from enas.evidence.known_scores import KnownScores
 from enas.spaces.graph.space import OPERATIONS, STRUCTURES, GraphSpace

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enas.controllers.config import AUTHORS_MACRO, PAPER_MACRO, IndependentConfig
 from enas.data.augmentation import AugmentConfig
-from enas.data.image_sources import ImageConfig
+from enas.data.images import ImageConfig
 from enas.derive import DeriveConfig
 from enas.runs.images import ImageRetrainConfig, MacroConfig
 from enas.search import SearchConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enas.controllers.config import AUTHORS_MICRO, PAPER_MICRO, PATIENT_REINFORCE, IndependentConfig
 from enas.data.augmentation import AugmentConfig
-from enas.data.image_sources import ImageConfig
+from enas.data.images import ImageConfig
 from enas.derive import DeriveConfig
 from enas.runs.images import ImageRetrainConfig, MicroConfig
 from enas.search import SearchConfig

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enas.controllers.config import AUTHORS, PAPER, PATIENT_REINFORCE, IndependentConfig
-from enas.data.sources import TextConfig
+from enas.data.text import TextConfig
 from enas.derive import DeriveConfig
 from enas.runs.recurrent import LanguageRetrainConfig, RecurrentConfig
 from enas.search import SearchConfig

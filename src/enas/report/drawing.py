@@ -23,6 +23,17 @@ from enas.report.text import to_text
 from enas.runtime.files import write_atomic
 from enas.runtime.streams import can_show
 
+_PITCH = 38
+"""From one node of a chain to the next, in points."""
+_RADIUS = 7
+"""Of the corners of its lines."""
+_FONT = 'fontname="Helvetica,Arial,sans-serif"'
+_INK = "#222b36"
+_ARROW = "#6b7684"
+_PALE_ARROW = "#b4bcc6"
+"""Of arrows into an output: there are many, and where they end is plain."""
+_GROUND = 'style="rounded,filled", color="#eef1f4", fillcolor="#f6f8fa", fontcolor="#5b6673"'
+
 
 def text_for(graph: Graph, stream: TextIO | None = None) -> str:
     """The drawing as text, with no more than `stream` (standard output) can show.
@@ -36,8 +47,8 @@ def text_for(graph: Graph, stream: TextIO | None = None) -> str:
 
 
 def to_dot(graph: Graph) -> str:
-    """Describe the drawing in Graphviz's language: for `dot`, or for `nop2` if it is a chain, whose nodes and arrows
-    have places already. Raises `EnasError` as `layout` does."""
+    """Describe the drawing in Graphviz's language: for `dot`, or for `nop2` if it is a chain, whose nodes and arrows have
+    places already. Raises `EnasError` as `layout`."""
     plan = layout(graph)
     colour = {kind: picture for kind, (picture, _) in colours(graph).items()}
     body = _chain(plan, colour) if plan.chain else _rows(graph, plan, colour)
@@ -73,12 +84,10 @@ def _rows(graph: Graph, plan: Layout, colour: dict[str, str]) -> list[str]:
             lines.append("}")
     for key, place in plan.places.items():
         for source in place.reads:
+            one_step = place.depth - plan.places[source].depth == 1
+            style = f"weight={4 if one_step else 1}"  # the heavier, the straighter
             if place.node.role == "output":
                 style = f'color="{_PALE_ARROW}"'
-            else:
-                one_step = place.depth - plan.places[source].depth == 1
-                weight = 4 if one_step else 1  # the heavier, the straighter
-                style = f"weight={weight}"
             lines.append(f"{_quoted(source)} -> {_quoted(key)} [{style}]")
     return lines
 
@@ -88,10 +97,8 @@ def _chain(plan: Layout, colour: dict[str, str]) -> list[str]:
 
     The line of a node runs left of those of the nodes above it, so that on its way out of the box it crosses none.
     """
-    further = {place.node.key: place.others for place in plan.chain}
-    sources = [key for key in further if any(key in taken for taken in further.values())]
     right = 14 + 3.6 * max(len(place.node.label) for place in plan.chain)
-    line_x = {key: right + 26 + 13 * number for number, key in enumerate(reversed(sources))}
+    line_x = {key: right + 26 + 13 * number for number, key in enumerate(reversed(plan.sources))}
     edge = max(line_x.values(), default=right) + 16
     left = right + 14 + 5.8 * max(len(place.node.group) for place in plan.chain)
 
@@ -121,8 +128,8 @@ def _chain(plan: Layout, colour: dict[str, str]) -> list[str]:
     for before, place in itertools.pairwise(plan.chain):
         start, end = y[before.node.key] - 13, y[place.node.key] + 13
         lines.append(_arrow(before.node.key, place.node.key, [(0, start), (0, end)], _ARROW))
-    for key, taken in further.items():
-        for source in taken:
+    for key, others in plan.skips.items():
+        for source in others:
             kind, x = plan.places[source].node.kind, line_x[source]
             leave, enter = y[source] - 5, y[key] + 5
             corners = [(right, leave), (x, leave), (x, enter), (right, enter)]
@@ -155,28 +162,14 @@ def _towards(start: tuple[float, float], end: tuple[float, float], length: float
 def write_svg(graph: Graph, path: str | os.PathLike[str], *, own: bool = False) -> None:
     """Draw the architecture into an SVG file, a run's `own` or not; see `atomic_file`.
 
-    Raises:
-        EnasError: pygraphviz is missing, or as `layout` and `write_atomic` say.
+    Raises `EnasError` if pygraphviz is missing, and as `layout` and `write_atomic`.
     """
     write_atomic(path, _picture(graph, "svg"), own=own)
 
 
 def write_png(graph: Graph, path: str | os.PathLike[str]) -> None:
-    """Draw the architecture into a PNG file, at twice a screen's resolution; see `atomic_file`.
-
-    Raises:
-        EnasError: pygraphviz is missing, or as `layout` and `write_atomic` say.
-    """
+    """Draw the architecture into a PNG file, at twice a screen's resolution; otherwise as `write_svg`."""
     write_atomic(path, _picture(graph, "png"))
-
-
-_PITCH = 38  # from one node of a chain to the next, in points
-_RADIUS = 7  # of the corners of its lines
-_FONT = 'fontname="Helvetica,Arial,sans-serif"'
-_INK = "#222b36"
-_ARROW = "#6b7684"
-_PALE_ARROW = "#b4bcc6"  # into an output: there are many, and where they end is plain
-_GROUND = 'style="rounded,filled", color="#eef1f4", fillcolor="#f6f8fa", fontcolor="#5b6673"'
 
 
 def _box(node: GraphNode, colour: dict[str, str]) -> str:

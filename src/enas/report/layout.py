@@ -23,12 +23,9 @@ _COLOURS = {
 }
 """Function or operation: its colour in a picture and in a terminal. The palette is Okabe and Ito's, for every eyesight,
 and a green of pooling's own; blue are convolutions of 3×3, orange those of 5×5, the lighter one separable."""
-
 _MORE_COLOURS = (
-    ("#0072B2", "bright_blue"),
-    ("#D55E00", "red"),
-    ("#F0E442", "bright_yellow"),
-    ("#999999", "white"),
+    *(("#0072B2", "bright_blue"), ("#D55E00", "red")),
+    *(("#F0E442", "bright_yellow"), ("#999999", "white")),
 )
 """For functions and operations without a colour of their own, in the order in which a drawing meets them."""
 
@@ -68,6 +65,17 @@ class Layout:
         by_depth = sorted(self.places.values(), key=lambda place: place.depth)
         follows = all(place.depth == number for number, place in enumerate(by_depth))
         return tuple(by_depth) if follows else ()
+
+    @property
+    def skips(self) -> dict[str, tuple[str, ...]]:
+        """For every node of a chain, what it reads besides the one before it."""
+        return {place.node.key: place.others for place in self.chain}
+
+    @property
+    def sources(self) -> list[str]:
+        """The nodes of a chain that are read further down as well."""
+        read = {source for others in self.skips.values() for source in others}
+        return [key for key in self.skips if key in read]
 
     @property
     def terms(self) -> dict[str, tuple[Place, ...]]:
@@ -139,22 +147,18 @@ def colours(graph: Graph) -> dict[str, tuple[str, str]]:
     return _COLOURS | {kind: _MORE_COLOURS[i % len(_MORE_COLOURS)] for i, kind in enumerate(more)}
 
 
-def groups(graph: Graph) -> dict[str, tuple[GraphNode, ...]]:
-    """The nodes of every group, in the graph's order."""
-    names = dict.fromkeys(node.group for node in graph.nodes)
-    return {name: tuple(node for node in graph.nodes if node.group == name) for name in names}
-
-
 def parts(graph: Graph) -> tuple[Graph, ...]:
     """The graph cut into its groups, each with the group's name as its title, if no arrow leads from one to another;
     otherwise the graph alone."""
     group = {node.key: node.group for node in graph.nodes}
-    if (
-        any(group.get(source) != group.get(target) for source, target in graph.edges)
-        or len(set(group.values())) < 2
-    ):
+    names = dict.fromkeys(group.values())
+    if len(names) < 2 or any(group.get(source) != group.get(target) for source, target in graph.edges):
         return (graph,)
     return tuple(
-        Graph(name, nodes, tuple(edge for edge in graph.edges if group[edge[0]] == name))
-        for name, nodes in groups(graph).items()
+        Graph(
+            name,
+            tuple(node for node in graph.nodes if node.group == name),
+            tuple(edge for edge in graph.edges if group[edge[0]] == name),
+        )
+        for name in names
     )

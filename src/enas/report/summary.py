@@ -40,15 +40,10 @@ def table(results: list[dict[str, Any]], metric: Metric) -> str:
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            [
-                row[0].ljust(widths[0]),
-                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-            ]
-        )
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        name, *cells = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join([name.lstrip().ljust(widths[0]), *cells]))
     epochs = {result["epochs"] for result in results}
     caption = (
         f"trained from scratch with one recipe, {', '.join(map(str, sorted(epochs)))} epochs each, one seed:"
@@ -70,8 +65,8 @@ def verdict(results: list[dict[str, Any]], metric: Metric) -> str:
         return ""
     better = sum("diverged" in r or metric.better(tested[found], tested[r["id"]]) for r in others)
     return (
-        f"the found architecture is better than {better} of the {len(others)} others; one seed each shows no more than "
-        "that"
+        f"the found architecture is better than {better} of the {len(others)} others; with one seed each, the order may be "
+        "chance"
     )
 
 

@@ -49,7 +49,6 @@ from enas.report.layout import Layout, colours, layout, parts
 
 WIDTH = 80
 """Columns that a text drawing keeps to, unless the architecture is so deep that indentation needs more."""
-
 _TO_ASCII = str.maketrans("─│├└┐┤┴▶·", "-|+`+++>.")
 
 
@@ -117,8 +116,7 @@ def _chain(plan: Layout, styles: Mapping[str, str]) -> list[_Line]:
         else " " * margin + place.node.label
         for key, place in plan.places.items()
     }
-    skips = {place.node.key: place.others for place in plan.chain}
-    sources = [key for key in skips if any(key in taken for taken in skips.values())]
+    skips, sources = plan.skips, plan.sources
     beside = [labels[key] for key, place in plan.places.items() if place.node.role != "output" or skips[key]]
     column = max(map(cell_len, beside), default=0) + 1
     cell = max((cell_len(names[key]) for key in sources), default=0) + 1

@@ -20,8 +20,8 @@ from enas.controllers.config import (
     PAPER_MICRO,
     ControllerConfig,
 )
-from enas.data.image_sources import ImageConfig, load_images
-from enas.data.images import ImageData, ImageShape
+from enas.data.images import ImageConfig, ImageData, ImageShape
+from enas.data.sources import load_images
 from enas.errors import ConfigError
 from enas.retrain import Network, RetrainConfig, load_weights
 from enas.runtime.devices import pick_device

@@ -13,8 +13,8 @@ import torch
 from enas.architecture import Architecture, Space
 from enas.config import Metric, RunConfig, Workshop, named_controllers
 from enas.controllers.config import AUTHORS, PAPER, ControllerConfig
-from enas.data.sources import TextConfig, load_text
-from enas.data.text import Corpus
+from enas.data.sources import load_text
+from enas.data.text import Corpus, TextConfig
 from enas.retrain import Network, RetrainConfig, load_weights
 from enas.runtime.devices import pick_device, products_in
 from enas.spaces.recurrent.net import CellConfig

@@ -6,10 +6,9 @@ import logging
 import os
 import pickle
 import re
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,11 +28,11 @@ _SEAL_BYTES = len(_SEAL) + hashlib.sha256().digest_size
 class CheckpointStore:
     """The checkpoints of one stage: `step-00000123.pt` in a folder of their own.
 
-    A state is a dictionary of tensors and plain values, nested at will, as `state_dict()` returns. A tensor
-    that is a view is saved with all of the storage it looks into; clone it first where that is much larger.
+    A state is a dictionary of tensors and plain values, nested at will, as `state_dict()` returns. A tensor that is a view
+    is saved with all of the storage it looks into; clone it first where that is much larger.
 
     Args:
-        folder: created by the first `save`, in a folder that is there.
+        folder: created by the first `save`, in a folder that exists.
         keep: how many of the newest checkpoints to keep, at least 1.
         warn: is told, in one line, of every damaged checkpoint that `load_newest` passes over.
         settings: plain values by name, which every checkpoint keeps: one that was saved with others is refused.
@@ -68,8 +67,7 @@ class CheckpointStore:
     def save(self, step: int, state: Mapping[str, Any]) -> Path:
         """Save `state` as the newest checkpoint, then delete those no longer kept; return its file.
 
-        Checkpoints of later steps are deleted too: the run has gone back to an earlier one, and goes on from
-        there.
+        Checkpoints of later steps are deleted too: the run has gone back to an earlier one, and goes on from there.
 
         Raises:
             TypeError: the state holds something other than tensors and plain values; it is named.
@@ -79,17 +77,23 @@ class CheckpointStore:
         plain = {"step": step, "settings": dict(self.settings), "state": _plain(state, "state")}
         path = self.path(step)
         check_still_there(self.run_file)
-        _make_below(self.folder)
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(
+                f"Cannot make the folder {self.folder}: {error.strerror}. Check that the one above it is there and may be "
+                "written to."
+            ) from error
         with atomic_file(path, own=True) as file:
-            sealed = _Hashed(file)
             try:
-                torch.save(plain, cast(IO[bytes], sealed))
-                file.write(_SEAL + sealed.hash.digest())
+                torch.save(plain, file)
             except RuntimeError as error:
                 # Torch's writer covers the disk's error with one of its own about a position in the file.
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from None
                 raise
+            file.seek(0)
+            file.write(_SEAL + hashlib.file_digest(file, "sha256").digest())  # type: ignore[arg-type] # at its end now
         self._prune(step)
         return path
 
@@ -102,17 +106,13 @@ class CheckpointStore:
         for step in reversed(self.steps()):
             path = self.path(step)
             try:
-                made_with, state = _read(path, step)
+                settings, state = _read(path, step)
             except MemoryError:
                 raise
-            except Exception as error:  # the kinds of damage, and what readers raise on them, have no end
+            except Exception as error:  # damage, and what readers raise on it, are of endless kinds
                 self.warn(f"Checkpoint {path} is damaged ({_reason(error)}); trying the one before.")
             else:
-                if made_with is None and self.settings:
-                    self.warn(
-                        f"{path} is of an earlier version: whether settings have changed since cannot be told"
-                    )
-                check_settings(made_with, self.settings, path, f"begin again without {self.folder.parent}")
+                check_settings(settings, self.settings, path, f"begin again without {self.folder.parent}")
                 yield step, state
 
     def load_newest(self) -> tuple[int, dict[str, Any]] | None:
@@ -123,14 +123,12 @@ class CheckpointStore:
         """
         steps = self.steps()
         newest = next(self.whole(), None)
-        if newest is not None:
-            return newest
-        if steps:
+        if newest is None and steps:
             raise RunFolderError(
                 f"All {len(steps)} checkpoints in {self.folder} are damaged. Restore them from a copy, or "
                 "delete the folder to start this stage again."
             )
-        return None
+        return newest
 
     def prune(self) -> None:
         """Delete what a process that was killed while saving has left beside the newest few."""
@@ -158,7 +156,7 @@ def fitting(path: Path) -> Iterator[None]:
         yield
     except (EnasError, MemoryError):
         raise
-    except Exception as error:  # as many kinds as there are modules that take over their part of it
+    except Exception as error:  # each module that takes over its part of the state raises errors of its own
         reason = _reason(error) if str(error) else "something is missing"
         raise RunFolderError(
             f"Checkpoint {path} does not hold what this run saves ({type(error).__name__}: {reason}). Delete it to go on "
@@ -175,53 +173,17 @@ def check_still_there(run_file: Path | None) -> None:
         )
 
 
-def _make_below(folder: Path) -> None:
-    """Create a folder in one that is there."""
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(
-            f"Cannot make the folder {folder}: {error.strerror}. Check that the one above it is there and may be written to."
-        ) from error
-
-
-class _Hashed:
-    """A file being written, with the SHA-256 of what has been."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.hash = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.hash.update(data)
-        return self.file.write(data)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def _sealed(path: Path) -> bool:
-    """Whether a file ends with the hash of the rest of it; raise `ValueError` if it is another hash."""
-    with open(path, "rb") as file:
-        left = max(0, os.path.getsize(path) - _SEAL_BYTES)
-        found = hashlib.sha256()
-        while part := file.read(min(left, 2**20)):
-            found.update(part)
-            left -= len(part)
-        seal = file.read()
-    if not seal.startswith(_SEAL):
-        return False
-    if seal[len(_SEAL) :] != found.digest():
-        raise ValueError("its checksum is wrong")
-    return True
-
-
 def _plain(value: Any, where: str) -> Any:
     """Return `value` with mappings as dict and tensors detached; refuse what is more than data."""
     if isinstance(value, Tensor):
         return value.detach()
     if isinstance(value, Mapping):
-        return {_plain_key(key, where): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+        for key in value:
+            if type(key) not in (str, int):  # a subclass would be pickled as a class
+                raise TypeError(
+                    f"{where} has the key {key!r}; keys of a checkpoint are strings and integers."
+                )
+        return {key: _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
     if type(value) in (list, tuple):
         return type(value)(_plain(item, f"{where}[{index}]") for index, item in enumerate(value))
     if value is None or type(value) in (bool, int, float, str):
@@ -231,35 +193,32 @@ def _plain(value: Any, where: str) -> Any:
     )
 
 
-def _plain_key(key: Any, where: str) -> str | int:
-    if isinstance(key, str | int) and type(key) in (str, int):  # a subclass would be pickled as a class
-        return key
-    raise TypeError(f"{where} has the key {key!r}; keys of a checkpoint are strings and integers.")
-
-
-def _read(path: Path, step: int) -> tuple[Mapping[str, Any] | None, dict[str, Any]]:
-    """Read one checkpoint, compared with its hash: (settings, state); raise anything if it is damaged.
-
-    One of an earlier version has checksums of its parts, and is its state alone, without settings.
-    """
-    sealed = _sealed(path)
-    if not sealed:
-        with zipfile.ZipFile(path) as archive:
-            part = archive.testzip()
-        if part is not None:
-            raise zipfile.BadZipFile(f"the checksum of {part} is wrong")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(state, dict):
-        raise TypeError(f"it holds a {type(state).__name__}, not a dictionary")
-    if state.keys() != {"step", "settings", "state"}:
-        return None, state
-    if not sealed:
-        raise ValueError("its end is missing")
-    if state["step"] != step:
-        raise ValueError(f"it was saved after step {state['step']}")
-    if not isinstance(state["settings"], dict) or not isinstance(state["state"], dict):
+def _read(path: Path, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read one checkpoint, compared with its hash: (settings, state); raise anything if it is damaged."""
+    _check_seal(path)
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(saved, dict) or saved.keys() != {"step", "settings", "state"}:
+        raise TypeError(f"it holds a {type(saved).__name__}, not a dictionary of step, settings and state")
+    if saved["step"] != step:
+        raise ValueError(f"it was saved after step {saved['step']}")
+    if not isinstance(saved["settings"], dict) or not isinstance(saved["state"], dict):
         raise TypeError("its state and settings are no dictionaries")
-    return state["settings"], state["state"]
+    return saved["settings"], saved["state"]
+
+
+def _check_seal(path: Path) -> None:
+    """Raise `ValueError` unless a file ends with the hash of the rest of it."""
+    with open(path, "rb") as file:
+        left = max(0, os.path.getsize(path) - _SEAL_BYTES)
+        found = hashlib.sha256()
+        while part := file.read(min(left, 2**20)):
+            found.update(part)
+            left -= len(part)
+        seal = file.read()
+    if not seal.startswith(_SEAL):
+        raise ValueError("its end is missing")
+    if seal[len(_SEAL) :] != found.digest():
+        raise ValueError("its checksum is wrong")
 
 
 def _reason(error: Exception) -> str:

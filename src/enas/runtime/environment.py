@@ -12,9 +12,7 @@ from typing import Any
 
 import torch
 
-from enas.runtime.memory import available_memory_mb, peak_memory_mb, total_memory_mb
-
-__all__ = ["available_memory_mb", "environment", "peak_memory_mb", "usable_cores"]
+from enas.runtime.memory import total_memory_mib
 
 
 def environment() -> dict[str, Any]:
@@ -34,15 +32,22 @@ def environment() -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": usable_cores(),
         "threads": torch.get_num_threads(),
-        "memory_mb": round(total_memory_mb()),
+        "memory_mib": round(total_memory_mib()),
         "devices": _device_names(),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "git_commit": _git_commit(),
     }
 
 
+def usable_cores() -> int:
+    """Logical cores that this process may run on, which in a container or batch job are not all there are."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _version(package: str) -> str | None:
-    """Return the version of a package; None where it is not there, or runs without being installed."""
+    """Return the version of a package; None where it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -58,13 +63,6 @@ def _cpu_model() -> str:
     if sys.platform == "darwin":
         return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
     return platform.processor() or platform.machine()
-
-
-def usable_cores() -> int:
-    """Logical cores that this process may run on, which in a container or batch job are not all there are."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _device_names() -> list[str]:

@@ -4,33 +4,24 @@ import contextlib
 import errno
 import hashlib
 import json
-import math
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from enas.errors import RunFolderError
+from enas.runtime.json_text import parse_json
 
 PART_SUFFIX = ".part"
 """How the name of a file that is still being written ends; one that outlives its process may be deleted."""
-
 LARGEST_JSON = 2**24
-"""Bytes of a JSON file, or of one line of JSON, that are read. What the package writes is far smaller; a file of brackets
-would take thirty times its size as memory."""
-DEEPEST_JSON = 64
-"""Braces and brackets inside one another that are read."""
-LONGEST_NUMBER = 40
-"""Digits of an integer that are read."""
-
-_SUSPECT = re.compile(rb"\d{%d}|[eE]\+?\d{3}|NaN|Infinity" % (LONGEST_NUMBER + 1))
-"""What a number that is too long or not finite cannot do without: only then is every number looked at."""
-
+"""Most bytes that are read of a JSON file or a line of JSON. The package writes far less; a file of brackets would take
+thirty times its size as memory."""
 _DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+AnyPath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -48,19 +39,27 @@ def digest_of(data: bytes) -> Digest:
     return Digest(len(data), hashlib.sha256(data).hexdigest())
 
 
+def digest_of_file(path: AnyPath) -> Digest:
+    """The digest of a file. Raises `RunFolderError` if it is missing or unreadable."""
+    return digest_of(_read(path))
+
+
+# --- whole files ------------------------------------------------------------------------------------------------------
+
+
 @contextlib.contextmanager
-def atomic_file(path: str | os.PathLike[str], *, own: bool = False) -> Iterator[BinaryIO]:
-    """Open a file that appears at `path`, whole and safe on the disk, once the block ends without an error.
+def atomic_file(path: AnyPath, *, own: bool = False) -> Iterator[BinaryIO]:
+    """Open a file, to write and read, that appears at `path`, whole and on the disk, once the block ends without an error.
 
     Until then, and after any error, `path` is what it was before.
 
-    A path that a person named may be anything: its folder is created when it is missing; a link stays, and what it leads
-    to is replaced; devices, pipes and standard output cannot be replaced, and are written into. A run's `own` file is in a
-    folder that is there, or somebody has deleted it, which is an error; and whatever stands at its place is replaced, a
-    link too, so that nothing outside of the run is written.
+    A path that a user named may be anything: a missing folder is created; a link stays, and what it leads to is replaced;
+    devices, pipes and standard output cannot be replaced, and are written into. For a run's `own` file, a missing folder is
+    an error, as someone has deleted it; and whatever stands at its place is replaced, a link too, so that nothing outside
+    of the run is written.
 
     Raises:
-        RunFolderError: the disk is full, or the file cannot be written for another reason of the system's.
+        RunFolderError: the disk is full, or the system refuses for another reason.
         BrokenPipeError: the reader of a pipe has gone.
     """
     path = Path(path)
@@ -68,16 +67,16 @@ def atomic_file(path: str | os.PathLike[str], *, own: bool = False) -> Iterator[
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not own:
-            flowing = _flowing(path)
-            if flowing is not None:
-                with flowing:
-                    yield flowing
+            stream = _stream_at(path)
+            if stream is not None:
+                with stream:
+                    yield stream
                 return
             path = Path(os.path.realpath(path))
             path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{os.getpid()}{PART_SUFFIX}")
         try:
-            with open(part, "wb") as file:
+            with open(part, "w+b") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -89,8 +88,8 @@ def atomic_file(path: str | os.PathLike[str], *, own: bool = False) -> Iterator[
         _sync_folder(path.parent)
 
 
-def _flowing(path: Path) -> BinaryIO | None:
-    """What `path` is, opened for writing, if bytes flow on from there: a device, a pipe, a standard stream."""
+def _stream_at(path: Path) -> BinaryIO | None:
+    """The device, pipe or standard stream at `path`, opened for writing; None for a file."""
     if not path.exists():
         return None
     for number in (1, 2):
@@ -100,35 +99,29 @@ def _flowing(path: Path) -> BinaryIO | None:
     return None if path.is_file() else open(path, "wb")
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes | str, *, own: bool = False) -> None:
+def write_atomic(path: AnyPath, data: bytes | str, *, own: bool = False) -> None:
     """Write `data` (text as UTF-8) to `path` whole or not at all; see `atomic_file` for links, folders and errors."""
     with atomic_file(path, own=own) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
-def write_json(path: str | os.PathLike[str], value: object) -> None:
-    """Write `value` as indented JSON, atomically, into a folder that is there.
+def write_json(path: AnyPath, value: object) -> None:
+    """Write `value` as indented JSON, atomically, into a folder that exists.
 
     Raises:
         ValueError: a number is NaN or infinite, which JSON cannot say.
         RunFolderError: as `atomic_file`, or the folder is gone.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomic(path, _json_bytes(text) + b"\n", own=True)
+    write_atomic(path, _json_bytes(value, indent=2), own=True)
 
 
-def digest_of_file(path: str | os.PathLike[str]) -> Digest:
-    """The digest of a file. Raises `RunFolderError` if it is missing or unreadable."""
-    return digest_of(_read(path))
+def _json_bytes(value: object, indent: int | None = None) -> bytes:
+    """JSON as UTF-8, with a last newline. Bytes of paths that are not UTF-8, which become lone surrogates, are escaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    return text.encode(errors="backslashreplace") + b"\n"
 
 
-def _json_bytes(text: str) -> bytes:
-    """JSON text as UTF-8. The bytes of a path that is not UTF-8, for which Python has lone surrogates, become escapes that
-    JSON reads back."""
-    return text.encode(errors="backslashreplace")
-
-
-def read_json(path: str | os.PathLike[str]) -> Any:
+def read_json(path: AnyPath) -> Any:
     """Return what a JSON file holds, as plain values; `enas.runtime.records` checks what they are.
 
     Raises:
@@ -145,67 +138,39 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise RunFolderError(f"{path}: {error}. Run the stage that writes the file again.") from error
 
 
-def parse_json(text: bytes) -> Any:
-    """Return what JSON text says.
+def clear_parts(folder: Path, locked: str) -> None:
+    """Delete the unfinished files below `folder` that processes left which were killed while they wrote.
 
-    Raises:
-        ValueError: it is no JSON, nests deeper than `DEEPEST_JSON`, or has a number that is infinite, NaN or longer
-            than `LONGEST_NUMBER` digits.
+    Folders with a file called `locked` have an owner of their own, and are left alone.
     """
-    guards: dict[str, Any] = {}
-    if _SUSPECT.search(text):
-        guards = {"parse_int": _short, "parse_float": _finite, "parse_constant": _finite}
-    try:
-        value = json.loads(text, **guards)
-    except RecursionError:
-        raise _too_deep() from None
-    if text.count(b"{") + text.count(b"[") > DEEPEST_JSON and _depth(value) > DEEPEST_JSON:
-        raise _too_deep()
-    return value
+    for path, folders, files in os.walk(folder):
+        if Path(path) != folder and locked in files:
+            folders.clear()
+            continue
+        for name in files:
+            if name.startswith(".") and name.endswith(PART_SUFFIX):
+                with contextlib.suppress(OSError):  # what cannot be deleted is in nobody's way
+                    Path(path, name).unlink()
 
 
-def _too_deep() -> ValueError:
-    return ValueError(f"braces and brackets are nested more than {DEEPEST_JSON} deep")
+# --- JSON lines -------------------------------------------------------------------------------------------------------
 
 
-def _depth(value: Any) -> int:
-    """How many lists and dictionaries are inside one another."""
-    depth, inner = 0, [value]
-    while inner := [one for one in inner if isinstance(one, dict | list)]:
-        depth += 1
-        inner = [part for one in inner for part in (one.values() if isinstance(one, dict) else one)]
-    return depth
-
-
-def _short(digits: str) -> int:
-    if len(digits.lstrip("-")) > LONGEST_NUMBER:
-        raise ValueError(
-            f"a number of {len(digits)} digits, {digits[:10]}..., where {LONGEST_NUMBER} are the most"
-        )
-    return int(digits)
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if not math.isfinite(number):
-        raise ValueError(f"the number {digits[:20]} is not finite")
-    return number
-
-
-def append_jsonl(
-    path: str | os.PathLike[str], record: Mapping[str, Any], *, make_folder: bool = True
-) -> None:
+def append_jsonl(path: AnyPath, record: Mapping[str, Any], *, make_folder: bool = True) -> None:
     """Append `record` as one line of JSON: the whole line, or nothing when the disk is full.
 
-    A last line that an earlier process was killed in the middle of is removed first. A folder that is missing is created,
-    unless `make_folder` is false.
+    A last line that an earlier process was killed in the middle of is removed first. A missing folder is created, unless
+    `make_folder` is false.
 
     Raises:
         ValueError: a number is NaN or infinite, which JSON cannot say.
         RunFolderError: the file cannot be written.
     """
-    line = _json_bytes(json.dumps(record, ensure_ascii=False, allow_nan=False)) + b"\n"
-    with _log_file(path, make_folder=make_folder) as file:
+    line = _json_bytes(record)
+    if make_folder:
+        with _explained(path):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with _log_file(path) as file:
         whole = _mend(file)
         try:
             while line:  # unbuffered writes may be short
@@ -215,12 +180,11 @@ def append_jsonl(
             raise
 
 
-def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def read_jsonl(path: AnyPath) -> list[dict[str, Any]]:
     """Return the records of a file of JSON lines, without a last line that was cut off.
 
     Raises:
-        RunFolderError: the file is missing or unreadable, or a line before the last, which is named, is no
-            record.
+        RunFolderError: the file is missing or unreadable, or a line before the last, which is named, is no record.
     """
     records = []
     lines = _read(path).split(b"\n")
@@ -233,7 +197,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return records
 
 
-@dataclass
+@dataclass(frozen=True)
 class JsonlLog:
     """A file of JSON lines that can be taken back to where it was when a checkpoint was saved.
 
@@ -243,12 +207,9 @@ class JsonlLog:
     """
 
     path: Path
-    _hash: Any = field(default_factory=hashlib.sha256, init=False, repr=False, compare=False)
-    """Of the first `_hashed` bytes: the log only grows, so that a checkpoint need not read all of it."""
-    _hashed: int = field(default=0, init=False, repr=False, compare=False)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Append one record to a log whose folder is there; see `append_jsonl`."""
+        """Append one record to a log whose folder exists; see `append_jsonl`."""
         append_jsonl(self.path, record, make_folder=False)
 
     def position(self) -> int:
@@ -264,24 +225,17 @@ class JsonlLog:
         return length
 
     def digest(self) -> Digest:
-        """Return the length and the SHA-256 of all records so far, after forcing them onto the disk.
-
-        Raises:
-            RunFolderError: the file cannot be written.
-        """
-        length = self.position()
-        with _log_file(self.path) as file:
-            self._hash_up_to(file, length)
-        return Digest(length, self._hash.hexdigest())
+        """Return the length and the SHA-256 of all records so far; otherwise as `position`."""
+        self.position()
+        return digest_of_file(self.path)
 
     def rewind(self, position: int, sha256: str | None = None) -> None:
         """Cut the file to its first `position` bytes, whose SHA-256 is compared where it is given.
 
         Raises:
-            RunFolderError: the file is shorter, no record ends there, or the bytes are others: it is not the log the
+            RunFolderError: the file is shorter, no record ends there, or the bytes are others: it is not the log that the
                 checkpoint was saved with.
         """
-        self._hash, self._hashed = hashlib.sha256(), 0
         with _log_file(self.path) as file:
             length = file.seek(0, os.SEEK_END)
             if position > length or (position > 0 and _byte(file, position - 1) != b"\n"):
@@ -290,36 +244,25 @@ class JsonlLog:
                     f"no record ends at byte {position}. Put the original file back, or delete the newest "
                     "checkpoint to resume from the one before."
                 )
-            if sha256 is not None:
-                self._hash_up_to(file, position)
-                if self._hash.hexdigest() != sha256:
-                    raise RunFolderError(
-                        f"{self.path} is not the log that the checkpoint was saved with: its first {position} bytes "
-                        "have changed. Put the original file back, or begin again in a new folder."
-                    )
+            file.seek(0)
+            if sha256 is not None and digest_of(file.readall()[:position]).sha256 != sha256:
+                raise RunFolderError(
+                    f"{self.path} is not the log that the checkpoint was saved with: its first {position} bytes "
+                    "have changed. Put the original file back, or begin again in a new folder."
+                )
             file.truncate(position)
             os.fsync(file.fileno())
 
-    def _hash_up_to(self, file: FileIO, length: int) -> None:
-        """Hash what has been added since the last time, up to this length of the file."""
-        file.seek(self._hashed)
-        while self._hashed < length and (part := file.read(min(2**20, length - self._hashed))):
-            self._hash.update(part)
-            self._hashed += len(part)
-
 
 @contextlib.contextmanager
-def _log_file(path: str | os.PathLike[str], *, make_folder: bool = False) -> Iterator[FileIO]:
+def _log_file(path: AnyPath) -> Iterator[FileIO]:
     """Open `path`, created when missing, to read anywhere and write at its end, unbuffered; a link is refused."""
-    with _explained(path):
-        if make_folder:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a+b", buffering=0, opener=_not_through_a_link) as file:
-            yield file
 
+    def not_through_a_link(path: str, flags: int) -> int:
+        return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
-def _not_through_a_link(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    with _explained(path), open(path, "a+b", buffering=0, opener=not_through_a_link) as file:
+        yield file
 
 
 def _mend(file: FileIO) -> int:
@@ -350,10 +293,13 @@ def _record(line: bytes) -> dict[str, Any] | None:
         value = parse_json(line)
     except ValueError:
         return None
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else None
 
 
-def _read(path: str | os.PathLike[str], largest: int | None = None) -> bytes:
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def _read(path: AnyPath, largest: int | None = None) -> bytes:
     try:
         with open(path, "rb") as file:
             data = file.read() if largest is None else file.read(largest + 1)
@@ -368,7 +314,7 @@ def _read(path: str | os.PathLike[str], largest: int | None = None) -> bytes:
     return data
 
 
-def _not_json(path: str | os.PathLike[str], line: int, reason: str) -> RunFolderError:
+def _not_json(path: AnyPath, line: int, reason: str) -> RunFolderError:
     return RunFolderError(
         f"{path}, line {line}: not valid JSON ({reason}). Correct the line, or run the stage that writes the "
         "file again."
@@ -376,35 +322,32 @@ def _not_json(path: str | os.PathLike[str], line: int, reason: str) -> RunFolder
 
 
 @contextlib.contextmanager
-def _explained(path: str | os.PathLike[str]) -> Iterator[None]:
+def _explained(path: AnyPath) -> Iterator[None]:
     """Turn the system's errors about writing `path` into one that says what to do."""
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
-        if error.errno in _DISK_FULL:
-            advice = f"{_free(Path(path))} Free some space or raise the quota, then resume."
-        elif error.errno == errno.EFBIG:
-            advice = "No file may be longer, by the system's limit (ulimit -f). Raise the limit, then resume."
-        elif error.errno == errno.EISDIR:
-            advice = "Name a file."
-        elif error.errno == errno.ELOOP:
-            advice = "It is a link, and a log is not written through one: put the file itself in its place."
-        elif error.errno == errno.ENOENT:
+        if error.errno == errno.ENOENT:
             raise RunFolderError(
                 f"Cannot write {path}: its folder is not there. If it was deleted or moved while this ran, nothing more is "
                 "written; begin again, or resume where it is now."
             ) from error
-        else:
-            advice = "Check that the folder exists and may be written to."
+        advice = {
+            errno.EFBIG: "No file may be longer, by the system's limit (ulimit -f). Raise the limit, then resume.",
+            errno.EISDIR: "Name a file.",
+            errno.ELOOP: "It is a link, and a log is not written through one: put the file itself in its place.",
+        }.get(error.errno or 0, "Check that the folder exists and may be written to.")
+        if error.errno in _DISK_FULL:
+            advice = f"{_free(Path(path))} Free some space or raise the quota, then resume."
         raise RunFolderError(
             f"Cannot write {path}: {error.strerror}. {advice} What was saved before is kept."
         ) from error
 
 
 def _free(path: Path) -> str:
-    """Say how much space is left where `path` was to be written; nothing of what is no file of a disk."""
+    """Say how much space is left where `path` was to be written; nothing for a device."""
     if path.exists() and not path.is_file():
         return ""
     try:
@@ -412,21 +355,6 @@ def _free(path: Path) -> str:
     except OSError:
         return ""
     return f"{free / 2**20:,.0f} MiB are free on that disk."
-
-
-def clear_parts(folder: Path, locked: str) -> None:
-    """Delete the unfinished files below `folder` that processes left which were killed while they wrote.
-
-    Folders with a file called `locked` have an owner of their own, and are left alone.
-    """
-    for path, folders, files in os.walk(folder):
-        if Path(path) != folder and locked in files:
-            folders.clear()
-            continue
-        for name in files:
-            if name.startswith(".") and name.endswith(PART_SUFFIX):
-                with contextlib.suppress(OSError):  # what cannot be deleted is in nobody's way
-                    Path(path, name).unlink()
 
 
 def _sync_folder(folder: Path) -> None:

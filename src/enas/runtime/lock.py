@@ -19,9 +19,9 @@ OWNER_FILE = ".lock-owner.json"
 def run_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Hold `folder`, which must exist, for this block and this process alone.
 
-    The lock is the system's on an open file: it is free again when the process ends in any way, `kill -9`
-    included. Who holds it stands in a file beside it, to be read by people. What a killed process left unfinished below the
-    folder is deleted. A KeyboardInterrupt that ends the block is given a note if there is a checkpoint to go on from.
+    The system locks an open file, and frees it when the process ends in any way, `kill -9` included. A file beside it names
+    the owner, for people to read. What a killed process left unfinished below the folder is deleted. A KeyboardInterrupt
+    that ends the block gets a note if there is a checkpoint to go on from.
 
     Raises:
         RunFolderError: the folder does not exist, cannot be written, or is in use; by whom is named.

@@ -1,12 +1,17 @@
 """The numbers of a run over time: one record a line in metrics.jsonl, and in TensorBoard where wanted."""
 
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from enas.errors import ConfigError
 from enas.runtime.files import JsonlLog
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Board(Protocol):
@@ -54,9 +59,9 @@ class Metrics:
 
     def record(self, stage: str, step: int, **numbers: float) -> None:
         """Append one record. A number that is not finite, which JSON cannot say, is stored as null."""
-        record = {"stage": stage, "step": step, "time": round(self.seconds(), 3)}
         if "time" in numbers:
             raise ValueError("A metric cannot be called 'time': every record has its own.")
+        record = {"stage": stage, "step": step, "time": round(self.seconds(), 3)}
         self.log.append(
             record | {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         )
@@ -80,3 +85,23 @@ class Metrics:
         """
         self.log.rewind(state.position)
         self._started = self._clock() - state.seconds
+
+
+def tensorboard_writer(folder: str | os.PathLike[str], first_step: int | None = None) -> "SummaryWriter":
+    """Return a writer of TensorBoard events into `folder`, which is created when missing.
+
+    What an earlier process wrote from `first_step` on, that of a resumed run, is hidden.
+    Raises `ConfigError` if TensorBoard, an optional dependency, is not installed.
+    """
+    return summary_writer()(os.fspath(folder), purge_step=first_step)
+
+
+def summary_writer() -> "type[SummaryWriter]":
+    """The class of writers. Raises `ConfigError` if TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            "TensorBoard is not installed. Install it with: pip install 'enas[tensorboard]', or turn it off."
+        ) from error
+    return SummaryWriter

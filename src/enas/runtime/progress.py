@@ -1,14 +1,14 @@
 """Progress for the person watching: a bar on a terminal, plain lines anywhere else, and estimates beforehand.
 
-All of it goes to standard error; standard output is for what a command was asked to print. What cannot be shown is
-lost: nobody's training ends because its watcher has gone.
+All of it goes to standard error; standard output is for what a command was asked to print. What cannot be shown is lost:
+no training ends because its watcher has gone.
 """
 
 import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
@@ -18,19 +18,16 @@ from enas.runtime.streams import forgiving
 
 
 class Progress:
-    """How far a stage is, and its newest numbers; made by `progress`."""
+    """How far a stage is, and its newest numbers; made by `progress`. `show` is called after each change."""
 
-    def __init__(
-        self, stage: str, total: int, unit: str, *, done: int, clock: Callable[[], float], display: "_Display"
-    ) -> None:
-        self.stage = stage
+    def __init__(self, total: int, unit: str, done: int, clock: Callable[[], float]) -> None:
         self.total = total
         self.unit = unit
         self.done = done
         self.numbers: dict[str, float] = {}
+        self.show: Callable[[], None] = lambda: None
         self._clock = clock
         self._timed_from: tuple[int, float] | None = None
-        self._display = display
 
     def advance(self, count: int = 1, **numbers: float) -> None:
         """Say that `count` more units are done, and what the given numbers are now."""
@@ -38,67 +35,23 @@ class Progress:
         self.numbers |= numbers
         if self._timed_from is None and count > 0:
             self._timed_from = self.done, self._clock()
-        self._display.show(self)
+        self.show()
 
-    def text(self) -> str:
-        """Return the present state: `120/400 steps, about 4 min left, loss 5.12, ppl 167.3`."""
+    def __str__(self) -> str:
+        """The present state: `120/400 steps, about 4 min left, loss 5.12, ppl 167.3`."""
         numbers = [f"{name} {_number(value)}" for name, value in self.numbers.items()]
         return ", ".join([f"{self.done}/{self.total} {self.unit}", *self._left(), *numbers])
 
     def _left(self) -> list[str]:
-        """Return the time left at the mean speed since the first advance, if there is some and it can be known.
+        """The time left at the mean speed since the first advance, if there is some and it can be known.
 
-        The first one is left out, as processes start and kernels compile before it.
+        The first one does not count, as processes start and kernels compile before it.
         """
-        if self._timed_from is None:
-            return []
-        done, then = self._timed_from
-        worked = self.done - done
-        missing = self.total - self.done
+        done, then = self._timed_from or (self.done, 0.0)
+        worked, missing = self.done - done, self.total - self.done
         if worked <= 0 or missing <= 0:
             return []
         return [f"about {duration((self._clock() - then) / worked * missing)} left"]
-
-
-class _Display(Protocol):
-    """Where progress is shown."""
-
-    def show(self, progress: Progress) -> None:
-        """Show the present state."""
-
-
-class _Bar:
-    """A bar on a terminal, drawn again in place."""
-
-    def __init__(self, rich: RichProgress, stage: str, total: int, done: int) -> None:
-        self._rich = rich
-        self._task = rich.add_task(stage, total=total, completed=done, text="")
-
-    def show(self, progress: Progress) -> None:
-        self._rich.update(self._task, completed=progress.done, total=progress.total, text=progress.text())
-
-
-class _Lines:
-    """Plain lines: the first state, then at most one in `interval` seconds, and the last."""
-
-    def __init__(self, stream: TextIO, interval: float, clock: Callable[[], float]) -> None:
-        self._stream = stream
-        self._interval = interval
-        self._clock = clock
-        self._next = clock()
-        self._unsaid: Progress | None = None
-
-    def show(self, progress: Progress) -> None:
-        self._unsaid = progress
-        if self._clock() >= self._next:
-            self._next = self._clock() + self._interval
-            self.finish()
-
-    def finish(self) -> None:
-        """Print the last state, unless it already has been."""
-        if self._unsaid is not None:
-            say(f"{self._unsaid.stage}: {self._unsaid.text()}", self._stream)
-            self._unsaid = None
 
 
 @contextlib.contextmanager
@@ -124,21 +77,56 @@ def progress(
         clock: returns seconds.
     """
     stream = forgiving(stream)
+    shown = Progress(total, unit, done, clock)
     if stream.isatty() and os.environ.get("TERM") != "dumb":
-        stage_column = TextColumn("{task.description}", markup=False)
-        text_column = TextColumn("{task.fields[text]}", markup=False)
-        # Rich leaves colours out where NO_COLOR is set.
-        with RichProgress(stage_column, BarColumn(), text_column, console=Console(file=stream)) as rich:
-            bar = _Bar(rich, stage, total, done)
-            shown = Progress(stage, total, unit, done=done, clock=clock, display=bar)
-            bar.show(shown)
+        with _bar(shown, stage, stream):
             yield shown
     else:
-        lines = _Lines(stream, interval, clock)
-        try:
-            yield Progress(stage, total, unit, done=done, clock=clock, display=lines)
-        finally:
-            lines.finish()
+        with _lines(shown, stage, stream, interval, clock):
+            yield shown
+
+
+@contextlib.contextmanager
+def _bar(shown: Progress, stage: str, stream: TextIO) -> Iterator[None]:
+    """A bar on a terminal, drawn again in place."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[text]}", markup=False),
+    )
+    with RichProgress(
+        *columns, console=Console(file=stream)
+    ) as rich:  # without colours where NO_COLOR is set
+        task = rich.add_task(stage, total=shown.total, completed=shown.done, text=str(shown))
+        shown.show = lambda: rich.update(task, completed=shown.done, total=shown.total, text=str(shown))
+        yield
+
+
+@contextlib.contextmanager
+def _lines(
+    shown: Progress, stage: str, stream: TextIO, interval: float, clock: Callable[[], float]
+) -> Iterator[None]:
+    """Plain lines: the first state, then at most one in `interval` seconds, and the last."""
+    due, unsaid = clock(), False
+
+    def show() -> None:
+        nonlocal due, unsaid
+        unsaid = True
+        if clock() >= due:
+            due = clock() + interval
+            finish()
+
+    def finish() -> None:
+        nonlocal unsaid
+        if unsaid:
+            say(f"{stage}: {shown}", stream)
+        unsaid = False
+
+    shown.show = show
+    try:
+        yield
+    finally:
+        finish()
 
 
 def say(line: str, stream: TextIO | None = None) -> None:
@@ -146,9 +134,9 @@ def say(line: str, stream: TextIO | None = None) -> None:
     print(line, file=forgiving(stream), flush=True)
 
 
-def estimate_line(stage: str, seconds: float, memory_mb: float) -> str:
-    """Return what a stage will take (`memory_mb` in MiB): `search: about 12 min, 1.1 GiB of memory`."""
-    memory = f"{memory_mb:.0f} MiB" if memory_mb < 1000 else f"{memory_mb / 1024:.1f} GiB"
+def estimate_line(stage: str, seconds: float, mib: float) -> str:
+    """Say what a stage will take: `search: about 12 min, 1.1 GiB of memory`."""
+    memory = f"{mib:.0f} MiB" if mib < 1000 else f"{mib / 1024:.1f} GiB"
     return f"{stage}: about {duration(seconds)}, {memory} of memory"
 
 

@@ -15,7 +15,7 @@ from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
 from enas.spaces.recurrent.space import RecurrentSpace
 
-SPACES: dict[str, type[RecurrentSpace] | type[MacroSpace] | type[MicroSpace] | type[GraphSpace]] = {
+SPACES: dict[str, type[Space]] = {
     space.name: space for space in (RecurrentSpace, MacroSpace, MicroSpace, GraphSpace)
 }
 
@@ -37,10 +37,13 @@ def space_from_json(record: Any) -> Space:
         raise ArchitectureError(f"{shown(record)} is not the JSON of a space; known spaces are {known}")
     fields = {key: value for key, value in record.items() if key != "name"}
     try:
-        validated(SPACES[name], fields, closed=True)
-        return SPACES[name].from_json(record)
-    except (KeyError, WrongRecord, ConfigError) as error:
+        space: Space = validated(SPACES[name], fields, closed=True)
+    except (WrongRecord, ConfigError) as error:
         raise ArchitectureError(f"not the JSON of a {name} space: {error}") from error
+    missing = space.to_json().keys() - record.keys()
+    if missing:
+        raise ArchitectureError(f"not the JSON of a {name} space: {', '.join(sorted(missing))} is missing")
+    return space
 
 
 def architecture_from_json(record: object) -> Architecture:

@@ -17,8 +17,8 @@ from pathlib import Path
 from enas.architecture import Architecture
 from enas.config import RunConfig
 from enas.data.augmentation import AugmentConfig
-from enas.data.image_sources import ImageConfig
-from enas.data.sources import TextConfig
+from enas.data.images import ImageConfig
+from enas.data.text import TextConfig
 from enas.derive import DeriveConfig
 from enas.errors import ConfigError, did_you_mean, shown
 from enas.evidence.tables.table import Table, read_table

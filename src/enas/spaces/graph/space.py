@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from enas.architecture import Architecture, Decision, Graph, GraphNode, Space
 from enas.errors import ArchitectureError, shortened, shown
@@ -66,14 +66,6 @@ class GraphSpace(Space):
         boxes = [GraphNode(str(k), f"{k} {name}", "node", name) for k, (name, _) in enumerate(nodes, start=1)]
         ends = (GraphNode("0", "0 input", "input"), GraphNode("out", "output", "output"))
         return Graph(f"graph neural network {architecture.id}", (ends[0], *boxes, ends[1]), tuple(edges))
-
-    def to_json(self) -> dict[str, Any]:
-        return {"name": self.name}
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> GraphSpace:
-        """The space written by `to_json`."""
-        return cls()
 
     def _nodes(self, architecture: Architecture) -> list[tuple[str, int]]:
         """The operation of nodes 1 to 4, and what each reads."""

@@ -10,7 +10,6 @@ Shape letters: B images, C channels, H rows, W columns, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import NamedTuple
 
 import torch
@@ -37,8 +36,8 @@ class Path(NamedTuple):
 
     @classmethod
     def of(cls, architecture: Architecture) -> Path:
-        """An architecture's. Raises `ConfigError` if it is not of the macro space."""
-        space = macro_space(architecture)
+        """The path of an architecture. Raises `ConfigError` if it is not of the macro space."""
+        space = MacroSpace.of(architecture)
         return cls(space.operations_of(architecture), space.skips_of(architecture))
 
     def last_readers(self) -> list[int]:
@@ -50,17 +49,8 @@ class Path(NamedTuple):
         return last
 
 
-def macro_space(architecture: Architecture) -> MacroSpace:
-    """The architecture's space. Raises `ConfigError` if it is not a macro space."""
-    if not isinstance(architecture.space, MacroSpace):
-        raise ConfigError(
-            f"an architecture of the macro space is needed here, not one of the {architecture.space.name} space"
-        )
-    return architecture.space
-
-
 class MacroNetwork(nn.Module):
-    """Stem, layers, reductions and classifier, with the weights of every operation and source it may be asked to use."""
+    """Stem, layers, reductions and classifier, with the weights of every operation and source that may be asked for."""
 
     def __init__(
         self,
@@ -107,22 +97,18 @@ class MacroNetwork(nn.Module):
 
 
 class MacroSupernet(ImageSupernet):
-    """The shared weights ω of the space: of every operation of every layer, and of every skip connection.
-
-    Each is a parameter of its own, so that those off the sampled path get no gradient and no optimiser work.
-    """
+    """The shared weights of every operation of every layer, and of every skip connection."""
 
     def __init__(
         self, space: MacroSpace, config: MacroNetConfig, shape: ImageShape, generator: torch.Generator
     ) -> None:
         """Raises `ConfigError` if such images, or so few layers, cannot be halved twice."""
         super().__init__()
-        self.space: MacroSpace = space
+        self.space = space
         self.config = config
         operations = [space.operations] * space.layers
-        self.network = MacroNetwork(
-            operations, [range(i) for i in range(space.layers)], config, shape, generator
-        )
+        sources = [range(i) for i in range(space.layers)]
+        self.network = MacroNetwork(operations, sources, config, shape, generator)
 
     def forward(self, images_BCHW: Tensor, architecture: Architecture) -> Outputs:
         """The class scores of one architecture. Raises `ConfigError` if it is of another space."""
@@ -154,26 +140,3 @@ class MacroChild(ImageChild):
         """The class scores."""
         outputs: Outputs = self.network(images_BCHW, self.path)
         return outputs
-
-    @torch.no_grad()
-    def load_slice(self, supernet: MacroSupernet) -> None:
-        """Copy the weights and moving statistics that the supernet holds for this architecture.
-
-        Raises `ConfigError` if the two do not run the same graph.
-        """
-        pairs = {
-            "space": (self.architecture.space, supernet.space),
-            "image shape": (self.network.shape, supernet.network.shape),
-            **{
-                setting.name: (getattr(self.config, setting.name), getattr(supernet.config, setting.name))
-                for setting in fields(MacroNetConfig)
-                if setting.name != "dropout"
-            },
-        }
-        for name, (own, shared_with) in pairs.items():
-            if own != shared_with:
-                raise ConfigError(
-                    f"the child's {name} is {own}, the supernet's is {shared_with}; they must agree"
-                )
-        shared = supernet.state_dict()
-        self.load_state_dict({name: shared[name] for name in self.state_dict()})

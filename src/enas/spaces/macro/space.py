@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from enas.architecture import Architecture, Decision, Graph, GraphNode, Space
 from enas.constraints import Depth, Settings
@@ -19,12 +19,9 @@ from enas.errors import ArchitectureError, shown
 from enas.spaces.notation import check_operations, number_in, numbers_in, operation_name, operation_number
 
 OPERATIONS = ("conv3x3", "sep3x3", "conv5x5", "sep5x5", "avg3x3", "max3x3")
-"""Convolutions, separable convolutions and pooling (paper §2.3); their places are their numbers in the authors'
-strings."""
-
+"""Convolutions, separable convolutions and pooling (paper §2.3); their places are their numbers in the authors' strings."""
 PARAMETER_FREE = ("avg3x3", "max3x3")
 """Those of them with nothing to learn; the 1×1 convolution before them is before every operation alike."""
-
 SIZES = ("full size", "half size", "quarter size")
 """What height and width are in the three stages, whatever those of the images."""
 
@@ -99,12 +96,8 @@ class MacroSpace(Space, Settings):
     def format(self, architecture: Architecture) -> str:
         """For example `conv3x3 sep5x5 conv3x3(0) conv5x5(0,2)`: each layer's operation, with the tensors it takes by
         skip connections."""
-        return " ".join(
-            f"{operation}({','.join(map(str, skips))})" if skips else operation
-            for operation, skips in zip(
-                self.operations_of(architecture), self.skips_of(architecture), strict=True
-            )
-        )
+        layers = zip(self.operations_of(architecture), self.skips_of(architecture), strict=True)
+        return " ".join(f"{name}({','.join(map(str, skips))})" if skips else name for name, skips in layers)
 
     def parse(self, text: str) -> Architecture:
         """Read `format`'s notation, or the authors' numbers: layer after layer the operation, then one 0 or 1 for
@@ -174,14 +167,6 @@ class MacroSpace(Space, Settings):
             edges += [(str(tensor), str(layer + 1)) for tensor in tensors]
         edges.append((str(self.layers), "out"))
         return Graph(f"macro network {architecture.id}", tuple(nodes), tuple(edges))
-
-    def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "layers": self.layers, "operations": list(self.operations)}
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> MacroSpace:
-        """The space written by `to_json`."""
-        return cls(record["layers"], tuple(record["operations"]))
 
     def _rows(self, values: Sequence[int]) -> list[Sequence[int]]:
         """Values in the order of the decisions, cut into one row a layer: operation, then skip bits."""

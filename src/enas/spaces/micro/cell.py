@@ -9,7 +9,7 @@ Shape letters: B images, C channels, H rows, W columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -41,28 +41,27 @@ class Edge(NamedTuple):
         return f"{self.node}-{self.slot}-{self.operation}-{self.source}"
 
 
-class Reach(NamedTuple):
-    """What of a cell may be computed: one cell's own path in a child, everything in a supernet."""
+class Candidates(NamedTuple):
+    """What a cell may compute, and so has weights for: everything in a supernet, one cell's own path in a child."""
 
     edges: tuple[Edge, ...]
     loose_ends: tuple[int, ...]
 
 
-def edges_of(cell: Cell) -> Iterator[tuple[Edge, Edge]]:
+def edges_of(cell: Cell) -> list[tuple[Edge, Edge]]:
     """The two inputs of every computed node."""
-    for number, node in enumerate(cell.nodes, start=2):
-        yield (
-            Edge(number, 1, node.operation_1, node.source_1),
-            Edge(number, 2, node.operation_2, node.source_2),
-        )
+    return [
+        (Edge(number, 1, node.operation_1, node.source_1), Edge(number, 2, node.operation_2, node.source_2))
+        for number, node in enumerate(cell.nodes, start=2)
+    ]
 
 
-def path_of(cell: Cell) -> Reach:
+def path_of(cell: Cell) -> Candidates:
     """What this cell computes."""
-    return Reach(tuple(edge for pair in edges_of(cell) for edge in pair), cell.loose_ends)
+    return Candidates(tuple(edge for pair in edges_of(cell) for edge in pair), cell.loose_ends)
 
 
-def reach_of(space: MicroSpace) -> Reach:
+def candidates_of(space: MicroSpace) -> Candidates:
     """What any cell of the space computes."""
     nodes = space.nodes + 2
     edges = tuple(
@@ -72,7 +71,7 @@ def reach_of(space: MicroSpace) -> Reach:
         for operation in space.operations
         for source in range(node)
     )
-    return Reach(edges, tuple(range(nodes)))
+    return Candidates(edges, tuple(range(nodes)))
 
 
 POOLS: dict[str, Callable[[Maps, int], Maps]] = {"avg3x3": ops.average_pool, "max3x3": ops.max_pool}
@@ -112,7 +111,7 @@ class MicroCell(nn.Module):
 
     def __init__(
         self,
-        reach: Reach,
+        candidates: Candidates,
         inputs: tuple[Layout, Layout],
         channels: int,
         generator: torch.Generator,
@@ -131,7 +130,7 @@ class MicroCell(nn.Module):
         self.newer = Calibration(newer, channels, False, generator, norm)
         self.base = DenseConv(channels, channels, 1, generator, norm) if base_convolution else None
         self.operations = nn.ModuleDict()
-        for edge in reach.edges:
+        for edge in candidates.edges:
             if edge.operation in WIDTHS:
                 width, step = WIDTHS[edge.operation], self.stride_at(edge.source)
                 self.operations[edge.key] = SeparableTwice(channels, width, generator, norm, step)
@@ -140,11 +139,11 @@ class MicroCell(nn.Module):
         self.unread = nn.ModuleDict(
             {
                 str(node): FactorizedReduction(channels, channels, generator, norm)
-                for node in reach.loose_ends
+                for node in candidates.loose_ends
                 if self.stride_at(node) > 1
             }
         )
-        names = tuple(map(str, reach.loose_ends))
+        names = tuple(map(str, candidates.loose_ends))
         self.output = JoinedConv(names, channels, channels, generator, norm) if output_convolution else None
         self.layout = Layout(
             (OUTPUT,) if output_convolution else names, channels, newer.halvings + (1 if stride > 1 else 0)

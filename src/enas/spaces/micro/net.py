@@ -8,7 +8,7 @@ Shape letters: B images, C channels, H rows, W columns, K classes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -21,7 +21,7 @@ from enas.errors import ConfigError
 from enas.spaces.blocks import DenseConv, NormConfig, check_images, check_shape
 from enas.spaces.image_network import ImageChild, ImageSupernet, Outputs
 from enas.spaces.micro.auxiliary import POOL, AuxiliaryHead
-from enas.spaces.micro.cell import MicroCell, Reach, path_of, reach_of
+from enas.spaces.micro.cell import Candidates, MicroCell, candidates_of, path_of
 from enas.spaces.micro.joined import JoinedClassifier, JoinedReduction, Layout, Parts
 from enas.spaces.micro.space import Cell, MicroSpace
 
@@ -74,12 +74,12 @@ class MicroNetwork(nn.Module):
 
     def __init__(
         self,
-        reaches: tuple[Reach, Reach],
+        candidates: tuple[Candidates, Candidates],
         config: MicroNetConfig,
         shape: ImageShape,
         generator: torch.Generator,
     ) -> None:
-        """`reaches` are those of the normal and of the reduction cell."""
+        """`candidates` are those of the normal and of the reduction cell."""
         super().__init__()
         check_shape(shape, halvings=len(config.reductions))
         if config.auxiliary:
@@ -102,7 +102,7 @@ class MicroNetwork(nn.Module):
                 self.reductions[str(number)] = JoinedReduction(newer, channels, generator, norm)
                 older, newer = newer, Layout(("reduced",), channels, newer.halvings + 1)
             cell = MicroCell(
-                reaches[int(reduces)],
+                candidates[int(reduces)],
                 (older, newer),
                 channels,
                 generator,
@@ -138,7 +138,9 @@ class MicroNetwork(nn.Module):
 
 
 class MicroSupernet(ImageSupernet):
-    """The shared weights ω of every pair of cells, held so that those off the sampled path get no gradient."""
+    """The shared weights of every pair of cells."""
+
+    network: MicroNetwork
 
     def __init__(
         self, space: MicroSpace, config: MicroNetConfig, shape: ImageShape, generator: torch.Generator
@@ -147,8 +149,8 @@ class MicroSupernet(ImageSupernet):
         super().__init__()
         self.space: MicroSpace = space
         self.config = config
-        reach = reach_of(space)
-        self.network = MicroNetwork((reach, reach), config, shape, generator)
+        candidates = candidates_of(space)
+        self.network = MicroNetwork((candidates, candidates), config, shape, generator)
 
     @property
     def auxiliary(self) -> AuxiliaryHead | None:
@@ -164,6 +166,9 @@ class MicroSupernet(ImageSupernet):
 class MicroChild(ImageChild):
     """The network of one architecture, with weights of its own."""
 
+    network: MicroNetwork
+    of_training = frozenset({"dropout", "drop_path_keep"})
+
     def __init__(
         self,
         architecture: Architecture,
@@ -175,7 +180,7 @@ class MicroChild(ImageChild):
         super().__init__()
         self.architecture = architecture
         self.config = config
-        self.cells = micro_space(architecture).cells(architecture)
+        self.cells = MicroSpace.of(architecture).cells(architecture)
         normal, reduction = self.cells
         self.network = MicroNetwork((path_of(normal), path_of(reduction)), config, shape, generator)
 
@@ -188,37 +193,6 @@ class MicroChild(ImageChild):
         """The class scores [B, K], with those of the auxiliary head in training."""
         outputs: Outputs = self.network(images_BCHW, self.cells, self.progress)
         return outputs
-
-    def load_slice(self, supernet: MicroSupernet) -> None:
-        """Copy the weights and moving statistics that the supernet holds for this architecture.
-
-        Raises `ConfigError` if the two do not run the same graph.
-        """
-        pairs = {
-            "space": (self.architecture.space, supernet.space),
-            "image shape": (self.network.shape, supernet.network.shape),
-            **{
-                setting.name: (getattr(self.config, setting.name), getattr(supernet.config, setting.name))
-                for setting in fields(MicroNetConfig)
-                if setting.name not in ("dropout", "drop_path_keep")
-            },
-        }
-        for name, (own, shared_with) in pairs.items():
-            if own != shared_with:
-                raise ConfigError(
-                    f"the child's {name} is {own}, the supernet's is {shared_with}; they must agree"
-                )
-        shared = supernet.network.state_dict()
-        self.network.load_state_dict({name: shared[name] for name in self.network.state_dict()})
-
-
-def micro_space(architecture: Architecture) -> MicroSpace:
-    """The architecture's space. Raises `ConfigError` if it is not a micro one."""
-    if not isinstance(architecture.space, MicroSpace):
-        raise ConfigError(
-            f"a micro architecture is needed here, not one of the {architecture.space.name} space"
-        )
-    return architecture.space
 
 
 def check_auxiliary(shape: ImageShape, halvings: int) -> None:

@@ -2,7 +2,7 @@
 cell that serves as both.
 
 Nodes 0 and 1 of a cell are the outputs of the two layers before it, 0 the older and 1 the newer; the computed nodes
-come after them.
+follow.
 """
 
 from __future__ import annotations
@@ -20,16 +20,12 @@ from enas.spaces.notation import check_operations, number_in, numbers_in, operat
 
 OPERATIONS = ("sep3x3", "sep5x5", "avg3x3", "max3x3", "identity")
 """Separable convolutions, pooling and identity (paper §2.4); their places are their numbers in the authors' strings."""
-
 PARAMETER_FREE = ("avg3x3", "max3x3", "identity")
 """Those of them with nothing to learn."""
-
 CELLS = ("normal", "reduction")
 """What the cells of a pair are called, in the order of their decisions."""
-
 ONE_CELL = "cell"
 """What a cell that serves as both is called."""
-
 INPUTS = 2
 
 
@@ -47,8 +43,13 @@ class Node:
     source_2: int
     operation_2: str
 
+    @property
+    def terms(self) -> tuple[tuple[int, str], tuple[int, str]]:
+        """The two sources, each with its operation."""
+        return (self.source_1, self.operation_1), (self.source_2, self.operation_2)
+
     def __str__(self) -> str:
-        return f"{self.operation_1}({self.source_1})+{self.operation_2}({self.source_2})"
+        return "+".join(f"{operation}({source})" for source, operation in self.terms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Cell:
     @property
     def loose_ends(self) -> tuple[int, ...]:
         """The nodes that no other reads, an input included, ascending: what the cell's output is made of."""
-        read = {source for node in self.nodes for source in (node.source_1, node.source_2)}
+        read = {source for node in self.nodes for source, _ in node.terms}
         return tuple(number for number in range(len(self.nodes) + INPUTS) if number not in read)
 
     def __str__(self) -> str:
@@ -139,14 +140,13 @@ class MicroSpace(Space, Settings):
                     f"the {titled(name)} has {len(cell.nodes)} nodes; this space has {self.nodes} a cell"
                 )
             for number, node in enumerate(cell.nodes, start=INPUTS):
-                if not (0 <= node.source_1 < number and 0 <= node.source_2 < number):
+                if any(not 0 <= source < number for source, _ in node.terms):
                     raise ArchitectureError(
                         f"{shown(str(node))} is node {number} of the {titled(name)}; it can read nodes 0 to "
                         f"{number - 1} only"
                     )
-                operations = (node.operation_1, node.operation_2)
-                choices += [node.source_1, node.source_2]
-                choices += [operation_number(operation, self.operations) for operation in operations]
+                choices += [source for source, _ in node.terms]
+                choices += [operation_number(operation, self.operations) for _, operation in node.terms]
         return self.architecture(choices)
 
     def format(self, architecture: Architecture) -> str:
@@ -168,18 +168,15 @@ class MicroSpace(Space, Settings):
             raise ArchitectureError("the architecture string is empty")
         parted = len(parts) == len(names)
         numbers = numbers_in(" ".join(parts))
-        if numbers is not None:
-            return self._parse_numbers(
-                [numbers_in(part) or [] for part in parts] if parted else self._in_cells(numbers)
-            )
+        if numbers is not None and parted:
+            return self._parse_numbers([numbers_in(part) or [] for part in parts])
+        if numbers is not None:  # in a row; the last cell has what is left
+            size, last = 4 * self.nodes, len(names) - 1
+            rows = [numbers[i * size :][:size] for i in range(last)]
+            return self._parse_numbers([*rows, numbers[last * size :]])
         if not parted:
             raise ArchitectureError(f"{self._needed}; the string has parts: {len(parts)}")
         return self.build(*(self._parse_cell(name, part) for name, part in zip(names, parts, strict=True)))
-
-    def _in_cells(self, numbers: list[int]) -> list[list[int]]:
-        """Numbers in a row, by cells; the last one has what is left."""
-        size, last = 4 * self.nodes, len(self.cell_names) - 1
-        return [*(numbers[i * size :][:size] for i in range(last)), numbers[last * size :]]
 
     @property
     def _needed(self) -> str:
@@ -213,15 +210,11 @@ class MicroSpace(Space, Settings):
                     f"{len(numbers)} numbers for the {titled(name)}; a cell of {self.nodes} computed nodes is written "
                     f"with {4 * self.nodes} (for each node source, operation, source, operation)"
                 )
-            quads = zip(*[iter(numbers)] * 4, strict=True)
-            read.append(
-                Cell(
-                    tuple(
-                        Node(j, operation_name(f, OPERATIONS), k, operation_name(g, OPERATIONS))
-                        for j, f, k, g in quads
-                    )
-                )
-            )
+            nodes = [
+                Node(j, operation_name(f, OPERATIONS), k, operation_name(g, OPERATIONS))
+                for j, f, k, g in zip(*[iter(numbers)] * 4, strict=True)
+            ]
+            read.append(Cell(tuple(nodes)))
         return self.build(*read)
 
     def tokens(self, architecture: Architecture) -> tuple[int, ...]:
@@ -232,12 +225,8 @@ class MicroSpace(Space, Settings):
             number
             for cell in self.decided(architecture)
             for node in cell.nodes
-            for number in (
-                node.source_1,
-                OPERATIONS.index(node.operation_1),
-                node.source_2,
-                OPERATIONS.index(node.operation_2),
-            )
+            for source, operation in node.terms
+            for number in (source, OPERATIONS.index(operation))
         )
 
     def graph(self, architecture: Architecture) -> Graph:
@@ -250,8 +239,7 @@ class MicroSpace(Space, Settings):
             nodes += [GraphNode(f"{name} {n}", label, "input", group=group) for n, label in inputs]
             for number, node in enumerate(cell.nodes, start=INPUTS):
                 key = f"{name} {number}"
-                terms = ((node.source_1, node.operation_1), (node.source_2, node.operation_2))
-                for slot, (source, operation) in enumerate(terms, start=1):
+                for slot, (source, operation) in enumerate(node.terms, start=1):
                     term = f"{key} operation {slot}"
                     nodes.append(GraphNode(term, operation, "node", operation, group))
                     edges += [(f"{name} {source}", term), (term, key)]
@@ -263,13 +251,12 @@ class MicroSpace(Space, Settings):
         )
 
     def to_json(self) -> dict[str, Any]:
-        record = {"name": self.name, "nodes": self.nodes, "operations": list(self.operations)}
-        return record | ({"one_cell": True} if self.one_cell else {})  # ids of pairs hold without the key
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> MicroSpace:
-        """The space written by `to_json`."""
-        return cls(record["nodes"], tuple(record["operations"]), record.get("one_cell", False))
+        record = super().to_json()
+        if not self.one_cell:
+            del record[
+                "one_cell"
+            ]  # so that the ids of pairs stay what they were before there were single cells
+        return record
 
 
 def split_cells(text: str, lines: bool = True) -> list[str]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import nn
 
 
-class Cell(nn.Module, ABC):
+class Cell(nn.Module):
     """Maps inputs [T, B, D] and a state to outputs [T, B, D] and the state to carry.
 
     Called as `cell(inputs_TBD, state, state_mask_BD=...)`; a supernet's cell also takes an architecture.
@@ -17,6 +16,6 @@ class Cell(nn.Module, ABC):
     hidden: int
     """The width D."""
 
-    @abstractmethod
     def initial_state(self, batch: int) -> Any:
-        """The state before the first word of a text, for so many rows."""
+        """The state before the first word of a text, for so many rows: zeros [B, D], unless a cell has another."""
+        return next(self.parameters()).new_zeros(batch, self.hidden)

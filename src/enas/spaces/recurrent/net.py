@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from enas.architecture import Architecture
 from enas.constraints import PartialShare, PositiveFloat, Settings
-from enas.errors import ConfigError
 from enas.ops import ACTIVATIONS, CellPlan, OutputNorm, recurrence
 from enas.spaces.recurrent.cell import Cell
 from enas.spaces.recurrent.space import RecurrentSpace
@@ -87,19 +86,10 @@ class BatchNorm(nn.BatchNorm1d):
 
 def cell_plan(architecture: Architecture, output: Literal["loose-ends", "all"]) -> CellPlan:
     """The architecture in the terms of the recurrence."""
-    space = recurrent_space(architecture)
+    space = RecurrentSpace.of(architecture)
     searched = range(space.total_nodes - space.nodes, space.total_nodes)
     outputs = space.loose_ends(architecture) if output == "loose-ends" else tuple(searched)
     return CellPlan(space.sources(architecture), space.node_functions(architecture), outputs)
-
-
-def recurrent_space(architecture: Architecture) -> RecurrentSpace:
-    """The architecture's space. Raises `ConfigError` if it is not a recurrent one."""
-    if not isinstance(architecture.space, RecurrentSpace):
-        raise ConfigError(
-            f"a recurrent cell is needed here, not an architecture of the {architecture.space.name} space"
-        )
-    return architecture.space
 
 
 def run_cell(
@@ -107,7 +97,6 @@ def run_cell(
     state_BD: Tensor,
     weights: CellWeights,
     plan: CellPlan,
-    *,
     state_mask_BD: Tensor | None = None,
     norm: BatchNorm | None = None,
 ) -> Tensor:
@@ -135,10 +124,9 @@ def run_normed_cell(
     state_BD: Tensor,
     weights: CellWeights,
     plan: CellPlan,
+    state_mask_BD: Tensor | None,
     norm: BatchNorm,
     node_norms: nn.ModuleList,
-    *,
-    state_mask_BD: Tensor | None = None,
 ) -> Tensor:
     """`run_cell` with a norm on every node's product as well, before it is split (the authors' first code).
 
@@ -175,11 +163,10 @@ def uniform_(weight: Tensor, bound: float, generator: torch.Generator) -> Tensor
 
 
 class SupernetCell(Cell):
-    """The shared weights ω of every cell of a space; each call computes one architecture with its part of
-    them.
+    """The shared weights ω of every cell of a space; each call computes one architecture with its part of them.
 
-    Blocks are parameters of their own, so that those off the sampled path get no gradient, no optimiser work
-    and no communication.
+    Blocks are parameters of their own, so that those off the sampled path get no gradient, no optimiser work and no
+    communication.
     """
 
     def __init__(
@@ -208,16 +195,14 @@ class SupernetCell(Cell):
             for source in range(node):
                 for function in space.functions if per_function else ("shared",):
                     self.node_weights[f"{node}-{source}-{function}"] = block(hidden)
-        with_output = config.norm in ("output", "output-and-nodes")
+
+        def norm(features: int) -> BatchNorm:
+            return BatchNorm(features, config.norm_eps, config.norm_decay)
+
+        nodes = range(space.total_nodes)
         with_nodes = config.norm == "output-and-nodes"
-        self.norm = BatchNorm(hidden, config.norm_eps, config.norm_decay) if with_output else None
-        self.node_norms = (
-            nn.ModuleList(
-                BatchNorm(2 * hidden, config.norm_eps, config.norm_decay) for _ in range(space.total_nodes)
-            )
-            if with_nodes
-            else None
-        )
+        self.norm = None if config.norm == "none" else norm(hidden)
+        self.node_norms = nn.ModuleList(norm(2 * hidden) for _ in nodes) if with_nodes else None
 
     def weights(self, architecture: Architecture) -> CellWeights:
         """The blocks on the architecture's path: the supernet's slice."""
@@ -240,25 +225,13 @@ class SupernetCell(Cell):
     ) -> tuple[Tensor, Tensor]:
         """Outputs [T, B, D] of the architecture's cell, and the state to carry."""
         weights, plan = self.weights(architecture), cell_plan(architecture, self.config.output)
-        if self.norm is not None and self.node_norms is not None:
-            output_TBD = run_normed_cell(
-                inputs_TBD,
-                state_BD,
-                weights,
-                plan,
-                self.norm,
-                self.node_norms,
-                state_mask_BD=state_mask_BD,
-            )
+        if self.norm is None or self.node_norms is None:
+            output_TBD = run_cell(inputs_TBD, state_BD, weights, plan, state_mask_BD, self.norm)
         else:
-            output_TBD = run_cell(
-                inputs_TBD, state_BD, weights, plan, state_mask_BD=state_mask_BD, norm=self.norm
+            output_TBD = run_normed_cell(
+                inputs_TBD, state_BD, weights, plan, state_mask_BD, self.norm, self.node_norms
             )
         return output_TBD, output_TBD[-1]
-
-    def initial_state(self, batch: int) -> Tensor:
-        """The state before the first word: zeros [B, D]."""
-        return next(self.parameters()).new_zeros(batch, self.hidden)
 
 
 class ChildCell(Cell):
@@ -298,9 +271,5 @@ class ChildCell(Cell):
     ) -> tuple[Tensor, Tensor]:
         """Outputs [T, B, D] and the state to carry."""
         weights = CellWeights(self.input_weight, list(self.node_weights))
-        output_TBD = run_cell(inputs_TBD, state_BD, weights, self.plan, state_mask_BD=state_mask_BD)
+        output_TBD = run_cell(inputs_TBD, state_BD, weights, self.plan, state_mask_BD)
         return output_TBD, output_TBD[-1]
-
-    def initial_state(self, batch: int) -> Tensor:
-        """The state before the first word: zeros [B, D]."""
-        return self.input_weight.new_zeros(batch, self.hidden)

@@ -1,9 +1,8 @@
 """The recurrent cells of paper §2.1: every node reads one earlier node and applies one function.
 
-Node 0 is the input node; it reads the word x_t and the state h_{t-1}. In the paper its function is searched
-and the paper calls it node 1; in the authors' corrected code it is always tanh, comes before the searched
-nodes and is called node 0. `first_label` keeps both ways of counting, so that a cell reads as in the source
-it comes from.
+Node 0 is the input node; it reads the word x_t and the state h_{t-1}. In the paper its function is searched and it is
+called node 1; in the authors' corrected code it is always tanh, comes before the searched nodes and is called node 0.
+`first_label` keeps both ways of counting, so that a cell reads as in its source.
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from itertools import chain
+from typing import ClassVar
 
 from enas.architecture import Architecture, Decision, Graph, GraphNode, Space
 from enas.constraints import Depth, Settings
@@ -20,11 +20,8 @@ from enas.spaces.notation import number_in
 
 FUNCTIONS = ("tanh", "relu", "identity", "sigmoid")
 """The four functions of the paper, in the order of the first released code."""
-
 FUNCTIONS_OF_ODD_STRINGS = ("tanh", "relu", "identity", "sigmoid")
-"""Function numbers in strings `f (prev f)*` of the first released code: 2N-1 tokens, as the
-first node has no source."""
-
+"""Function numbers in strings `f (prev f)*` of the first released code: 2N-1 tokens, as the first node has no source."""
 FUNCTIONS_OF_EVEN_STRINGS = ("tanh", "relu", "sigmoid", "identity")
 """Function numbers in strings `(prev f)*` of the corrected code: 2N tokens, node 0 is a fixed tanh."""
 
@@ -33,10 +30,9 @@ FUNCTIONS_OF_EVEN_STRINGS = ("tanh", "relu", "sigmoid", "identity")
 class RecurrentSpace(Space, Settings):
     """Cells of `nodes` searched nodes.
 
-    With `input_function=None` (paper) the input node is the first searched node: 4^N·(N-1)! cells. With a
-    fixed `input_function` (authors: tanh) it stands before them: 4^N·N! cells. The paper states its count as
-    4^N·N! and "approximately 10^15" for N = 12; what its controller samples is 4^12·11! =
-    669,692,775,628,800.
+    With `input_function=None` (paper) the input node is the first searched node: 4^N·(N-1)! cells. With a fixed
+    `input_function` (authors: tanh) it stands before them: 4^N·N! cells. The paper states its count as 4^N·N! and
+    "approximately 10^15" for N = 12; what its controller samples is 4^12·11! = 669,692,775,628,800.
     """
 
     name: ClassVar[str] = "recurrent"
@@ -65,7 +61,7 @@ class RecurrentSpace(Space, Settings):
 
     @property
     def first_label(self) -> int:
-        """The number a person gives the input node: 1 in the paper, 0 in the authors' corrected code."""
+        """What the input node is called: 1 in the paper, 0 in the authors' corrected code."""
         return 1 if self.input_function is None else 0
 
     @cached_property
@@ -97,37 +93,28 @@ class RecurrentSpace(Space, Settings):
         return tuple(node for node in range(self.total_nodes) if node not in read)
 
     def build(self, sources: tuple[int, ...], functions: tuple[str, ...]) -> Architecture:
-        """The architecture with these sources (nodes 1, 2, ...) and functions (searched ones only, in node
-        order)."""
-        source, function = iter(sources), iter(functions)
-        try:
-            choices = [
-                next(source) if d.kind == "source" else self.functions.index(next(function))
-                for d in self.decisions
-            ]
-        except ValueError as error:
-            unknown = sorted(set(functions) - set(self.functions))
+        """The architecture with these sources (nodes 1, 2, ...) and functions (searched ones only, in node order)."""
+        unknown = sorted(set(functions) - set(self.functions))
+        if unknown:
             raise ArchitectureError(
                 f"function {shortened(', '.join(unknown))} is not in this space; it has {', '.join(self.functions)}"
-            ) from error
-        except StopIteration:
-            raise ArchitectureError(f"too few nodes for a space of {self.nodes} searched nodes") from None
-        if next(source, None) is not None or next(function, None) is not None:
-            raise ArchitectureError(f"too many nodes for a space of {self.nodes} searched nodes")
-        return self.architecture(choices)
+            )
+        if (len(sources), len(functions)) != (self.total_nodes - 1, self.nodes):
+            amount = "many" if len(functions) > self.nodes else "few"
+            raise ArchitectureError(f"too {amount} nodes for a space of {self.nodes} searched nodes")
+        numbers = [self.functions.index(function) for function in functions]
+        of_input = self.nodes - len(sources)  # whether the input node's function is among them
+        pairs = zip(sources, numbers[of_input:], strict=True)
+        return self.architecture([*numbers[:of_input], *chain.from_iterable(pairs)])
 
     def format(self, architecture: Architecture) -> str:
         """For example `tanh tanh(1) relu(2)`: each node's function, with the label of the node it reads."""
-        functions = self.node_functions(architecture)
-        words = [
-            f"{f}({j + self.first_label})"
-            for f, j in zip(functions[1:], self.sources(architecture), strict=True)
-        ]
-        return " ".join([functions[0], *words])
+        first, *functions = self.node_functions(architecture)
+        pairs = zip(functions, self.sources(architecture), strict=True)
+        return " ".join([first, *(f"{f}({j + self.first_label})" for f, j in pairs)])
 
     def parse(self, text: str) -> Architecture:
-        """Read `format`'s notation, or the authors' numbers: `f (prev f)*` or, with a fixed input node,
-        `(prev f)*`.
+        """Read `format`'s notation, or the authors' numbers: `f (prev f)*` or, with a fixed input node, `(prev f)*`.
 
         Raises `ArchitectureError` naming the word that is wrong.
         """
@@ -167,23 +154,18 @@ class RecurrentSpace(Space, Settings):
         odd = self.input_function is None
         expected = 2 * self.nodes - odd
         if len(tokens) != expected:
+            order = "function, then source and function of each further node"
             raise ArchitectureError(
-                f"{len(tokens)} numbers given; a cell of {self.nodes} searched nodes "
-                f"is written with {expected} numbers "
-                + (
-                    "(function, then source and function of each further node)"
-                    if odd
-                    else "(source and function of each node)"
-                )
+                f"{len(tokens)} numbers given; a cell of {self.nodes} searched nodes is written with {expected} numbers "
+                f"({order if odd else 'source and function of each node'})"
             )
         names = FUNCTIONS_OF_ODD_STRINGS if odd else FUNCTIONS_OF_EVEN_STRINGS
-        numbers = [tokens[0], *tokens[2::2]] if odd else tokens[1::2]
+        numbers, sources = (tokens[0::2], tokens[1::2]) if odd else (tokens[1::2], tokens[0::2])
         for number in numbers:
             if number >= len(names):
                 raise ArchitectureError(
                     f"function number {number} is not in 0..{len(names) - 1} ({', '.join(names)})"
                 )
-        sources = tokens[1::2] if odd else tokens[0::2]
         return self.build(tuple(sources), tuple(names[number] for number in numbers))
 
     def tokens(self, architecture: Architecture) -> tuple[int, ...]:
@@ -193,35 +175,23 @@ class RecurrentSpace(Space, Settings):
         return tuple(c if d.kind == "source" else names.index(self.functions[c]) for c, d in pairs)
 
     def graph(self, architecture: Architecture) -> Graph:
-        functions = self.node_functions(architecture)
-        nodes = [GraphNode("x", "x[t]", "input"), GraphNode("h", "h[t-1]", "input")]
-        nodes += [
-            GraphNode(str(k), f"{k + self.first_label} {f}", "node", f) for k, f in enumerate(functions)
-        ]
+        functions = enumerate(self.node_functions(architecture))
         ends = self.loose_ends(architecture)
-        nodes.append(GraphNode("out", "h[t]" if len(ends) == 1 else "mean → h[t]", "output"))
+        nodes = (
+            GraphNode("x", "x[t]", "input"),
+            GraphNode("h", "h[t-1]", "input"),
+            *(GraphNode(str(k), f"{k + self.first_label} {f}", "node", f) for k, f in functions),
+            GraphNode("out", "h[t]" if len(ends) == 1 else "mean → h[t]", "output"),
+        )
         edges = [("x", "0"), ("h", "0")]
         edges += [(str(j), str(k)) for k, j in enumerate(self.sources(architecture), start=1)]
         edges += [(str(end), "out") for end in ends]
-        return Graph(f"recurrent cell {architecture.id}", tuple(nodes), tuple(edges))
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "nodes": self.nodes,
-            "functions": list(self.functions),
-            "input_function": self.input_function,
-        }
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> RecurrentSpace:
-        """The space written by `to_json`."""
-        return cls(record["nodes"], tuple(record["functions"]), record["input_function"])
+        return Graph(f"recurrent cell {architecture.id}", nodes, tuple(edges))
 
 
 def read_authors_string(text: str) -> Architecture:
-    """A cell in the authors' numbers, its space told by the count of numbers: odd for the first released
-    code, even for the corrected one. Raises `ArchitectureError` if it is neither."""
+    """A cell in the authors' numbers: an odd count of numbers is of the first released code, an even one of the corrected
+    code. Raises `ArchitectureError` if it is neither."""
     count = len(text.replace(",", " ").split())
     input_function = None if count % 2 else "tanh"
     return RecurrentSpace(max(1, (count + 1) // 2), FUNCTIONS, input_function).parse(text)
