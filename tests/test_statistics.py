@@ -17,7 +17,6 @@ from enas.evidence.agreement import kendall_taus, rank_agreement, spearman_rhos,
 from enas.evidence.statistics import (
     Interval,
     best_of_k,
-    best_of_k_draws,
     claim_better,
     claim_difference,
     mean,
@@ -64,27 +63,18 @@ def test_best_of_k_is_the_mean_over_all_subsets(k: int) -> None:
     assert best_of_k(TABLE, k) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("k", range(1, 6))
-def test_best_of_draws_is_the_mean_over_all_sequences(k: int) -> None:
-    expected = np.mean([max(sequence) for sequence in itertools.product(TABLE, repeat=k)])
-    assert best_of_k_draws(TABLE, k) == pytest.approx(expected, abs=1e-12)
-
-
 def test_best_of_uniform_scores_has_its_closed_form() -> None:
-    """Of 1 .. n: k (n + 1) / (k + 1); of a large table both are near the order statistic of the continuum."""
+    """Of 1 .. n: k (n + 1) / (k + 1); at any size of the table."""
     n = 26_206
     table = np.arange(1, n + 1)
     for k in (1, 2, 16, 300, n):
         assert best_of_k(table, k) == pytest.approx(k * (n + 1) / (k + 1), rel=1e-8)
-    for k in (1, 2, 16, 300):
-        assert best_of_k_draws(table / n, k) == pytest.approx(k / (k + 1), abs=1e-4)
 
 
 def test_best_of_k_of_a_sample_is_unbiased() -> None:
     samples = numbers(3).random((4000, 20))
     estimates = np.array([best_of_k(sample, 8) for sample in samples])
     assert abs(estimates.mean() - 8 / 9) < 4 * estimates.std() / math.sqrt(len(samples))
-    assert np.mean([best_of_k_draws(sample, 8) for sample in samples]) < 8 / 9 - 0.01
 
 
 @pytest.mark.parametrize(
@@ -109,7 +99,6 @@ def test_random_equivalents_inverts_the_curve() -> None:
     [
         (lambda: best_of_k(TABLE, 7), "k must be from 1 to 6"),
         (lambda: best_of_k(TABLE, 0), "k must be from 1 to 6"),
-        (lambda: best_of_k_draws(TABLE, 0), "k must be 1 or more"),
         (lambda: percentile([], TABLE), "scores must be a row of at least 1 numbers"),
         (lambda: percentile([math.nan], TABLE), "scores must be finite numbers; nan is among them"),
         (lambda: percentile(TABLE, [[1.0, 2.0]]), r"reference must be a row .* shape \(1, 2\)"),

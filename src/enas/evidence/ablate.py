@@ -86,7 +86,7 @@ def run_stages(
 
 
 def run_variant(variant: Variant, base: Run, folder: Path) -> dict[str, Any]:
-    """Run a variant of a finished run of the recipe; returns its record. That its loss stops being finite is a result."""
+    """Run a variant of a finished run of the recipe; returns its record. If its loss diverges, that is recorded."""
     try:
         if isinstance(variant, OfArchitecture):
             return changed_architecture(variant, base, folder)

@@ -20,6 +20,8 @@ from enas.errors import DataError
 from enas.evidence.statistics import Floats, Interval, checked_pairs
 
 RESAMPLES = 2000
+TOP_SHARE = 0.2
+"""Of the architectures: the best fifth."""
 PAIRS_AT_ONCE = 1_000_000
 """Pairs of architectures that are compared at once, for the sake of memory."""
 
@@ -76,7 +78,15 @@ def rank_agreement(
     return RankAgreement(interval(kendall_taus), interval(spearman_rhos), interval(hit_rate), k, k / n)
 
 
-def top(scores: npt.ArrayLike, share: float = 0.2) -> npt.NDArray[np.int64]:
+def agreement_if_any(x_N: Floats, y_N: Floats, rng: np.random.Generator) -> RankAgreement | None:
+    """The agreement, with the hit rate of the best fifth; None where too few architectures differ to tell."""
+    n = len(x_N)
+    if n < 3 or np.ptp(x_N) == 0 or np.ptp(y_N) == 0:
+        return None
+    return rank_agreement(x_N, y_N, math.ceil(TOP_SHARE * n), rng)
+
+
+def top(scores: npt.ArrayLike, share: float = TOP_SHARE) -> npt.NDArray[np.int64]:
     """The places of the best `share` of the scores, rounded up, best first; of ties the earlier ones."""
     score_N = np.asarray(scores, dtype=np.float64)
     return np.argsort(-score_N, kind="stable")[: math.ceil(share * len(score_N) - 1e-9)]

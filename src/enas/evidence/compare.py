@@ -16,8 +16,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -49,8 +48,6 @@ from enas.runtime.stop import Stopped, StopRequest
 from enas.stages import Run, derive, search
 from enas.workers import LocalExecutor, refuse_import_by_worker
 
-T = TypeVar("T")
-
 PART, RECORDS, NUMBERS, PICTURE = "compare", "records.jsonl", "comparison.json", "comparison.svg"
 
 
@@ -79,20 +76,17 @@ class CompareConfig(Settings):
             raise ConfigError(
                 f"--samples must be at least --seeds, {self.seeds}, not {self.samples}: random search needs one a seed"
             )
-        unknown = [name for name in self.chosen if name not in RIVALS]
-        if unknown:
-            raise ConfigError(
-                f"--rivals are some of {', '.join(RIVALS)}, with commas between, or none, not {shown(unknown[0])}"
-            )
-
-    @property
-    def chosen(self) -> list[str]:
-        """The names of `rivals`."""
-        return [] if self.rivals == "none" else self.rivals.split(",")
+        for name in self.rivals.split(","):
+            if name not in RIVALS and self.rivals != "none":
+                known = ", ".join(RIVALS)
+                raise ConfigError(
+                    f"--rivals are some of {known}, with commas between, or none, not {shown(name)}"
+                )
 
     def rivals_of(self, config: RunConfig) -> Mapping[str, Method]:
         """The chosen ones; a run's own method is none."""
-        return {name: method for name, method in rivals(config).items() if name in self.chosen}
+        chosen = self.rivals.split(",")
+        return {name: method for name, method in rivals(config).items() if name in chosen}
 
     def training_epochs(self, config: RunConfig) -> int | None:
         """The length of all trainings; None for the recipe's, which has validation scores."""
@@ -169,15 +163,16 @@ def search_in(run: Run, method: str, config: RunConfig, stop: StopRequest) -> Fo
     searching = run_in(folder, config, ("search", "derive"))
     if finish_or_diverge(searching, (search, derive), stop) is None:
         return found_by(searching, method)
-    # A search whose shared weights diverged is a result too, which cost what it had spent.
-    times = [record.time for record in records_in(folder / "metrics.jsonl", MetricsRecord)]
-    spent = Spent(len(records_in(folder / "archive.jsonl", ArchiveRecord)), 0)
-    return Found(method, config.seed, None, spent, max(times, default=0.0), 0.0)
-
-
-def records_in(path: Path, kind: type[T]) -> list[T]:
-    """The records of a file of a search; none if it was not begun."""
-    return read_records(path, kind, f"Delete {path.parent} to search again") if path.exists() else []
+    # The shared weights diverged: the search cost what it had spent until then.
+    advice, metrics, archive = (
+        f"Delete {folder} to search again",
+        folder / "metrics.jsonl",
+        folder / "archive.jsonl",
+    )
+    logged = read_records(metrics, MetricsRecord, advice) if metrics.exists() else []
+    rewarded = read_records(archive, ArchiveRecord, advice) if archive.exists() else []
+    seconds = max((record.time for record in logged), default=0.0)
+    return Found(method, config.seed, None, Spent(len(rewarded), 0), seconds, 0.0)
 
 
 def found_by(run: Run, method: str) -> Found:

@@ -64,21 +64,18 @@ class Record:
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """One method by itself."""
+    """One method by itself: means over its runs, those of the score over the runs that did not diverge."""
 
     method: str
     runs: int
     diverged: int
     score: float | None
-    """Mean over the runs that did not diverge."""
     worst: float | None
     best: float | None
     evaluations: float
-    """Mean of a run."""
     seconds: float
-    """Mean of a run."""
     end_to_end_seconds: float
-    """Of all its runs and one final training: k · (T_search + T_validate) + T_final."""
+    """Of all its runs and one final training: k · (T_search + T_validate) + T_final (Lindauer & Hutter 2019)."""
     random_equivalents: float | None
     """Smallest k for which the expected best of k sampled architectures reaches the mean score; None if none does, or
     nothing was sampled."""
@@ -135,7 +132,7 @@ def compare(records: Sequence[Record], method: str, metric: Metric, seed: int = 
     sampled_N = sign * _scores(sampled)
     if len(
         sampled_N
-    ):  # those that diverged have no score, and count as the worst: without them the rest would look better
+    ):  # what diverged counts as the worst: without it the expected best would look better than it is
         sampled_N = np.concatenate((sampled_N, np.full(len(sampled) - len(sampled_N), sampled_N.min())))
     # How many are trained in the seconds of one run of the method.
     training = [record.final_seconds for record in sampled if record.score is not None]

@@ -7,7 +7,6 @@ truth could agree with it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, NamedTuple
@@ -17,10 +16,9 @@ import numpy as np
 from enas.architecture import Architecture
 from enas.constraints import LARGEST_SAMPLE, Bounds, Epochs, SampleCount, Settings, Threads
 from enas.errors import ConfigError, DataError
-from enas.evidence.agreement import RankAgreement, rank_agreement, top
+from enas.evidence.agreement import RankAgreement, agreement_if_any, top
 from enas.evidence.pictures import scatter_svg
 from enas.evidence.runs import aligned, command_line, last_if_diverged, train_networks, valid_score
-from enas.evidence.statistics import Floats
 from enas.evidence.tables.minispaces import table_for
 from enas.retrain import Network, random_architectures
 from enas.runtime.files import write_atomic, write_json
@@ -31,8 +29,6 @@ from enas.stages import Run
 from enas.workers import refuse_import_by_worker
 
 PART, RECORD, PICTURE = "rank", "rank.json", "rank.svg"
-
-TOP_SHARE = 0.2
 
 COMPARED = {
     "all": "shared weights and trainings",
@@ -140,14 +136,17 @@ def compare(shared: Mapping[Architecture, float], truth: Truth, score_name: str,
     first_N = np.array([truth.first[a] for a in architectures])
     repeated = [a for a in architectures if a in truth.second]
     once_M, again_M = (np.array([scores[a] for a in repeated]) for scores in (truth.first, truth.second))
-    best_N, best_M = top(first_N, TOP_SHARE), top(once_M, TOP_SHARE)
+    best_N, best_M = top(first_N), top(once_M)
     pairs = {
         "all": (shared_N, first_N),
         "top fifth": (shared_N[best_N], first_N[best_N]),
         "ceiling": (again_M, once_M),
         "ceiling, top fifth": (again_M[best_M], once_M[best_M]),
     }
-    found = {name: agreement(*scores, seed) for name, scores in pairs.items()}
+    found = {
+        name: agreement_if_any(*scores, np.random.default_rng(derive_seed(seed, "bootstrap")))
+        for name, scores in pairs.items()
+    }
     return {
         "score": score_name,
         "truth": truth.source,
@@ -167,15 +166,6 @@ def compare(shared: Mapping[Architecture, float], truth: Truth, score_name: str,
             for a in architectures
         ],
     }
-
-
-def agreement(shared_N: Floats, trained_N: Floats, seed: int) -> RankAgreement | None:
-    """How far two scores agree, with the hit rate of the best fifth; None where too few differ to tell."""
-    n = len(trained_N)
-    if n < 3 or np.ptp(shared_N) == 0 or np.ptp(trained_N) == 0:
-        return None
-    k = math.ceil(TOP_SHARE * n)
-    return rank_agreement(shared_N, trained_N, k, np.random.default_rng(derive_seed(seed, "bootstrap")))
 
 
 def warnings(found: Mapping[str, RankAgreement | None]) -> list[str]:
@@ -222,5 +212,5 @@ def picture(record: Mapping[str, Any]) -> str:
         (f"with shared weights ({record['score']})", shared),
         (f"trained alone ({record['score']})", trained),
         [one["text"] for one in scores],
-        set(top(trained, TOP_SHARE).tolist()),
+        set(top(trained).tolist()),
     )

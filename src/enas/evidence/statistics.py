@@ -100,19 +100,6 @@ def best_of_k(scores: npt.ArrayLike, k: int) -> float:
     return float(share_M @ sorted_N[k - 1 :])
 
 
-def best_of_k_draws(scores: npt.ArrayLike, k: int) -> float:
-    """The expected best of `k` independent draws from these n: Σ_i s_(i) ((i/n)^k - ((i-1)/n)^k).
-
-    Of the scores of a whole space: what a random search that may draw an architecture twice reaches, exactly.
-    Raises `DataError` if k is below 1.
-    """
-    sorted_N = np.sort(checked("scores", scores))
-    if k < 1:
-        raise DataError(f"the best of {k} draws is not defined; k must be 1 or more")
-    not_above_N = (np.arange(len(sorted_N) + 1) / len(sorted_N)) ** k
-    return float(np.diff(not_above_N) @ sorted_N)
-
-
 def random_equivalents(result: float, scores: npt.ArrayLike) -> float:
     """k*: the smallest k for which `best_of_k` of random scores reaches the result; infinite if it exceeds them all.
 

@@ -21,7 +21,7 @@ from enas.architecture import Architecture
 from enas.config import RunConfig
 from enas.constraints import Settings
 from enas.errors import ArchitectureError, DataError
-from enas.evidence.agreement import rank_agreement
+from enas.evidence.agreement import agreement_if_any
 from enas.evidence.runs import last_if_diverged
 from enas.evidence.statistics import Floats
 from enas.paths import OptionalPath
@@ -260,14 +260,13 @@ def ceiling(table: Table, split: Split) -> dict[str, Any] | None:
     """How far the scores of two seeds agree, the most that any other score of architectures can reach; None without
     three architectures that have both. Spreads are of scores: points of accuracy, or nats a token."""
     pair_2N = table.pairs(split)
-    n = pair_2N.shape[1]
-    if n < 3 or np.ptp(pair_2N, axis=1).min() == 0:
+    agreement = agreement_if_any(pair_2N[0], pair_2N[1], np.random.default_rng(0))
+    if agreement is None:
         return None
     within = math.sqrt(float(((pair_2N[0] - pair_2N[1]) ** 2).mean() / 2))
     between = math.sqrt(max(0.0, float(pair_2N.mean(0).var(ddof=1)) - within**2 / 2))
-    agreement = rank_agreement(pair_2N[0], pair_2N[1], math.ceil(n / 5), np.random.default_rng(0))
     return {
-        "architectures": n,
+        "architectures": pair_2N.shape[1],
         "spread_of_architectures": between,
         "spread_of_seeds": within,
         "kendall": asdict(agreement.kendall),
