@@ -17,20 +17,10 @@ from enas.config import Metric, RunConfig
 from enas.controllers.config import UniformConfig
 from enas.data.images import ImageShape
 from enas.errors import ConfigError, NotFiniteError, RunFolderError
-from enas.evidence.ablate import (
-    CHANGED,
-    ENSEMBLE,
-    OfArchitecture,
-    OfSettings,
-    ablate,
-    alone,
-    named,
-    parameters,
-    table,
-    variants_of,
-)
+from enas.evidence.ablate import ablate, table
+from enas.evidence.variants import CHANGED, ENSEMBLE, OfArchitecture, OfSettings, named, variants_of
 from enas.recipes import RECIPES, recipe
-from enas.runs.images import ImageWorkshop, MacroConfig
+from enas.runs.images import ImageWorkshop, MacroConfig, parameters
 from enas.runs.recurrent import RecurrentConfig, RecurrentWorkshop
 from enas.runtime.files import read_json
 from enas.runtime.stop import Stopped, StopRequest
@@ -119,7 +109,7 @@ def test_proposals_an_update_leave_the_number_of_rewards_as_it_is() -> None:
 
 def test_variants_of_learning_need_a_controller_that_learns() -> None:
     config = replace(recipe("recurrent-quick"), controller=UniformConfig())
-    with pytest.raises(ConfigError, match="UniformConfig has none"):
+    with pytest.raises(ConfigError, match="UniformConfig has no 'reinforce'"):
         named(config, ["no-entropy"])
 
 
@@ -251,7 +241,7 @@ def done(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_variant_is_an_ordinary_run_of_its_settings(text: Path, done: Path, tmp_path: Path) -> None:
-    config = alone(tiny.config(text))
+    config = tiny.config(text).alone()
     rows = {row["name"]: row for row in read_json(done / "ablation.json")}
     assert list(rows) == ["recipe", *NAMES]
     assert tiny.keys(list(rows.values())) - tiny.documented() == set()
@@ -322,9 +312,7 @@ def test_stopped_and_continued_equals_uninterrupted(
 
 def test_folder_of_other_settings_is_refused(text: Path, done: Path) -> None:
     before = stamps(done)
-    with pytest.raises(
-        RunFolderError, match="holds a run of other settings; choose another folder with --run"
-    ):
+    with pytest.raises(RunFolderError, match="holds a run of other settings; choose another --run"):
         ablate(tiny.config(text, "--search.updates", "5"), NAMES, 1, done)
     assert stamps(done) == before
 
@@ -352,12 +340,11 @@ def test_variant_that_diverges_is_a_result(
 
 
 def test_frozen_controller_ends_in_an_ensemble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("enas.evidence.ablate.ENSEMBLE", 5)
     config = tiny.image_config("macro")
     variant = variants_of(config)["frozen"]
     assert isinstance(variant, OfSettings)
     assert variant.ensemble == ENSEMBLE == 250
-    monkeypatch.setattr("enas.evidence.ablate.MACRO", (replace(variant, ensemble=5),))
+    monkeypatch.setattr("enas.evidence.variants.VARIANTS", (replace(variant, ensemble=5),))
     rows = ablate(config, ["frozen"], 1, tmp_path / "a")
     scored = read_json(tmp_path / "a" / "frozen-seed0" / "ensemble.json")
     (record,) = rows[1]["records"]
@@ -391,7 +378,7 @@ def test_table_pairs_seeds_and_sets_the_papers_figure_beside() -> None:
     assert "94.50, 1 diverged" in said[4]
     assert "+1.50 (+1.00 to +2.00)" in said[4]
     single = [{**r, "records": r["records"][:1]} for r in rows]
-    assert "n = 1 seed, which shows no more than that" in table(
+    assert "With one seed each, the order may be chance" in table(
         single, Metric("accuracy", lower_is_better=False)
     )
 

@@ -13,7 +13,6 @@ from enas.cli import settings
 from enas.errors import ConfigError
 from enas.tasks.averaging import AveragedWeights
 from enas.tasks.base import SearchTask
-from enas.tasks.shared_scores import shared_scores
 from tests import tiny
 
 KEEP = 0.75
@@ -82,7 +81,7 @@ def test_rewards_are_those_of_a_task_whose_weights_are_the_average(space: str, t
     assert all(torch.equal(a, b) for a, b in trained)  # averaging takes no part in the training
     parts(plain).trained.load_state_dict(parts(task).model.state_dict())
     assert torch.equal(task.rewards(pair, "test", 0), plain.rewards(pair, "test", 0))
-    assert shared_scores(task, pair) == shared_scores(plain, pair)
+    assert task.scores(pair) == plain.scores(pair)
 
 
 @pytest.mark.parametrize("space", SPACES)

@@ -19,20 +19,23 @@ from enas.controllers import build_controller
 from enas.controllers.config import EvolutionConfig, UniformConfig
 from enas.errors import ConfigError, NotFiniteError, RunFolderError
 from enas.evidence import compare as compare_run
-from enas.evidence.compare import CompareConfig, command, random_searches
-from enas.evidence.comparison import RANDOM_SEARCH, SAMPLING, Comparison, Record, compare, record_from_json
-from enas.evidence.comparison_picture import comparison_svg
+from enas.evidence.compare import CompareConfig, random_searches
+from enas.evidence.comparison import RANDOM_SEARCH, SAMPLING, Comparison, Record, compare
 from enas.evidence.methods import ENAS, EVOLUTION, SHARED_RANDOM, UNIFORM, Spent, own_name, rivals
+from enas.evidence.pictures import comparison_svg
+from enas.evidence.runs import command_line, finish
 from enas.evidence.statistics import probability_better_paired
 from enas.recipes import RECIPES, recipe
 from enas.retrain import Network
 from enas.runtime.files import read_json, read_jsonl
+from enas.runtime.records import validated
 from enas.runtime.stop import EXIT_STOPPED, StopRequest
 from enas.search import Search
 from enas.settings import config_from_json, config_to_json
 from enas.stages import ALL_STAGES, Run, execute
 from enas.tasks.language import LanguageSearchTask
 from enas.trainings import Job, Outcome
+from enas.workers import LocalExecutor
 from tests import tiny
 from tests.test_ablations import differences
 from tests.test_trainings import Forbidden, InThisProcess
@@ -56,7 +59,7 @@ def searched(text: Path, folder: Path, *flags: str) -> Path:
 
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare_run.LocalExecutor, "for_run", lambda config, workers=None: InThisProcess())
+    monkeypatch.setattr(LocalExecutor, "for_run", lambda config, workers=None: InThisProcess())
 
 
 @dataclass
@@ -74,7 +77,7 @@ class Watched:
 def watched(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Watched:
     """The run's own derivation is a part of it, its search is not."""
     seen = Watched(searched(text, tmp_path_factory.mktemp("runs") / "done", *MEASURED))
-    rewards, finish = LanguageSearchTask.rewards, compare_run.finish
+    rewards = LanguageSearchTask.rewards
     asking: list[tuple[str, int]] = []
 
     def counting(
@@ -84,21 +87,18 @@ def watched(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Watched:
             seen.asked[asking[-1]] += len(architectures)
         return rewards(self, architectures, purpose, draw)
 
-    def finishing(run: Run, method: str, stop: StopRequest) -> compare_run.Found:
-        asking.append((method, run.config.seed))
-        return finish(run, method, stop)
-
     def entering(name: str, real: Callable[[Run, StopRequest], None]) -> Callable[[Run, StopRequest], None]:
         def stage(run: Run, stop: StopRequest) -> None:
             seen.entered.append((run.folder.name, name))
+            method = ENAS if run.folder == seen.folder else run.folder.name.partition("-seed")[0]
+            asking.append((method, run.config.seed))
             real(run, stop)
 
         return stage
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compare_run.LocalExecutor, "for_run", lambda config, workers=None: InThisProcess())
+        patch.setattr(LocalExecutor, "for_run", lambda config, workers=None: InThisProcess())
         patch.setattr(LanguageSearchTask, "rewards", counting)
-        patch.setattr(compare_run, "finish", finishing)
         patch.setattr(compare_run, "search", entering("search", compare_run.search))
         patch.setattr(compare_run, "derive", entering("derive", compare_run.derive))
         compare_run.compare_run(Run.open(seen.folder), SMALL)
@@ -111,7 +111,9 @@ def done(watched: Watched) -> Path:
 
 
 def records(run: Path) -> dict[tuple[str, int], Record]:
-    found = map(record_from_json, read_jsonl(run / "compare" / "records.jsonl"))
+    found = [
+        validated(Record, values, closed=True) for values in read_jsonl(run / "compare" / "records.jsonl")
+    ]
     return {(record.method, record.seed): record for record in found}
 
 
@@ -404,12 +406,12 @@ def test_a_signal_in_the_middle_of_a_search_or_training_saves_and_names_the_comm
         again = f"Continue with: enas compare {' '.join(ARGUMENTS)} {run}"
         assert again in capsys.readouterr().err
     with monkeypatch.context() as patch:
-        patch.setattr(compare_run.LocalExecutor, "for_run", lambda config, workers=None: StoppedAfterOne())
+        patch.setattr(LocalExecutor, "for_run", lambda config, workers=None: StoppedAfterOne())
         assert cli.main(argv) == EXIT_STOPPED
         assert again in capsys.readouterr().err
     assert cli.main(argv) == 0
     assert computed(run) == computed(done)
-    monkeypatch.setattr(compare_run.LocalExecutor, "for_run", lambda config, workers=None: Forbidden())
+    monkeypatch.setattr(LocalExecutor, "for_run", lambda config, workers=None: Forbidden())
     assert cli.main(argv) == 0
 
 
@@ -475,7 +477,7 @@ def test_command_says_what_it_takes_and_leaves_numbers_and_picture(
     assert cli.main(["compare", str(done), *ARGUMENTS, "--json"]) == 0
     written = read_json(done / "compare" / "comparison.json")
     assert json.loads(capsys.readouterr().out) == written
-    assert Comparison.from_json(written).method == ENAS
+    assert validated(Comparison, written, closed=True).method == ENAS
     documented = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
     known = tiny.documented() | set(re.findall(r"`(\w+)`", documented))
     assert tiny.keys([written, *read_jsonl(done / "compare" / "records.jsonl")]) <= known
@@ -484,20 +486,19 @@ def test_command_says_what_it_takes_and_leaves_numbers_and_picture(
     assert len(circles) == len(records(done))
 
 
-def test_a_derivation_whose_seconds_were_not_noted_is_said(
-    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_derivation_that_did_not_note_its_seconds_is_refused(done: Path, tmp_path: Path) -> None:
     run = Run(tmp_path, Run.open(done).config, ("search",))
-    assert compare_run.scoring_seconds(run) == 0
-    assert f"{tmp_path / 'derive.json'} is missing" in capsys.readouterr().err
+    (tmp_path / "search.json").write_bytes((done / "search.json").read_bytes())
+    with pytest.raises(RunFolderError, match=r"derive\.json is missing"):
+        compare_run.found_by(run, ENAS)
 
 
 def test_estimate_counts_what_is_missing(
     text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Run.open(searched(text, tmp_path / "run"))
-    own = compare_run.finish(run, ENAS, StopRequest())
-    own = replace(own, search_seconds=3600.0, validate_seconds=0.0)
+    finish(run, (compare_run.search, compare_run.derive), StopRequest())
+    own = replace(compare_run.found_by(run, ENAS), search_seconds=3600.0, validate_seconds=0.0)
     said = compare_run.plan(run, CompareConfig(seeds=3, samples=6), own)
     assert "8 searches and at most 15 trainings are missing: about 8 h" in said
     assert not capsys.readouterr().out
@@ -560,15 +561,15 @@ def test_an_unfinished_search_and_other_settings_are_refused(text: Path, tmp_pat
     execute(run, ("search",))
     folder = run.folder / "compare" / f"{SHARED_RANDOM}-seed0"
     Run.create(folder, tiny.config(text), ("search", "derive"))
-    with pytest.raises(RunFolderError, match="holds a search of other settings"):
+    with pytest.raises(RunFolderError, match="holds a run of other settings"):
         compare_run.compare_run(Run.open(run.folder), SMALL)
     with pytest.raises(ConfigError, match="give the run folder"):
         cli.check_command(["compare"])
 
 
 def test_command_to_go_on_is_the_one_given() -> None:
-    assert command(CompareConfig()) == "enas compare"
-    again = command(CompareConfig(seeds=8, samples=40, epochs=2, json=True))
+    assert command_line("enas compare", CompareConfig()) == "enas compare"
+    again = command_line("enas compare", CompareConfig(seeds=8, samples=40, epochs=2, json=True))
     assert again == "enas compare --seeds=8 --samples=40 --epochs=2"
 
 

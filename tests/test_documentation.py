@@ -348,6 +348,15 @@ def test_compiled_kernels_are_behind_one_door() -> None:
     assert doors == {"ops.py"}
 
 
+def test_evidence_knows_no_single_space_or_task() -> None:
+    """What is of one space or task is behind methods of configs and tasks; what is looked up is found by its name."""
+    files = [file for file in SOURCES if "src/enas/evidence/" in file.as_posix()]
+    modules = {(file.name, m) for file in files for m in imports(file)}
+    of_one = re.compile(r"enas\.(runs|spaces|tasks|data)\.\w+|enas\.recipes\.(recurrent|macro|micro)\b")
+    allowed = {"enas.spaces.space_from_json", "enas.data.downloads", "enas.data.downloads.read_checked"}
+    assert [pair for pair in sorted(modules) if of_one.match(pair[1]) and pair[1] not in allowed] == []
+
+
 def test_data_know_no_networks() -> None:
     allowed = ("enas.data", "enas.errors", "enas.constraints", "enas.runtime")
     modules = {(file.name, m) for file in SOURCES if file.parent.name == "data" for m in imports(file)}

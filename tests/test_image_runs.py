@@ -14,7 +14,7 @@ import torch
 from enas.cli import main
 from enas.config import CONTROLLERS
 from enas.controllers import Controller
-from enas.errors import ConfigError, RunFolderError
+from enas.errors import ConfigError
 from enas.evidence.ensemble import EnsembleConfig, ensemble
 from enas.report.summary import summary
 from enas.retrain import Network
@@ -167,7 +167,7 @@ def test_ensembles_are_of_images_and_of_at_least_one(tmp_path: Path) -> None:
     config = tiny.config(tiny.write_text(tmp_path / "text"))
     run = Run.create(tmp_path / "run", config, ("search",))
     execute(run, ("search",))
-    with pytest.raises(RunFolderError, match="searches no network for images"):
+    with pytest.raises(ConfigError, match="networks of the recurrent space do not classify"):
         ensemble(run, EnsembleConfig())
     with pytest.raises(ConfigError, match="samples must be at least 1, not 0"):
         EnsembleConfig(samples=0)

@@ -23,6 +23,7 @@ from enas.controllers.config import UniformConfig
 from enas.data.augmentation import AugmentConfig, normalise
 from enas.data.images import ImageData, ImageSet, ImageShape
 from enas.errors import ConfigError, NotFiniteError
+from enas.evidence.ensemble import accuracies
 from enas.masks import mask, masks_from
 from enas.norms import batch_statistics, norms_of
 from enas.runtime.checkpoint import CheckpointStore
@@ -38,7 +39,6 @@ from enas.spaces.micro.net import MicroChild, MicroNetConfig, MicroSupernet
 from enas.spaces.micro.space import MicroSpace
 from enas.tasks import image_child
 from enas.tasks.image_child import ImageChildConfig, ImageChildTraining, score_on_test
-from enas.tasks.image_ensemble import ensemble_score
 from enas.tasks.image_training import (
     CosineConfig,
     EvaluationImages,
@@ -516,10 +516,9 @@ def test_an_ensemble_averages_class_probabilities(statistics: NormStatistics) ->
     task = search_task(dtype=torch.float64)
     for step in range(3):
         task.train_step(0, step, [FIRST, SECOND, THIRD])
-    images = EvaluationImages(DATA.test, DATA.train.normalisation, CPU)
     before = copy.deepcopy(task.state_dict())
     members = list(SPACE.enumerate())
-    found = ensemble_score(task, iter(members), images, 100, statistics)
+    together, of_members = accuracies(task.class_probabilities(members, "test", 100, statistics))
     assert_same(task.state_dict(), before)
     images_NCHW = normalise(DATA.test.images_NCHW, DATA.train.normalisation)
     labels = DATA.test.labels_N.tolist()
@@ -535,20 +534,20 @@ def test_an_ensemble_averages_class_probabilities(statistics: NormStatistics) ->
     for n, label in enumerate(labels):
         mean = [sum(rows[n][k] for rows in probabilities) / len(members) for k in range(CLASSES)]
         right += mean.index(max(mean)) == label
-    assert found.accuracy == pytest.approx(100 * right / len(labels))
-    assert found.accuracy_of_members == pytest.approx([100 * count / len(labels) for count in alone])
-    assert found.mean_accuracy == pytest.approx(100 * sum(alone) / len(labels) / len(members))
-    assert len(set(found.accuracy_of_members)) > 1
+    assert together == pytest.approx(100 * right / len(labels))
+    assert of_members == pytest.approx([100 * count / len(labels) for count in alone])
+    assert len(set(of_members)) > 1
 
 
 def test_an_ensemble_of_one_is_that_one_and_of_none_is_refused() -> None:
     task = search_task()
     images = EvaluationImages(DATA.valid, DATA.train.normalisation, CPU)
-    found = ensemble_score(task, [SECOND], images, 7, "moving")
+    together, alone = accuracies(task.class_probabilities([SECOND], "valid", 7, "moving"))
     with task.evaluating("moving", seeded()) as forward_of:
-        assert found.accuracy == found.mean_accuracy == images.score(forward_of(SECOND), 20).accuracy
+        assert together == images.score(forward_of(SECOND), 20).accuracy
+    assert alone == [together]
     with pytest.raises(ConfigError, match="at least one architecture"):
-        ensemble_score(task, [], images, 7)
+        accuracies(task.class_probabilities([], "valid", 7, "batch"))
 
 
 # ---- training a child ----------------------------------------------------------------------------------------------

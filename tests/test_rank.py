@@ -16,10 +16,10 @@ from enas.architecture import Architecture
 from enas.config import RunConfig
 from enas.errors import ConfigError, RunFolderError
 from enas.evidence import rank as ranking
-from enas.evidence.rank import RankConfig, Truth, command, compare, epochs_with_validation, picture, rank
-from enas.evidence.scatter import scatter_svg
+from enas.evidence.pictures import axis, scatter_svg
+from enas.evidence.rank import RankConfig, Truth, compare, picture, rank
+from enas.evidence.runs import command_line
 from enas.evidence.tables.table import Row, Table
-from enas.report.plot import axis
 from enas.retrain import random_architectures
 from enas.runs.images import ImageRunConfig, MacroConfig
 from enas.runs.recurrent import RecurrentWorkshop
@@ -36,7 +36,7 @@ from enas.tasks.images import ImageSearchTask
 from enas.tasks.language import LanguageSearchTask
 from enas.tasks.language_model import LanguageModel
 from enas.tasks.language_training import evaluate
-from enas.tasks.shared_scores import shared_scores
+from enas.workers import LocalExecutor
 from tests import tiny
 from tests.test_trainings import Forbidden, InThisProcess
 
@@ -61,7 +61,7 @@ def searched(request: pytest.FixtureRequest, text: Path, tmp_path_factory: pytes
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking.LocalExecutor, "for_run", lambda config, workers=None: InThisProcess())
+    monkeypatch.setattr(LocalExecutor, "for_run", lambda config, workers=None: InThisProcess())
 
 
 # ---- shared scores -----------------------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ def test_shared_score_of_a_cell_is_the_loss_of_its_child_with_the_shared_weights
     supernet = task.model.cell
     assert isinstance(supernet, SupernetCell)
     architectures = random_architectures(task.space, 4, 0, set())
-    for architecture, score in zip(architectures, shared_scores(task, architectures), strict=True):
+    for architecture, score in zip(architectures, task.scores(architectures), strict=True):
         child = ChildCell(architecture, config.shared.hidden, config.cell, 0.1, torch.Generator())
         child.load_slice(supernet)
         model = LanguageModel(child, task.model.vocabulary, 0.1, torch.Generator())
@@ -96,7 +96,7 @@ def test_shared_score_of_a_network_is_the_accuracy_of_its_child_with_the_shared_
         task.train_step(0, step, random_architectures(task.space, 1, step, set()))
     images = EvaluationImages(workshop.data.valid, workshop.data.train.normalisation, torch.device("cpu"))
     architectures = random_architectures(task.space, 4, 9, set())
-    scores = shared_scores(task, architectures)
+    scores = task.scores(architectures)
     assert len(set(scores)) > 1
     for architecture, score in zip(architectures, scores, strict=True):
         child = MacroChild(architecture, config.child_network, workshop.data.shape, torch.Generator())
@@ -134,7 +134,7 @@ def test_a_ranking_is_recorded_and_its_trainings_are_not_repeated(
         assert found["kendall"]["value"] == pytest.approx(scipy.stats.kendalltau(shared, trained).statistic)
         assert found["spearman"]["value"] == pytest.approx(scipy.stats.spearmanr(shared, trained).statistic)
     assert record["warnings"]  # of the fifth of 7 architectures there is nothing to say
-    monkeypatch.setattr(ranking.LocalExecutor, "for_run", lambda config, workers=None: Forbidden())
+    monkeypatch.setattr(LocalExecutor, "for_run", lambda config, workers=None: Forbidden())
     assert rank(Run.open(searched), config) == record
 
 
@@ -162,15 +162,17 @@ def test_a_table_spares_the_trainings(searched: Path, monkeypatch: pytest.Monkey
     space, rng = run.config.searched_space(), np.random.default_rng(0)
     everything = list(space.enumerate())
     rows = [
-        Row(a, seed, value, math.log(value), value, 1, 1.0)
+        Row(a.choices, seed, value, math.log(value), value, 1, 1.0)
         for seed in (0, 1)
         for a, value in zip(everything, rng.uniform(1, 90, len(everything)), strict=True)
     ]
     table = Table("toy", run.config, run.workshop.data_hash, {}, tuple(rows))
     monkeypatch.setattr(ranking, "table_for", lambda config, data_hash: table)
-    monkeypatch.setattr(ranking.LocalExecutor, "for_run", lambda config, workers=None: Forbidden())
+    monkeypatch.setattr(LocalExecutor, "for_run", lambda config, workers=None: Forbidden())
     monkeypatch.setattr(
-        ranking, "shared_scores", lambda task, architectures: [table.scores(0)[a] for a in architectures]
+        type(run.searched()[0]),
+        "scores",
+        lambda task, architectures: [table.scores(0)[a] for a in architectures],
     )
     record = rank(run, RankConfig())
     assert record["architectures"] == record["repeats"] == space.count()
@@ -220,14 +222,14 @@ def test_top_fifth_is_of_the_best_by_training() -> None:
 def test_recipes_without_validation_images_are_trained_with_them(text: Path) -> None:
     config = tiny.image_config("macro", "--retrain.child.train-on", "all")
     assert isinstance(config, ImageRunConfig)
-    assert epochs_with_validation(config) == config.retrain.child.epochs
-    assert epochs_with_validation(tiny.image_config("macro")) is None
-    assert epochs_with_validation(tiny.config(text)) is None
+    assert config.epochs_with_validation() == config.retrain.child.epochs
+    assert tiny.image_config("macro").epochs_with_validation() is None
+    assert tiny.config(text).epochs_with_validation() is None
 
 
 def test_command_to_go_on_is_the_one_given() -> None:
-    assert command(RankConfig()) == "enas rank"
-    again = command(replace(RankConfig(), architectures=50, epochs=2, json=True))
+    assert command_line("enas rank", RankConfig()) == "enas rank"
+    again = command_line("enas rank", replace(RankConfig(), architectures=50, epochs=2, json=True))
     assert again == "enas rank --architectures=50 --epochs=2"
 
 
@@ -258,16 +260,16 @@ def test_picture_has_a_point_for_each_architecture_and_marks_the_best_fifth() ->
     "values", [[0.1, 0.9], [3.0, 3.0], [-5000.0, 12345.0], [-1e-9, 1e-9], [96.1, 96.2, 96.3]]
 )
 def test_axes_hold_their_values_with_a_few_round_ticks(values: list[float]) -> None:
-    made = axis("x", values)
-    assert made.low <= min(values) <= max(values) <= made.high
+    made = axis("x", values, (0, 1))
+    assert made.ticks[0] <= min(values) <= max(values) <= made.ticks[-1]
     assert 3 <= len(made.ticks) <= 9
     steps = np.diff(made.ticks)
     assert steps == pytest.approx(np.full(len(steps), steps[0]))
     assert steps[0] / 10 ** math.floor(math.log10(steps[0]) + 1e-9) == pytest.approx(
         round(steps[0] / 10 ** math.floor(math.log10(steps[0]) + 1e-9))
     )
-    assert made.place(made.low) == 0
-    assert made.place(made.high) == 1
+    assert made.at(made.ticks[0]) == 0
+    assert made.at(made.ticks[-1]) == 1
 
 
 def test_points_lie_where_their_values_are() -> None:

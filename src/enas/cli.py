@@ -19,7 +19,7 @@ import mimetypes
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from enas.evidence.compare import CompareConfig
     from enas.evidence.ensemble import EnsembleConfig
     from enas.evidence.rank import RankConfig
-    from enas.evidence.tables.build import ShowOptions as TableOptions
     from enas.evidence.tables.score import ScoreOptions
+    from enas.evidence.tables.table import ShowOptions as TableOptions
     from enas.stages import Run, StageName
 
 LONGEST_COMPLAINT = 2000
@@ -371,7 +371,7 @@ def parse_retrain(argv: list[str]) -> Action:
 
 def parse_ablate(argv: list[str]) -> Action:
     """`ablate RECIPE --variant NAME ... [--seeds N] [--SETTING VALUE ...]`."""
-    from enas.evidence.ablate import named, variants_of
+    from enas.evidence.variants import named, variants_of
     from enas.recipes import RECIPES
     from enas.spaces.notation import MOST_DIGITS
 
@@ -587,10 +587,10 @@ def score_order(run: Run, config: RankConfig) -> str:
 def score_against_rivals(run: Run, config: CompareConfig) -> str:
     """Compare a run's method with random ones and with evolution, at equal budget."""
     from enas.evidence.compare import compare_run
-    from enas.evidence.comparison_text import comparison_text
+    from enas.evidence.comparison import describe
 
     comparison = compare_run(run, config)
-    return json.dumps(comparison.to_json(), indent=2) if config.json else comparison_text(comparison)
+    return json.dumps(asdict(comparison), indent=2) if config.json else describe(comparison)
 
 
 def parse_benchmark(argv: list[str]) -> Action:
@@ -624,10 +624,11 @@ def score_controllers(config: BenchmarkConfig) -> int:
 
 def parse_table(argv: list[str]) -> Action:
     """`table build NAME --run FOLDER`, `table show NAME`."""
-    from enas.evidence.tables.build import BuildOptions, build, describe
-    from enas.evidence.tables.build import ShowOptions as TableOptions
+    from enas.evidence.tables.build import BuildOptions, build
     from enas.evidence.tables.minispaces import MINI_SPACES, mini_space
     from enas.evidence.tables.score import ScoreOptions
+    from enas.evidence.tables.table import ShowOptions as TableOptions
+    from enas.evidence.tables.table import describe
 
     does, name, rest = (*argv, "", "")[0], (*argv, "", "")[1], argv[2:]
     known: tuple[str, ...] = ("build", "score", "show")
@@ -660,8 +661,8 @@ def show_score(name: str, options: ScoreOptions) -> int:
 
 def show_table(name: str, options: TableOptions) -> int:
     """Say what a table holds."""
-    from enas.evidence.tables.build import describe, figures
     from enas.evidence.tables.minispaces import table_of
+    from enas.evidence.tables.table import describe, figures
 
     table = table_of(name, options.file)
     return show_text(json.dumps(figures(table), indent=2) if options.json else describe(table))

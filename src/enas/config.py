@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import nn
 
-from enas.architecture import Space
+from enas.architecture import Architecture, Space
 from enas.constraints import Seed, Settings, Threads
 from enas.controllers.config import (
     ControllerConfig,
@@ -64,6 +64,8 @@ class RunConfig(Settings, ABC):
     """A command that runs the quick recipe on data of one's own, and what those are, as a comment."""
     controllers: ClassVar[Mapping[str, ControllerConfig]]
     """What the names of `CONTROLLERS` mean in the space: `lstm` is the paper's, `lstm-authors` the authors'."""
+    paper: ClassVar[Mapping[str, str]] = {}
+    """What the paper states of variants of the recipe, by the names that `enas ablate` gives them."""
 
     seed: Seed = 0
     """Every random number of the run follows from it."""
@@ -105,6 +107,25 @@ class RunConfig(Settings, ABC):
     def references(self) -> list[Network]:
         """Networks of another kind than the space's that the found architecture is compared with: none by default."""
         return []
+
+    def alone(self) -> Self:
+        """These settings without networks that the found one is compared with."""
+        return replace(self, retrain=replace(self.retrain, random=0))
+
+    @abstractmethod
+    def child_settings(self) -> dict[str, Any]:
+        """What the network around an architecture is like when it is trained alone, as plain values."""
+
+    def epochs_with_validation(self) -> int | None:
+        """The length of a training that keeps the validation data out; None if the recipe's does so by itself."""
+        return None
+
+    def as_large(self, architecture: Architecture, reference: Architecture) -> Self:
+        """These settings with the width at which `architecture` has as nearly as possible the parameters of `reference`.
+
+        Raises `ConfigError` if networks of this kind have no width to choose.
+        """
+        raise ConfigError(f"{type(self).__name__} has no width that could make two networks alike")
 
     @property
     def dtype(self) -> torch.dtype:

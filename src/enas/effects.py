@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -84,62 +84,42 @@ class Effects:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; options that were never taken have no effect (null)."""
-        return {
-            "records": self.records,
-            "groups": self.groups,
-            "within": self.within,
-            "mean_reward": self.mean_reward,
-            "alpha": self.alpha,
-            "explained": self.explained,
-            "decisions": [
-                {
-                    "decision": decision.name,
-                    "options": [
-                        {
-                            "option": option.option,
-                            "effect": option.effect if option.count else None,
-                            "standard_error": option.standard_error if option.count else None,
-                            "count": option.count,
-                        }
-                        for option in options
-                    ],
-                }
-                for decision, options in zip(self.space.decisions, self.decisions, strict=True)
-            ],
-        }
+        unknown = {"effect": None, "standard_error": None}
+        decisions = [
+            {
+                "decision": decision.name,
+                "options": [asdict(option) | ({} if option.count else unknown) for option in options],
+            }
+            for decision, options in zip(self.space.decisions, self.decisions, strict=True)
+        ]
+        numbers = ("records", "groups", "within", "mean_reward", "alpha", "explained")
+        return {**{name: getattr(self, name) for name in numbers}, "decisions": decisions}
 
     def table(self, most: int = 10) -> str:
         """The decisions on which most depends, a line each, in percent of the mean reward, for a person to read."""
         said = f"{self.records} rewards compared within {self.groups} {self.within}s"
+        share = f"cross-validated share explained {self.explained:.2f}"
         if self.explained <= 0:
-            return (
-                f"effects of single decisions: none that carry over ({said}; cross-validated share explained "
-                f"{self.explained:.2f})"
-            )
-        spreads = [
-            max(taken) - min(taken) if (taken := [o.effect for o in options if o.count]) else 0.0
-            for options in self.decisions
-        ]
-        shown = sorted(range(len(spreads)), key=lambda position: -spreads[position])[:most]
+            return f"effects of single decisions: none that carry over ({said}; {share})"
+        percent = 100 / (abs(self.mean_reward) or 1.0)
+        spreads = []
+        for options in self.decisions:
+            taken = [option.effect for option in options if option.count]
+            spreads.append(max(taken, default=0.0) - min(taken, default=0.0))
         lines = [
-            f"effects of single decisions on the reward, in % of its mean, ± standard error ({said}; cross-validated "
-            f"share explained {self.explained:.2f}):"
+            f"effects of single decisions on the reward, in % of its mean, ± standard error ({said}; {share}):"
         ]
-        for position in shown:
-            options = [option for option in self.decisions[position] if option.count]
-            options.sort(key=lambda option: -option.effect)
+        for position in sorted(range(len(spreads)), key=lambda position: -spreads[position])[:most]:
+            best_first = sorted(self.decisions[position], key=lambda option: -option.effect)
             words = [
-                f"{o.option} {self._percent(o.effect):+.1f} ± {self._percent(o.standard_error):.1f}"
-                for o in options
+                f"{o.option} {percent * o.effect:+.1f} ± {percent * o.standard_error:.1f}"
+                for o in best_first
+                if o.count
             ]
             lines.append(f"  {self.space.decisions[position].name}: {', '.join(words)}")
         if len(spreads) > most:
             lines.append(f"  and {len(spreads) - most} decisions with smaller differences: see effects.json")
         return "\n".join(lines)
-
-    def _percent(self, value: float) -> float:
-        """Of the mean reward; of 1 where that is 0."""
-        return 100 * value / (abs(self.mean_reward) or 1.0)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ from enas.controllers.config import AUTHORS, PAPER, ControllerConfig, UniformCon
 from enas.errors import ConfigError, did_you_mean, shown
 from enas.evidence.known_scores import KnownScores, Trial, search_known
 from enas.evidence.nas_bench_graph import SHA256, load_table
+from enas.evidence.runs import aligned
 from enas.evidence.statistics import (
+    Floats,
     Interval,
     claim_better,
     claim_difference,
@@ -26,7 +28,6 @@ from enas.evidence.statistics import (
     probability_better_paired,
     random_equivalents,
 )
-from enas.evidence.statistics.interval import Floats
 from enas.paths import OptionalPath
 from enas.runtime.files import append_jsonl
 from enas.runtime.progress import progress
@@ -34,17 +35,12 @@ from enas.runtime.seeding import derive_seed
 
 RANDOM = "uniform"
 """The controller that is random search."""
-
 ALL = "all"
 """The name of the row of all tables together."""
-
 POINTS = 100.0
 """Scores are shares; differences are told in points."""
-
-
 LOADERS = {"nas-bench-graph": (tuple(SHA256), load_table)}
 """What `enas benchmark` knows: the names of the tables, and what reads one."""
-
 NAMED = named_controllers(PAPER, replace(AUTHORS, distance_prior=False))
 """The controllers by name; on a table, `lstm` has the settings of the paper's recurrent search."""
 
@@ -113,10 +109,6 @@ class Standing:
     seconds: float
     """Mean of a search."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
 
 def benchmark(config: BenchmarkConfig) -> list[Standing]:
     """Make all searches, on the CPU, and return the numbers that they come to."""
@@ -128,7 +120,7 @@ def benchmark(config: BenchmarkConfig) -> list[Standing]:
         for trial in searches(tables, controllers, config.evaluations, config.proposals, config.seeds):
             trials.append(trial)
             if config.records is not None:
-                append_jsonl(config.records, trial.to_json())
+                append_jsonl(config.records, asdict(trial))
             bar.advance()
     return standings(trials, tables)
 
@@ -154,41 +146,34 @@ def standings(trials: Sequence[Trial], tables: Sequence[KnownScores]) -> list[St
     """
     names = list(dict.fromkeys(trial.controller for trial in trials))
     first = first_named(names)
-    by_place: dict[tuple[str, str], list[Trial]] = {}
-    for trial in trials:
-        by_place.setdefault((trial.table, trial.controller), []).append(trial)
-
-    def values(table: str, controller: str, what: str) -> Floats:
-        """One number a seed [S], in the order of the seeds."""
-        ordered = sorted(by_place[table, controller], key=lambda trial: trial.seed)
-        return np.array([getattr(trial, what) for trial in ordered])
+    ordered = sorted(trials, key=lambda trial: trial.seed)
 
     def standing(name: str, part: Sequence[KnownScores], controller: str) -> Standing:
-        best_TS, random_TS, first_TS, test_TS, policy_TS, seconds_TS = (
-            np.stack([values(table.name, method, what) for table in part])
-            for method, what in (
-                (controller, "best_valid"),
-                (RANDOM, "best_valid"),
-                (first, "best_valid"),
-                (controller, "best_test"),
-                (controller, "policy_valid"),
-                (controller, "seconds"),
-            )
-        )
-        compared = controller not in (RANDOM, first)
-        space_mean_T1 = np.array([[table.valid.mean()] for table in part])
-        gain_S = POINTS * (policy_TS - space_mean_T1).mean(0)
+        def values(what: str, of: str = controller) -> Floats:
+            """One number a search [T, S], in the order of the seeds."""
+            found = [
+                [getattr(one, what) for one in ordered if (one.table, one.controller) == (table.name, of)]
+                for table in part
+            ]
+            return np.array(found)
+
+        best_TS = values("best_valid")
+        mean_T1 = np.array([[table.valid.mean()] for table in part])
+        gain_S = POINTS * (values("policy_valid") - mean_T1).mean(0)
+        first_better = None
+        if controller not in (RANDOM, first):
+            first_better = probability_better_paired(values("best_valid", first).ravel(), best_TS.ravel())
         rng = np.random.default_rng(derive_seed(0, "bootstrap", name, controller))
         return Standing(
             table=name,
             controller=controller,
             best_valid=float(best_TS.mean()),
-            best_test=float(test_TS.mean()),
-            better=probability_better_paired(best_TS.ravel(), random_TS.ravel()),
-            first_better=probability_better_paired(first_TS.ravel(), best_TS.ravel()) if compared else None,
+            best_test=float(values("best_test").mean()),
+            better=probability_better_paired(best_TS.ravel(), values("best_valid", RANDOM).ravel()),
+            first_better=first_better,
             policy_gain=mean_difference(gain_S, np.zeros_like(gain_S), rng),
             equivalents=random_equivalents(float(best_TS.mean()), part[0].valid) if len(part) == 1 else None,
-            seconds=float(seconds_TS.mean()),
+            seconds=float(values("seconds").mean()),
         )
 
     parts = [(table.name, [table]) for table in tables]
@@ -202,11 +187,14 @@ def first_named(controllers: Sequence[str]) -> str:
     return next((name for name in controllers if name != RANDOM), RANDOM)
 
 
+# ---- text --------------------------------------------------------------------------------------------------------------
+
+
 def as_json(found: Sequence[Standing]) -> list[dict[str, Any]]:
     """One record a table: its name, and what is known of every controller."""
     records: dict[str, dict[str, Any]] = {}
     for standing in found:
-        values = standing.to_json()
+        values = asdict(standing)
         table, controller = values.pop("table"), values.pop("controller")
         records.setdefault(table, {"table": table, "controllers": {}})["controllers"][controller] = values
     return list(records.values())
@@ -215,26 +203,20 @@ def as_json(found: Sequence[Standing]) -> list[dict[str, Any]]:
 def as_text(found: Sequence[Standing]) -> str:
     """The numbers as a table to read, and what may be said of all."""
     rows = [("", "controller", "best valid", "its test", "P(better)", "policy gain", "k*", "seconds")]
-    for standing in found:
-        random = standing.controller == RANDOM
+    for place, one in enumerate(found):
         rows.append(
             (
-                standing.table,
-                standing.controller,
-                f"{POINTS * standing.best_valid:.2f}",
-                f"{POINTS * standing.best_test:.2f}",
-                "" if random else str(standing.better),
-                str(standing.policy_gain),
-                "" if standing.equivalents is None else f"{standing.equivalents:,.0f}",
-                f"{standing.seconds:.2f}",
+                "" if place and one.table == found[place - 1].table else one.table,
+                one.controller,
+                f"{POINTS * one.best_valid:.2f}",
+                f"{POINTS * one.best_test:.2f}",
+                "" if one.controller == RANDOM else str(one.better),
+                str(one.policy_gain),
+                "" if one.equivalents is None else f"{one.equivalents:,.0f}",
+                f"{one.seconds:.2f}",
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for before, row in zip([rows[0], *rows], rows, strict=False):
-        shown = ("" if row[0] == before[0] else row[0], *row[1:])
-        lines.append("  ".join(cell.ljust(width) for cell, width in zip(shown, widths, strict=True)).rstrip())
-    return "\n".join([*lines, "", *claims(found)])
+    return "\n".join([*aligned(rows), "", *claims(found)])
 
 
 def claims(found: Sequence[Standing]) -> list[str]:
@@ -242,16 +224,14 @@ def claims(found: Sequence[Standing]) -> list[str]:
     first controller against each other."""
     last = [standing for standing in found if standing.table == found[-1].table]
     first = first_named([standing.controller for standing in last])
-    alone = [
-        f"{standing.controller}, {standing.table}: best validation score "
-        f"{claim_better(standing.better, 'random search')}; policy "
-        f"{claim_difference(standing.policy_gain, 'the mean of the space')}"
-        for standing in last
-        if standing.controller != RANDOM
+    said = [
+        f"{one.controller}, {one.table}: best validation score {claim_better(one.better, 'random search')}; policy "
+        f"{claim_difference(one.policy_gain, 'the mean of the space')}"
+        for one in last
+        if one.controller != RANDOM
     ]
-    against = [
-        f"{first}, {standing.table}: best validation score {claim_better(standing.first_better, standing.controller)}"
-        for standing in last
-        if standing.first_better is not None
+    return said + [
+        f"{first}, {one.table}: best validation score {claim_better(one.first_better, one.controller)}"
+        for one in last
+        if one.first_better is not None
     ]
-    return alone + against

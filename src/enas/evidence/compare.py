@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,11 +24,19 @@ from enas.architecture import Architecture
 from enas.config import RunConfig
 from enas.constraints import Epochs, SampleSize, Settings, Several, Threads
 from enas.effects import ArchiveRecord
-from enas.errors import ConfigError, NotFiniteError, RunFolderError, enas_command, shown
-from enas.evidence.comparison import RANDOM_SEARCH, SAMPLING, Comparison, Record, compare
-from enas.evidence.comparison_picture import comparison_svg
-from enas.evidence.methods import RIVALS, Spent, own_name, rivals, spent_by
-from enas.evidence.rank import epochs_with_validation, score
+from enas.errors import ConfigError, RunFolderError, enas_command, shown
+from enas.evidence.comparison import RANDOM_SEARCH, SAMPLING, Comparison, Record, compare, mean
+from enas.evidence.methods import RIVALS, Method, Spent, own_name, rivals
+from enas.evidence.pictures import comparison_svg
+from enas.evidence.runs import (
+    DIVERGED,
+    command_line,
+    finish,
+    finish_or_diverge,
+    run_in,
+    train_networks,
+    valid_score,
+)
 from enas.retrain import RESULT, Network, random_architectures, read_result, score_in
 from enas.runtime.checkpoint import check_still_there
 from enas.runtime.files import write_atomic, write_json
@@ -40,12 +46,9 @@ from enas.runtime.records import read_records
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import Stopped, StopRequest
 from enas.stages import Run, derive, search
-from enas.trainings import Job, train_all
 from enas.workers import LocalExecutor, refuse_import_by_worker
 
 PART, RECORDS, NUMBERS, PICTURE = "compare", "records.jsonl", "comparison.json", "comparison.svg"
-DIVERGED = "diverged.json"
-"""In the folder of a search whose shared weights diverged."""
 
 
 @dataclass(frozen=True)
@@ -73,20 +76,21 @@ class CompareConfig(Settings):
             raise ConfigError(
                 f"--samples must be at least --seeds, {self.seeds}, not {self.samples}: random search needs one a seed"
             )
-        unknown = [name for name in self.chosen if name not in RIVALS]
-        if unknown:
-            raise ConfigError(
-                f"--rivals are some of {', '.join(RIVALS)}, with commas between, or none, not {shown(unknown[0])}"
-            )
+        for name in self.rivals.split(","):
+            if name not in RIVALS and self.rivals != "none":
+                known = ", ".join(RIVALS)
+                raise ConfigError(
+                    f"--rivals are some of {known}, with commas between, or none, not {shown(name)}"
+                )
 
-    @property
-    def chosen(self) -> list[str]:
-        """The names of `rivals`."""
-        return [] if self.rivals == "none" else self.rivals.split(",")
-
-    def rivals_of(self, config: RunConfig) -> Mapping[str, Callable[[RunConfig, Spent], RunConfig]]:
+    def rivals_of(self, config: RunConfig) -> Mapping[str, Method]:
         """The chosen ones; a run's own method is none."""
-        return {name: settings for name, settings in rivals(config).items() if name in self.chosen}
+        chosen = self.rivals.split(",")
+        return {name: method for name, method in rivals(config).items() if name in chosen}
+
+    def training_epochs(self, config: RunConfig) -> int | None:
+        """The length of all trainings; None for the recipe's, which has validation scores."""
+        return self.epochs if self.epochs is not None else config.epochs_with_validation()
 
 
 @dataclass(frozen=True)
@@ -121,126 +125,88 @@ def compare_run(run: Run, config: CompareConfig) -> Comparison:
             found = searches(run, config, stop)
             records = train(run, config, found, drawn, stop)
         except Stopped as stopped:
-            raise stop.stopped(run.folder, command(config)) from stopped
+            raise stop.stopped(run.folder, command_line("enas compare", config)) from stopped
     comparison = compare(records, own_name(run.config), run.config.metric, run.config.seed)
     folder, lines = run.folder / PART, (json.dumps(asdict(record)) + "\n" for record in records)
     write_atomic(folder / RECORDS, "".join(lines), own=True)
-    write_json(folder / NUMBERS, comparison.to_json())
+    write_json(folder / NUMBERS, asdict(comparison))
     write_atomic(folder / PICTURE, comparison_svg(comparison, records), own=True)
     return comparison
 
 
-def command(config: CompareConfig) -> str:
-    """The command that goes on after a stop, up to the run folder."""
-    default = CompareConfig()
-    changed = {
-        name: value
-        for name, value in vars(config).items()
-        if value != getattr(default, name) and name != "json"
-    }
-    return shlex.join(["enas", "compare", *(f"--{name}={value}" for name, value in changed.items())])
-
-
-# ---- searches ---------------------------------------------------------------------------------------------------------
+# ---- searches ----------------------------------------------------------------------------------------------------------
 
 
 def searches(run: Run, config: CompareConfig, stop: StopRequest) -> list[Found]:
     """Search with every seed: by the run's own method, and then by its rivals on what it has spent."""
     own = own_name(run.config)
-    first = finish(run, own, stop)
+    finish(run, (search, derive), stop)
+    first = found_by(run, own)
     say(plan(run, config, first))
-    found = [first]
+    found = []
     for seed in range(run.config.seed, run.config.seed + config.seeds):
         seeded = replace(run.config, seed=seed)
         model = first if seed == run.config.seed else search_in(run, own, seeded, stop)
+        found.append(model)
         budget = (first if model.architecture is None else model).spent
-        found += [] if model is first else [model]
-        found += [
-            search_in(run, name, settings(seeded, budget), stop)
-            for name, settings in config.rivals_of(run.config).items()
-        ]
+        for name, method in config.rivals_of(run.config).items():
+            found.append(search_in(run, name, method(seeded, budget), stop))
     return found
 
 
 def search_in(run: Run, method: str, config: RunConfig, stop: StopRequest) -> Found:
-    """Search in the folder of a method and a seed, from where it was.
-
-    Raises `RunFolderError` if it holds a search of other settings.
-    """
+    """Search in the folder of a method and a seed, from where it was."""
     folder = run.folder / PART / f"{method}-seed{config.seed}"
-    if (folder / DIVERGED).exists():
-        return diverged(folder, method, config.seed)
-    begun = (folder / "config.json").exists()
-    if not begun:
+    if not (folder / "config.json").exists():
         check_still_there(run.run_file)
         say(f"compare: {method}, seed {config.seed}")
-    searching = Run.open(folder) if begun else Run.create(folder, config, ("search", "derive"))
-    if searching.config != config:
-        raise RunFolderError(f"{folder} holds a search of other settings than {run.folder} has; delete it")
-    try:
-        return finish(searching, method, stop)
-    except NotFiniteError as error:
-        say(f"{error}. It counts as diverged, and the comparison goes on.")
-        write_json(folder / DIVERGED, {"diverged": str(error)})
-        return diverged(folder, method, config.seed)
+    searching = run_in(folder, config, ("search", "derive"))
+    if finish_or_diverge(searching, (search, derive), stop) is None:
+        return found_by(searching, method)
+    # The shared weights diverged: the search cost what it had spent until then.
+    advice, metrics, archive = (
+        f"Delete {folder} to search again",
+        folder / "metrics.jsonl",
+        folder / "archive.jsonl",
+    )
+    logged = read_records(metrics, MetricsRecord, advice) if metrics.exists() else []
+    rewarded = read_records(archive, ArchiveRecord, advice) if archive.exists() else []
+    seconds = max((record.time for record in logged), default=0.0)
+    return Found(method, config.seed, None, Spent(len(rewarded), 0), seconds, 0.0)
 
 
-def finish(run: Run, method: str, stop: StopRequest) -> Found:
-    """Search and derive, from where the run was, and say what it came to."""
-    for stage in (search, derive):
-        stage(run, stop)
-        if stop.requested:
-            raise stop.stopped(run.folder)
+def found_by(run: Run, method: str) -> Found:
+    """What a search came to that is finished and has derived an architecture.
+
+    Raises `RunFolderError` if it has not noted what that took.
+    """
+    searched, derived, config = run.search_record(), run.derive_record(), run.config.derive
+    if searched is None or derived is None:
+        missing = run.folder / ("search.json" if searched is None else "derive.json")
+        raise RunFolderError(
+            f"{missing} is missing: what the search took is not known. Delete architecture.json there, and derive again"
+        )
+    spent = Spent(len(run.archive()), derived.candidates * config.minibatches * config.checkpoints)
     shortlist = (read_result(path.parent) or {} for path in (run.folder / "derive").glob(f"*/{RESULT}"))
-    record = run.search_record()
-    assert record is not None  # the search has just been finished, if it was not before
-    return Found(
-        method,
-        run.config.seed,
-        run.architecture(),
-        spent_by(run),
-        record.seconds,
-        scoring_seconds(run) + sum(result.get("seconds", 0.0) for result in shortlist),
-    )
-
-
-def scoring_seconds(run: Run) -> float:
-    """What it took to score the candidates; said to be unknown if the architecture was derived before that was noted."""
-    record = run.derive_record()
-    if record is not None:
-        return record.seconds
-    say(
-        f"compare: {run.folder / 'derive.json'} is missing, so that the time of scoring the candidates there is not counted"
-    )
-    return 0.0
-
-
-def diverged(folder: Path, method: str, seed: int) -> Found:
-    """A search whose shared weights diverged: a result too, which cost what it had spent."""
-    path = folder / "metrics.jsonl"
-    advice = f"Delete {folder} to search again"
-    times = [record.time for record in read_records(path, MetricsRecord, advice)] if path.exists() else []
-    rewarded = folder / "archive.jsonl"
-    spent = Spent(len(read_records(rewarded, ArchiveRecord, advice)) if rewarded.exists() else 0, 0)
-    return Found(method, seed, None, spent, max(times, default=0.0), 0.0)
+    picking = derived.seconds + sum(result.get("seconds", 0.0) for result in shortlist)
+    return Found(method, run.config.seed, run.architecture(), spent, searched.seconds, picking)
 
 
 def plan(run: Run, config: CompareConfig, first: Found) -> str:
     """What is missing, and about how long it takes: a search as long as the run's own took, a training as estimated."""
-    names = (own_name(run.config), *config.rivals_of(run.config))
+    names = (first.method, *config.rivals_of(run.config))
     folders = [
         run.folder / PART / f"{name}-seed{seed}"
         for name in names
-        for seed in range(run.config.seed, run.config.seed + config.seeds)
+        for seed in range(first.seed, first.seed + config.seeds)
         if (name, seed) != (first.method, first.seed)
     ]
     ended = ("architecture.json", DIVERGED)
     missing = sum(not any((folder / name).exists() for name in ended) for folder in folders)
     trained = len(list((run.folder / PART).glob(f"*-seed*/{RESULT}")))
     trainings = max(0, len(names) * config.seeds + config.samples - trained)
-    assert first.architecture is not None  # the run's own search is finished
     network = Network("candidate", first.architecture, first.seed)
-    example = run.workshop.child_training(network, training_epochs(run, config))
+    example = run.workshop.child_training(network, config.training_epochs(run.config))
     each = example.estimate()[0] * example.total_steps
     at_once = max(1, min(LocalExecutor.for_run(run.config, config.workers).at_once, trainings))
     seconds = missing * (first.search_seconds + first.validate_seconds) + trainings * each / at_once
@@ -250,12 +216,10 @@ def plan(run: Run, config: CompareConfig, first: Found) -> str:
     )
 
 
-# ---- trainings --------------------------------------------------------------------------------------------------------
+# ---- trainings ---------------------------------------------------------------------------------------------------------
 
-
-def training_epochs(run: Run, config: CompareConfig) -> int | None:
-    """The length of all trainings; None for the recipe's, which has validation scores."""
-    return config.epochs if config.epochs is not None else epochs_with_validation(run.config)
+Result = Mapping[str, Any]
+"""What result.json says of a training."""
 
 
 def train(
@@ -265,70 +229,66 @@ def train(
 
     Raises `RunFolderError` if a training's process died.
     """
+    epochs = config.training_epochs(run.config)
+    own = Network("candidate", found[0].architecture, found[0].seed)
+    before = (
+        run.result(own, "retrain") if epochs is None else None
+    )  # the stage retrain may have done it alike
+    results: dict[Network, Result] = {own: before} if before is not None and "test" in before else {}
+    picked = [
+        Network("candidate", one.architecture, one.seed) for one in found if one.architecture is not None
+    ]
     sampled = [Network("candidate", a, run.config.seed + number) for number, a in enumerate(drawn)]
-    picked = {
-        one: Network("candidate", one.architecture, one.seed) for one in found if one.architecture is not None
-    }
-    results = trained_by_the_run(run, config)
-    wanted = [network for network in dict.fromkeys([*picked.values(), *sampled]) if network not in results]
-    jobs = [Job(run.folder, PART, network, training_epochs(run, config), test=True) for network in wanted]
-    executor = LocalExecutor.for_run(run.config, config.workers)
-    outcomes = list(train_all(run, jobs, executor, stop, PART, command(config)))
-    died = sum(outcome.ending == "died" for outcome in outcomes)
+    wanted = [network for network in dict.fromkeys([*picked, *sampled]) if network not in results]
+    command = command_line("enas compare", config)
+    results |= train_networks(
+        run, PART, wanted, stop, command, workers=config.workers, epochs=epochs, test=True
+    )
+    died = sum(network not in results for network in wanted)
     if died:
         raise RunFolderError(
-            f"{died} of {len(jobs)} trainings under {run.folder / PART} died; the same command takes them up again"
+            f"{died} of {len(wanted)} trainings under {run.folder / PART} died; the same command takes them up again"
         )
-    results |= {outcome.job.network: outcome.result for outcome in outcomes}
     records = [
-        record_of(run.config, one, results.get(picked[one]) if one in picked else None) for one in found
+        record_of(run.config, one, results.get(Network("candidate", one.architecture, one.seed)))
+        for one in found
     ]
-    own = [record for record in records if record.method == own_name(run.config)]
+    samples = [results[network] for network in sampled]
     return [
         *records,
-        *random_searches(run.config, own, [results[network] for network in sampled]),
+        *random_searches(run.config, [one for one in records if one.method == found[0].method], samples),
         *(sample_of(run.config, network, results[network]) for network in sampled),
     ]
 
 
-def trained_by_the_run(run: Run, config: CompareConfig) -> dict[Network, dict[str, Any]]:
-    """What the run's stage retrain has done already, if it did as the other trainings are done."""
-    network = Network("candidate", run.architecture(), run.config.seed)
-    result = run.result(network, "retrain")
-    if training_epochs(run, config) is None and result is not None and "test" in result:
-        return {network: result}
-    return {}
+def test_score(config: RunConfig, result: Result | None) -> float | None:
+    """By the run's metric; None if the training diverged, or there is none."""
+    if result is None or "diverged" in result:
+        return None
+    return score_in(result, f"test_{config.metric.name}")
 
 
-def test_score(config: RunConfig, result: Mapping[str, Any]) -> float | None:
-    """By the run's metric; None if the training diverged."""
-    return None if "diverged" in result else score_in(result, f"test_{config.metric.name}")
-
-
-def record_of(config: RunConfig, one: Found, result: Mapping[str, Any] | None) -> Record:
+def record_of(config: RunConfig, one: Found, result: Result | None) -> Record:
     """What a search came to, with the training of what it picked."""
     return Record(
         method=one.method,
         seed=one.seed,
         architecture="" if one.architecture is None else str(one.architecture),
-        score=None if result is None else test_score(config, result),
+        score=test_score(config, result),
         evaluations=one.spent.evaluations,
         search_seconds=one.search_seconds,
         validate_seconds=one.validate_seconds,
-        final_seconds=0.0 if result is None else float(result.get("seconds", 0.0)),
+        final_seconds=float((result or {}).get("seconds", 0.0)),
     )
 
 
-def sample_of(config: RunConfig, network: Network, result: Mapping[str, Any]) -> Record:
+def sample_of(config: RunConfig, network: Network, result: Result) -> Record:
     """A random architecture: a run by itself."""
-    seconds = float(result.get("seconds", 0.0))
-    text = str(network.architecture)
+    seconds, text = float(result.get("seconds", 0.0)), str(network.architecture)
     return Record(SAMPLING, network.seed, text, test_score(config, result), 1, 0.0, 0.0, seconds)
 
 
-def random_searches(
-    config: RunConfig, own: Sequence[Record], sampled: Sequence[Mapping[str, Any]]
-) -> list[Record]:
+def random_searches(config: RunConfig, own: Sequence[Record], sampled: Sequence[Result]) -> list[Record]:
     """Random search with every seed of the own method, resolved from the sampled trainings: nothing is trained for it.
 
     A random search trains so many architectures, rounded up, as take the seconds of a run of the own method, its final
@@ -336,8 +296,9 @@ def random_searches(
     those drawn, so that searches of different seeds are independent. Where there are too few, all have fewer.
     """
     costs = [result["seconds"] for result in sampled if "seconds" in result]
-    budget = float(np.mean([record.seconds for record in own]))
-    wanted = math.ceil(budget / float(np.mean(costs))) if sum(costs) else 1  # too short to be timed
+    wanted = (
+        math.ceil(mean(own, "seconds") / float(np.mean(costs))) if sum(costs) else 1
+    )  # too short to be timed
     each = min(max(1, wanted), len(sampled) // len(own))
     if each < wanted:
         say(
@@ -348,15 +309,15 @@ def random_searches(
     return [random_search(config, record.seed, part) for record, part in zip(own, parts, strict=True)]
 
 
-def random_search(config: RunConfig, seed: int, trained: Sequence[Mapping[str, Any]]) -> Record:
+def random_search(config: RunConfig, seed: int, trained: Sequence[Result]) -> Record:
     """The best of these trainings by its validation score. All of them are what picking it costs."""
     whole = [result for result in trained if "diverged" not in result]
-    best = max(whole, key=lambda result: score(config, result), default=None)
+    best = max(whole, key=lambda result: valid_score(config.metric, result), default=None)
     return Record(
         method=RANDOM_SEARCH,
         seed=seed,
         architecture="" if best is None else best["architecture"]["text"],
-        score=None if best is None else test_score(config, best),
+        score=test_score(config, best),
         evaluations=len(trained),
         search_seconds=0.0,
         validate_seconds=sum(result.get("seconds", 0.0) for result in trained),

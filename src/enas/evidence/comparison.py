@@ -7,28 +7,26 @@ The method `sampling` is another thing: architectures drawn at random and traine
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from enas.config import Metric
 from enas.errors import DataError
+from enas.evidence.runs import aligned
 from enas.evidence.statistics import (
+    Floats,
     Interval,
     best_of_k,
     claim_better,
-    claim_better_unpaired,
-    end_to_end_cost,
     mean_difference,
     probability_better,
     probability_better_paired,
     random_equivalents,
     seeds_needed,
 )
-from enas.evidence.statistics.interval import Floats
-from enas.runtime.records import WrongRecord, validated
+from enas.runtime.progress import duration
 from enas.runtime.seeding import derive_seed
 
 SAMPLING = "sampling"
@@ -66,21 +64,18 @@ class Record:
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """One method by itself."""
+    """One method by itself: means over its runs, those of the score over the runs that did not diverge."""
 
     method: str
     runs: int
     diverged: int
     score: float | None
-    """Mean over the runs that did not diverge."""
     worst: float | None
     best: float | None
     evaluations: float
-    """Mean of a run."""
     seconds: float
-    """Mean of a run."""
     end_to_end_seconds: float
-    """Of all its runs and one final training: k · (T_search + T_validate) + T_final."""
+    """Of all its runs and one final training: k · (T_search + T_validate) + T_final (Lindauer & Hutter 2019)."""
     random_equivalents: float | None
     """Smallest k for which the expected best of k sampled architectures reaches the mean score; None if none does, or
     nothing was sampled."""
@@ -123,22 +118,6 @@ class Comparison:
     random_in_budget: float | None
     """Architectures that are trained in the seconds of one run of the method; None if nothing was sampled."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Comparison:
-        """The comparison written by `to_json`. Raises `DataError` naming what is wrong."""
-        comparison: Comparison = _read(cls, record)
-        return comparison
-
-
-def record_from_json(values: Mapping[str, Any]) -> Record:
-    """The record whose fields these are. Raises `DataError` naming what is wrong."""
-    record: Record = _read(Record, values)
-    return record
-
 
 def compare(records: Sequence[Record], method: str, metric: Metric, seed: int = 0) -> Comparison:
     """The numbers of `method` against every other method of the records; `seed` is the bootstrap's.
@@ -149,34 +128,39 @@ def compare(records: Sequence[Record], method: str, metric: Metric, seed: int = 
     if method not in by_method:
         raise DataError(f"there is no run of {method!r}; there are runs of {', '.join(by_method)}")
     sign = -1.0 if metric.lower_is_better else 1.0
-    sampled_N = sign * _scores(by_method.get(SAMPLING, []))
-    # Of diverged ones there is no score, and the expected best would look better than it is: they count as the worst.
-    diverged = sum(record.score is None for record in by_method.get(SAMPLING, []))
-    if len(sampled_N):
-        sampled_N = np.concatenate((sampled_N, np.full(diverged, sampled_N.min())))
-    contests = tuple(
-        _contest(method, rival, by_method, sign, np.random.default_rng(derive_seed(seed, "bootstrap", rival)))
-        for rival in by_method
-        if rival != method
-    )
+    sampled = by_method.get(SAMPLING, [])
+    sampled_N = sign * _scores(sampled)
+    if len(
+        sampled_N
+    ):  # what diverged counts as the worst: without it the expected best would look better than it is
+        sampled_N = np.concatenate((sampled_N, np.full(len(sampled) - len(sampled_N), sampled_N.min())))
+    # How many are trained in the seconds of one run of the method.
+    training = [record.final_seconds for record in sampled if record.score is not None]
     return Comparison(
         metric=metric.name,
         lower_is_better=metric.lower_is_better,
         method=method,
         summaries=tuple(_summary(name, runs, sign, sampled_N) for name, runs in by_method.items()),
-        contests=contests,
+        contests=tuple(
+            _contest(
+                by_method[method], runs, sign, np.random.default_rng(derive_seed(seed, "bootstrap", rival))
+            )
+            for rival, runs in by_method.items()
+            if rival != method
+        ),
         best_of_random=tuple(sign * best_of_k(sampled_N, k) for k in range(1, len(sampled_N) + 1)),
-        random_in_budget=affordable(by_method[method], by_method.get(SAMPLING, [])),
+        random_in_budget=mean(by_method[method], "seconds") / float(np.mean(training))
+        if sum(training)
+        else None,
     )
 
 
-def affordable(runs: Iterable[Record], sampled: Sequence[Record]) -> float | None:
-    """How many of the sampled architectures are trained in the seconds of one run, on average."""
-    seconds = [record.final_seconds for record in sampled if record.score is not None]
-    return _mean(run.seconds for run in runs) / _mean(seconds) if sum(seconds) else None
+def mean(runs: Sequence[Record], what: str) -> float:
+    """The mean over runs of one of their numbers."""
+    return float(np.mean([getattr(run, what) for run in runs]))
 
 
-def _grouped(records: Iterable[Record]) -> dict[str, list[Record]]:
+def _grouped(records: Sequence[Record]) -> dict[str, list[Record]]:
     """The runs of each method by seed."""
     by_method: dict[str, list[Record]] = {}
     for record in records:
@@ -190,38 +174,36 @@ def _grouped(records: Iterable[Record]) -> dict[str, list[Record]]:
     return by_method
 
 
-def _scores(runs: Iterable[Record]) -> Floats:
+def _scores(runs: Sequence[Record]) -> Floats:
     """The scores of the runs that did not diverge."""
     return np.array([run.score for run in runs if run.score is not None], dtype=np.float64)
 
 
 def _summary(name: str, runs: Sequence[Record], sign: float, sampled_N: Floats) -> MethodSummary:
     score_N = sign * _scores(runs)
-    mean = float(score_N.mean()) if len(score_N) else None
-    equivalents = random_equivalents(mean, sampled_N) if mean is not None and len(sampled_N) else math.inf
+    known = len(score_N) > 0
+    equivalents = (
+        random_equivalents(float(score_N.mean()), sampled_N) if known and len(sampled_N) else math.inf
+    )
+    choosing = mean(runs, "search_seconds") + mean(runs, "validate_seconds")
     return MethodSummary(
         method=name,
         runs=len(runs),
         diverged=len(runs) - len(score_N),
-        score=None if mean is None else sign * mean,
-        worst=sign * float(score_N.min()) if len(score_N) else None,
-        best=sign * float(score_N.max()) if len(score_N) else None,
-        evaluations=_mean(run.evaluations for run in runs),
-        seconds=_mean(run.seconds for run in runs),
-        end_to_end_seconds=end_to_end_cost(
-            len(runs),
-            _mean(run.search_seconds for run in runs),
-            _mean(run.validate_seconds for run in runs),
-            _mean(run.final_seconds for run in runs),
-        ),
+        score=sign * float(score_N.mean()) if known else None,
+        worst=sign * float(score_N.min()) if known else None,
+        best=sign * float(score_N.max()) if known else None,
+        evaluations=mean(runs, "evaluations"),
+        seconds=mean(runs, "seconds"),
+        end_to_end_seconds=len(runs) * choosing + mean(runs, "final_seconds"),
         random_equivalents=equivalents if equivalents < math.inf else None,
     )
 
 
 def _contest(
-    method: str, rival: str, by_method: Mapping[str, list[Record]], sign: float, rng: np.random.Generator
+    ours: Sequence[Record], theirs: Sequence[Record], sign: float, rng: np.random.Generator
 ) -> Contest:
-    ours, theirs = by_method[method], by_method[rival]
+    method, rival = ours[0].method, theirs[0].method
     paired = SAMPLING not in (method, rival)
     if paired:
         seeds = {run.seed for run in ours} & {run.seed for run in theirs}
@@ -233,62 +215,83 @@ def _contest(
         for runs in (ours, theirs)
     )
     floor = min([score for score in (*score_N, *rival_M) if score > -math.inf], default=0.0) - 1
-    ranked_N, ranked_M = np.maximum(score_N, floor), np.maximum(rival_M, floor)
+    ranked = np.maximum(score_N, floor), np.maximum(rival_M, floor)  # what diverged is worse than any score
+    better = probability_better_paired(*ranked) if paired else probability_better(*ranked)
     difference = None
-    if paired:
-        better = probability_better_paired(ranked_N, ranked_M)
-        both = (score_N > floor) & (rival_M > floor)
-        if both.sum() > 1:
-            difference = mean_difference(score_N[both], rival_M[both], rng)
-    else:
-        better = probability_better(ranked_N, ranked_M)
+    if paired and (both := (score_N > floor) & (rival_M > floor)).sum() > 1:
+        difference = mean_difference(score_N[both], rival_M[both], rng)
+
+    def ratio(what: str) -> float | None:
+        """The rival's mean over the method's, where the method has any."""
+        own = mean(ours, what)
+        return mean(theirs, what) / own if own else None
+
+    evaluations = None if rival in (SAMPLING, RANDOM_SEARCH) else ratio("evaluations")
+    ratios = [one for one in (evaluations, ratio("seconds")) if one is not None]
     needed = seeds_needed(better.value)
-    evaluations = _mean(run.evaluations for run in ours)
-    alike = evaluations > 0 and rival not in (SAMPLING, RANDOM_SEARCH)
-    evaluations_ratio = _mean(run.evaluations for run in theirs) / evaluations if alike else None
-    spent = _mean(run.seconds for run in ours)
-    seconds_ratio = _mean(run.seconds for run in theirs) / spent if spent else None
-    ratios = [ratio for ratio in (evaluations_ratio, seconds_ratio) if ratio is not None]
-    equal = any(abs(ratio - 1) <= TOLERANCE for ratio in ratios)
-    claim = (claim_better if paired else claim_better_unpaired)(better, rival)
-    if paired:
-        claim = at_equal_budget(claim, better, rival, ratios)
     return Contest(
         rival=rival,
         paired=paired,
         better=better,
         difference=difference,
         seeds_needed=needed if needed < math.inf else None,
-        evaluations_ratio=evaluations_ratio,
-        seconds_ratio=seconds_ratio,
-        equal_budget=equal,
-        claim=claim,
+        evaluations_ratio=evaluations,
+        seconds_ratio=ratio("seconds"),
+        equal_budget=any(abs(one - 1) <= TOLERANCE for one in ratios),
+        claim=claim(better, rival, paired, ratios),
     )
 
 
-def at_equal_budget(claim: str, better: Interval, rival: str, ratios: Sequence[float]) -> str:
-    """The claim, unless by every count of the budget it is the one with less that came out worse.
+def claim(better: Interval, rival: str, paired: bool, ratios: Sequence[float]) -> str:
+    """What may be said: nothing, if by every count of the budget it is the one with less that came out worse.
 
     `ratios` are the rival's budget over the method's: of evaluations, of seconds, as far as they are known.
     """
-    if not ratios:
-        return claim
-    if better.low > 0.5 and max(ratios) < 1 - TOLERANCE:
+    if paired and ratios and better.low > 0.5 and max(ratios) < 1 - TOLERANCE:
         return f"no claim against {rival}, which had {max(ratios):.2f} times the budget at most: P = {better}"
-    if better.high < 0.5 and min(ratios) > 1 + TOLERANCE:
+    if paired and ratios and better.high < 0.5 and min(ratios) > 1 + TOLERANCE:
         return (
             f"no claim against {rival}, which had {min(ratios):.2f} times the budget at least: P = {better}"
         )
-    return claim
+    return claim_better(better, rival, paired=paired)
 
 
-def _mean(values: Iterable[float]) -> float:
-    return float(np.mean(list(values)))
+# ---- text --------------------------------------------------------------------------------------------------------------
+
+CURVE = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""The numbers of random architectures whose expected best is shown."""
 
 
-def _read(cls: type, values: Any) -> Any:
-    """A dataclass, and those in it, from plain values. Raises `DataError` for a wrong value or an unknown name."""
-    try:
-        return validated(cls, values, closed=True)
-    except WrongRecord as error:
-        raise DataError(f"{cls.__name__}, {error}") from error
+def describe(comparison: Comparison) -> str:
+    """The methods, what random architectures reach, and what may be said of each pair of methods."""
+    method, curve = comparison.method, comparison.best_of_random
+    heading = ("method", "runs", comparison.metric, "best", "worst", "evaluations", "a run", "in all", "k*")
+    lines = aligned([heading, *map(_cells, comparison.summaries)])
+    if curve:
+        shown = [f"{k}: {curve[k - 1]:.2f}" for k in CURVE if k <= len(curve)]
+        lines.append(f"expected best {comparison.metric} of k random architectures: {', '.join(shown)}")
+    if comparison.random_in_budget is not None:
+        count = f"{comparison.random_in_budget:.1f} random architectures are trained"
+        lines.append(f"in the seconds of one run of {method} {count}")
+    for contest in comparison.contests:
+        lines.append(f"{method}: {contest.claim}")
+        if (gap := contest.difference) is not None:
+            lines.append(f"  mean difference {gap} over {gap.n} pairs, above 0 where {method} is better")
+        ratios = {"evaluations": contest.evaluations_ratio, "seconds": contest.seconds_ratio}
+        times = [f"{ratio:.2f} times the {what}" for what, ratio in ratios.items() if ratio is not None]
+        had = f"{contest.rival} had {' and '.join(times) or 'a budget that is too small to be compared'}"
+        lines.append(f"  {had}" if contest.equal_budget else f"  at another budget: {had}")
+    return "\n".join(lines)
+
+
+def _cells(summary: MethodSummary) -> tuple[str, ...]:
+    scores = (summary.score, summary.best, summary.worst)
+    return (
+        summary.method,
+        f"{summary.runs} ({summary.diverged} diverged)" if summary.diverged else str(summary.runs),
+        *("-" if score is None else f"{score:.2f}" for score in scores),
+        f"{summary.evaluations:,.0f}",
+        duration(summary.seconds),
+        duration(summary.end_to_end_seconds),
+        "-" if summary.random_equivalents is None else f"{summary.random_equivalents:,.0f}",
+    )

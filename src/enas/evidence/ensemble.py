@@ -5,20 +5,18 @@ With a controller that never learnt (`--search.updates 0`, or `--controller unif
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from enas.constraints import PositiveInt, SampleSize, Settings
-from enas.errors import RunFolderError
-from enas.runs.images import ImageWorkshop
+from enas.errors import ConfigError
 from enas.runtime.files import write_json
 from enas.runtime.seeding import generator
 from enas.stages import Run
-from enas.tasks.image_ensemble import ensemble_score
-from enas.tasks.image_training import EvaluationImages, NormStatistics
-from enas.tasks.images import ImageSearchTask
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class EnsembleConfig(Settings):
     """Architectures sampled from the policy at the end of the search."""
     split: Literal["valid", "test"] = "test"
     """The images that are classified."""
-    statistics: NormStatistics = "batch"
+    statistics: Literal["batch", "moving", "recalibrated"] = "batch"
     """What the batch norms normalise by."""
     batch: PositiveInt = 500
     """Images that are evaluated at once."""
@@ -46,31 +44,48 @@ class EnsembleRecord:
     mean_accuracy_of_members: float
 
 
-@torch.no_grad()
 def ensemble(run: Run, config: EnsembleConfig) -> dict[str, Any]:
     """Score an ensemble of a finished search, and write ensemble.json.
 
-    Raises `RunFolderError` if the search is not finished, or not one of networks for images.
+    Raises `RunFolderError` if the search is not finished, and `ConfigError` if its networks do not classify.
     """
-    workshop = run.workshop
-    if not isinstance(workshop, ImageWorkshop):
-        raise RunFolderError(f"{run.folder} searches no network for images; ensembles are of those")
     task, controller = run.searched()
-    assert isinstance(task, ImageSearchTask)
-    proposals = controller.propose(config.samples, generator(run.config.seed, "ensemble"))
-    data = workshop.data
-    split = data.valid if config.split == "valid" else data.test
-    images = EvaluationImages(split, data.train.normalisation, workshop.device)
-    score = ensemble_score(task, proposals.architectures(task.space), images, config.batch, config.statistics)
-    members = score.accuracy_of_members
+    with torch.no_grad():
+        proposals = controller.propose(config.samples, generator(run.config.seed, "ensemble"))
+    members = proposals.architectures(task.space)
+    together, alone = accuracies(
+        task.class_probabilities(members, config.split, config.batch, config.statistics)
+    )
     record = {
         "split": config.split,
         "statistics": config.statistics,
         "samples": config.samples,
-        "accuracy": score.accuracy,
-        "mean_accuracy_of_members": score.mean_accuracy,
-        "worst_member": min(members),
-        "best_member": max(members),
+        "accuracy": together,
+        "mean_accuracy_of_members": sum(alone) / len(alone),
+        "worst_member": min(alone),
+        "best_member": max(alone),
     }
     write_json(run.folder / "ensemble.json", record)
     return record
+
+
+def accuracies(members: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, list[float]]:
+    """In percent: of the mean of the members' class probabilities [N, K] given labels [N], and of each member alone.
+
+    Raises `ConfigError` if there are no members.
+    """
+    total_NK = torch.zeros((), dtype=torch.float64)
+    alone, together = [], 0.0
+    for probabilities_NK, labels_N in members:
+        total_NK = total_NK + probabilities_NK
+        alone.append(percent_right(probabilities_NK, labels_N))
+        together = percent_right(total_NK, labels_N)
+    if not alone:
+        raise ConfigError("an ensemble needs at least one architecture")
+    return together, alone
+
+
+def percent_right(scores_NK: Tensor, labels_N: Tensor) -> float:
+    """Percent of the inputs whose highest class score is the right one's."""
+    right_N = (scores_NK.argmax(1) == labels_N) & ~scores_NK.isnan().any(1)
+    return 100 * int(right_N.sum()) / len(labels_N)

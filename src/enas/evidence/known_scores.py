@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass
-from functools import cached_property
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -40,15 +38,11 @@ class KnownScores:
                     f"{self.space.name} space; it has {np.isfinite(scores).sum()} in an array of {scores.shape}"
                 )
 
-    @cached_property
-    def _steps(self) -> npt.NDArray[np.int64]:
-        """How far apart in the enumeration two architectures are that differ by one in a decision."""
-        counts = [len(decision.options) for decision in self.space.decisions]
-        return np.array([math.prod(counts[place + 1 :]) for place in range(len(counts))], dtype=np.int64)
-
     def rows(self, choices_NL: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """The rows of these architectures [N]."""
-        return np.asarray(choices_NL, dtype=np.int64) @ self._steps
+        """The rows of these architectures [N]: their places in the enumeration."""
+        counts = [len(decision.options) for decision in self.space.decisions]
+        steps_L = [math.prod(counts[place + 1 :]) for place in range(len(counts))]
+        return np.asarray(choices_NL, dtype=np.int64) @ np.array(steps_L, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -69,10 +63,6 @@ class Trial:
     seconds: float
     trajectory: tuple[float, ...]
     """The best validation score after each evaluation."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
 
 def search_known(

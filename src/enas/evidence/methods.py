@@ -1,8 +1,8 @@
 """The methods that a search is compared with, as settings of its own recipe, and what a search has spent.
 
-ENAS, evolution and random search with shared weights are one loop with other settings: the same stages run all of them,
-and none has code of its own. What a method may spend is what the run's own method spent with the same seed, counted in
-evaluations: one architecture rewarded on one validation minibatch.
+ENAS, evolution and random search with shared weights are one loop with other settings: the same stages run all of them.
+A method may spend what the run's own method spent with the same seed, counted in evaluations: one architecture rewarded
+on one validation minibatch.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 
 from enas.config import RunConfig
 from enas.controllers.config import EvolutionConfig, UniformConfig
-from enas.runtime.files import read_json
-from enas.stages import Run
 
 ENAS, EVOLUTION, UNIFORM, SHARED_RANDOM = "enas", "evolution", "uniform", "shared-random"
 
@@ -31,11 +29,7 @@ class Spent:
         return self.searching + self.picking
 
 
-def spent_by(run: Run) -> Spent:
-    """What a run that has derived its architecture has spent."""
-    derive, record = run.config.derive, run.derive_record()
-    scored = len(read_json(run.folder / "candidates.json")) if record is None else record.candidates
-    return Spent(len(run.archive()), scored * derive.minibatches * derive.checkpoints)
+Method = Callable[[RunConfig, Spent], RunConfig]
 
 
 def own_name(config: RunConfig) -> str:
@@ -65,7 +59,7 @@ def shared_random(config: RunConfig, spent: Spent) -> RunConfig:
     """Random search with weight sharing (Li and Talwalkar 2019, arXiv:1902.07638).
 
     The shared weights are trained by uniformly drawn architectures alone. At the end all evaluations go to architectures
-    drawn uniformly, each rewarded once, on the same minibatch, and one is picked of the best of them as the run picks.
+    drawn uniformly, each rewarded once, on the same minibatch, and one of the best is picked as the run picks.
     """
     derive = config.derive
     return replace(
@@ -85,13 +79,10 @@ def shared_random(config: RunConfig, spent: Spent) -> RunConfig:
     )
 
 
-RIVALS: Mapping[str, Callable[[RunConfig, Spent], RunConfig]] = {
-    SHARED_RANDOM: shared_random,
-    EVOLUTION: evolution,
-}
+RIVALS: Mapping[str, Method] = {SHARED_RANDOM: shared_random, EVOLUTION: evolution}
 """The searches on shared weights that there are to compare with, by name."""
 
 
-def rivals(config: RunConfig) -> Mapping[str, Callable[[RunConfig, Spent], RunConfig]]:
-    """The methods on shared weights that a run's own is compared with, by name."""
+def rivals(config: RunConfig) -> Mapping[str, Method]:
+    """Those that are not the run's own method."""
     return {name: method for name, method in RIVALS.items() if name != own_name(config)}

@@ -1,6 +1,6 @@
 """NAS-Bench-Graph (Qin et al. 2022, arXiv:2206.09166): 26,206 graph neural networks, each trained on eight data sets.
 
-Many of the 59,049 architectures of `GraphSpace` are the same network; the package's own `Arch` says which. The nine
+Many of the 59,049 architectures of the `graph` space are the same network; the package's own `Arch` says which. The nine
 whose operations are all "skip" compute nothing and were not trained: they score as the worst network of the data set.
 
 The scores are those of the package nas-bench-graph (Apache-2.0): `pip install enas[graph]`. It has them in pickle files,
@@ -13,13 +13,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import io
-import itertools
 import pickle
 import struct
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +26,9 @@ import numpy.typing as npt
 from enas.data.published import read_checked
 from enas.errors import DataError
 from enas.evidence.known_scores import KnownScores
-from enas.spaces.graph.space import OPERATIONS, STRUCTURES, GraphSpace
+from enas.spaces import space_from_json
 
 PACKAGE = "nas_bench_graph"
-
 NETWORKS = 26_206
 """Different networks that were trained on a data set."""
 
@@ -67,7 +65,7 @@ def load_table(data_set: str) -> KnownScores:
     )
     worst_C1 = np.nanmin(scores_CN, axis=1, keepdims=True)
     valid, test = np.where(np.isnan(scores_CN), worst_C1, scores_CN)
-    return KnownScores(data_set, GraphSpace(), valid, test)
+    return KnownScores(data_set, space_from_json({"name": "graph"}), valid, test)
 
 
 def package_folder() -> Path:
@@ -82,11 +80,13 @@ def package_folder() -> Path:
 def network_codes() -> npt.NDArray[np.int64]:
     """The package's number of the network that each architecture is, in the order of the enumeration [59,049]."""
     arch = importlib.import_module(f"{PACKAGE}.architecture").Arch
-    codes = [
-        arch([int(source) for source in structure], list(operations)).valid_hash()
-        for structure in STRUCTURES
-        for operations in itertools.product(OPERATIONS, repeat=4)
-    ]
+    space, codes = space_from_json({"name": "graph"}), []
+    options = [decision.options for decision in space.decisions]
+    for architecture in space.enumerate():
+        structure, *operations = (
+            of[choice] for of, choice in zip(options, architecture.choices, strict=True)
+        )
+        codes.append(arch([int(source) for source in structure], operations).valid_hash())
     return np.array(codes, dtype=np.int64)
 
 
@@ -121,15 +121,13 @@ def _scalar(_: _Float64, content: bytes) -> float:
     return float(struct.unpack("<d", content)[0])
 
 
+_STAND_INS = {("numpy", "dtype"): _Float64, ("numpy.core.multiarray", "scalar"): _scalar}
+
+
 class _PlainUnpickler(pickle.Unpickler):
     """Knows no class and no function but the two stand-ins above."""
 
-    _STAND_INS: ClassVar[dict[tuple[str, str], Any]] = {
-        ("numpy", "dtype"): _Float64,
-        ("numpy.core.multiarray", "scalar"): _scalar,
-    }
-
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._STAND_INS:
+        if (module, name) not in _STAND_INS:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
-        return self._STAND_INS[module, name]
+        return _STAND_INS[module, name]

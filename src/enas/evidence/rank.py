@@ -7,36 +7,36 @@ truth could agree with it.
 
 from __future__ import annotations
 
-import math
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
 from enas.architecture import Architecture
-from enas.config import RunConfig
 from enas.constraints import LARGEST_SAMPLE, Bounds, Epochs, SampleCount, Settings, Threads
 from enas.errors import ConfigError, DataError
-from enas.evidence.scatter import scatter_svg
-from enas.evidence.statistics import RankAgreement, rank_agreement, top
+from enas.evidence.agreement import RankAgreement, agreement_if_any, top
+from enas.evidence.pictures import scatter_svg
+from enas.evidence.runs import aligned, command_line, last_if_diverged, train_networks, valid_score
 from enas.evidence.tables.minispaces import table_for
-from enas.evidence.tables.table import last_if_diverged
-from enas.retrain import Network, random_architectures, score_in
-from enas.runs.images import ImageRunConfig
+from enas.retrain import Network, random_architectures
 from enas.runtime.files import write_atomic, write_json
 from enas.runtime.progress import say
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import StopRequest
 from enas.stages import Run
-from enas.tasks.shared_scores import shared_scores
-from enas.trainings import Job, train_all
-from enas.workers import LocalExecutor, refuse_import_by_worker
+from enas.workers import refuse_import_by_worker
 
 PART, RECORD, PICTURE = "rank", "rank.json", "rank.svg"
 
-TOP_SHARE = 0.2
+COMPARED = {
+    "all": "shared weights and trainings",
+    "top fifth": "shared weights and trainings within the top fifth",
+    "ceiling": "two trainings of an architecture",
+    "ceiling, top fifth": "two trainings of an architecture within the top fifth",
+}
+"""What is compared, by its name in the record."""
 
 
 @dataclass(frozen=True)
@@ -79,72 +79,49 @@ def rank(run: Run, config: RankConfig) -> dict[str, Any]:
     """
     refuse_import_by_worker()
     task, _ = run.searched()
-    space = task.space
     table = None if config.epochs is not None else table_for(run.config, run.workshop.data_hash)
-    with StopRequest() as stop:
-        if table is not None and table.complete:
-            first, *more = (table.scores(seed) for seed in table.seeds)
-            truth = Truth(first, more[0] if more else {}, f"the table {table.name}")
-        else:
-            seed = derive_seed(run.config.seed, PART)
-            drawn = random_architectures(space, min(config.architectures, space.count()), seed, set())
-            truth = train(run, drawn, config, stop)
+    if table is not None and table.complete:
+        first, *more = (table.scores(seed) for seed in table.seeds)
+        truth = Truth(first, more[0] if more else {}, f"the table {table.name}")
+    else:
+        truth = trained(run, config)
     architectures = list(truth.first)
     say(f"rank: scoring {len(architectures)} architectures with the shared weights")
-    shared = dict(zip(architectures, shared_scores(task, architectures), strict=True))
-    record = compare(shared, truth, score_name(run.config), run.config.seed)
+    shared = dict(zip(architectures, task.scores(architectures), strict=True))
+    metric = run.config.metric
+    name = "-loss, nats a token" if metric.lower_is_better else f"{metric.name}, %"
+    record = compare(shared, truth, name, run.config.seed)
     write_json(run.folder / RECORD, record)
     write_atomic(run.folder / PICTURE, picture(record), own=True)
     return record
 
 
-def train(run: Run, architectures: Sequence[Architecture], config: RankConfig, stop: StopRequest) -> Truth:
-    """Train architectures alone, side by side. Those whose process died are left out."""
-    epochs = config.epochs if config.epochs is not None else epochs_with_validation(run.config)
-    seeds = (run.config.seed, run.config.seed + 1)
-    jobs = [
-        Job(run.folder, PART, Network("random", architecture, seed), epochs)
-        for seed, count in zip(seeds, (len(architectures), config.repeats), strict=True)
-        for architecture in architectures[:count]
-    ]
-    executor = LocalExecutor.for_run(run.config, config.workers)
-    scores: tuple[dict[Architecture, float], dict[Architecture, float]] = ({}, {})
-    for outcome in train_all(run, jobs, executor, stop, PART, command(config)):
-        network = outcome.job.network
-        if outcome.ending != "died" and network.architecture is not None:
-            found = -math.inf if outcome.ending == "diverged" else score(run.config, outcome.result)
-            scores[seeds.index(network.seed)][network.architecture] = found
-    first, second = (last_if_diverged({a: known[a] for a in architectures if a in known}) for known in scores)
-    return Truth(first, second, f"trainings under {run.folder / PART}")
+def trained(run: Run, config: RankConfig) -> Truth:
+    """Train random architectures alone, side by side. Those whose process died are left out."""
+    space, seed = run.config.searched_space(), run.config.seed
+    drawn = random_architectures(
+        space, min(config.architectures, space.count()), derive_seed(seed, PART), set()
+    )
+    epochs = config.epochs if config.epochs is not None else run.config.epochs_with_validation()
+    once, again = (
+        [Network("random", architecture, seed + number) for architecture in drawn[:count]]
+        for number, count in enumerate((None, config.repeats))
+    )
+    command = command_line("enas rank", config)
+    with StopRequest() as stop:
+        results = train_networks(
+            run, PART, [*once, *again], stop, command, workers=config.workers, epochs=epochs
+        )
 
+    def scores(networks: Sequence[Network]) -> dict[Architecture, float]:
+        known = {
+            network.architecture: valid_score(run.config.metric, results[network])
+            for network in networks
+            if network in results and network.architecture is not None
+        }
+        return last_if_diverged(known)
 
-def command(config: RankConfig) -> str:
-    """The command that goes on after a stop, up to the run folder."""
-    default = RankConfig()
-    changed = {
-        name: value
-        for name, value in vars(config).items()
-        if value != getattr(default, name) and name != "json"
-    }
-    return shlex.join(["enas", "rank", *(f"--{name}={value}" for name, value in changed.items())])
-
-
-def epochs_with_validation(config: RunConfig) -> int | None:
-    """The length of a training that keeps the validation images out; None if the recipe's does so by itself."""
-    if isinstance(config, ImageRunConfig) and config.retrain.child.train_on == "all":
-        return config.retrain.child.epochs
-    return None
-
-
-def score_name(config: RunConfig) -> str:
-    """What the scores are, for people."""
-    return "-loss, nats a token" if config.metric.lower_is_better else f"{config.metric.name}, %"
-
-
-def score(config: RunConfig, result: Mapping[str, Any]) -> float:
-    """The validation score of a training's result: accuracy in percent, or -loss in nats a token."""
-    lower = config.metric.lower_is_better
-    return -score_in(result, "valid_loss") if lower else score_in(result, f"valid_{config.metric.name}")
+    return Truth(scores(once), scores(again), f"trainings under {run.folder / PART}")
 
 
 # ---- numbers -----------------------------------------------------------------------------------------------------------
@@ -159,18 +136,23 @@ def compare(shared: Mapping[Architecture, float], truth: Truth, score_name: str,
     first_N = np.array([truth.first[a] for a in architectures])
     repeated = [a for a in architectures if a in truth.second]
     once_M, again_M = (np.array([scores[a] for a in repeated]) for scores in (truth.first, truth.second))
+    best_N, best_M = top(first_N), top(once_M)
+    pairs = {
+        "all": (shared_N, first_N),
+        "top fifth": (shared_N[best_N], first_N[best_N]),
+        "ceiling": (again_M, once_M),
+        "ceiling, top fifth": (again_M[best_M], once_M[best_M]),
+    }
     found = {
-        "all": agreement(shared_N, first_N, seed),
-        "top fifth": agreement_at_top(shared_N, first_N, seed),
-        "ceiling": agreement(again_M, once_M, seed),
-        "ceiling, top fifth": agreement_at_top(again_M, once_M, seed),
+        name: agreement_if_any(*scores, np.random.default_rng(derive_seed(seed, "bootstrap")))
+        for name, scores in pairs.items()
     }
     return {
         "score": score_name,
         "truth": truth.source,
         "architectures": len(architectures),
         "repeats": len(repeated),
-        "agreement": {name: None if one is None else to_json(one) for name, one in found.items()},
+        "agreement": {name: None if one is None else asdict(one) for name, one in found.items()},
         "warnings": warnings(found),
         "scores": [
             {
@@ -186,44 +168,10 @@ def compare(shared: Mapping[Architecture, float], truth: Truth, score_name: str,
     }
 
 
-def agreement(shared_N: Any, trained_N: Any, seed: int) -> RankAgreement | None:
-    """How far two scores agree, with the hit rate of the best fifth; None where too few differ to tell."""
-    n = len(trained_N)
-    if n < 3 or np.ptp(shared_N) == 0 or np.ptp(trained_N) == 0:
-        return None
-    k = math.ceil(TOP_SHARE * n)
-    return rank_agreement(shared_N, trained_N, k, np.random.default_rng(derive_seed(seed, "bootstrap")))
-
-
-def agreement_at_top(shared_N: Any, trained_N: Any, seed: int) -> RankAgreement | None:
-    """How far two scores agree about the order within the fifth that is best when trained alone."""
-    if len(trained_N) == 0:
-        return None
-    best = top(trained_N, TOP_SHARE)
-    return agreement(shared_N[best], trained_N[best], seed)
-
-
-def to_json(one: RankAgreement) -> dict[str, Any]:
-    """Plain values."""
-    return {
-        "kendall": one.kendall.to_json(),
-        "spearman": one.spearman.to_json(),
-        "hit_rate": one.hit_rate.to_json(),
-        "k": one.k,
-        "hit_rate_by_chance": one.chance(),
-    }
-
-
 def warnings(found: Mapping[str, RankAgreement | None]) -> list[str]:
     """What the data do not carry."""
     said = []
-    names = {
-        "all": "shared weights and trainings",
-        "top fifth": "shared weights and trainings within the top fifth",
-        "ceiling": "two trainings of an architecture",
-        "ceiling, top fifth": "two trainings of an architecture within the top fifth",
-    }
-    for key, name in names.items():
+    for key, name in COMPARED.items():
         one = found[key]
         if one is None:
             said.append(f"too few architectures, or too few that differ, to compare {name}")
@@ -234,27 +182,23 @@ def warnings(found: Mapping[str, RankAgreement | None]) -> list[str]:
 
 def describe(record: Mapping[str, Any]) -> str:
     """The record in sentences."""
-    lines = [
-        f"{record['architectures']} architectures, {record['repeats']} of them with a second seed; "
-        f"score: {record['score']}; truth: {record['truth']}",
-        f"{'':<20}{'Kendall tau':<22}{'Spearman':<22}{'top-k hit rate':<22}{'k':>3}{'n':>5}",
-    ]
+
+    def interval(one: Mapping[str, float]) -> str:
+        return f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"
+
+    rows = [("", "Kendall tau", "Spearman", "top-k hit rate", "k", "n")]
     for name, one in record["agreement"].items():
         if one is not None:
-            cells = [
-                f"{one[key]['value']:.2f} [{one[key]['low']:.2f}, {one[key]['high']:.2f}]"
-                for key in ("kendall", "spearman", "hit_rate")
-            ]
-            lines.append(
-                f"{name:<20}"
-                + "".join(f"{cell:<22}" for cell in cells)
-                + f"{one['k']:>3}{one['kendall']['n']:>5}"
-            )
-    lines += [f"warning: {warning}" for warning in record["warnings"]]
-    return "\n".join(lines)
-
-
-# ---- picture -----------------------------------------------------------------------------------------------------------
+            numbers = (interval(one[key]) for key in ("kendall", "spearman", "hit_rate"))
+            rows.append((name, *numbers, str(one["k"]), str(one["kendall"]["n"])))
+    counts = f"{record['architectures']} architectures, {record['repeats']} of them with a second seed"
+    return "\n".join(
+        [
+            f"{counts}; score: {record['score']}; truth: {record['truth']}",
+            *aligned(rows),
+            *(f"warning: {warning}" for warning in record["warnings"]),
+        ]
+    )
 
 
 def picture(record: Mapping[str, Any]) -> str:
@@ -268,5 +212,5 @@ def picture(record: Mapping[str, Any]) -> str:
         (f"with shared weights ({record['score']})", shared),
         (f"trained alone ({record['score']})", trained),
         [one["text"] for one in scores],
-        set(top(trained, TOP_SHARE).tolist()),
+        set(top(trained).tolist()),
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Self, cast
 
 import torch
 
@@ -20,6 +21,7 @@ from enas.controllers.config import (
     PAPER_MICRO,
     ControllerConfig,
 )
+from enas.costs import parameter_count
 from enas.data.images import ImageConfig, ImageData, ImageShape
 from enas.data.sources import load_images
 from enas.errors import ConfigError
@@ -67,6 +69,38 @@ class ImageRunConfig(RunConfig):
     def load(self) -> ImageWorkshop:
         return ImageWorkshop(self)
 
+    def child_settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = asdict(self)["child_network"]
+        return settings
+
+    def epochs_with_validation(self) -> int | None:
+        child = self.retrain.child
+        return child.epochs if child.train_on == "all" else None
+
+    def as_large(self, architecture: Architecture, reference: Architecture) -> Self:
+        """Of widths up to the present one."""
+        settings: Any = self  # both spaces have a `child_network`
+        shape = self.load().data.shape
+
+        def with_filters(filters: int) -> Any:
+            return replace(settings, child_network=replace(settings.child_network, filters=filters))
+
+        def size(filters: int) -> int:
+            return parameters(with_filters(filters), architecture, shape)
+
+        target = parameters(self, reference, shape)
+        widths = range(2, settings.child_network.filters + 1)
+        reached = bisect_left(widths, target, key=size)
+        near = widths[max(reached - 1, 0) : reached + 1]
+        nearest = min(near, key=lambda filters: abs(size(filters) - target))
+        return cast(Self, with_filters(nearest))
+
+
+def parameters(config: ImageRunConfig, architecture: Architecture, shape: ImageShape) -> int:
+    """Of a child, without its memory."""
+    with torch.device("meta"):
+        return parameter_count(config.child(architecture, shape, torch.Generator()))
+
 
 @dataclass(frozen=True)
 class MacroConfig(ImageRunConfig):
@@ -76,6 +110,11 @@ class MacroConfig(ImageRunConfig):
         "enas run macro-quick --data.source FOLDER   # class folders of pictures of your own"
     )
     controllers: ClassVar[Mapping[str, ControllerConfig]] = named_controllers(PAPER_MACRO, AUTHORS_MACRO)
+    paper: ClassVar[Mapping[str, str]] = {
+        "random": "5.86 % error, found 4.23 %",
+        "frozen": "8.92 % error of one, 5.49 % together; found 4.23 %",
+        "plain-convolutions": "1.7 points more error",
+    }
 
     space: MacroSpace = field(default_factory=MacroSpace)
     """The networks that may be chosen."""
@@ -102,6 +141,10 @@ class MicroConfig(ImageRunConfig):
         "enas run micro-quick --data.source FOLDER   # class folders of pictures of your own"
     )
     controllers: ClassVar[Mapping[str, ControllerConfig]] = named_controllers(PAPER_MICRO, AUTHORS_MICRO)
+    paper: ClassVar[Mapping[str, str]] = {
+        "random": "6.77 % error, found 3.54 %",
+        "random-connections": "2.1 points more error",
+    }
 
     space: MicroSpace = field(default_factory=MicroSpace)
     """The pairs of cells that may be chosen."""

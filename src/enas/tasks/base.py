@@ -6,11 +6,12 @@ import contextlib
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from enas.architecture import Architecture, Space
+from enas.errors import ConfigError
 
 
 class SearchTask(ABC):
@@ -41,6 +42,29 @@ class SearchTask(ABC):
 
         `purpose` and `draw` say which minibatch; higher rewards are better.
         """
+
+    @abstractmethod
+    def scores(self, architectures: Sequence[Architecture]) -> list[float]:
+        """The scores of architectures with the shared weights as they are, on all validation data; higher is better.
+
+        Accuracy in percent, or -loss in nats a token, with the batch norms and the minibatch size of the rewards.
+        """
+
+    def class_probabilities(
+        self,
+        architectures: Sequence[Architecture],
+        split: Literal["valid", "test"],
+        batch: int,
+        statistics: Literal["batch", "moving", "recalibrated"],
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each architecture with the shared weights: the class probabilities [N, K] of a split, and its labels [N].
+
+        `batch` inputs are computed at once; `statistics` is what the batch norms normalise by. Raises `ConfigError` if the
+        networks do not classify.
+        """
+        raise ConfigError(
+            f"the networks of the {self.space.name} space do not classify; ensembles are of those that do"
+        )
 
     @abstractmethod
     def describe_reward(self, reward: float) -> dict[str, float]:

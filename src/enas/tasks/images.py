@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +90,7 @@ class ImageSearchTask(SearchTask):
         self.optimizer = config.training.optimizer(self.supernet.parameters())
         normalisation = data.train.normalisation
         self.train = TrainingImages(data.train, normalisation, config.training, seed, device)
+        self.data = data
         self.valid = EvaluationImages(data.valid, normalisation, device)
 
     def steps(self, epoch: int) -> int:
@@ -139,6 +140,27 @@ class ImageSearchTask(SearchTask):
                 scores_BK = forward_of(architecture)(minibatch.images_BCHW)
                 shares.append(is_right(scores_BK, minibatch.labels_B).float().mean())
         return torch.stack(shares).cpu()
+
+    @torch.no_grad()
+    def scores(self, architectures: Sequence[Architecture]) -> list[float]:
+        reward, draw = self.config.reward, generator(self.seed, "recalibration", "rank")
+        with self.evaluating(reward.statistics, draw) as forward_of:
+            return [self.valid.score(forward_of(a), reward.batch).accuracy for a in architectures]
+
+    @torch.no_grad()
+    def class_probabilities(
+        self,
+        architectures: Sequence[Architecture],
+        split: Literal["valid", "test"],
+        batch: int,
+        statistics: NormStatistics,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        images = self.valid
+        if split == "test":
+            images = EvaluationImages(self.data.test, self.data.train.normalisation, self.train.device)
+        with self.evaluating(statistics, generator(self.seed, "recalibration", "ensemble")) as forward_of:
+            for architecture in architectures:
+                yield images.class_scores(forward_of(architecture), batch).softmax(1), images.labels_N
 
     @contextlib.contextmanager
     def evaluating(

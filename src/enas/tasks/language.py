@@ -35,6 +35,7 @@ from enas.tasks.language_training import (
     accumulate_gradient,
     cut,
     descend,
+    evaluate,
     memory_mb,
     nll,
     perplexity,
@@ -186,6 +187,14 @@ class LanguageSearchTask(SearchTask):
                 features = model.features(minibatch.tokens_TB, state_BD, architecture=architecture)
                 losses.append(nll(model, features, minibatch.targets_TB).mean())
         return config.scale * torch.exp(-torch.stack(losses).cpu())
+
+    def scores(self, architectures: Sequence[Architecture]) -> list[float]:
+        # The state is carried along each row, as when a trained network is evaluated.
+        reward, tokens = self.config.reward, self.valid_TB.t().flatten()
+        with self.evaluating() as model, self.products():
+            return [
+                -evaluate(model, tokens, reward.batch, reward.bptt, architecture=a) for a in architectures
+            ]
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[LanguageModel]:

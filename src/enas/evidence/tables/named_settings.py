@@ -12,30 +12,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from enas.config import RunConfig
-from enas.errors import ConfigError, RunFolderError, did_you_mean, shortened, shown
-from enas.evidence.ablate import OfSettings, variants_of
+from enas.errors import ConfigError, SettingError, did_you_mean, shortened, shown
+from enas.evidence.variants import Change, OfSettings, setting, variants_of, with_setting
 from enas.recipes import recipe
 from enas.search import SearchConfig
 from enas.settings import config_from_json, config_to_json
 
-Change = Callable[[RunConfig], RunConfig]
+SIZES = ("batch", "bptt")
+"""Settings of a reward that say how much data it is computed on."""
 
 
 def named_settings(config: RunConfig, name: str) -> RunConfig:
-    """A mini-space's settings with the changes that a name stands for.
+    """The settings with the changes that a name stands for.
 
     Raises `ConfigError`, suggesting the nearest, for a piece that there is not, and for a value that a setting cannot have.
     """
     known = pieces(config)
     for piece in name.split("+"):
-        setting, equals, value = piece.partition("=")
+        path, equals, value = piece.partition("=")
         if equals:
-            config = with_setting(config, setting, value)
+            config = with_flag(config, path, value)
         elif piece in known:
             config = known[piece](config)
         else:
@@ -48,46 +49,54 @@ def named_settings(config: RunConfig, name: str) -> RunConfig:
 
 def pieces(config: RunConfig) -> Mapping[str, Change]:
     """All that a piece may be called."""
-    controllers = {name: other_controller(name) for name in config.controllers}
-    variants = {
-        name: variant.change
-        for name, variant in variants_of(config).items()
-        if isinstance(variant, OfSettings) and not variant.ensemble
-    }
     return {
-        "default": lambda same: same,
-        **controllers,
-        "paper": of("paper"),
-        "authors": of("authors"),
-        **variants,
+        "default": setting({}),
+        **{name: setting({"controller": controller}) for name, controller in config.controllers.items()},
+        "paper": searched_as("paper"),
+        "authors": searched_as("authors"),
+        **{
+            name: variant.change
+            for name, variant in variants_of(config).items()
+            if isinstance(variant, OfSettings) and not variant.ensemble
+        },
     }
 
 
-def other_controller(name: str) -> Change:
-    """The controller of this name."""
-    return lambda config: replace(config, controller=config.controllers[name])
+def with_flag(config: RunConfig, flag: str, value: str) -> RunConfig:
+    """One setting by its flag's name, with a value as JSON, or as a word. Raises `ConfigError` if it cannot be so."""
+    path = flag.removeprefix("--").replace("-", "_")
+    try:
+        parsed = json.loads(value)
+    except json.JSONDecodeError:
+        parsed = value
+    try:
+        changed = with_setting(config, path, tuple(parsed) if isinstance(parsed, list) else parsed)
+    except SettingError as error:
+        raise ConfigError(f"{shortened(flag)}={shortened(value)}: {error}") from error
+    return config_from_json(
+        json.loads(json.dumps(config_to_json(changed)))
+    )  # a number becomes of its setting's kind
 
 
-def of(name: str) -> Change:
+def searched_as(name: str) -> Change:
     """The search of the recipe `paper` or `authors`: its rhythm, its controller, and what its rewards are computed with.
 
-    Its epochs are the mini-space's, with as many rewards in all, as nearly as whole updates allow. The shared weights, the
+    Its epochs are the present ones, with as many rewards in all, as nearly as whole updates allow. The shared weights, the
     size of a minibatch and the way of picking stay too.
     """
 
-    def changed(config: Any) -> RunConfig:
+    def changed(config: RunConfig) -> RunConfig:
         source: Any = recipe(f"{config.searched_space().name}-{name}")
-        shared = config.shared
-        kept = {size: value for size, value in vars(shared.reward).items() if size in ("batch", "bptt")}
-        searched: RunConfig = replace(
-            config,
-            controller=source.controller,
-            search=rhythm(source.search, config.search),
-            shared=replace(
-                shared, reward=replace(source.shared.reward, **kept), average=source.shared.average
-            ),
-        )
-        return searched
+        own: Any = config
+        sizes = {size: value for size, value in vars(own.shared.reward).items() if size in SIZES}
+        return setting(
+            {
+                "controller": source.controller,
+                "search": rhythm(source.search, config.search),
+                "shared.reward": replace(source.shared.reward, **sizes),
+                "shared.average": source.shared.average,
+            }
+        )(config)
 
     return changed
 
@@ -98,37 +107,15 @@ def rhythm(of_recipe: SearchConfig, here: SearchConfig) -> SearchConfig:
     An update has as many proposals as the recipe's, or fewer if the rewards of an epoch could not be shared out otherwise.
     """
     rewards = here.updates * here.proposals * (here.epochs - here.warmup_epochs)
-    learning = here.epochs - round(of_recipe.warmup * here.epochs)
-    of_epoch = max(1, rewards // max(1, learning))
+    learning = max(1, here.epochs - round(of_recipe.warmup * here.epochs))
+    of_epoch = max(1, rewards // learning)
     proposals = max(n for n in range(1, min(of_recipe.proposals, of_epoch) + 1) if of_epoch % n == 0)
     return replace(
         of_recipe,
         epochs=here.epochs,
         proposals=proposals,
-        updates=round(rewards / (proposals * max(1, learning))),
+        updates=round(rewards / (proposals * learning)),
         log_every=here.log_every,
         checkpoint_every=here.checkpoint_every,
         keep_checkpoints=here.keep_checkpoints,
     )
-
-
-def with_setting(config: RunConfig, setting: str, value: str) -> RunConfig:
-    """One setting by its flag's name, with a value as JSON, or as a word. Raises `ConfigError` if it cannot be so."""
-    record = config_to_json(config)
-    *path, last = setting.removeprefix("--").replace("-", "_").split(".")
-    try:
-        parsed: Any = json.loads(value)
-    except json.JSONDecodeError:
-        parsed = value
-    place: Any = record["settings"]
-    for part in path:
-        place = place.get(part) if isinstance(place, dict) else None
-    if not isinstance(place, dict) or last not in place or isinstance(place[last], dict):
-        raise ConfigError(f"there is no setting {shown(setting)}; 'enas run RECIPE --help' lists them")
-    place[last] = parsed
-    try:
-        return config_from_json(json.loads(json.dumps(record)))
-    except RunFolderError as error:
-        raise ConfigError(
-            f"{shortened(setting)}={shortened(value)}: {str(error).removeprefix('config.json, ')}"
-        ) from error

@@ -6,9 +6,8 @@ then judged on validation and on test data. Every search is a run folder of its 
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,10 @@ from scipy import stats
 
 from enas.config import RunConfig
 from enas.constraints import SampleSize, Seed, Settings
-from enas.errors import ConfigError, DataError, NotFiniteError
+from enas.errors import DataError
+from enas.evidence.runs import aligned, command_line, finish_or_diverge, run_in
 from enas.evidence.statistics import (
+    Floats,
     mean,
     mean_difference,
     median,
@@ -28,7 +29,7 @@ from enas.evidence.statistics import (
 )
 from enas.evidence.tables.minispaces import mini_space, table_of
 from enas.evidence.tables.named_settings import named_settings
-from enas.evidence.tables.table import Split, Table, recipe_hash
+from enas.evidence.tables.table import SPLITS, Table, recipe_hash
 from enas.paths import OptionalPath, UserPath
 from enas.runtime.files import read_json, write_json
 from enas.runtime.lock import run_lock
@@ -37,14 +38,12 @@ from enas.runtime.records import record_in
 from enas.runtime.seeding import generator
 from enas.runtime.stop import Stopped, StopRequest
 from enas.stages import Run, derive_by, search
-from enas.tasks.shared_scores import shared_scores
 
 SCORE = "score.json"
 SAMPLES = 16
-SPLITS: tuple[Split, ...] = ("valid", "test")
-
-COMPARED = {"samples_percentile": "samples", "picked_percentile": "picks"}
-"""By what methods are compared in pairs of equal seeds, and what it is called."""
+EQUIVALENTS = "picked_random_equivalents"
+FIGURES = ("samples_percentile", "picked_percentile", EQUIVALENTS, "shared_weights_kendall")
+"""What is told of a method, the first two also in pairs of equal seeds."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +64,6 @@ class ScoreOptions(Settings):
     json: bool = False
     """Print JSON instead of sentences."""
 
-    def names(self) -> list[str]:
-        """The methods, as a list."""
-        return self.methods.split(",")
-
 
 @dataclass(frozen=True)
 class ScoreRecord:
@@ -79,11 +74,23 @@ class ScoreRecord:
     seconds: float
 
 
-@dataclass(frozen=True)
-class DivergedRecord:
-    """What it holds of one whose shared weights diverged."""
-
-    diverged: str
+def score_methods(name: str, options: ScoreOptions) -> dict[str, Any]:
+    """Every search of every method, and what they come to together."""
+    table, config = table_of(name, options.file), mini_space(name).config()
+    chosen = {method: named_settings(config, method) for method in options.methods.split(",")}
+    options.run.mkdir(parents=True, exist_ok=True)
+    found: dict[str, list[dict[str, Any]]] = {method: [] for method in chosen}
+    with run_lock(options.run), StopRequest() as stop:
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
+            for method, records in found.items():
+                say(f"{name}: {method}, seed {seed}")
+                settings, folder = replace(chosen[method], seed=seed), options.run / f"{method}-seed{seed}"
+                try:
+                    records.append(score_search(settings, table, folder, stop))
+                except Stopped as stopped:
+                    command = f"{command_line(f'enas table score {name}', options)} --run"
+                    raise stop.stopped(options.run, command) from stopped
+    return summarise(found)
 
 
 def score_search(config: RunConfig, table: Table, folder: Path, stop: StopRequest) -> dict[str, Any]:
@@ -94,23 +101,14 @@ def score_search(config: RunConfig, table: Table, folder: Path, stop: StopReques
     """
     if (folder / SCORE).exists():
         record: dict[str, Any] = read_json(folder / SCORE)
-        advice = "Delete it; the same command scores the search again"
-        record_in(folder / SCORE, record, DivergedRecord if "diverged" in record else ScoreRecord, advice)
+        record_in(folder / SCORE, record, ScoreRecord, "Delete it; the same command scores the search again")
         return record
     folder.mkdir(parents=True, exist_ok=True)
-    begun = (folder / "config.json").exists()
-    run = Run.open(folder) if begun else Run.create(folder, config, ("search",))
-    if run.config != config:
-        raise ConfigError(f"{folder} holds a search with other settings; choose another --run")
+    run = run_in(folder, config, ("search",))
     check_fit(table, config, run.workshop.data_hash)
-    try:
-        search(run, stop)
-    except NotFiniteError as error:
-        say(f"{error}. It counts as diverged, and the others go on.")
-        write_json(folder / SCORE, {"diverged": str(error)})
-        return {"diverged": str(error)}
-    if stop.requested:
-        raise stop.stopped(folder)
+    why = finish_or_diverge(run, (search,), stop)
+    if why is not None:
+        return {"diverged": why}
     searched = run.search_record()
     assert searched is not None  # just now
     record = {**score_of(run, table), "seconds": searched.seconds}
@@ -136,29 +134,26 @@ def check_fit(table: Table, config: RunConfig, data_hash: str) -> None:
 def score_of(run: Run, table: Table) -> dict[str, Any]:
     """How good a finished search is by the table: its policy, what it picks, and its shared weights."""
     task, controller = run.searched()
-    seed = run.config.seed
     truth = {split: table.truth(split) for split in SPLITS}
-    proposals = controller.propose(SAMPLES, generator(seed, "score"))
-    sampled = proposals.architectures(task.space)
+    sampled = controller.propose(SAMPLES, generator(run.config.seed, "score")).architectures(task.space)
     mode = task.space.architecture(controller.mode())
     derive_by(run, lambda architecture: -truth["valid"][architecture])
     picked = run.architecture()
-    everything = list(truth["valid"])
-    shared_N = np.array(shared_scores(task, everything))
+    shared_N = np.array(task.scores(list(truth["valid"])))
     record: dict[str, Any] = {"samples": SAMPLES, "mode": str(mode), "picked": str(picked)}
     for split, known in truth.items():
-        known_N = np.array([known[a] for a in everything])
+        known_N = np.array([known[a] for a in truth["valid"]])
         record[split] = {
             "samples_percentile": percentile([known[a] for a in sampled], known_N),
             "mode_percentile": percentile([known[mode]], known_N),
             "picked_percentile": percentile([known[picked]], known_N),
-            "picked_random_equivalents": random_equivalents(known[picked], known_N),
+            EQUIVALENTS: random_equivalents(known[picked], known_N),
             "shared_weights_kendall": tau(shared_N, known_N),
         }
     return record
 
 
-def tau(a_N: Any, b_N: Any) -> float | None:
+def tau(a_N: Floats, b_N: Floats) -> float | None:
     """Kendall's tau-b; None where all scores are equal. One that is no number, of weights that overflow, is the worst."""
     a_N, b_N = (
         stats.rankdata(np.nan_to_num(scores_N, nan=-np.inf, neginf=-np.inf)) for scores_N in (a_N, b_N)
@@ -168,32 +163,7 @@ def tau(a_N: Any, b_N: Any) -> float | None:
     return float(stats.kendalltau(a_N, b_N).statistic)
 
 
-def score_methods(name: str, options: ScoreOptions) -> dict[str, Any]:
-    """Every search of every method, and what they come to together."""
-    space = mini_space(name)
-    table = table_of(name, options.file)
-    config = space.config()
-    chosen = {method: named_settings(config, method) for method in options.names()}
-    options.run.mkdir(parents=True, exist_ok=True)
-    found: dict[str, list[dict[str, Any]]] = {method: [] for method in options.names()}
-    with run_lock(options.run), StopRequest() as stop:
-        for seed in range(options.first_seed, options.first_seed + options.seeds):
-            for method, records in found.items():
-                folder = options.run / f"{method}-seed{seed}"
-                settings = replace(chosen[method], seed=seed)
-                say(f"{name}: {method}, seed {seed}")
-                try:
-                    records.append(score_search(settings, table, folder, stop))
-                except Stopped as stopped:
-                    raise stop.stopped(options.run, command(name, options)) from stopped
-    return summarise(found)
-
-
-def command(name: str, options: ScoreOptions) -> str:
-    """The command that goes on after a stop, up to the run folder."""
-    flags = [f"--methods={options.methods}", f"--seeds={options.seeds}", f"--first-seed={options.first_seed}"]
-    flags += [] if options.file is None else [f"--file={options.file}"]
-    return shlex.join(["enas", "table", "score", name, *flags, "--run"])
+# ---- together ----------------------------------------------------------------------------------------------------------
 
 
 def summarise(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
@@ -202,40 +172,40 @@ def summarise(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any
 
     Searches that diverged are counted and left out. Raises `DataError` if all of a method did.
     """
+    methods: dict[str, dict[str, Any]] = {}
     for method, records in found.items():
-        if all("diverged" in record for record in records):
+        whole = [record for record in records if "diverged" not in record]
+        if not whole:
             raise DataError(f"all searches of {method} diverged: {records[0]['diverged']}")
-    first, *others = found
-    keys = ("samples_percentile", "picked_percentile", "picked_random_equivalents", "shared_weights_kendall")
-    methods = {
-        method: {
-            split: {key: middle([record[split][key] for record in whole(records)], key) for key in keys}
+        methods[method] = {
+            split: {key: middle([record[split][key] for record in whole], key) for key in FIGURES}
             for split in SPLITS
         }
-        | {
+        methods[method] |= {
             "seeds": len(records),
-            "diverged": len(records) - len(whole(records)),
-            "seconds": float(np.mean([record["seconds"] for record in whole(records)])),
+            "diverged": len(records) - len(whole),
+            "seconds": float(np.mean([record["seconds"] for record in whole])),
         }
-        for method, records in found.items()
-    }
+    first, *others = found
     against: dict[str, dict[str, Any]] = {}
     for other in others:
         pairs = [
-            pair for pair in zip(found[first], found[other], strict=True) if len(whole(pair)) == len(pair)
+            (ours["test"], theirs["test"])
+            for ours, theirs in zip(found[first], found[other], strict=True)
+            if "diverged" not in ours and "diverged" not in theirs
         ]
-        for key in COMPARED if len(pairs) > 1 else ():
-            ours, theirs = ([pair[place]["test"][key] for pair in pairs] for place in range(2))
-            against.setdefault(other, {})[key] = {
-                "probability_better": probability_better_paired(ours, theirs).to_json(),
-                "difference": mean_difference(ours, theirs, np.random.default_rng(0)).to_json(),
-            }
+        if len(pairs) > 1:
+            against[other] = {key: compared(pairs, key) for key in FIGURES[:2]}
     return {"methods": methods, "first": first, "against": against, "searches": dict(found)}
 
 
-def whole(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Those of searches that did not diverge."""
-    return [record for record in records if "diverged" not in record]
+def compared(pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]], key: str) -> dict[str, Any]:
+    """One figure of two methods in pairs of equal seeds."""
+    ours, theirs = ([pair[place][key] for pair in pairs] for place in range(2))
+    return {
+        "probability_better": asdict(probability_better_paired(ours, theirs)),
+        "difference": asdict(mean_difference(ours, theirs, np.random.default_rng(0))),
+    }
 
 
 def middle(values: Sequence[float | None], key: str) -> dict[str, Any] | None:
@@ -244,47 +214,37 @@ def middle(values: Sequence[float | None], key: str) -> dict[str, Any] | None:
     known = [value for value in values if value is not None]
     if not known:
         return None
-    equivalents = key == "picked_random_equivalents"
     try:
-        found = median(known) if equivalents else mean(known, np.random.default_rng(0))
+        return asdict(median(known) if key == EQUIVALENTS else mean(known, np.random.default_rng(0)))
     except DataError:
-        value = float(np.median(known) if equivalents else np.mean(known))
+        value = float((np.median if key == EQUIVALENTS else np.mean)(known))
         return {"value": value, "low": None, "high": None, "level": None, "n": len(known)}
-    return found.to_json()
-
-
-def interval_text(found: Mapping[str, Any] | None, digits: int) -> str:
-    """A number with its interval, as far as there are any."""
-    if found is None:
-        return "-"
-    value = f"{found['value']:.{digits}f}"
-    return (
-        value if found["low"] is None else f"{value} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
-    )
 
 
 def describe(record: Mapping[str, Any]) -> str:
     """The summary in sentences."""
-    width = max(16, *(len(method) + 2 for method in record["methods"]))
-    lines = [
-        f"{'method':<{width}}{'seeds':>6}{'samples':>20}{'picked':>20}{'k*':>20}{'tau':>22}{'s a search':>12}   "
-        "(test data; 95 % intervals)"
-    ]
-    for method, said in record["methods"].items():
-        test = said["test"]
-        lines.append(
-            f"{method:<{width}}{said['seeds']:>6}{interval_text(test['samples_percentile'], 2):>20}"
-            f"{interval_text(test['picked_percentile'], 2):>20}"
-            f"{interval_text(test['picked_random_equivalents'], 1):>20}"
-            f"{interval_text(test['shared_weights_kendall'], 2):>22}{said['seconds']:>12.1f}"
+
+    def interval(found: Mapping[str, Any] | None, digits: int = 2) -> str:
+        """A number with its interval, as far as there are any."""
+        if found is None:
+            return "-"
+        value, low, high = (
+            f"{found[end]:.{digits}f}" if found[end] is not None else "" for end in ("value", "low", "high")
         )
-        if said["diverged"]:
-            lines[-1] += f"   {said['diverged']} diverged, left out"
-    for other, compared in record["against"].items():
-        for key, said in compared.items():
-            better, difference = said["probability_better"], said["difference"]
+        return f"{value} [{low}, {high}]" if low else value
+
+    rows = [("method", "seeds", "samples", "picked", "k*", "tau", "s a search")]
+    for method, said in record["methods"].items():
+        cells = (interval(said["test"][key], 1 if key == EQUIVALENTS else 2) for key in FIGURES)
+        lost = f" ({said['diverged']} diverged, left out)" if said["diverged"] else ""
+        rows.append((method, f"{said['seeds']}{lost}", *cells, f"{said['seconds']:.1f}"))
+    heading, *lines = aligned(rows)
+    lines = [f"{heading}   (test data; 95 % intervals)", *lines]
+    for other, found in record["against"].items():
+        for key, name in zip(FIGURES, ("samples", "picks"), strict=False):
+            better, gap = found[key]["probability_better"], found[key]["difference"]
             lines.append(
-                f"{COMPARED[key]} of {record['first']} against {other}: P(better) {interval_text(better, 2)}, difference "
-                f"{difference['value']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
+                f"{name} of {record['first']} against {other}: P(better) {interval(better)}, difference "
+                f"{gap['value']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]"
             )
     return "\n".join(lines)

@@ -10,45 +10,37 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from enas.architecture import Architecture
 from enas.config import RunConfig
-from enas.errors import ArchitectureError, ConfigError, DataError
-from enas.runs.images import ImageRunConfig
-from enas.runs.recurrent import RecurrentConfig
-from enas.runtime.environment import environment
+from enas.constraints import Settings
+from enas.errors import ArchitectureError, DataError
+from enas.evidence.agreement import agreement_if_any
+from enas.evidence.runs import last_if_diverged
+from enas.evidence.statistics import Floats
+from enas.paths import OptionalPath
 from enas.runtime.files import read_jsonl, write_atomic
+from enas.runtime.progress import duration
 from enas.runtime.records import WrongRecord, validated
 
 Split = Literal["valid", "test"]
-
-SAME_BITS = ("torch", "numpy", "numba", "cpu", "cpu_capability")
-"""What of an environment must agree for a training to come out the same bit for bit."""
+SPLITS: tuple[Split, ...] = ("valid", "test")
 
 
 def training_settings(config: RunConfig) -> dict[str, Any]:
     """The settings that a stand-alone training depends on, data and hardware aside: a search on the same space may differ
-    in all the others. Raises `ConfigError` for a kind of run that has no table."""
-    settings = asdict(config)
-    if isinstance(config, RecurrentConfig):
-        network: Any = {"output": config.cell.output}  # what else a cell has is of the supernet
-    elif isinstance(config, ImageRunConfig):
-        network = settings["child_network"]
-    else:
-        raise ConfigError(f"there are no tables for runs of the kind {type(config).__name__}")
+    in all the others."""
     return {
         "space": config.searched_space().to_json(),
-        "network": network,
+        "network": config.child_settings(),
         "precision": config.precision,
-        "child": settings["retrain"]["child"],
+        "child": asdict(config)["retrain"]["child"],
     }
 
 
@@ -62,7 +54,8 @@ def recipe_hash(config: RunConfig) -> str:
 class Row:
     """One training."""
 
-    architecture: Architecture
+    choices: tuple[int, ...]
+    """Of the architecture."""
     seed: int
     valid: float | None
     """The metric on the validation data, of the best epoch; None if the training diverged."""
@@ -78,13 +71,13 @@ class Row:
     """Why the training could not go on."""
 
     @classmethod
-    def of(cls, architecture: Architecture, metric: str, result: Mapping[str, Any]) -> Row:
+    def of(cls, choices: tuple[int, ...], metric: str, result: Mapping[str, Any]) -> Row:
         """The row of a training's result.json, tested."""
         seed = result["seed"]
         if "diverged" in result:
-            return cls(architecture, seed, None, None, None, None, None, str(result["diverged"]))
+            return cls(choices, seed, None, None, None, None, None, str(result["diverged"]))
         return cls(
-            architecture,
+            choices,
             seed,
             result[f"valid_{metric}"],
             result["valid_loss"],
@@ -93,42 +86,9 @@ class Row:
             result["seconds"],
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; the architecture by its choices, and in words for a person."""
-        own = {name: value for name, value in vars(self).items() if name not in ("architecture", "diverged")}
-        end = {} if self.diverged is None else {"diverged": self.diverged}
-        return {
-            "choices": list(self.architecture.choices),
-            **own,
-            "text": str(self.architecture),
-            **end,
-        }
-
-    def same_training(self, other: Row) -> bool:
-        """Whether two rows agree bit for bit, apart from how long the training took."""
-        pair = [{**row.to_json(), "seconds": None} for row in (self, other)]
-        return pair[0] == pair[1]
-
-
-@dataclass(frozen=True)
-class RowRecord:
-    """A row as the file has it."""
-
-    choices: list[int]
-    seed: int
-    valid: float | None
-    valid_loss: float | None
-    test: float | None
-    best_epoch: int | None
-    seconds: float | None
-    diverged: str | None = None
-
-
-def last_if_diverged(scores: Mapping[Architecture, float]) -> dict[Architecture, float]:
-    """The scores, with the next number below all others for -infinity, so that what diverged is last in any ranking."""
-    finite = [score for score in scores.values() if math.isfinite(score)]
-    worst = float(np.nextafter(min(finite), -math.inf)) if finite else 0.0
-    return {a: score if math.isfinite(score) else worst for a, score in scores.items()}
+    def value(self, split: Split) -> float | None:
+        """The metric on a split."""
+        return self.valid if split == "valid" else self.test
 
 
 @dataclass(frozen=True)
@@ -146,33 +106,27 @@ class Table:
     rows: tuple[Row, ...]
     """In the order of the mini-space's plan."""
 
-    @cached_property
-    def by_architecture(self) -> Mapping[Architecture, Mapping[int, Row]]:
-        """The rows of each architecture, by seed."""
-        found: dict[Architecture, dict[int, Row]] = {}
-        for row in self.rows:
-            found.setdefault(row.architecture, {})[row.seed] = row
-        return found
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that there are."""
+        return sorted({row.seed for row in self.rows})
 
     @property
     def complete(self) -> bool:
         """Whether every architecture of the space is there."""
-        return len(self.by_architecture) == self.config.searched_space().count()
+        return len({row.choices for row in self.rows}) == self.config.searched_space().count()
 
     def fits(self, config: RunConfig, data_hash: str) -> bool:
         """Whether a stand-alone training of this run is one of the table's."""
         return recipe_hash(config) == recipe_hash(self.config) and data_hash == self.data_hash
 
-    def made_like_here(self, data_hash: str) -> bool:
-        """Whether a training in this process must equal the table's bit for bit: same data, versions and instructions."""
-        here = environment()
-        return data_hash == self.data_hash and all(
-            here[key] == self.environment.get(key) for key in SAME_BITS
-        )
+    def architecture(self, row: Row) -> Architecture:
+        """The architecture of a row."""
+        return self.config.searched_space().architecture(row.choices)
 
     def score(self, row: Row, split: Split = "valid") -> float:
         """Accuracy in percent, or -log perplexity; -infinity if the training diverged."""
-        value = row.valid if split == "valid" else row.test
+        value = row.value(split)
         if value is None:
             return -math.inf
         return -math.log(value) if self.config.metric.lower_is_better else value
@@ -181,29 +135,24 @@ class Table:
         """The score of every architecture that was trained with this seed, in the order of the rows. One whose training
         diverged gets the next number below all others, so that it is last in every ranking."""
         return last_if_diverged(
-            {row.architecture: self.score(row, split) for row in self.rows if row.seed == seed}
+            {self.architecture(row): self.score(row, split) for row in self.rows if row.seed == seed}
         )
 
     def truth(self, split: Split = "valid") -> dict[Architecture, float]:
         """The score of every architecture, the mean over its seeds where there are several."""
-        per_seed = [self.scores(seed, split) for seed in self.seeds]
-        found = {a: [scores[a] for scores in per_seed if a in scores] for a in self.by_architecture}
+        found: dict[Architecture, list[float]] = {}
+        for seed in self.seeds:
+            for architecture, score in self.scores(seed, split).items():
+                found.setdefault(architecture, []).append(score)
         return {a: sum(scores) / len(scores) for a, scores in found.items()}
 
-    @property
-    def seeds(self) -> list[int]:
-        """The seeds that there are."""
-        return sorted({row.seed for row in self.rows})
-
-    def pairs(self, split: Split = "valid") -> npt.NDArray[np.float64]:
+    def pairs(self, split: Split = "valid") -> Floats:
         """The scores [2, N] of the architectures that were trained with the first two seeds."""
         if len(self.seeds) < 2:
             return np.empty((2, 0))
         first, second = (self.scores(seed, split) for seed in self.seeds[:2])
         both = [a for a in first if a in second]
         return np.array([[scores[a] for a in both] for scores in (first, second)])
-
-    # ---- the file ------------------------------------------------------------------------------------------------------
 
     def write(self, path: Path) -> None:
         """Write the table, whole or not at all."""
@@ -215,8 +164,13 @@ class Table:
             "training": training_settings(self.config),
             "environment": dict(self.environment),
         }
-        lines = [json.dumps(record, allow_nan=False) for record in (head, *(r.to_json() for r in self.rows))]
-        write_atomic(path, "\n".join(lines) + "\n")
+        records = [head]
+        for row in self.rows:
+            record = asdict(row) | {"text": str(self.architecture(row))}
+            if row.diverged is None:
+                del record["diverged"]
+            records.append(record)
+        write_atomic(path, "\n".join(json.dumps(record, allow_nan=False) for record in records) + "\n")
 
 
 def read_table(path: Path, config: RunConfig) -> Table:
@@ -234,36 +188,121 @@ def read_table(path: Path, config: RunConfig) -> Table:
             f"{path} is of trainings with other settings than this version's (hash {head['recipe_hash']}, here "
             f"{recipe_hash(config)}); build it again"
         )
-    rows: list[Row] = []
-    seen: set[tuple[Architecture, int]] = set()
+    space, rows = config.searched_space(), list[Row]()
+    seen: set[tuple[tuple[int, ...], int]] = set()
     for number, record in enumerate(records, start=2):
         try:
-            row = _read_row(config, record)
-        except (WrongRecord, TypeError, ArchitectureError) as error:
-            raise DataError(
-                f"{path}, line {number}: no row of the table ({type(error).__name__}: {error})"
-            ) from error
-        if (row.architecture, row.seed) in seen:
-            raise DataError(
-                f"{path}, line {number}: {row.architecture} with seed {row.seed} is there already"
-            )
-        seen.add((row.architecture, row.seed))
+            row = validated(Row, record)
+            architecture = space.architecture(row.choices)
+        except (WrongRecord, ArchitectureError) as error:
+            raise DataError(f"{path}, line {number}: no row of the table ({error})") from error
+        if row.diverged is None and None in (
+            row.valid,
+            row.valid_loss,
+            row.test,
+            row.best_epoch,
+            row.seconds,
+        ):
+            raise DataError(f"{path}, line {number}: no row of the table (a number of it is null)")
+        if (row.choices, row.seed) in seen:
+            raise DataError(f"{path}, line {number}: {architecture} with seed {row.seed} is there already")
+        seen.add((row.choices, row.seed))
         rows.append(row)
     return Table(head["table"], config, head["data_hash"], head["environment"], tuple(rows))
 
 
-def _read_row(config: RunConfig, record: Mapping[str, Any]) -> Row:
-    read = validated(RowRecord, record)
-    values = {
-        name: value for name, value in vars(read).items() if name not in ("choices", "seed", "diverged")
+# ---- what a table says -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ShowOptions(Settings):
+    """Say what a table holds, and how well two trainings of an architecture agree."""
+
+    file: OptionalPath = None
+    """A table.jsonl of the mini-space; by default the one that comes with the package."""
+    json: bool = False
+    """Print JSON."""
+
+
+def figures(table: Table) -> dict[str, Any]:
+    """The numbers of a table: how many, how they are spread, and how far a second seed agrees with the first."""
+    first = [row for row in table.rows if row.seed == table.seeds[0] and row.valid is not None]
+    ranked = sorted(first, key=table.score)
+    seconds = [row.seconds for row in table.rows if row.seconds is not None]
+    return {
+        "table": table.name,
+        "architectures": len({row.choices for row in table.rows}),
+        "space": table.config.searched_space().count(),
+        "rows": len(table.rows),
+        "diverged": sum(row.diverged is not None for row in table.rows),
+        "metric": table.config.metric.name,
+        **{split: _spread([row.value(split) for row in first]) for split in SPLITS},
+        "ceiling": {split: ceiling(table, split) for split in SPLITS},
+        "seconds_of_a_training": sum(seconds) / len(seconds) if seconds else None,
+        "seconds": sum(seconds),
+        "recipe_hash": recipe_hash(table.config),
+        "data_hash": table.data_hash,
+        "environment": dict(table.environment),
+        "best": str(table.architecture(ranked[-1])) if first else None,
+        "worst": str(table.architecture(ranked[0])) if first else None,
     }
-    if read.diverged is None and None in values.values():
-        raise TypeError(f"{', '.join(values)} must be numbers")
-    architecture = config.searched_space().architecture(read.choices)
-    return Row(architecture, read.seed, **values, diverged=read.diverged)
 
 
-def first_difference(a: Sequence[Row], b: Sequence[Row]) -> int | None:
-    """The place of the first row in which two tables, as far as both go, are not the same bit for bit."""
-    pairs = enumerate(zip(a, b, strict=False))
-    return next((place for place, (mine, other) in pairs if not mine.same_training(other)), None)
+def _spread(values: list[float | None]) -> dict[str, float] | None:
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    quantiles = np.quantile(known, [0, 0.25, 0.5, 0.75, 1]).tolist()
+    return dict(zip(("lowest", "quarter", "median", "three_quarters", "highest"), quantiles, strict=True))
+
+
+def ceiling(table: Table, split: Split) -> dict[str, Any] | None:
+    """How far the scores of two seeds agree, the most that any other score of architectures can reach; None without
+    three architectures that have both. Spreads are of scores: points of accuracy, or nats a token."""
+    pair_2N = table.pairs(split)
+    agreement = agreement_if_any(pair_2N[0], pair_2N[1], np.random.default_rng(0))
+    if agreement is None:
+        return None
+    within = math.sqrt(float(((pair_2N[0] - pair_2N[1]) ** 2).mean() / 2))
+    between = math.sqrt(max(0.0, float(pair_2N.mean(0).var(ddof=1)) - within**2 / 2))
+    return {
+        "architectures": pair_2N.shape[1],
+        "spread_of_architectures": between,
+        "spread_of_seeds": within,
+        "kendall": asdict(agreement.kendall),
+        "spearman": asdict(agreement.spearman),
+    }
+
+
+def describe(table: Table) -> str:
+    """`figures` in sentences."""
+    said, name = figures(table), table.config.metric.name
+    lines = [
+        f"table {table.name}: {said['architectures']} of {said['space']} architectures, {said['rows']} trainings"
+        + (f", {said['diverged']} of them diverged" if said["diverged"] else "")
+    ]
+    for split in SPLITS:
+        if (spread := said[split]) is not None:
+            lines.append(
+                f"{split} {name}: {spread['lowest']:.2f} to {spread['highest']:.2f}, median {spread['median']:.2f}, "
+                f"middle half {spread['quarter']:.2f} to {spread['three_quarters']:.2f}"
+            )
+    if said["best"] is not None:
+        lines.append(f"best {said['best']}; worst {said['worst']} (validation, seed {table.seeds[0]})")
+    for split, found in said["ceiling"].items():
+        if found is not None:
+            tau = found["kendall"]
+            lines.append(
+                f"two seeds, {split}, {found['architectures']} architectures: Kendall tau {tau['value']:.2f} "
+                f"[{tau['low']:.2f}, {tau['high']:.2f}], Spearman {found['spearman']['value']:.2f}; spread between "
+                f"architectures {found['spread_of_architectures']:.3g}, between seeds {found['spread_of_seeds']:.3g}"
+            )
+    if said["seconds_of_a_training"] is not None:
+        each, total = said["seconds_of_a_training"], duration(said["seconds"])
+        lines.append(f"a training takes {each:.1f} s, all of them {total} of work")
+    where = table.environment
+    lines.append(
+        f"recipe {said['recipe_hash']}, data {table.data_hash}; torch {where.get('torch')}, numba {where.get('numba')}, "
+        f"{where.get('cpu')} ({where.get('cpu_capability')}), {where.get('time')}"
+    )
+    return "\n".join(lines)

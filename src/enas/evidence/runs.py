@@ -1,0 +1,144 @@
+"""Many runs and trainings below a folder, each kept and none repeated: what comparing, ranking and the like share."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from enas.architecture import Architecture
+from enas.config import Metric, RunConfig
+from enas.constraints import Settings
+from enas.errors import NotFiniteError, RunFolderError
+from enas.retrain import Network, score_in
+from enas.runtime.files import write_json
+from enas.runtime.progress import say
+from enas.runtime.records import read_record
+from enas.runtime.stop import StopRequest
+from enas.stages import Run, StageName
+from enas.trainings import Job, train_all
+from enas.workers import LocalExecutor
+
+DIVERGED = "diverged.json"
+"""In the folder of a run whose weights diverged: why."""
+
+Stage = Callable[[Run, StopRequest], None]
+
+
+@dataclass(frozen=True)
+class DivergedRecord:
+    """What diverged.json holds."""
+
+    diverged: str
+
+
+def run_in(folder: Path, config: RunConfig, stages: Sequence[StageName]) -> Run:
+    """The run of these settings in a folder, begun if it is not there.
+
+    Raises `RunFolderError` if the folder holds a run of other settings.
+    """
+    if not (folder / "config.json").exists():
+        return Run.create(folder, config, stages)
+    run = Run.open(folder)
+    if run.config != config:
+        raise RunFolderError(f"{folder} holds a run of other settings; choose another --run, or delete it")
+    return run
+
+
+def diverged(folder: Path) -> str | None:
+    """Why the weights of a run diverged, if they did."""
+    path = folder / DIVERGED
+    if not path.exists():
+        return None
+    return read_record(path, DivergedRecord, "Delete it to run the search again").diverged
+
+
+def finish(run: Run, stages: Sequence[Stage], stop: StopRequest) -> None:
+    """Do stages of a run from where they were. Raises `Stopped`, after saving, if a stop is requested."""
+    for stage in stages:
+        stage(run, stop)
+        if stop.requested:
+            raise stop.stopped(run.folder)
+
+
+def finish_or_diverge(run: Run, stages: Sequence[Stage], stop: StopRequest) -> str | None:
+    """The same. If the weights diverge, that is noted and not tried again; returns why."""
+    if (why := diverged(run.folder)) is not None:
+        return why
+    try:
+        finish(run, stages, stop)
+    except NotFiniteError as error:
+        say(f"{error}. It counts as diverged, and the others go on.")
+        write_json(run.folder / DIVERGED, {"diverged": str(error)})
+        return str(error)
+    return None
+
+
+def train_networks(
+    run: Run,
+    part: str,
+    networks: Sequence[Network],
+    stop: StopRequest,
+    command: str,
+    *,
+    workers: int | None,
+    epochs: int | None = None,
+    test: bool = False,
+) -> dict[Network, dict[str, Any]]:
+    """Train networks side by side under RUN/PART; returns the results, without those whose process died.
+
+    `epochs` is another length than the recipe's; with `test` each is measured on the test data too. Raises `Stopped`, after
+    saving, if a stop is requested: `command`, followed by the run folder, goes on.
+    """
+    jobs = [Job(run.folder, part, network, epochs, test) for network in networks]
+    executor = LocalExecutor.for_run(run.config, workers)
+    outcomes = list(train_all(run, jobs, executor, stop, part, command))
+    return {one.job.network: one.result for one in outcomes if one.ending != "died"}
+
+
+def command_line(command: str, options: Settings) -> str:
+    """The command that goes on after a stop, up to the run folder: options that are not the default, as flags."""
+    flags = [
+        f"--{field.name.replace('_', '-')}={value}"
+        for field in fields(options)  # type: ignore[arg-type]  # all settings are dataclasses
+        if field.name not in ("run", "json") and (value := getattr(options, field.name)) != field.default
+    ]
+    return f"{command} {shlex.join(flags)}".strip()
+
+
+# ---- scores ------------------------------------------------------------------------------------------------------------
+
+
+def valid_score(metric: Metric, result: Mapping[str, Any]) -> float:
+    """The validation score of a training, higher is better: accuracy in percent, or -loss in nats a token; -infinity if
+    it diverged."""
+    if "diverged" in result:
+        return -math.inf
+    return (
+        -score_in(result, "valid_loss")
+        if metric.lower_is_better
+        else score_in(result, f"valid_{metric.name}")
+    )
+
+
+def last_if_diverged(scores: Mapping[Architecture, float]) -> dict[Architecture, float]:
+    """The scores, with the next number below all others for -infinity, so that what diverged is last in any ranking."""
+    finite = [score for score in scores.values() if math.isfinite(score)]
+    worst = float(np.nextafter(min(finite), -math.inf)) if finite else 0.0
+    return {a: score if math.isfinite(score) else worst for a, score in scores.items()}
+
+
+# ---- text --------------------------------------------------------------------------------------------------------------
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A line a row, its cells in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]

@@ -1,0 +1,286 @@
+"""Named variants of a recipe: changes of its settings, or of the architecture that it found (paper, §3.1 to §3.3).
+
+A recipe has those variants that its settings and its space allow.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar, cast
+
+from enas.architecture import Architecture, Kind
+from enas.config import RunConfig
+from enas.errors import ConfigError, SettingError, did_you_mean, shown
+
+ENSEMBLE = 250
+"""Architectures of the frozen controller's ensemble (paper, §3.3)."""
+CHANGED = 3
+"""Decisions that are changed at random in a found architecture; the paper says "some nodes" and "several connections"."""
+SKIP_RATE = 0.4
+"""The probability of a skip connection in the paper's random network (§3.3)."""
+
+Change = Callable[[RunConfig], RunConfig]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class OfSettings:
+    """Other settings; the run is searched anew, unless its search would be the recipe's own."""
+
+    name: str
+    about: str
+    """What is changed, in a line."""
+    change: Change
+    ensemble: int = 0
+    """Sample so many architectures at the end of the search and let them classify together, instead of retraining."""
+
+    def fits(self, config: RunConfig) -> bool:
+        """Whether the recipe's settings can be so."""
+        if self.ensemble:
+            return config.metric.name == "accuracy"
+        try:
+            self.change(config)
+        except SettingError:
+            return False
+        except ConfigError:  # it could, beside other settings; `named` says which
+            return True
+        return True
+
+
+@dataclass(frozen=True)
+class OfArchitecture:
+    """Another architecture than the one found is retrained, with settings that may depend on it."""
+
+    name: str
+    about: str
+    """What is changed, in a line."""
+    change: Callable[[RunConfig, Architecture, random.Random], tuple[RunConfig, Architecture]]
+    needs: tuple[Kind, frozenset[str]] | None = None
+    """A kind of decision that the space must have, and options of it."""
+
+    def fits(self, config: RunConfig) -> bool:
+        """Whether the recipe's space has what is changed."""
+        if self.needs is None:
+            return True
+        kind, options = self.needs
+        return any(d.kind == kind and options <= set(d.options) for d in config.searched_space().decisions)
+
+
+Variant = OfSettings | OfArchitecture
+
+
+# ---- settings by name --------------------------------------------------------------------------------------------------
+
+
+def with_setting(config: T, path: str, value: object) -> T:
+    """A copy with another value of a setting, which is named with dots. Raises `ConfigError` if there is none so called."""
+
+    def changed(part: Any, names: Sequence[str]) -> Any:
+        name, *inner = names
+        if not is_dataclass(part) or name not in {field.name for field in fields(part)}:
+            raise ConfigError(
+                f"there is no setting {shown(path)}: {type(part).__name__} has no {shown(name)}"
+            )
+        now = changed(getattr(part, name), inner) if inner else value
+        return replace(cast(Any, part), **{name: now})
+
+    return cast(T, changed(config, path.split(".")))
+
+
+def setting(changes: Mapping[str, object]) -> Change:
+    """Other values of settings, which are named with dots."""
+
+    def changed(config: RunConfig) -> RunConfig:
+        for path, value in changes.items():
+            config = with_setting(config, path, value)
+        return config
+
+    return changed
+
+
+# ---- changes of settings -----------------------------------------------------------------------------------------------
+
+
+def leave_one_out(config: RunConfig) -> RunConfig:
+    """The baseline that needs other rewards in the update. Raises `ConfigError` if there are none."""
+    if config.search.proposals < 2:
+        raise ConfigError(
+            "baseline-leave-one-out needs two proposals an update or more; set --search.proposals"
+        )
+    return setting({"controller.reinforce.baseline": "leave-one-out"})(config)
+
+
+def entropy_tenfold(config: RunConfig) -> RunConfig:
+    """Ten times the weight of the entropy."""
+    weight = getattr(getattr(config.controller, "reinforce", None), "entropy_weight", 0.0)
+    return setting({"controller.reinforce.entropy_weight": 10 * weight})(config)
+
+
+def proposing(count: int) -> Change:
+    """So many proposals an update, and as many rewards in all: a baseline and a scale that need several of them are
+    replaced where there is one."""
+
+    def changed(config: RunConfig) -> RunConfig:
+        rewards = config.search.updates * config.search.proposals
+        changes: dict[str, object] = {
+            "search.proposals": count,
+            "search.updates": max(1, round(rewards / count)),
+        }
+        if count == 1:
+            changes |= {
+                "controller.reinforce.baseline": "ema",
+                "controller.reinforce.normalise_advantages": False,
+            }
+        return setting(changes)(config)
+
+    return changed
+
+
+# ---- changes of the architecture ---------------------------------------------------------------------------------------
+
+
+def at_random(config: RunConfig, found: Architecture, rng: random.Random) -> tuple[RunConfig, Architecture]:
+    """Every decision uniform; skip connections with the paper's rate."""
+    choices = [
+        int(rng.random() < SKIP_RATE) if decision.kind == "skip" else rng.randrange(len(decision.options))
+        for decision in found.space.decisions
+    ]
+    return config, found.space.architecture(choices)
+
+
+def switched(kind: Kind, of: Sequence[str], to: Mapping[str, Sequence[str]]) -> Callable[..., Any]:
+    """Some of the decisions of a kind that took one of the options `of`, all if it is empty, take one of those that `to`
+    lists for it, or any other."""
+
+    def changed(config: RunConfig, found: Architecture, rng: random.Random) -> tuple[RunConfig, Architecture]:
+        choices, places = list(found.choices), []
+        for position, (choice, decision) in enumerate(zip(choices, found.space.decisions, strict=True)):
+            taken = decision.options[choice]
+            others = [o for o in to.get(taken, decision.options) if o != taken and o in decision.options]
+            if decision.kind == kind and others and (not of or taken in of):
+                places.append((position, [decision.options.index(other) for other in others]))
+        if not places:
+            raise ConfigError(
+                f"the found architecture '{found}' has no {kind} that this variant could change"
+            )
+        for position, others_K in rng.sample(places, min(CHANGED, len(places))):
+            choices[position] = rng.choice(others_K)
+        return config, found.space.architecture(choices)
+
+    return changed
+
+
+def plain_convolutions(
+    config: RunConfig, found: Architecture, rng: random.Random
+) -> tuple[RunConfig, Architecture]:
+    """Dense convolutions for separable ones, in a network whose width gives it the parameters of the found one."""
+    dense = {"sep3x3": "conv3x3", "sep5x5": "conv5x5"}
+    choices = list(found.choices)
+    for position, decision in enumerate(found.space.decisions):
+        taken = decision.options[choices[position]]
+        if decision.kind == "operation" and taken in dense:
+            choices[position] = decision.options.index(dense[taken])
+    plain = found.space.architecture(choices)
+    return config.as_large(plain, found), plain
+
+
+# ---- all of them -------------------------------------------------------------------------------------------------------
+
+FUNCTIONS = ("tanh", "relu")
+SWITCHED: dict[str, dict[str, tuple[str, ...]]] = {
+    "identity or sigmoid": dict.fromkeys(FUNCTIONS, ("identity", "sigmoid")),
+    "relu to tanh or tanh to relu": {"tanh": ("relu",), "relu": ("tanh",)},
+}
+
+SINGLE: tuple[tuple[str, str, object, str], ...] = (
+    ("no-warmup", "search.warmup", 0.0, "the controller learns from the first epoch on"),
+    ("statistics-batch", "shared.reward.statistics", "batch", "rewards by batch statistics"),
+    ("statistics-moving", "shared.reward.statistics", "moving", "rewards by the norms' moving averages"),
+    (
+        "statistics-recalibrated",
+        "shared.reward.statistics",
+        "recalibrated",
+        "rewards by statistics taken anew",
+    ),
+    ("average-none", "shared.average", 0.0, "rewards with the shared weights as they are"),
+    ("average-99", "shared.average", 0.99, "rewards with a moving average of the shared weights"),
+    ("baseline-ema", "controller.reinforce.baseline", "ema", "a moving average as baseline"),
+    ("no-entropy", "controller.reinforce.entropy_weight", 0.0, "no entropy term"),
+    ("stop-entropy", "search.stop_entropy", 0.9, "updates end at 90 % of the largest entropy"),
+    ("sampler-policy", "search.explore", 0.0, "after the warm-up weights are trained by the policy alone"),
+    ("sampler-mixed", "search.explore", 0.25, "a quarter of the weight steps takes uniform samples"),
+    ("sampler-uniform", "search.explore", 1.0, "weights are trained by uniform samples alone"),
+    ("sampler-fair", "search.exploration", "fair", "fair samples instead of uniform ones"),
+    ("derive-reward", "derive.rule", "reward", "the sample of the highest reward with the shared weights"),
+    ("derive-mode", "derive.rule", "mode", "the policy's most probable architecture"),
+    ("derive-shortlist", "derive.rule", "shortlist", "the best of a shortlist trained for a while"),
+)
+"""Variants of one setting: name, setting, value, and what is changed."""
+
+VARIANTS: tuple[Variant, ...] = (
+    OfArchitecture("random", "an architecture drawn at random, no search", at_random),
+    OfSettings(
+        "frozen",
+        f"the controller never learns; {ENSEMBLE} of its architectures together",
+        setting({"search.updates": 0}),
+        ENSEMBLE,
+    ),
+    OfArchitecture(
+        "plain-convolutions",
+        "dense convolutions for the separable ones found, at equal parameters",
+        plain_convolutions,
+        ("operation", frozenset({"conv3x3", "conv5x5"})),
+    ),
+    OfArchitecture(
+        "random-connections",
+        f"{CHANGED} sources of the found cells changed at random",
+        switched("source", (), {}),
+        ("source", frozenset()),
+    ),
+    OfArchitecture(
+        "identity-or-sigmoid",
+        f"{CHANGED} functions of the found cell switched to identity or sigmoid",
+        switched("function", FUNCTIONS, SWITCHED["identity or sigmoid"]),
+        ("function", frozenset(FUNCTIONS)),
+    ),
+    OfArchitecture(
+        "relu-and-tanh-switched",
+        f"{CHANGED} functions of the found cell switched, relu to tanh or tanh to relu",
+        switched("function", FUNCTIONS, SWITCHED["relu to tanh or tanh to relu"]),
+        ("function", frozenset(FUNCTIONS)),
+    ),
+    *(OfSettings(name, about, setting({path: value})) for name, path, value, about in SINGLE),
+    OfSettings(
+        "derive-ridge",
+        "the best by ridge regression",
+        setting({"derive.rule": "ridge", "derive.ridge_candidate": True}),
+    ),
+    OfSettings("baseline-leave-one-out", "the mean of the update's other rewards as baseline", leave_one_out),
+    OfSettings(
+        "proposals-1", "one proposal an update, a moving average as baseline, equal rewards", proposing(1)
+    ),
+    OfSettings("proposals-4", "four proposals an update, equal rewards", proposing(4)),
+    OfSettings("proposals-8", "eight proposals an update, equal rewards", proposing(8)),
+    OfSettings("entropy-tenfold", "ten times the weight of the entropy", entropy_tenfold),
+)
+
+
+def variants_of(config: RunConfig) -> dict[str, Variant]:
+    """The variants that there are of a recipe, by name."""
+    return {variant.name: variant for variant in VARIANTS if variant.fits(config)}
+
+
+def named(config: RunConfig, names: Sequence[str]) -> list[Variant]:
+    """The variants called so, each once. Raises `ConfigError` for an unknown name, and for one that changes nothing."""
+    known = variants_of(config)
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"there is no variant {shown(name)}; {did_you_mean(name, known)}of this recipe there are {', '.join(known)}"
+            )
+        variant = known[name]
+        if isinstance(variant, OfSettings) and variant.change(config) == config:
+            raise ConfigError(f"the variant {name!r} changes nothing: the recipe is like that already")
+    return [known[name] for name in dict.fromkeys(names)]
