@@ -353,7 +353,7 @@ def test_evidence_knows_no_single_space_or_task() -> None:
     files = [file for file in SOURCES if "src/enas/evidence/" in file.as_posix()]
     modules = {(file.name, m) for file in files for m in imports(file)}
     of_one = re.compile(r"enas\.(runs|spaces|tasks|data)\.\w+|enas\.recipes\.(recurrent|macro|micro)\b")
-    allowed = {"enas.spaces.space_from_json", "enas.data.downloads", "enas.data.downloads.read_checked"}
+    allowed = {"enas.spaces.space_from_json", "enas.data.published", "enas.data.published.read_checked"}
     assert [pair for pair in sorted(modules) if of_one.match(pair[1]) and pair[1] not in allowed] == []
 
 
