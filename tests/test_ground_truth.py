@@ -15,10 +15,11 @@ import scipy.stats
 
 from enas import cli
 from enas.errors import ConfigError, DataError, RunFolderError
-from enas.evidence.tables.build import BuildOptions, build
 from enas.evidence.tables.minispaces import (
     MINI_SPACES,
+    BuildOptions,
     MiniSpace,
+    build,
     mini_space,
     table_for,
     table_of,

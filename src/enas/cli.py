@@ -624,8 +624,7 @@ def score_controllers(config: BenchmarkConfig) -> int:
 
 def parse_table(argv: list[str]) -> Action:
     """`table build NAME --run FOLDER`, `table show NAME`."""
-    from enas.evidence.tables.build import BuildOptions, build
-    from enas.evidence.tables.minispaces import MINI_SPACES, mini_space
+    from enas.evidence.tables.minispaces import MINI_SPACES, BuildOptions, build, mini_space
     from enas.evidence.tables.score import ScoreOptions
     from enas.evidence.tables.table import ShowOptions as TableOptions
     from enas.evidence.tables.table import describe

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -112,9 +112,10 @@ class RunConfig(Settings, ABC):
         """These settings without networks that the found one is compared with."""
         return replace(self, retrain=replace(self.retrain, random=0))
 
-    @abstractmethod
     def child_settings(self) -> dict[str, Any]:
-        """What the network around an architecture is like when it is trained alone, as plain values."""
+        """What the network around an architecture is like when it is trained alone, as plain values; by default all
+        settings, as any of them may matter."""
+        return asdict(self)
 
     def epochs_with_validation(self) -> int | None:
         """The length of a training that keeps the validation data out; None if the recipe's does so by itself."""

@@ -105,6 +105,11 @@ class Found:
     search_seconds: float
     validate_seconds: float
 
+    @property
+    def network(self) -> Network:
+        """What is trained of it."""
+        return Network("candidate", self.architecture, self.seed)
+
 
 def compare_run(run: Run, config: CompareConfig) -> Comparison:
     """Search, train and compare; leaves its files in RUN/compare, and returns the numbers.
@@ -187,8 +192,8 @@ def found_by(run: Run, method: str) -> Found:
             f"{missing} is missing: what the search took is not known. Delete architecture.json there, and derive again"
         )
     spent = Spent(len(run.archive()), derived.candidates * config.minibatches * config.checkpoints)
-    shortlist = (read_result(path.parent) or {} for path in (run.folder / "derive").glob(f"*/{RESULT}"))
-    picking = derived.seconds + sum(result.get("seconds", 0.0) for result in shortlist)
+    shortlist = (read_result(path.parent) for path in (run.folder / "derive").glob(f"*/{RESULT}"))
+    picking = derived.seconds + sum(map(seconds_of, shortlist))
     return Found(method, run.config.seed, run.architecture(), spent, searched.seconds, picking)
 
 
@@ -205,8 +210,7 @@ def plan(run: Run, config: CompareConfig, first: Found) -> str:
     missing = sum(not any((folder / name).exists() for name in ended) for folder in folders)
     trained = len(list((run.folder / PART).glob(f"*-seed*/{RESULT}")))
     trainings = max(0, len(names) * config.seeds + config.samples - trained)
-    network = Network("candidate", first.architecture, first.seed)
-    example = run.workshop.child_training(network, config.training_epochs(run.config))
+    example = run.workshop.child_training(first.network, config.training_epochs(run.config))
     each = example.estimate()[0] * example.total_steps
     at_once = max(1, min(LocalExecutor.for_run(run.config, config.workers).at_once, trainings))
     seconds = missing * (first.search_seconds + first.validate_seconds) + trainings * each / at_once
@@ -230,14 +234,11 @@ def train(
     Raises `RunFolderError` if a training's process died.
     """
     epochs = config.training_epochs(run.config)
-    own = Network("candidate", found[0].architecture, found[0].seed)
-    before = (
-        run.result(own, "retrain") if epochs is None else None
-    )  # the stage retrain may have done it alike
-    results: dict[Network, Result] = {own: before} if before is not None and "test" in before else {}
-    picked = [
-        Network("candidate", one.architecture, one.seed) for one in found if one.architecture is not None
-    ]
+    results: dict[Network, Result] = {}
+    if epochs is None:  # then the stage retrain may have trained what the run found alike
+        done = run.result(found[0].network, "retrain")
+        results = {found[0].network: done} if done is not None and "test" in done else {}
+    picked = [one.network for one in found if one.architecture is not None]
     sampled = [Network("candidate", a, run.config.seed + number) for number, a in enumerate(drawn)]
     wanted = [network for network in dict.fromkeys([*picked, *sampled]) if network not in results]
     command = command_line("enas compare", config)
@@ -249,15 +250,22 @@ def train(
         raise RunFolderError(
             f"{died} of {len(wanted)} trainings under {run.folder / PART} died; the same command takes them up again"
         )
-    records = [
-        record_of(run.config, one, results.get(Network("candidate", one.architecture, one.seed)))
-        for one in found
-    ]
+    records = [record_of(run.config, one, results.get(one.network)) for one in found]
     samples = [results[network] for network in sampled]
     return [
         *records,
         *random_searches(run.config, [one for one in records if one.method == found[0].method], samples),
-        *(sample_of(run.config, network, results[network]) for network in sampled),
+        *(
+            Record(
+                method=SAMPLING,
+                seed=network.seed,
+                architecture=str(network.architecture),
+                score=test_score(run.config, result),
+                evaluations=1,
+                final_seconds=seconds_of(result),
+            )
+            for network, result in zip(sampled, samples, strict=True)
+        ),
     ]
 
 
@@ -266,6 +274,11 @@ def test_score(config: RunConfig, result: Result | None) -> float | None:
     if result is None or "diverged" in result:
         return None
     return score_in(result, f"test_{config.metric.name}")
+
+
+def seconds_of(result: Result | None) -> float:
+    """Of a training; 0 if it diverged, or there is none."""
+    return 0.0 if result is None else float(result.get("seconds", 0.0))
 
 
 def record_of(config: RunConfig, one: Found, result: Result | None) -> Record:
@@ -278,14 +291,8 @@ def record_of(config: RunConfig, one: Found, result: Result | None) -> Record:
         evaluations=one.spent.evaluations,
         search_seconds=one.search_seconds,
         validate_seconds=one.validate_seconds,
-        final_seconds=float((result or {}).get("seconds", 0.0)),
+        final_seconds=seconds_of(result),
     )
-
-
-def sample_of(config: RunConfig, network: Network, result: Result) -> Record:
-    """A random architecture: a run by itself."""
-    seconds, text = float(result.get("seconds", 0.0)), str(network.architecture)
-    return Record(SAMPLING, network.seed, text, test_score(config, result), 1, 0.0, 0.0, seconds)
 
 
 def random_searches(config: RunConfig, own: Sequence[Record], sampled: Sequence[Result]) -> list[Record]:
@@ -296,9 +303,9 @@ def random_searches(config: RunConfig, own: Sequence[Record], sampled: Sequence[
     those drawn, so that searches of different seeds are independent. Where there are too few, all have fewer.
     """
     costs = [result["seconds"] for result in sampled if "seconds" in result]
-    wanted = (
-        math.ceil(mean(own, "seconds") / float(np.mean(costs))) if sum(costs) else 1
-    )  # too short to be timed
+    wanted = 1  # if the trainings are too short to be timed
+    if sum(costs):
+        wanted = math.ceil(mean(own, "seconds") / float(np.mean(costs)))
     each = min(max(1, wanted), len(sampled) // len(own))
     if each < wanted:
         say(
@@ -319,7 +326,5 @@ def random_search(config: RunConfig, seed: int, trained: Sequence[Result]) -> Re
         architecture="" if best is None else best["architecture"]["text"],
         score=test_score(config, best),
         evaluations=len(trained),
-        search_seconds=0.0,
-        validate_seconds=sum(result.get("seconds", 0.0) for result in trained),
-        final_seconds=0.0,
+        validate_seconds=sum(map(seconds_of, trained)),
     )

@@ -50,10 +50,10 @@ class Record:
     """By the metric of the comparison; None if the training diverged, which is worse than any score."""
     evaluations: int
     """Architectures rewarded, each time on one minibatch; of a method without shared weights, architectures trained."""
-    search_seconds: float
-    validate_seconds: float
+    search_seconds: float = 0.0
+    validate_seconds: float = 0.0
     """Of picking one architecture, such as training a shortlist."""
-    final_seconds: float
+    final_seconds: float = 0.0
     """Of training the picked one."""
 
     @property
@@ -130,9 +130,8 @@ def compare(records: Sequence[Record], method: str, metric: Metric, seed: int = 
     sign = -1.0 if metric.lower_is_better else 1.0
     sampled = by_method.get(SAMPLING, [])
     sampled_N = sign * _scores(sampled)
-    if len(
-        sampled_N
-    ):  # what diverged counts as the worst: without it the expected best would look better than it is
+    # What diverged counts as the worst: without it the expected best would look better than it is.
+    if len(sampled_N):
         sampled_N = np.concatenate((sampled_N, np.full(len(sampled) - len(sampled_N), sampled_N.min())))
     # How many are trained in the seconds of one run of the method.
     training = [record.final_seconds for record in sampled if record.score is not None]

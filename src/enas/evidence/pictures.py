@@ -41,29 +41,28 @@ class Axis:
         return [(self.at(value), f"{value:.6g}") for value in values]
 
 
-def axis(label: str, values: Sequence[float], span: Span) -> Axis:
-    """An axis with room for all values, and four to eight ticks at round numbers (1, 2 or 5 times a power of ten)."""
+def axis(label: str, values: Sequence[float], span: Span, scores: bool = False) -> Axis:
+    """An axis with room for all values, and four to eight ticks at round numbers (1, 2 or 5 times a power of ten).
+
+    Of scores that are positive and far apart, as perplexities may be, it is logarithmic.
+    """
     low, high = min(values), max(values)
+    if scores and 0 < WIDE * low <= high:
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        numbers = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+        first = max(number for number in numbers if number <= low * (1 + 1e-9))
+        last = min(number for number in numbers if number >= high * (1 - 1e-9))
+        return Axis(
+            label, tuple(math.log10(n) for n in numbers if first <= n <= last), span, logarithmic=True
+        )
     if low == high:
         low, high = low - 0.5, high + 0.5
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
-    first, last = math.floor(low / step), math.ceil(high / step)
-    return Axis(label, tuple(number * step for number in range(first, last + 1)), span)
-
-
-def axis_of_scores(label: str, values: Sequence[float], span: Span) -> Axis:
-    """The same; logarithmic if the values are positive and far apart."""
-    low, high = min(values), max(values)
-    if low <= 0 or high < WIDE * low:
-        return axis(label, values, span)
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    round_numbers = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
-    first = max(number for number in round_numbers if number <= low * (1 + 1e-9))
-    last = min(number for number in round_numbers if number >= high * (1 - 1e-9))
-    ticks = tuple(math.log10(number) for number in round_numbers if first <= number <= last)
-    return Axis(label, ticks, span, logarithmic=True)
+    return Axis(
+        label, tuple(n * step for n in range(math.floor(low / step), math.ceil(high / step) + 1)), span
+    )
 
 
 # ---- pieces ------------------------------------------------------------------------------------------------------------
@@ -78,14 +77,12 @@ def picture(width: float, height: float, parts: Sequence[str]) -> str:
     return "\n".join([opening, '<rect width="100%" height="100%" fill="white"/>', *parts, "</svg>", ""])
 
 
+HEADING = ' font-size="14"'
+
+
 def text(x: float, y: float, words: str, anchor: str = "middle", more: str = "") -> str:
-    """Words at a place."""
+    """Words at a place; `more` is other attributes."""
     return f'<text x="{x}" y="{y}" text-anchor="{anchor}"{more}>{escape(words)}</text>'
-
-
-def heading(x: float, y: float, words: str) -> str:
-    """Larger words."""
-    return text(x, y, words, more=' font-size="14"')
 
 
 def line(x: float, y: float, to: str, colour: str, more: str = "") -> str:
@@ -131,7 +128,7 @@ def scatter_svg(
     up = axis(*y, (height - margin, margin))
     side = height / 2
     parts = [
-        heading(width / 2, 28, title),
+        text(width / 2, 28, title, more=HEADING),
         *vertical_lines(across, *up.span),
         *horizontal_lines(up, *across.span),
         text(16, side, up.label, more=f' transform="rotate(-90 16 {side})"'),
@@ -157,12 +154,12 @@ def comparison_svg(comparison: Comparison, records: Sequence[Record]) -> str:
     bottom = TOP + max(LEAST_HEIGHT, ROW * len(comparison.summaries))
     better = "lower" if comparison.lower_is_better else "higher"
     parts = [
-        heading(sum(RUNS) / 2, 32, f"every run of every method ({better} is better)"),
+        text(sum(RUNS) / 2, 32, f"every run of every method ({better} is better)", more=HEADING),
         *_runs(comparison, records, bottom),
     ]
     if len(comparison.best_of_random) > 1:
-        title = heading(sum(CURVE) / 2, 32, "expected best of k random architectures")
-        parts += [title, *_curve(comparison, bottom)]
+        title = "expected best of k random architectures"
+        parts += [text(sum(CURVE) / 2, 32, title, more=HEADING), *_curve(comparison, bottom)]
     return picture(960, bottom + BOTTOM, parts)
 
 
@@ -171,7 +168,7 @@ def _runs(comparison: Comparison, records: Sequence[Record], bottom: float) -> l
     scores = [record.score for record in records if record.score is not None]
     if not scores:
         return [text(sum(RUNS) / 2, (TOP + bottom) / 2, "all runs diverged")]
-    across = axis_of_scores(f"test {comparison.metric}", scores, RUNS)
+    across = axis(f"test {comparison.metric}", scores, RUNS, scores=True)
     parts = vertical_lines(across, bottom, TOP)
     row = (bottom - TOP) / len(comparison.summaries)
     for place, summary in enumerate(comparison.summaries):
@@ -193,7 +190,7 @@ def _curve(comparison: Comparison, bottom: float) -> list[str]:
     curve = comparison.best_of_random
     mean = next(one.score for one in comparison.summaries if one.method == comparison.method)
     across = Axis("k", _whole_ticks(len(curve)), CURVE)
-    up = axis_of_scores("", [*curve, *([] if mean is None else [mean])], (bottom, TOP))
+    up = axis("", [*curve, *([] if mean is None else [mean])], (bottom, TOP), scores=True)
     points = " ".join(f"{across.at(k)},{up.at(best)}" for k, best in enumerate(curve, start=1))
     parts = [
         *vertical_lines(across, bottom, TOP),

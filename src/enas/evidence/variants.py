@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from enas.architecture import Architecture, Kind
 from enas.config import RunConfig
@@ -22,7 +22,6 @@ SKIP_RATE = 0.4
 """The probability of a skip connection in the paper's random network (§3.3)."""
 
 Change = Callable[[RunConfig], RunConfig]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,30 +73,26 @@ Variant = OfSettings | OfArchitecture
 # ---- settings by name --------------------------------------------------------------------------------------------------
 
 
-def with_setting(config: T, path: str, value: object) -> T:
-    """A copy with another value of a setting, which is named with dots. Raises `ConfigError` if there is none so called."""
+def with_settings(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
+    """A copy with other values of settings, which are named with dots. Raises `ConfigError` if there is none so called."""
 
-    def changed(part: Any, names: Sequence[str]) -> Any:
+    def changed(part: Any, path: str, names: Sequence[str]) -> Any:
         name, *inner = names
         if not is_dataclass(part) or name not in {field.name for field in fields(part)}:
             raise ConfigError(
                 f"there is no setting {shown(path)}: {type(part).__name__} has no {shown(name)}"
             )
-        now = changed(getattr(part, name), inner) if inner else value
-        return replace(cast(Any, part), **{name: now})
+        value = changed(getattr(part, name), path, inner) if inner else changes[path]
+        return replace(cast(Any, part), **{name: value})
 
-    return cast(T, changed(config, path.split(".")))
+    for path in changes:
+        config = changed(config, path, path.split("."))
+    return config
 
 
 def setting(changes: Mapping[str, object]) -> Change:
-    """Other values of settings, which are named with dots."""
-
-    def changed(config: RunConfig) -> RunConfig:
-        for path, value in changes.items():
-            config = with_setting(config, path, value)
-        return config
-
-    return changed
+    """The change that sets these."""
+    return lambda config: with_settings(config, changes)
 
 
 # ---- changes of settings -----------------------------------------------------------------------------------------------
@@ -109,13 +104,13 @@ def leave_one_out(config: RunConfig) -> RunConfig:
         raise ConfigError(
             "baseline-leave-one-out needs two proposals an update or more; set --search.proposals"
         )
-    return setting({"controller.reinforce.baseline": "leave-one-out"})(config)
+    return with_settings(config, {"controller.reinforce.baseline": "leave-one-out"})
 
 
 def entropy_tenfold(config: RunConfig) -> RunConfig:
     """Ten times the weight of the entropy."""
     weight = getattr(getattr(config.controller, "reinforce", None), "entropy_weight", 0.0)
-    return setting({"controller.reinforce.entropy_weight": 10 * weight})(config)
+    return with_settings(config, {"controller.reinforce.entropy_weight": 10 * weight})
 
 
 def proposing(count: int) -> Change:
@@ -133,7 +128,7 @@ def proposing(count: int) -> Change:
                 "controller.reinforce.baseline": "ema",
                 "controller.reinforce.normalise_advantages": False,
             }
-        return setting(changes)(config)
+        return with_settings(config, changes)
 
     return changed
 
@@ -150,26 +145,26 @@ def at_random(config: RunConfig, found: Architecture, rng: random.Random) -> tup
     return config, found.space.architecture(choices)
 
 
-def switched(kind: Kind, of: Sequence[str], to: Mapping[str, Sequence[str]]) -> Callable[..., Any]:
-    """Some of the decisions of a kind that took one of the options `of`, all if it is empty, take one of those that `to`
-    lists for it, or any other."""
+def switched(name: str, about: str, kind: Kind, to: Mapping[str, Sequence[str]]) -> OfArchitecture:
+    """Some of the decisions of a kind take another option: of those in `to` one that it lists; any, if it is empty."""
 
     def changed(config: RunConfig, found: Architecture, rng: random.Random) -> tuple[RunConfig, Architecture]:
         choices, places = list(found.choices), []
         for position, (choice, decision) in enumerate(zip(choices, found.space.decisions, strict=True)):
             taken = decision.options[choice]
-            others = [o for o in to.get(taken, decision.options) if o != taken and o in decision.options]
-            if decision.kind == kind and others and (not of or taken in of):
-                places.append((position, [decision.options.index(other) for other in others]))
+            wanted = to.get(taken, ()) if to else decision.options
+            others = [k for k, option in enumerate(decision.options) if option in wanted and k != choice]
+            if decision.kind == kind and others:
+                places.append((position, others))
         if not places:
             raise ConfigError(
                 f"the found architecture '{found}' has no {kind} that this variant could change"
             )
-        for position, others_K in rng.sample(places, min(CHANGED, len(places))):
-            choices[position] = rng.choice(others_K)
+        for position, others in rng.sample(places, min(CHANGED, len(places))):
+            choices[position] = rng.choice(others)
         return config, found.space.architecture(choices)
 
-    return changed
+    return OfArchitecture(name, about, changed, (kind, frozenset(to)))
 
 
 def plain_convolutions(
@@ -188,22 +183,11 @@ def plain_convolutions(
 
 # ---- all of them -------------------------------------------------------------------------------------------------------
 
-FUNCTIONS = ("tanh", "relu")
-SWITCHED: dict[str, dict[str, tuple[str, ...]]] = {
-    "identity or sigmoid": dict.fromkeys(FUNCTIONS, ("identity", "sigmoid")),
-    "relu to tanh or tanh to relu": {"tanh": ("relu",), "relu": ("tanh",)},
-}
-
 SINGLE: tuple[tuple[str, str, object, str], ...] = (
     ("no-warmup", "search.warmup", 0.0, "the controller learns from the first epoch on"),
     ("statistics-batch", "shared.reward.statistics", "batch", "rewards by batch statistics"),
     ("statistics-moving", "shared.reward.statistics", "moving", "rewards by the norms' moving averages"),
-    (
-        "statistics-recalibrated",
-        "shared.reward.statistics",
-        "recalibrated",
-        "rewards by statistics taken anew",
-    ),
+    ("statistics-recalibrated", "shared.reward.statistics", "recalibrated", "rewards by new statistics"),
     ("average-none", "shared.average", 0.0, "rewards with the shared weights as they are"),
     ("average-99", "shared.average", 0.99, "rewards with a moving average of the shared weights"),
     ("baseline-ema", "controller.reinforce.baseline", "ema", "a moving average as baseline"),
@@ -233,23 +217,18 @@ VARIANTS: tuple[Variant, ...] = (
         plain_convolutions,
         ("operation", frozenset({"conv3x3", "conv5x5"})),
     ),
-    OfArchitecture(
-        "random-connections",
-        f"{CHANGED} sources of the found cells changed at random",
-        switched("source", (), {}),
-        ("source", frozenset()),
-    ),
-    OfArchitecture(
+    switched("random-connections", f"{CHANGED} sources of the found cells changed at random", "source", {}),
+    switched(
         "identity-or-sigmoid",
         f"{CHANGED} functions of the found cell switched to identity or sigmoid",
-        switched("function", FUNCTIONS, SWITCHED["identity or sigmoid"]),
-        ("function", frozenset(FUNCTIONS)),
+        "function",
+        dict.fromkeys(("tanh", "relu"), ("identity", "sigmoid")),
     ),
-    OfArchitecture(
+    switched(
         "relu-and-tanh-switched",
         f"{CHANGED} functions of the found cell switched, relu to tanh or tanh to relu",
-        switched("function", FUNCTIONS, SWITCHED["relu to tanh or tanh to relu"]),
-        ("function", frozenset(FUNCTIONS)),
+        "function",
+        {"tanh": ("relu",), "relu": ("tanh",)},
     ),
     *(OfSettings(name, about, setting({path: value})) for name, path, value, about in SINGLE),
     OfSettings(

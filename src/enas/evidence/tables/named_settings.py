@@ -18,7 +18,7 @@ from typing import Any
 
 from enas.config import RunConfig
 from enas.errors import ConfigError, SettingError, did_you_mean, shortened, shown
-from enas.evidence.variants import Change, OfSettings, setting, variants_of, with_setting
+from enas.evidence.variants import Change, OfSettings, setting, variants_of, with_settings
 from enas.recipes import recipe
 from enas.search import SearchConfig
 from enas.settings import config_from_json, config_to_json
@@ -70,12 +70,11 @@ def with_flag(config: RunConfig, flag: str, value: str) -> RunConfig:
     except json.JSONDecodeError:
         parsed = value
     try:
-        changed = with_setting(config, path, tuple(parsed) if isinstance(parsed, list) else parsed)
+        changed = with_settings(config, {path: tuple(parsed) if isinstance(parsed, list) else parsed})
     except SettingError as error:
         raise ConfigError(f"{shortened(flag)}={shortened(value)}: {error}") from error
-    return config_from_json(
-        json.loads(json.dumps(config_to_json(changed)))
-    )  # a number becomes of its setting's kind
+    # Through JSON, so that a number becomes one of its setting's kind.
+    return config_from_json(json.loads(json.dumps(config_to_json(changed))))
 
 
 def searched_as(name: str) -> Change:
@@ -89,14 +88,13 @@ def searched_as(name: str) -> Change:
         source: Any = recipe(f"{config.searched_space().name}-{name}")
         own: Any = config
         sizes = {size: value for size, value in vars(own.shared.reward).items() if size in SIZES}
-        return setting(
-            {
-                "controller": source.controller,
-                "search": rhythm(source.search, config.search),
-                "shared.reward": replace(source.shared.reward, **sizes),
-                "shared.average": source.shared.average,
-            }
-        )(config)
+        changes = {
+            "controller": source.controller,
+            "search": rhythm(source.search, config.search),
+            "shared.reward": replace(source.shared.reward, **sizes),
+            "shared.average": source.shared.average,
+        }
+        return with_settings(config, changes)
 
     return changed
 

@@ -40,7 +40,7 @@ def training_settings(config: RunConfig) -> dict[str, Any]:
         "space": config.searched_space().to_json(),
         "network": config.child_settings(),
         "precision": config.precision,
-        "child": asdict(config)["retrain"]["child"],
+        "child": asdict(config.retrain).get("child"),
     }
 
 
