@@ -44,9 +44,6 @@ from enas.data.published import (
     CIFAR10,
     FASHION_MNIST,
     PublishedImages,
-    read_cifar,
-    read_idx,
-    read_idx_pair,
     read_images,
 )
 from enas.data.sources import load_images, load_text
@@ -454,34 +451,6 @@ def test_fashion_mnist_is_read_image_for_image(tmp_path: Path, change: Callable)
     assert np.array_equal(pool.labels_N, labels)
     assert pool.splits["train"].tolist() == list(range(40))
     assert pool.splits["test"].tolist() == list(range(40, 50))
-
-
-@pytest.mark.parametrize(
-    ("read", "message"),
-    [
-        (
-            lambda: read_cifar([b"\0" * 3074]),
-            r"^A file of 3,074 bytes is not in CIFAR-10's layout of 3,073 an image",
-        ),
-        (lambda: read_cifar([b""]), r"^A file of 0 bytes"),
-        (
-            lambda: read_idx(b"\0\0\x0d\x01\0\0\0\1aaaa"),
-            r"^A file that begins with '00 00 0d 01' is not an array",
-        ),
-        (lambda: read_idx(b"\0\0\x08\x03\0\0\0\1"), r"is not an array of bytes in idx layout"),
-        (
-            lambda: read_idx(idx(pixels(2, 3))[:-1]),
-            r"^An idx file says that its array is 2×3, but 5 values follow",
-        ),
-        (
-            lambda: read_idx_pair([idx(pixels(2, 3, 3)), idx(pixels(3))]),
-            r"^Arrays of shapes \(2, 3, 3\) and \(3,\)",
-        ),
-    ],
-)
-def test_other_layouts_are_refused(read: Callable, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        read()
 
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:

@@ -28,10 +28,10 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def check_precision(device: torch.device, precision: str, allow_slow: bool) -> None:
-    """Look whether products of this precision are worth it on a device; on a CPU by timing one.
+    """Check that a device computes products of this precision itself; on a CPU by timing one.
 
     Raises:
-        ConfigError: they would be emulated, many times slower than in fp32, and `allow_slow` does not allow that.
+        ConfigError: the device would emulate them, many times slower than fp32, and `allow_slow` is false.
     """
     if precision != "bf16" or allow_slow:
         return
@@ -53,7 +53,7 @@ _TOO_SLOW = 3.0
 
 
 def slowness_of_bfloat16() -> float:
-    """How many times as long a product in bfloat16 takes on the CPU as one in float32; some 10 ms of work."""
+    """How many times longer a product in bfloat16 takes on the CPU than one in float32; some 10 ms of work."""
     shortest = {torch.float32: math.inf, torch.bfloat16: math.inf}
     for _ in range(5):  # the shortest of several, as the machine may have other work
         for dtype, seconds in shortest.items():
@@ -79,14 +79,14 @@ def set_threads(count: int | None) -> int:
 
 
 def products_in(dtype: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Inside, convolutions and matrix products take operands of this type, by autocast, if it is shorter than float32."""
+    """Inside, autocast gives convolutions and matrix products operands of this type, if it is shorter than float32."""
     if dtype.itemsize >= torch.float32.itemsize:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype)
 
 
 def as_they_are(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Inside, products take operands of the types that they have, whatever autocast is around."""
+    """Inside, autocast is off: products take operands of the types that they have."""
     if not torch.amp.is_autocast_available(device.type):
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)

@@ -30,9 +30,9 @@ class Stopped(EnasError):
 class StopRequest:
     """Listens for SIGTERM, Ctrl-C and the loss of the terminal (on Windows Ctrl-Break too) while the block runs.
 
-    The first signal only sets `requested`; a second Ctrl-C raises KeyboardInterrupt at once, without saving.
-    The handlers from before are back when the block ends. Python delivers signals to the main thread, so in
-    any other thread this does nothing, and `request` may be called instead.
+    The first signal only sets `requested`; a second Ctrl-C raises KeyboardInterrupt at once, without saving. The block
+    restores the earlier handlers when it ends. Python delivers signals to the main thread alone; in any other thread, call
+    `request` instead.
 
         with StopRequest() as stop:
             for step in ...:

@@ -1,7 +1,7 @@
-"""The blocks that convolutional networks are built of, each with its norm, of torch's own modules.
+"""Blocks of convolutional networks, each with its norm, made of torch's own modules.
 
-The initial weights come from one explicit generator; so modules are made without values, as torch's own initialisation
-draws from its global generator. No block rectifies: where the ReLU stands is the network's business.
+Initial weights come from one explicit generator. Torch's own initialisation would draw from the global one, so modules
+are created without values. No block applies a ReLU: the network decides where it stands.
 
 Shape letters: B images, C channels in, O channels out, H rows, W columns, k the width of a filter, K classes.
 """
@@ -70,7 +70,7 @@ def convolution(
 def parts_of_convolution(
     parts: Iterable[str], channels: int, out: int, generator: torch.Generator, stride: int = 1
 ) -> nn.ModuleDict:
-    """A 1×1 convolution of a concatenation, in one convolution for each part; the fan-in is that of all together."""
+    """A 1×1 convolution of a concatenation, as one convolution for each part; the fan-in is that of all together."""
     names = list(parts)
     fan_in = channels * len(names)
     return nn.ModuleDict(
@@ -79,7 +79,7 @@ def parts_of_convolution(
 
 
 def chosen(convs: nn.ModuleDict, xs: Iterable[str]) -> list[nn.Conv2d]:
-    """The convolutions of the parts that are there."""
+    """The convolutions of the parts that are present."""
     found: list[Any] = [convs[name] for name in xs]
     return found
 
@@ -122,9 +122,9 @@ class SeparableConv(nn.Module):
 
 
 class JoinedConv(nn.Module):
-    """A 1×1 convolution of a concatenation, in one convolution for each part that may be in it, and its norm.
+    """A 1×1 convolution of a concatenation, as one convolution for each possible part, and its norm.
 
-    Those of absent parts get no gradient.
+    The convolutions of absent parts get no gradient.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class JoinedConv(nn.Module):
         self.norm = norm.build(out)
 
     def forward(self, xs: Mapping[str, Maps]) -> Maps:
-        """norm(conv(concatenation of the parts that are there)) [B, O, H, W]."""
+        """norm(conv(concatenation of the present parts)) [B, O, H, W]."""
         return ops.joined_norm(list(xs.values()), chosen(self.convs, xs), self.norm)
 
 
@@ -176,7 +176,7 @@ class Classifier(nn.Module):
 
 
 def class_scores(features_BC: Tensor, weight_KC: Tensor) -> Tensor:
-    """The last product [B, K], in the weights' own type also under autocast: a short one has ties for the best class."""
+    """Class scores [B, K], in the weights' own type even under autocast: in bfloat16 classes would tie for the best."""
     with as_they_are(features_BC.device):
         return F.linear(features_BC.to(weight_KC.dtype), weight_KC)
 
@@ -189,7 +189,7 @@ def linear(channels: int, out: int, generator: torch.Generator, fan_in: int | No
 
 
 def check_shape(shape: ImageShape, halvings: int) -> None:
-    """Raises `ConfigError` if a network cannot be built for such images, which it halves so many times."""
+    """Raise `ConfigError` if a network that halves its images so many times cannot take these."""
     if shape.channels < 1:
         raise ConfigError(f"images need at least one channel, not {shape.channels}")
     if shape.classes < 2:
@@ -203,7 +203,7 @@ def check_shape(shape: ImageShape, halvings: int) -> None:
 
 
 def check_images(images_BCHW: Tensor, shape: ImageShape) -> None:
-    """Raises `ConfigError` if a batch is not of the images that the network was built for."""
+    """Raise `ConfigError` if a batch does not have the shape that the network was built for."""
     expected = (shape.channels, shape.height, shape.width)
     if images_BCHW.dim() != 4 or tuple(images_BCHW.shape[1:]) != expected:
         given, wanted = ("×".join(map(str, sizes)) for sizes in (images_BCHW.shape, expected))

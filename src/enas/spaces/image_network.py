@@ -14,7 +14,7 @@ from enas.errors import ConfigError
 
 
 class Outputs(NamedTuple):
-    """Class scores [B, K] before the softmax; those of the auxiliary head are there in training, if it has one."""
+    """Class scores [B, K] before the softmax, and in training those of the auxiliary head, if the network has one."""
 
     logits_BK: Tensor
     auxiliary_BK: Tensor | None = None

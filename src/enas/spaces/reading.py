@@ -1,10 +1,9 @@
-"""Reading an architecture whose space nobody named: which space a string belongs to, and what it says there.
+"""Reads an architecture string that does not name its space.
 
 Words tell their space: `sep5x5(0)` is a layer of a macro network, `sep5x5(0)+identity(1)` a node of a micro cell,
-`tanh(1)` a node of a recurrent cell. Numbers may fit several spaces. A space that they fit without being written for it
-is a coincidence, the rarer the fewer strings of that length the space has: so numbers are taken for the smallest space
-that they fit if every other one is at least a thousand times larger, and refused as ambiguous otherwise. The name of a
-space and a colon before the string, as in `macro: 0 3 0`, always decide.
+`tanh(1)` a node of a recurrent cell. Numbers may fit several spaces by coincidence, the more rarely the fewer strings of
+that length a space has. So numbers are read for the smallest space that they fit if every other one is at least a thousand
+times larger, and refused as ambiguous otherwise. The name of a space and a colon, as in `macro: 0 3 0`, always decide.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from enas.spaces.notation import numbers_in
 from enas.spaces.recurrent.space import FUNCTIONS, RecurrentSpace, read_authors_string
 
 COINCIDENCE = 1000
-"""How many times larger every other space must be for numbers to be taken for the smallest one that they fit."""
+"""How many times larger every other space must be for numbers to be read for the smallest one that they fit."""
 
 
 def read_text(text: str) -> Architecture:
@@ -40,7 +39,7 @@ def read_text(text: str) -> Architecture:
 
 
 def read_numbers(text: str) -> Architecture:
-    """Numbers in one of the authors' notations, read for the space in which they are no coincidence."""
+    """Numbers in one of the authors' notations, read for the space that they were most likely written for."""
     fitting: list[Architecture] = []
     tried: list[str] = []
     for name, read in READERS.items():
@@ -78,8 +77,8 @@ def space_of_words(text: str) -> str:
 
 
 def read_recurrent(text: str) -> Architecture:
-    """A recurrent cell. Its numbers or labels tell whether it has a fixed input node, as in the corrected code: an
-    even count of numbers, or a second node that reads node 0."""
+    """A recurrent cell. It has a fixed input node, as in the corrected code, if there is an even count of numbers, or if the
+    second node reads node 0."""
     numbers = numbers_in(text)
     if numbers is not None:
         return read_authors_string(" ".join(map(str, numbers)))

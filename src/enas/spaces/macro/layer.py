@@ -26,7 +26,7 @@ SEPARABLE_WIDTHS = {"sep3x3": 3, "sep5x5": 5}
 
 @dataclass(frozen=True)
 class MacroNetConfig(Settings):
-    """How the networks of the space compute, and how wide they are."""
+    """What the networks of the space compute, and their width."""
 
     filters: Annotated[int, Bounds(2, LARGEST_WIDTH)] = 36
     """Channels of the stem and of the layers before the first reduction."""

@@ -1,8 +1,8 @@
-"""A cell of the micro space as a module: the same for a supernet, which holds the weights of every cell that may be
-chosen, and for a child, which holds those of one (paper, §2.4).
+"""A cell of the micro space as a module (paper, §2.4). A supernet's holds the weights of every cell that may be chosen, a
+child's those of one.
 
-Every use of an operation has weights of its own, named after the node that is computed, which of its two inputs this is,
-the operation, and the node that is read: `2-1-sep3x3-0`. Those off the computed path are not touched.
+Every use of an operation has weights of its own, named after the computed node, which of its two inputs this is, the
+operation, and the node that is read: `2-1-sep3x3-0`. Weights off the computed path are not touched.
 
 Shape letters: B images, C channels, H rows, W columns.
 """
@@ -25,6 +25,10 @@ from enas.spaces.micro.space import Cell, MicroSpace
 
 OUTPUT = "output"
 """The name of the only part that a cell with an output convolution hands on."""
+POOLS: dict[str, Callable[[Maps, int], Maps]] = {"avg3x3": ops.average_pool, "max3x3": ops.max_pool}
+"""The operations without weights, identity apart."""
+WIDTHS = {"sep3x3": 3, "sep5x5": 5}
+"""The widths of the separable convolutions."""
 
 
 class Edge(NamedTuple):
@@ -72,13 +76,6 @@ def candidates_of(space: MicroSpace) -> Candidates:
         for source in range(node)
     )
     return Candidates(edges, tuple(range(nodes)))
-
-
-POOLS: dict[str, Callable[[Maps, int], Maps]] = {"avg3x3": ops.average_pool, "max3x3": ops.max_pool}
-"""The operations without weights, identity apart."""
-
-WIDTHS = {"sep3x3": 3, "sep5x5": 5}
-"""The widths of the separable convolutions."""
 
 
 class SeparableTwice(nn.Module):

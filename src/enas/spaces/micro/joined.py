@@ -1,7 +1,7 @@
-"""Feature maps in named parts: a concatenation that nobody has to write out.
+"""Feature maps in named parts, which stand for their concatenation, and the modules that read them.
 
-A cell hands on its loose ends, and which nodes these are differs between architectures. So its output travels as parts
-named after the nodes, and whoever reads it holds a block of weights for each part that may come.
+A cell hands on its loose ends, and architectures differ in which nodes these are. So its output travels as parts named
+after the nodes, and each reader holds a block of weights for every part that may come.
 
 Shape letters: B images, C channels of a part, P Q channels out of either half, H rows, W columns, K classes.
 """
@@ -12,25 +12,32 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from enas import ops
 from enas.masks import Dropout
 from enas.ops import Maps
 from enas.spaces.blocks import (
+    Classifier,
     JoinedConv,
     NormConfig,
     chosen,
     class_scores,
+    convolution,
     linear,
     parts_of_convolution,
 )
 
 Parts = dict[str, Maps]
 """Feature maps of one size, in the order of their concatenation."""
+POOL, STRIDE = 5, 3
+"""Width of the auxiliary head's average pooling, and its stride, in pixels; nothing is padded."""
+NARROW, WIDE = 128, 768
+"""Channels of the auxiliary head's two convolutions."""
 
 
 class Layout(NamedTuple):
-    """What is known of feature maps before they are computed."""
+    """The shape of feature maps, known before they are computed."""
 
     parts: tuple[str, ...]
     """The names of the parts that may come."""
@@ -86,7 +93,7 @@ class Calibration(nn.Module):
 
 class JoinedClassifier(nn.Module):
     """Class scores of a concatenation: ReLU, the mean over all pixels, dropout in training, and a linear map without bias,
-    in one map for each part."""
+    as one map for each part."""
 
     def __init__(self, layout: Layout, classes: int, dropout: float, generator: torch.Generator) -> None:
         super().__init__()
@@ -102,3 +109,27 @@ class JoinedClassifier(nn.Module):
         layers: list[Any] = [self.linears[name] for name in xs]
         weight_KC = torch.cat([layer.weight for layer in layers], 1)
         return class_scores(self.dropout(features_BC), weight_KC)
+
+
+class AuxiliaryHead(nn.Module):
+    """The auxiliary classifier: a second loss nearer to the lower layers, in training only.
+
+    ReLU, average pooling 5×5 with stride 3, 1×1 convolution to 128 channels, 2×2 to 768, and a classifier. Norm and ReLU
+    follow both convolutions. All its weights are trained, unlike in the authors' first code.
+    """
+
+    def __init__(self, layout: Layout, classes: int, generator: torch.Generator, norm: NormConfig) -> None:
+        super().__init__()
+        self.narrow = JoinedConv(layout.parts, layout.channels, NARROW, generator, norm)
+        self.pad = nn.ZeroPad2d((0, 1, 0, 1))  # an even width keeps the size only if padded on one side
+        self.wide = convolution(NARROW, WIDE, 2, generator, padding=0)
+        self.wide_norm = norm.build(WIDE)
+        self.classifier = Classifier(WIDE, classes, 0.0, generator)
+
+    def forward(self, xs: Parts) -> Tensor:
+        """The class scores [B, K]."""
+        pooled = {name: F.avg_pool2d(ops.computed(ops.relu(x)), POOL, STRIDE) for name, x in xs.items()}
+        narrow_BCHW = self.pad(ops.computed(ops.relu(self.narrow(pooled))))
+        wide = ops.batch_norm(self.wide(narrow_BCHW), self.wide_norm)
+        scores_BK: Tensor = self.classifier(ops.relu(wide))
+        return scores_BK

@@ -1,7 +1,7 @@
 """The network of the micro space: a stem, layers of cells of which two halve the size, and a classifier.
 
-`MicroSupernet` and `MicroChild` are the same `MicroNetwork`, with the weights of every architecture or of one. What
-differs between search and retraining in the authors' first code is a setting here, so that both may run the same graph.
+`MicroSupernet` and `MicroChild` are the same `MicroNetwork`, with the weights of every architecture or of one. Whatever
+differs between search and retraining in the authors' first code is a setting, so that both may run the same graph.
 
 Shape letters: B images, C channels, H rows, W columns, K classes.
 """
@@ -20,9 +20,8 @@ from enas.data.images import ImageShape
 from enas.errors import ConfigError
 from enas.spaces.blocks import DenseConv, NormConfig, check_images, check_shape
 from enas.spaces.image_network import ImageChild, ImageSupernet, Outputs
-from enas.spaces.micro.auxiliary import POOL, AuxiliaryHead
 from enas.spaces.micro.cell import Candidates, MicroCell, candidates_of, path_of
-from enas.spaces.micro.joined import JoinedClassifier, JoinedReduction, Layout, Parts
+from enas.spaces.micro.joined import POOL, AuxiliaryHead, JoinedClassifier, JoinedReduction, Layout, Parts
 from enas.spaces.micro.space import Cell, MicroSpace
 
 
@@ -196,7 +195,7 @@ class MicroChild(ImageChild):
 
 
 def check_auxiliary(shape: ImageShape, halvings: int) -> None:
-    """Raises `ConfigError` if the auxiliary head has too few pixels left to pool."""
+    """Raise `ConfigError` if the auxiliary head has too few pixels to pool."""
     smallest = (POOL - 1) * 2**halvings + 1
     if min(shape.height, shape.width) < smallest:
         raise ConfigError(

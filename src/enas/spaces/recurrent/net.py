@@ -48,7 +48,7 @@ class CellWeights(NamedTuple):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """The batch norm of a cell, which the recurrence applies at every time step. Its moving variance is the biased one."""
+    """The batch norm of a cell, applied at every time step. Its moving variance is the biased one."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -58,13 +58,13 @@ class BatchNorm(nn.BatchNorm1d):
         self.decay = decay
 
     def over_time(self) -> OutputNorm:
-        """The norm as the recurrence wants it: with the batch's statistics in training mode, else the moving ones."""
+        """The norm as the recurrence takes it: by the batch's statistics in training mode, else the moving ones."""
         if self.training:
             return OutputNorm(self.weight, self.bias, self.eps)
         return OutputNorm(self.weight, self.bias, self.eps, self.running_mean, self.running_var)
 
     def forward(self, x_BD: Tensor) -> Tensor:
-        """One time step, normalised; in training mode the moving statistics take in the batch's."""
+        """One time step, normalised; in training mode this updates the moving statistics."""
         if self.training:
             variance_D, mean_D = torch.var_mean(x_BD, dim=0, correction=0)
             self.update(mean_D.detach().unsqueeze(0), variance_D.detach().unsqueeze(0))
@@ -74,7 +74,7 @@ class BatchNorm(nn.BatchNorm1d):
 
     @torch.no_grad()
     def update(self, mean_TD: Tensor, variance_TD: Tensor) -> None:
-        """Take the statistics of T time steps into the moving ones, one after the other, unless these rest."""
+        """Update the moving statistics with those of T time steps, one after the other, unless they are frozen."""
         if not self.track_running_stats:
             return
         steps = torch.arange(len(mean_TD) - 1, -1, -1, device=mean_TD.device, dtype=mean_TD.dtype)
@@ -152,7 +152,7 @@ def run_normed_cell(
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
-    """x · weight, of the type of x also where autocast gives the product another."""
+    """x · weight, in the type of x even where autocast gives the product another."""
     return (x @ weight).to(x.dtype)
 
 
