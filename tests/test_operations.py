@@ -124,10 +124,11 @@ CASES = {
         for pool in (ops.average_pool, ops.max_pool)
         for stride in (1, 2)
     },
-    "global average": Case(ops.global_average),
+    "global average": Case(ops.global_average, plain=True),
     "batch norm": Case(ops.batch_norm, lambda: [norm(4)], plain=PENDING),
-    "total norm": Case(ops.total_norm, lambda: [norm(4)], parts=3, plain=frozenset(["evaluation"])),
-    **{f"dense {width}": Case(ops.conv_norm, dense(width)) for width in (1, 3, 5)},
+    "total norm": Case(ops.total_norm, lambda: [norm(4)], parts=3, plain=True),
+    "dense 1": Case(ops.conv_norm, dense(1)),
+    **{f"dense {width}": Case(ops.conv_norm, dense(width), plain=True) for width in (3, 5)},
     "dense, stride": Case(ops.conv_norm, dense(3, stride=2), plain=True),
     "dense, other padding": Case(ops.conv_norm, dense(3, padding=0), plain=True),
     "dense, even width": Case(ops.conv_norm, dense(2), plain=True),
@@ -147,8 +148,8 @@ CASES = {
     "separable, groups": Case(ops.separable_norm, separable(3, groups=2), plain=True),
     "joined, one": Case(ops.joined_norm, joined(1), parts=1),
     "joined": Case(ops.joined_norm, joined(3), parts=3),
-    "reduction, one": Case(ops.reduction_norm, reduction(1), parts=1),
-    "reduction": Case(ops.reduction_norm, reduction(2), parts=2, plain=MIXED),
+    "reduction, one": Case(ops.reduction_norm, reduction(1), parts=1, plain=True),
+    "reduction": Case(ops.reduction_norm, reduction(2), parts=2, plain=True),
 }
 
 

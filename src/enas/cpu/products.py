@@ -41,7 +41,7 @@ def linear(weight_ED: Tensor, dtype: torch.dtype, rows: int, calls: int) -> Prod
 def side_by_side(weights_DE: Sequence[Tensor], dtype: torch.dtype, rows: int, calls: int) -> Product:
     """x -> [x W_1 | ... | x W_m], [R, D] -> [R, m E], computed in `dtype`, for about this many rows and calls."""
     if _packing_pays(dtype, calls):
-        return _packed(_transposed(weights_DE, dtype), rows)
+        return _packed(torch.cat([weight_DE.to(dtype).T for weight_DE in weights_DE]), rows)
     return _plain([weight_DE.to(dtype) for weight_DE in weights_DE], rows)
 
 
@@ -86,16 +86,3 @@ def _plain(weights_DE: Sequence[Tensor], rows: int) -> Product:
         return y.flatten(1)
 
     return product
-
-
-def _transposed(weights_DE: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """[W_1 | ... | W_m]ᵀ, [m E, D], in `dtype`."""
-    from enas.cpu import kernels  # here, as compiling takes its time to import
-    from enas.cpu.threads import team
-
-    D, E = weights_DE[0].shape
-    transposed_mED = torch.empty(len(weights_DE), E, D, dtype=dtype)
-    for weight_DE, transposed_ED in zip(weights_DE, transposed_mED, strict=True):
-        x_DE, y_ED = kernels.array(weight_DE.contiguous()), kernels.array(transposed_ED)
-        kernels.transpose(team(D * E), kernels.transpose_rows(E), x_DE, y_ED)
-    return transposed_mED.flatten(0, 1)

@@ -9,117 +9,91 @@ Shape letters: B images, C channels in, O channels out, H rows, W columns, k the
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from enas.cpu import separable_kernels
-from enas.cpu.deferred import Deferred
-from enas.cpu.kernels import array
-from enas.cpu.node import apply
-from enas.cpu.normed import BUCKETS, NormInputs, counts, normalised, output_gradient, with_norm
-from enas.cpu.threads import team
+from enas.cpu.compiler import array, team
+from enas.cpu.deferred import Deferred, affine_gradients, deferred, numbers
+from enas.cpu.normed import BUCKETS, normalised, output_gradient, with_norm
+from enas.cpu.registry import fits, known, takes, takes_over
 
 _POSITIONS = 1200
 _NUMBERS = 44_000
 """Most positions of a unit, and most numbers of its input or output: so few that a core's cache holds what is computed."""
 
 
-def fused_separable_norm(
-    x: Deferred, depthwise_C1kk: Tensor, pointwise_OC11: Tensor, norm: nn.BatchNorm2d, stride: int
-) -> Deferred:
-    """`enas.ops.separable_norm`, for contiguous float32 on a CPU and a stride of 1 or 2."""
-    outputs = apply(_SeparableNorm, *x, depthwise_C1kk, pointwise_OC11, stride, *NormInputs.of(norm))
-    return normalised(norm, outputs)
+@takes_over("separable_norm")
+def separable_norm(
+    x: Tensor | Deferred, depthwise: nn.Conv2d, pointwise: nn.Conv2d, norm: nn.BatchNorm2d
+) -> Deferred | None:
+    """A stride of 1 or 2."""
+    C = depthwise.out_channels
+    filters = known(depthwise, C, widest_stride=2) and known(pointwise) and pointwise.kernel_size == (1, 1)
+    fitting = fits([x], [C], pointwise.out_channels, norm) and pointwise.in_channels == C
+    if not (filters and fitting) or not takes(x, weights=(depthwise.weight, pointwise.weight, norm.weight)):
+        return None
+    z, scale, shift, is_rectified = deferred(x)
+    weights = (depthwise.weight, pointwise.weight)
+    return normalised(_SeparableNorm, norm, *weights, depthwise.stride[0], is_rectified, z, scale, shift)
 
 
 class _SeparableNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        z_BCHW: Tensor,
-        scale_C: Tensor | None,
-        shift_C: Tensor | None,
-        rectified: bool,
-        depthwise_C1kk: Tensor,
-        pointwise_OC11: Tensor,
-        stride: int,
-        *norm: Any,
-    ) -> tuple[Tensor, ...]:
+        ctx: Any, weight_O: Tensor, bias_O: Tensor, eps: float, depthwise_C1kk: Tensor, pointwise_OC11: Tensor,
+        stride: int, rectified: bool, z_BCHW: Tensor, *affine: Any,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         layout = _Layout.of(z_BCHW, depthwise_C1kk, pointwise_OC11, stride)
         y_BOHW = z_BCHW.new_empty(layout.B, layout.O, layout.rows, layout.wide)
         sums_U2O = z_BCHW.new_empty(layout.units, 2, layout.O)
-        kernel = separable_kernels.forward(layout.width)
-        kernel(
-            team(z_BCHW.numel()),
-            layout.units,
-            *_staging(z_BCHW, scale_C, shift_C, rectified),
-            *layout.sizes,
-            array(layout.planes(depthwise_C1kk)),
-            array(pointwise_OC11.flatten(1).contiguous()),
-            array(y_BOHW),
+        numbers_C3 = numbers([rectified], [z_BCHW, *affine])
+        weights = _weights(layout, depthwise_C1kk, pointwise_OC11)
+        separable_kernels.forward(layout.width)(
+            team(z_BCHW.numel()), layout.units, array(z_BCHW), numbers_C3, *layout.sizes, *weights, array(y_BOHW),
             array(sums_U2O),
-        )
-        ctx.rectified, ctx.layout = rectified, layout
-        count_U = counts(layout.B, layout.images, layout.rows * layout.wide)
-        saved = (z_BCHW, scale_C, shift_C, depthwise_C1kk, pointwise_OC11)
-        return with_norm(ctx, y_BOHW, sums_U2O, count_U, NormInputs(*norm), *saved)
+        )  # fmt: skip
+        ctx.numbers_C3, ctx.layout = numbers_C3, layout
+        saved = (z_BCHW, depthwise_C1kk, pointwise_OC11)
+        return with_norm(ctx, y_BOHW, sums_U2O, layout.images, weight_O, bias_O, eps, *saved)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
-        out, (z_BCHW, scale_C, shift_C, depthwise_C1kk, pointwise_OC11) = output_gradient(ctx, gradients)
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        out, (z_BCHW, depthwise_C1kk, pointwise_OC11) = output_gradient(ctx, gradients)
         layout: _Layout = ctx.layout
+        to_z, *to_affine = ctx.needs_input_grad[7:]
         dz_BCHW = torch.empty_like(z_BCHW)
         d_planes_DCP = z_BCHW.new_empty(BUCKETS, *layout.planes(depthwise_C1kk).shape)
         d_pointwise_DOC = z_BCHW.new_zeros(BUCKETS, layout.O, layout.C)
         d_affine_D2C = z_BCHW.new_zeros(BUCKETS, 2, layout.C)
-        kernel = separable_kernels.backward(layout.width)
-        kernel(
-            team(z_BCHW.numel()),
-            BUCKETS,
-            *_staging(z_BCHW, scale_C, shift_C, ctx.rectified),
-            *layout.sizes,
-            array(layout.planes(depthwise_C1kk)),
-            array(pointwise_OC11.flatten(1).contiguous()),
-            array(out.y_BCHW),
-            array(out.dy_BCHW),
-            array(out.ab_2C),
-            any(ctx.needs_input_grad[:3]),
-            array(dz_BCHW),
-            array(d_planes_DCP),
-            array(d_pointwise_DOC),
-            array(d_affine_D2C),
+        separable_kernels.backward(layout.width)(
+            team(z_BCHW.numel()), BUCKETS, array(z_BCHW), ctx.numbers_C3, *layout.sizes,
+            *_weights(layout, depthwise_C1kk, pointwise_OC11), array(out.y_BCHW), array(out.dy_BCHW), array(out.ab_2C),
+            to_z or any(to_affine), array(dz_BCHW), array(d_planes_DCP), array(d_pointwise_DOC), array(d_affine_D2C),
+        )  # fmt: skip
+        d_planes_CP, d_pointwise_OC, d_affine_2C = (
+            buckets.sum(0, dtype=torch.float64).float()
+            for buckets in (d_planes_DCP, d_pointwise_DOC, d_affine_D2C)
         )
-        d_scale_C, d_shift_C = d_affine_D2C.sum(0, dtype=torch.float64).float()
-        d_depthwise_CT = layout.taps(d_planes_DCP.sum(0, dtype=torch.float64).float())
-        d_pointwise_OC = d_pointwise_DOC.sum(0, dtype=torch.float64).float()
         return (
-            dz_BCHW if ctx.needs_input_grad[0] else None,
-            None if scale_C is None else d_scale_C,
-            None if shift_C is None else d_shift_C,
-            None,
-            d_depthwise_CT.view_as(depthwise_C1kk),
+            *out.norm,
+            layout.taps(d_planes_CP).view_as(depthwise_C1kk),
             d_pointwise_OC.view_as(pointwise_OC11),
             None,
-            *out.norm,
+            None,
+            dz_BCHW if to_z else None,
+            *affine_gradients(d_affine_2C, [layout.C], to_affine),
         )
 
 
-def _staging(
-    z_BCHW: Tensor, scale_C: Tensor | None, shift_C: Tensor | None, rectified: bool
-) -> tuple[Any, ...]:
-    """What a kernel reads its input by: z; and scale, shift and the least value that is let through."""
-    numbers_C3 = np.empty((z_BCHW.shape[1], 3), np.float32)
-    numbers_C3[:, 0] = 1 if scale_C is None else array(scale_C)
-    numbers_C3[:, 1] = 0 if shift_C is None else array(shift_C)
-    numbers_C3[:, 2] = 0 if rectified else -math.inf
-    return array(z_BCHW), numbers_C3
+def _weights(layout: _Layout, depthwise_C1kk: Tensor, pointwise_OC11: Tensor) -> tuple[Any, Any]:
+    """The filters as kernels read them."""
+    return array(layout.planes(depthwise_C1kk)), array(pointwise_OC11.flatten(1).contiguous())
 
 
 class _Layout(NamedTuple):

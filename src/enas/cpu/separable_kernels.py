@@ -11,33 +11,30 @@ Shape letters: B images, C channels in, O channels out, H rows and W columns of 
 width of a plane's filter, L lanes of a vector, U units, D buckets.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import numpy as np
 
+from enas.cpu.compiler import inlined, parallel_with_scratch
 from enas.cpu.depthwise import correlation, filter_gradient
-from enas.cpu.kernels import f32, inlined, parallel_with_scratch
 from enas.cpu.planes import AFFINE_LANES, prefetch, stage, unstage
-from enas.cpu.simd import sum_of, sum_of_squares
+from enas.cpu.rows import whole_gradient
+from enas.cpu.simd import LANES, sum_of, sum_of_squares
 from enas.cpu.tiles import add_outer, pack, product
 
-LANES = 16
-"""What the products over channels count positions in."""
+f32 = np.float32
 
 
 @inlined
-def _copy_and_total(x_S: Any, out_S: Any) -> Any:
+def _copy_and_total(x_S, out_S):
     for s in range(len(x_S)):
         out_S[s] = x_S[s]
     return sum_of(x_S)
 
 
 @inlined
-def _zeros(size: int) -> Any:
+def _zeros(size):
     """Zeros that begin where a cache line does."""
     memory = np.zeros(size + LANES, np.float32)
     first = (-(memory.ctypes.data // 4)) % LANES
@@ -45,7 +42,7 @@ def _zeros(size: int) -> Any:
 
 
 @inlined
-def _plane_sizes(images: int, rows: int, columns: int, width: int) -> Any:
+def _plane_sizes(images, rows, columns, width):
     """(first pixel, image, row, whole): offsets in an array of images with zeros around them, and its length."""
     border = width // 2
     row = columns + border
@@ -56,29 +53,17 @@ def _plane_sizes(images: int, rows: int, columns: int, width: int) -> Any:
 
 
 # What the two kernels call; `parallel_with_scratch` binds the functions for a width and a vector length in their place.
-def _correlate(*_arguments: Any) -> None:
+def _correlate(*_arguments):
     """Placeholder for a correlation of `enas.cpu.depthwise`."""
 
 
-def _add_filter_gradient(*_arguments: Any) -> None:
+def _add_filter_gradient(*_arguments):
     """Placeholder for a filter gradient of `enas.cpu.depthwise`."""
 
 
 def _forward(
-    first: int,
-    last: int,
-    z_BCHW: Any,
-    numbers_C3: Any,
-    stride: int,
-    images: int,
-    columns: int,
-    width: int,
-    lanes: int,
-    w_CPkk: Any,
-    w_OC: Any,
-    y_BOHW: Any,
-    sums_U2O: Any,
-) -> None:
+    first, last, z_BCHW, numbers_C3, stride, images, columns, width, lanes, w_CPkk, w_OC, y_BOHW, sums_U2O
+):  # fmt: skip
     B, C, H, W = z_BCHW.shape
     _, O, rows, wide = y_BOHW.shape
     P, taps = stride * stride, width * width
@@ -125,26 +110,9 @@ def _forward(
 
 
 def _backward(
-    first: int,
-    last: int,
-    z_BCHW: Any,
-    numbers_C3: Any,
-    stride: int,
-    images: int,
-    columns: int,
-    width: int,
-    lanes: int,
-    w_CPkk: Any,
-    w_OC: Any,
-    y_BOHW: Any,
-    dy_BOHW: Any,
-    ab_2O: Any,
-    to_z: bool,
-    dz_BCHW: Any,
-    d_w_DCPkk: Any,
-    d_w_DOC: Any,
-    d_affine_D2C: Any,
-) -> None:
+    first, last, z_BCHW, numbers_C3, stride, images, columns, width, lanes, w_CPkk, w_OC, y_BOHW, dy_BOHW, ab_2O, to_z,
+    dz_BCHW, d_w_DCPkk, d_w_DOC, d_affine_D2C,
+):  # fmt: skip
     B, C, H, W = z_BCHW.shape
     _, O, rows, wide = y_BOHW.shape
     P, taps = stride * stride, width * width
@@ -199,20 +167,13 @@ def _backward(
                 a, b_o = ab_2O[0, o], ab_2O[1, o]
                 for n in range(N):
                     at = o * apart + n * image
+                    dy, y = dy_BOHW[b + n, o], y_BOHW[b + n, o]
                     if columns == wide:
-                        dy, y, out = (
-                            dy_BOHW[b + n, o].reshape(-1),
-                            y_BOHW[b + n, o].reshape(-1),
-                            d[at : at + image],
-                        )
-                        for s in range(image):
-                            out[s] = dy[s] + (a + b_o * y[s])
+                        whole_gradient(dy.reshape(-1), y.reshape(-1), a, b_o, d[at : at + image])
                     else:
                         for h in range(rows):
-                            dy, y = dy_BOHW[b + n, o, h], y_BOHW[b + n, o, h]
-                            out = d[at + h * columns : at + h * columns + wide]
-                            for s in range(wide):
-                                out[s] = dy[s] + (a + b_o * y[s])
+                            row = at + h * columns
+                            whole_gradient(dy[h], y[h], a, b_o, d[row : row + wide])
                 d[o * apart + N * image : o * apart + S] = 0
             add_outer(d, 0, apart, O, t, 0, offset_C, C, S, d_w_DOC[bucket])
             product(packed, C, O, d, 0, offset_O, S, t, 0, apart, 0)
@@ -253,18 +214,14 @@ _USUAL = (1, 3, 5)
 """Widths that share one compiled kernel; each other one has its own."""
 
 
-@cache
 def forward(width: int) -> Callable[..., None]:
     """The forward pass of all units, for plane filters of this width."""
-    widths = _USUAL if width in _USUAL else (width,)
-    return _compiled_forward(widths)
+    return _compiled_forward(_USUAL if width in _USUAL else (width,))
 
 
-@cache
 def backward(width: int) -> Callable[..., None]:
     """The backward pass of all buckets, likewise."""
-    widths = _USUAL if width in _USUAL else (width,)
-    return _compiled_backward(widths)
+    return _compiled_backward(_USUAL if width in _USUAL else (width,))
 
 
 @cache
@@ -274,6 +231,5 @@ def _compiled_forward(widths: tuple[int, ...]) -> Callable[..., None]:
 
 @cache
 def _compiled_backward(widths: tuple[int, ...]) -> Callable[..., None]:
-    return parallel_with_scratch(
-        _backward, _correlate=correlation(*widths), _add_filter_gradient=filter_gradient(*widths)
-    )
+    correlate, add_filter_gradient = correlation(*widths), filter_gradient(*widths)
+    return parallel_with_scratch(_backward, _correlate=correlate, _add_filter_gradient=add_filter_gradient)
