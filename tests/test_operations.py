@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import enas
 from enas import ops
+from enas.cpu import registry
 from enas.norms import batch_statistics
 from enas.ops import Maps, Operation
 
@@ -106,6 +107,11 @@ def reduction(parts: int) -> Callable[[], list[nn.Module]]:
     ]
 
 
+def wide_filters() -> bool:
+    """Whether kernels take dense filters wider than 1 on this processor."""
+    return registry.why_no_kernels() is None and registry.wide_filters_pay()
+
+
 FACTORS = (torch.tensor([0.0, 1.25, 1.0]), None, torch.tensor([1.25, 0.0, 0.0]))
 PENDING = frozenset(["rectified", "normed", "normed and rectified"])
 MIXED = frozenset(["mixed"])
@@ -128,7 +134,8 @@ CASES = {
     "batch norm": Case(ops.batch_norm, lambda: [norm(4)], plain=PENDING),
     "total norm": Case(ops.total_norm, lambda: [norm(4)], parts=3, plain=True),
     "dense 1": Case(ops.conv_norm, dense(1)),
-    **{f"dense {width}": Case(ops.conv_norm, dense(width), plain=True) for width in (3, 5)},
+    **{f"dense {width}": Case(ops.conv_norm, dense(width), plain=not wide_filters()) for width in (3, 5)},
+    "dense, many channels": Case(ops.conv_norm, lambda: [conv(4, 90, 1), norm(90)], plain=True),
     "dense, stride": Case(ops.conv_norm, dense(3, stride=2), plain=True),
     "dense, other padding": Case(ops.conv_norm, dense(3, padding=0), plain=True),
     "dense, even width": Case(ops.conv_norm, dense(2), plain=True),

@@ -27,15 +27,15 @@ _LENGTHS = (8, 16)
 def correlation(*widths: int) -> Any:
     """The function that correlates with a filter of one of these odd widths, by vectors of one of the lengths.
 
-    `correlate(width, lanes, adds, w, w_at, x, x_at, x_image, x_row, N, H, W, y, y_at, y_image, y_row)` computes
-    y[n, h, w] = Σ_ab w[a, b] · x[n, h + a - m, w + b - m], with rows of x outside 0 .. H - 1 taken as zeros; it adds that to
-    y if `adds` is not 0. Arrays begin at their `_at`, images and rows lie `_image` and `_row` apart.
+    `correlate(width, lanes, w, w_at, x, x_at, x_image, x_row, N, H, W, y, y_at, y_image, y_row)` computes
+    y[n, h, w] = Σ_ab w[a, b] · x[n, h + a - m, w + b - m], with rows of x outside 0 .. H - 1 taken as zeros. Arrays begin at
+    their `_at`, images and rows lie `_image` and `_row` apart.
     """
 
     def correlate(
-        builder, width, lanes, adds, w, w_at, x, x_at, x_image, x_row, N, H, W, y, y_at, y_image, y_row
+        builder, width, lanes, w, w_at, x, x_at, x_image, x_row, N, H, W, y, y_at, y_image, y_row
     ):  # fmt: skip
-        rest = (adds, w, w_at, x, x_at, x_image, x_row, N, H, W, y, y_at, y_image, y_row)
+        rest = (w, w_at, x, x_at, x_image, x_row, N, H, W, y, y_at, y_image, y_row)
         cases = [(k, length) for k in widths for length in _LENGTHS]
         each_case(builder, width, lanes, cases, lambda *case: _correlate(builder, *case, *rest))
 
@@ -44,12 +44,11 @@ def correlation(*widths: int) -> Any:
 
 
 def _correlate(
-    builder, width, lanes, adds, w, w_at, x, x_at, x_image, x_row, N, H, W, y, y_at, y_image, y_row
+    builder, width, lanes, w, w_at, x, x_at, x_image, x_row, N, H, W, y, y_at, y_image, y_row
 ):  # fmt: skip
     m, registers = width // 2, Registers(builder, lanes)
     w = builder.gep(w, [w_at])
     weights = [[registers.spread(w, word(a * width + b)) for b in range(width)] for a in range(width)]
-    adds = builder.icmp_unsigned("!=", adds, word(0))
     strips = builder.udiv(W, word(lanes))
 
     def go_down(count: int, first: Any) -> None:
@@ -69,14 +68,8 @@ def _correlate(
             """Write the sums of the oldest row if there is such a row, and open a new one."""
             with builder.if_then(builder.icmp_unsigned("<", row, H), likely=True):
                 at = builder.mul(row, y_row)
-                with builder.if_else(adds) as (added, written):
-                    with added:
-                        for out, open_ in zip(outs, sums, strict=True):
-                            value = builder.fadd(builder.load(open_[-1]), registers.load(out, at))
-                            registers.store(value, out, at)
-                    with written:
-                        for out, open_ in zip(outs, sums, strict=True):
-                            registers.store(builder.load(open_[-1]), out, at)
+                for out, open_ in zip(outs, sums, strict=True):
+                    registers.store(builder.load(open_[-1]), out, at)
             for open_ in sums:
                 registers.shift(open_)
                 builder.store(registers.zero, open_[0])

@@ -8,8 +8,7 @@ Loops run over all pixels of a plane and not row by row, as rows are short: a ne
 plane shifted by one pixel, and a table says where it belongs to another row. z, act(z) and low are those of `enas.cpu.rows`;
 `numbers` has scale, shift and low of every channel.
 
-Shape letters: B images, C channels, P pixels of a plane, Q pixels of a plane after pooling, R = B · C planes, n parts of
-a sum.
+Shape letters: B images, C channels, P pixels of a plane, R = B · C planes, n parts of a sum.
 """
 
 import numpy as np
@@ -118,30 +117,6 @@ def _padded(P, pad, value):
     return scratch
 
 
-@inlined
-def _pick(x, W, stride, y):
-    """Every `stride`-th row and column of a plane of width W."""
-    columns = (W + stride - 1) // stride
-    for q in range(0, len(y), columns):
-        start = q // columns * stride * W
-        for column in range(columns):
-            y[q + column] = x[start + column * stride]
-
-
-@inlined
-def _put(y, W, stride, x):
-    """The converse of `_pick`: x is y at the pixels that are picked, and 0 elsewhere."""
-    if stride == 1:
-        x[:] = y
-        return
-    columns = (W + stride - 1) // stride
-    x[:] = _ZERO
-    for q in range(0, len(y), columns):
-        start = q // columns * stride * W
-        for column in range(columns):
-            x[start + column * stride] = y[q + column]
-
-
 # ---- average pooling 3×3 -----------------------------------------------------------------------------------------------
 
 
@@ -167,35 +142,27 @@ def _product(x, y, out):
 
 
 @parallel_with_scratch
-def average_pool(first, last, z_RP, numbers_C3, W, stride, table_4P, y_RQ):
+def average_pool(first, last, z_RP, numbers_C3, W, table_4P, y_RP):
     """The mean of act(z) over 3×3 pixels, those beyond the border left out.
 
     The table has 1 where there is a pixel to the left, and to the right; 1 / how many of the 3×3 pixels there are; and 1.
     """
     P, C = z_RP.shape[1], len(numbers_C3)
-    s, v, whole = _padded(P, W, _ZERO), _padded(P, 1, _ZERO), np.empty(P, f32)
+    s, v = _padded(P, W, _ZERO), _padded(P, 1, _ZERO)
     for r in range(first, last):
         scale, shift, low = numbers_C3[r % C]
         act(z_RP[r], scale, shift, low, s[W : W + P])
-        if stride == 1:
-            _box(s, W, table_4P[0], table_4P[1], table_4P[2], v, y_RQ[r])
-        else:
-            _box(s, W, table_4P[0], table_4P[1], table_4P[2], v, whole)
-            _pick(whole, W, stride, y_RQ[r])
+        _box(s, W, table_4P[0], table_4P[1], table_4P[2], v, y_RP[r])
 
 
 @parallel_with_scratch
-def average_pool_backward(first, last, dy_RQ, z_RP, numbers_C3, W, stride, table_4P, dz_RP, sums_2R):
+def average_pool_backward(first, last, dy_RP, z_RP, numbers_C3, W, table_4P, dz_RP, sums_2R):
     """dz, and what every plane adds to the gradients of scale and shift; z is empty if nothing was to be done to it."""
     P, C, pending = dz_RP.shape[1], len(numbers_C3), len(z_RP) > 0
     s, v, dx = _padded(P, W, _ZERO), _padded(P, 1, _ZERO), np.empty(P, f32)
     whole, share = s[W : W + P], table_4P[2]
     for r in range(first, last):
-        if stride == 1:
-            _product(dy_RQ[r], share, whole)
-        else:
-            _put(dy_RQ[r], W, stride, whole)
-            _product(whole, share, whole)
+        _product(dy_RP[r], share, whole)
         _box(s, W, table_4P[0], table_4P[1], table_4P[3], v, dx if pending else dz_RP[r])
         if pending:
             scale, shift, low = numbers_C3[r % C]
@@ -276,23 +243,19 @@ def _column_maximum(h, W, y):
 
 
 @parallel_with_scratch
-def max_pool(first, last, z_RP, numbers_C3, W, stride, table_4P, y_RQ):
+def max_pool(first, last, z_RP, numbers_C3, W, table_4P, y_RP):
     """The largest of 3×3 pixels of act(z); the table is that of `average_pool`."""
     P, C = z_RP.shape[1], len(numbers_C3)
-    s, h, whole = _padded(P, 1, _LOWEST), _padded(P, W, _LOWEST), np.empty(P, f32)
+    s, h = _padded(P, 1, _LOWEST), _padded(P, W, _LOWEST)
     for r in range(first, last):
         scale, shift, low = numbers_C3[r % C]
         act(z_RP[r], scale, shift, low, s[1 : P + 1])
         _row_maximum(s, table_4P[0], table_4P[1], h[W : W + P])
-        if stride == 1:
-            _column_maximum(h, W, y_RQ[r])
-        else:
-            _column_maximum(h, W, whole)
-            _pick(whole, W, stride, y_RQ[r])
+        _column_maximum(h, W, y_RP[r])
 
 
 @parallel_with_scratch
-def max_pool_backward(first, last, dy_RQ, z_RP, numbers_C3, W, stride, table_4P, dz_RP, sums_2R):
+def max_pool_backward(first, last, dy_RP, z_RP, numbers_C3, W, table_4P, dz_RP, sums_2R):
     """dz, and what every plane adds to the gradients of scale and shift.
 
     Which pixels were the largest is found again from z.
@@ -306,7 +269,7 @@ def max_pool_backward(first, last, dy_RQ, z_RP, numbers_C3, W, stride, table_4P,
         act(z_RP[r], scale, shift, low, s[1 : P + 1])
         _highest_of_row(s, table_4P[0], table_4P[1], h[W : W + P], in_row)
         _which_of_column(h, W, in_column)
-        _put(dy_RQ[r], W, stride, d[W : W + P])
+        d[W : W + P] = dy_RP[r]
         _to_chosen(d, in_column, W, d_row[1 : P + 1])
         _to_chosen(d_row, in_row, 1, dx)
         sums_2R[0, r], sums_2R[1, r] = act_backward(dx, z_RP[r], scale, shift, low, _ONE, dz_RP[r])

@@ -51,20 +51,8 @@ def relu(x: Maps) -> Deferred | None:
 
 @takes_over("concatenation")
 def concatenation(xs: Sequence[Maps]) -> Maps | None:
-    """All parts as one, in memory; their norms are still to come. Either every part is rectified or none."""
-    if len(xs) == 1:
-        return xs[0]
-    parts = list(map(deferred, xs))
-    if not takes(*parts) or len(set(rectified(parts))) > 1:
-        return None
-    z_BCHW = torch.cat([x.z_BCHW for x in parts], 1)
-    if all(x.scale_C is None for x in parts):
-        return Deferred(z_BCHW, rectified=parts[0].rectified)
-    scales, shifts = ([], [])
-    for x in parts:
-        scales.append(x.z_BCHW.new_ones(x.shape[1]) if x.scale_C is None else x.scale_C)
-        shifts.append(x.z_BCHW.new_zeros(x.shape[1]) if x.shift_C is None else x.shift_C)
-    return Deferred(z_BCHW, torch.cat(scales), torch.cat(shifts), parts[0].rectified)
+    """A single part, as it is."""
+    return xs[0] if len(xs) == 1 else None
 
 
 @takes_over("total")
@@ -99,13 +87,13 @@ def total_norm(xs: Sequence[Maps], norm: nn.BatchNorm2d) -> Deferred | None:
 @takes_over("average_pool")
 def average_pool(x: Maps, stride: int = 1) -> Tensor | None:
     """Mean over 3×3 pixels, those beyond the border left out."""
-    return _pool(_AVERAGE, x, stride)
+    return _pool(_AVERAGE, x) if stride == 1 else None
 
 
 @takes_over("max_pool")
 def max_pool(x: Maps, stride: int = 1) -> Tensor | None:
     """Largest of 3×3 pixels; of equal ones, the first row by row gets the gradient."""
-    return _pool(_MAX, x, stride)
+    return _pool(_MAX, x) if stride == 1 else None
 
 
 # ---- what kernels take -------------------------------------------------------------------------------------------------
@@ -223,10 +211,10 @@ _AVERAGE = _Kernels(kernels.average_pool, kernels.average_pool_backward)
 _MAX = _Kernels(kernels.max_pool, kernels.max_pool_backward)
 
 
-def _pool(pool: _Kernels, x: Maps, stride: int) -> Tensor | None:
+def _pool(pool: _Kernels, x: Maps) -> Tensor | None:
     if not takes(x):
         return None
-    y_BCHW: Tensor = apply(_Pool, pool, stride, deferred(x).rectified, *deferred(x)[:3])
+    y_BCHW: Tensor = apply(_Pool, pool, deferred(x).rectified, *deferred(x)[:3])
     return y_BCHW
 
 
@@ -248,12 +236,12 @@ class _Pool(torch.autograd.Function):
     def forward(
         ctx: Any, pool: _Kernels, stride: int, rectified: bool, z_BCHW: Tensor, *affine: Any
     ) -> Tensor:
-        B, C, H, W = z_BCHW.shape
-        y_BCHW = z_BCHW.new_empty(B, C, -(-H // stride), -(-W // stride))
+        _, _, H, W = z_BCHW.shape
+        y_BCHW = torch.empty_like(z_BCHW)
         z, numbers_C3 = _planes(z_BCHW), numbers([rectified], [z_BCHW, *affine])
         table_4P = _border_table(H, W)
-        pool.forward(team(z.size), len(z), z, numbers_C3, W, stride, table_4P, _planes(y_BCHW))
-        ctx.pool, ctx.stride, ctx.numbers_C3, ctx.shape = pool, stride, numbers_C3, z_BCHW.shape
+        pool.forward(team(z.size), len(z), z, numbers_C3, W, table_4P, _planes(y_BCHW))
+        ctx.pool, ctx.numbers_C3 = pool, numbers_C3
         reads = pool is _MAX or rectified or affine[0] is not None
         ctx.save_for_backward(z_BCHW if reads else None)
         return y_BCHW
@@ -261,14 +249,14 @@ class _Pool(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy_BCHW: Tensor) -> Any:
-        (z_BCHW,), (B, C, H, W) = ctx.saved_tensors, ctx.shape
+        (z_BCHW,), (B, C, H, W) = ctx.saved_tensors, dy_BCHW.shape
         dz_BCHW = dy_BCHW.new_empty(B, C, H, W)
         dz, sums_2R = _planes(dz_BCHW), np.empty((2, B * C), np.float32)
         z = _NO_PLANES if z_BCHW is None else _planes(z_BCHW)
         ctx.pool.backward(
-            team(dz.size), len(dz), _planes(dy_BCHW.contiguous()), z, ctx.numbers_C3, W, ctx.stride,
-            _border_table(H, W), dz, sums_2R,
+            team(dz.size), len(dz), _planes(dy_BCHW.contiguous()), z, ctx.numbers_C3, W, _border_table(H, W),
+            dz, sums_2R,
         )  # fmt: skip
-        affine = ctx.needs_input_grad[4:]
+        affine = ctx.needs_input_grad[3:]
         d_affine = affine_gradients(_over_images(sums_2R, B), [C], affine) if any(affine) else (None, None)
-        return None, None, None, dz_BCHW, *d_affine
+        return None, None, dz_BCHW, *d_affine

@@ -66,9 +66,9 @@ def nodes_forward(
 ):  # fmt: skip
     """`s_k = s_j + sigmoid(g) * (f(a) - s_j)` for all m readers k of state j, whose products (a, g) are given.
 
-    `readers_m3` holds k, its slot among them, and the number of f. `projected_B2D` is added to the product unless None. Writes candidate and
-    gate to step `s` of what is kept, the state to step `now` of the states, its rounded copy to step `s` unless None,
-    and, where it is read, the masked state, the operand of the next product.
+    `readers_m3` holds k, its slot among them, and the number of f. `projected_B2D` is added to the product unless None.
+    Writes candidate and gate to step `s` of what is kept, the state to step `now` of the states, its rounded copy to step
+    `s` unless None, and, where it is read, the masked state, the operand of the next product.
     """
     D = mask_BD.shape[1]
     for b in range(first, last):

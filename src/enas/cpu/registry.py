@@ -57,16 +57,23 @@ def takes(*maps: Tensor | Deferred, weights: tuple[Tensor, ...] = ()) -> bool:
     )
 
 
-def known(conv: nn.Conv2d, groups: int = 1, widest_stride: int = 1) -> bool:
-    """Whether kernels compute such a convolution: of odd width, with zeros around, as large as its input over the stride."""
-    (k, _), (stride, _) = conv.kernel_size, conv.stride
+def known(conv: nn.Conv2d, groups: int = 1) -> bool:
+    """Whether kernels compute such a convolution: of odd width, with zeros around, as large as its input."""
+    k, _ = conv.kernel_size
     shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
     return (
-        shape == ((k, k), (stride, stride), (k // 2, k // 2), (1, 1))
+        shape == ((k, k), (1, 1), (k // 2, k // 2), (1, 1))
         and (k % 2, conv.groups, conv.padding_mode) == (1, groups, "zeros")
         and conv.bias is None
-        and stride <= widest_stride
     )
+
+
+def few_enough(columns: int, shape: Sequence[int]) -> bool:
+    """Whether filters of so many channels times their width are few enough for kernels to be faster than the library.
+
+    The limits are those that `benchmarks/operations.py` shows, for maps [B, C, H, W] of this shape.
+    """
+    return columns <= (200 if shape[2] * shape[3] >= 256 else 80)
 
 
 def fits(xs: Sequence[Tensor | Deferred], channels: Sequence[int], out: int, norm: nn.BatchNorm2d) -> bool:
@@ -121,6 +128,11 @@ def instructions() -> frozenset[str]:
 
     features = cpu_target.target_context.codegen().magic_tuple()[2]
     return frozenset(word[1:] for word in features.split(",") if word.startswith("+"))
+
+
+def wide_filters_pay() -> bool:
+    """Whether kernels are faster than the library at dense filters wider than 1: not with 16 registers of 256 bits."""
+    return "avx512f" in instructions() or "avx2" not in instructions()
 
 
 def _first_line(error: Exception) -> str:
