@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from enas.cpu import recurrence_kernels as kernels
 from enas.cpu.compiler import array, team
-from enas.cpu.products import side_by_side, summed
+from enas.cpu.products import linear
 from enas.cpu.registry import operand_type, takes_over, takes_products
 from enas.ops import CellPlan, OutputNorm, Recurrence
 
@@ -153,7 +153,11 @@ def _forward(fixed: _Fixed, tensors: Sequence[Tensor], *, keep: bool) -> tuple[R
     (T, B, E), D, M = projected_TBE.shape, state_BD.shape[1], len(weights_DE) + 1
     dtype, norm = fixed.dtype, fixed.norm
     kept = _Kept.empty(fixed, state_BD, E, T if keep else 1)
-    products = {j: side_by_side(ws, dtype, B, T) for j, ws in fixed.weights_of(weights_DE).items()}
+    # x -> [x W_1 | ... | x W_m], by the weights that multiply the same state
+    products = {
+        j: linear(torch.cat([w.to(dtype).T for w in ws]), dtype, B, T)
+        for j, ws in fixed.weights_of(weights_DE).items()
+    }
     output_TBD = state_BD.new_empty(T, B, D)
 
     # Arrays from here on. States are rounded for keeping only if the products are of lower precision.
@@ -207,7 +211,11 @@ def _backward(
     projected_needed, state_needed, norm_needed, weights_needed = fixed.split(needed)
     (T, B, _), D, M = projected_TBE.shape, state_BD.shape[1], len(weights_DE) + 1
     dtype, norm = fixed.dtype, fixed.norm
-    products = {j: summed(ws, dtype, B, T) for j, ws in fixed.weights_of(weights_DE).items()}
+    # [y_1 | ... | y_m] -> y_1 W_1ᵀ + ... + y_m W_mᵀ
+    products = {
+        j: linear(torch.cat([w.to(dtype) for w in ws], 1), dtype, B, T)
+        for j, ws in fixed.weights_of(weights_DE).items()
+    }
     d_states_MBD = state_BD.new_zeros(M, B, D)
     d_norm_2D = state_BD.new_zeros(2, D)
 

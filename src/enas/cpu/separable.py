@@ -58,8 +58,8 @@ class _SeparableNorm(torch.autograd.Function):
         ctx.numbers_C3 = numbers([rectified], [z_BCHW, *affine])
         y_BOHW, sums_U2O = z_BCHW.new_empty(B, O, H, W), z_BCHW.new_empty(-(-B // ctx.layout[0]), 2, O)
         separable_kernels.forward(k)(
-            team(z_BCHW.numel()), len(sums_U2O), array(z_BCHW), ctx.numbers_C3, *ctx.layout, array(depthwise_C1kk.contiguous()),
-            array(pointwise_OC11.flatten(1)), array(y_BOHW), array(sums_U2O),
+            team(z_BCHW.numel()), len(sums_U2O), array(z_BCHW), ctx.numbers_C3, *ctx.layout,
+            array(depthwise_C1kk.contiguous()), array(pointwise_OC11.flatten(1)), array(y_BOHW), array(sums_U2O),
         )  # fmt: skip
         saved = (z_BCHW, depthwise_C1kk, pointwise_OC11)
         return with_norm(ctx, y_BOHW, sums_U2O, ctx.layout[0], weight_O, bias_O, eps, *saved)

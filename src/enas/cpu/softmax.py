@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from enas.cpu.compiler import array, inlined, parallel_with_scratch, team
 from enas.cpu.elementary import exp, narrow, widen
-from enas.cpu.products import linear, side_by_side
+from enas.cpu.products import linear
 from enas.cpu.registry import operand_type, takes_over, takes_products
 
 CHUNK_ROWS = 320
@@ -111,7 +111,7 @@ def _forward(
     N, V = len(hidden_ND), len(embedding_VD)
     chunks = -(-N // CHUNK_ROWS)
     rows = -(-N // chunks)
-    d_hidden_of = side_by_side([embedding_VD], dtype, rows, chunks) if needed[0] else None
+    d_hidden_of = linear(embedding_VD.T, dtype, rows, chunks) if needed[0] else None
     logits_of = linear(embedding_VD, dtype, rows, chunks)
     nll_N = hidden_ND.new_empty(N)
     d_hidden_ND = torch.empty_like(hidden_ND) if needed[0] else None
