@@ -239,7 +239,8 @@ def by_kernel(operation: Operation[..., Any]) -> Callable[..., Any]:
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether kernels are used."""
     if request.param == "kernels":
-        pytest.importorskip("numba")
+        if (why_not := registry.why_no_kernels()) is not None:
+            pytest.skip(why_not)
     else:
         monkeypatch.setattr(ops, "_kernels", dict)
     return bool(request.param == "kernels")

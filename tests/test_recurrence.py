@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from enas import ops
-from enas.cpu import compiler, products
-from enas.cpu import recurrence as recurrence_fused
-from enas.cpu.registry import takes_products
 from enas.errors import ConfigError
 from enas.ops import ACTIVATIONS, CellPlan, OutputNorm, Recurrence, recurrence
 from enas.runtime.devices import products_in
+
+pytest.importorskip("numba")
+
+from enas.cpu import compiler, products
+from enas.cpu import recurrence as recurrence_fused
+from enas.cpu.registry import takes_products
 
 CPU = torch.device("cpu")
 

@@ -32,6 +32,11 @@ from numba.core import caching, config
 
 from enas.cpu import kept, probe
 from enas.cpu.compiler import kernel
+from enas.cpu.registry import why_no_kernels
+
+pytestmark = pytest.mark.skipif(
+    why_no_kernels() is not None, reason="compiled kernels cannot be used here, or are turned off"
+)
 
 # ---- whether they can be used ------------------------------------------------------------------------------------------
 
