@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 import enas
 from enas import ops
+from enas.cpu import registry
 from enas.norms import batch_statistics
-from enas.ops import Maps, Operation
+from enas.ops import CellPlan, Maps, Operation, OutputNorm
 
 Call = Callable[[Sequence[Maps], Sequence[Any]], Maps]
 How = Callable[[Operation[..., Any]], Callable[..., Any]]
@@ -36,8 +37,8 @@ class Case(NamedTuple):
     """How many maps are given in a list; None for a single one that is not in a list."""
     arguments: tuple[Any, ...] = ()
     """What follows the maps, before the modules."""
-    plain: bool | frozenset[str] = frozenset()
-    """The kinds of maps and modes of the norm for which there is no kernel; or True if there never is one."""
+    plain: bool | frozenset[str] = False
+    """Whether there is no kernel; or the kinds of maps for which there is none."""
 
     def call(self, how: How, xs: Sequence[Maps], modules: Sequence[Any]) -> Maps:
         """The operation in the form that `how` makes of it."""
@@ -51,9 +52,10 @@ class Case(NamedTuple):
         y: Maps = how(self.operation)(given, *self.arguments, *rest)
         return y
 
-    def has_kernel(self, kind: str, mode: str) -> bool:
+    def has_kernel(self, kind: str) -> bool:
         """Whether a kernel takes such a call."""
-        return not isinstance(self.plain, bool) and kind != "channels last" and not self.plain & {kind, mode}
+        plain = self.plain if isinstance(self.plain, bool) else kind in self.plain
+        return kind != "channels last" and not plain
 
 
 def normal(*shape: int, seed: int) -> Tensor:
@@ -106,10 +108,13 @@ def reduction(parts: int) -> Callable[[], list[nn.Module]]:
     ]
 
 
+def wide_filters() -> bool:
+    """Whether kernels take dense filters wider than 1 on this processor."""
+    return registry.why_no_kernels() is None and registry.wide_filters_pay()
+
+
 FACTORS = (torch.tensor([0.0, 1.25, 1.0]), None, torch.tensor([1.25, 0.0, 0.0]))
 PENDING = frozenset(["rectified", "normed", "normed and rectified"])
-MIXED = frozenset(["mixed"])
-"""Maps of which some are rectified and some are not."""
 
 CASES = {
     "computed": Case(ops.computed),
@@ -118,16 +123,18 @@ CASES = {
     "total": Case(ops.total, parts=3),
     "total with factors": Case(ops.total, parts=3, arguments=(FACTORS,)),
     "concatenation of one": Case(ops.concatenation, parts=1),
-    "concatenation": Case(ops.concatenation, parts=3, plain=MIXED),
+    "concatenation": Case(ops.concatenation, parts=3, plain=True),
     **{
-        f"{pool.plain.__name__}, stride {stride}": Case(pool, arguments=(stride,))
+        f"{pool.plain.__name__}, stride {stride}": Case(pool, arguments=(stride,), plain=stride > 1)
         for pool in (ops.average_pool, ops.max_pool)
         for stride in (1, 2)
     },
-    "global average": Case(ops.global_average),
+    "global average": Case(ops.global_average, plain=True),
     "batch norm": Case(ops.batch_norm, lambda: [norm(4)], plain=PENDING),
-    "total norm": Case(ops.total_norm, lambda: [norm(4)], parts=3, plain=frozenset(["evaluation"])),
-    **{f"dense {width}": Case(ops.conv_norm, dense(width)) for width in (1, 3, 5)},
+    "total norm": Case(ops.total_norm, lambda: [norm(4)], parts=3),
+    "dense 1": Case(ops.conv_norm, dense(1)),
+    **{f"dense {width}": Case(ops.conv_norm, dense(width), plain=not wide_filters()) for width in (3, 5)},
+    "dense, many channels": Case(ops.conv_norm, lambda: [conv(4, 90, 1), norm(90)], plain=True),
     "dense, stride": Case(ops.conv_norm, dense(3, stride=2), plain=True),
     "dense, other padding": Case(ops.conv_norm, dense(3, padding=0), plain=True),
     "dense, even width": Case(ops.conv_norm, dense(2), plain=True),
@@ -137,18 +144,20 @@ CASES = {
     "dense, dilation": Case(ops.conv_norm, dense(3, dilation=2), plain=True),
     "dense, reflection": Case(ops.conv_norm, dense(3, padding_mode="reflect"), plain=True),
     **{
-        f"separable {width}, stride {stride}": Case(ops.separable_norm, separable(width, stride=stride))
+        f"separable {width}, stride {stride}": Case(
+            ops.separable_norm, separable(width, stride=stride), plain=stride > 1
+        )
         for width in (3, 5)
         for stride in (1, 2)
     },
-    "separable, stride 3": Case(ops.separable_norm, separable(3, stride=3), plain=True),
+    "separable, many channels": Case(ops.separable_norm, separable(3, out=90), plain=True),
     "separable, other padding": Case(ops.separable_norm, separable(3, padding=0), plain=True),
     "separable, bias": Case(ops.separable_norm, separable(3, bias=True), plain=True),
     "separable, groups": Case(ops.separable_norm, separable(3, groups=2), plain=True),
     "joined, one": Case(ops.joined_norm, joined(1), parts=1),
     "joined": Case(ops.joined_norm, joined(3), parts=3),
-    "reduction, one": Case(ops.reduction_norm, reduction(1), parts=1),
-    "reduction": Case(ops.reduction_norm, reduction(2), parts=2, plain=MIXED),
+    "reduction, one": Case(ops.reduction_norm, reduction(1), parts=1, plain=True),
+    "reduction": Case(ops.reduction_norm, reduction(2), parts=2, plain=True),
 }
 
 
@@ -230,7 +239,8 @@ def by_kernel(operation: Operation[..., Any]) -> Callable[..., Any]:
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether kernels are used."""
     if request.param == "kernels":
-        pytest.importorskip("numba")
+        if (why_not := registry.why_no_kernels()) is not None:
+            pytest.skip(why_not)
     else:
         monkeypatch.setattr(ops, "_kernels", dict)
     return bool(request.param == "kernels")
@@ -263,7 +273,7 @@ def test_an_operation_is_its_plain_form(name: str, kind: str, mode: str, kernels
         unused = [torch.zeros(()) if gradient is None else gradient for gradient in gradients]
         return [y, *unused, *given.averages()]
 
-    fused = kernels and case.has_kernel(kind, mode)
+    fused = kernels and case.has_kernel(kind)
     before = [average.clone() for average in given.averages()]
     actual, expected = run(given, by_kernel if fused else dispatched), run(exact, plain)
     for own, wanted in zip(actual, expected, strict=True):
@@ -297,7 +307,8 @@ def test_in_double_precision_an_operation_passes_gradcheck(name: str, mode: str)
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, case in CASES.items() if case.modules() and not isinstance(case.plain, bool)]
+    "name",
+    [name for name, case in CASES.items() if case.modules() and ", " not in name.replace(", stride", "")],
 )
 def test_a_norm_of_one_value_a_channel_gives_its_bias(name: str, kernels: bool) -> None:
     """What does not vary is its own mean."""
@@ -311,6 +322,42 @@ def test_a_norm_of_one_value_a_channel_gives_its_bias(name: str, kernels: bool) 
     with single.in_mode("evaluation"):
         y = ops.computed(case.call(dispatched, single.maps("rectified"), single.modules))
     assert y.isfinite().all()
+
+
+PLAN = CellPlan((0, 1, 1), ("sigmoid", "tanh", "relu", "identity"), (2, 3))
+
+
+def states(name: str, dtype: torch.dtype, how: How) -> list[Tensor]:
+    """What an operation on recurrent states returns, and every gradient; in fixed numbers of this type."""
+
+    def leaf(*shape: int, seed: int) -> Tensor:
+        return normal(*shape, seed=seed).to(dtype).requires_grad_()
+
+    if name == "recurrence":
+        norm = OutputNorm(leaf(6, seed=20), leaf(6, seed=21), 1e-2)
+        weights = [leaf(6, 12, seed=seed) for seed in range(4)]
+        leaves = [leaf(5, 4, 12, seed=22), leaf(4, 6, seed=23), *weights, norm.weight_D, norm.bias_D]
+        mask_BD = (normal(4, 6, seed=24) > 0).to(dtype)
+        result = how(ops.recurrence)(
+            leaves[0], leaves[1], weights[0], weights[1:], PLAN, state_mask_BD=mask_BD, norm=norm
+        )
+        values = [value for value in result if value is not None]
+    else:
+        leaves = [leaf(7, 6, seed=1), leaf(11, 6, seed=2)]
+        operation = ops.tied_nll if name == "tied_nll" else ops.tied_cross_entropy
+        with torch.set_grad_enabled(name != "tied_nll"):  # its kernel is for rewards
+            values = [how(operation)(*leaves, torch.arange(7))]
+    if not values[0].requires_grad:
+        return values
+    return [*values, *torch.autograd.grad(values[0].square().sum(), leaves)]
+
+
+@pytest.mark.parametrize("name", ["recurrence", "tied_cross_entropy", "tied_nll"])
+def test_an_operation_on_states_is_its_plain_form(name: str, kernels: bool) -> None:
+    actual = states(name, torch.float32, by_kernel if kernels else dispatched)
+    for own, wanted in zip(actual, states(name, torch.float64, plain), strict=True):
+        largest = max(1.0, float(wanted.detach().abs().max()))
+        torch.testing.assert_close(own.double(), wanted, rtol=0, atol=5e-5 * largest)
 
 
 def test_maps_that_no_kernel_takes_are_computed_wherever_they_are_given(kernels: bool) -> None:

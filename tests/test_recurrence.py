@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from enas import ops
-from enas.cpu import kernels, products, threads
-from enas.cpu import recurrence as recurrence_fused
-from enas.cpu.registry import takes_products
 from enas.errors import ConfigError
 from enas.ops import ACTIVATIONS, CellPlan, OutputNorm, Recurrence, recurrence
 from enas.runtime.devices import products_in
+
+pytest.importorskip("numba")
+
+from enas.cpu import compiler, products
+from enas.cpu import recurrence as recurrence_fused
+from enas.cpu.registry import takes_products
 
 CPU = torch.device("cpu")
 
@@ -218,11 +221,11 @@ def test_the_same_bits_every_time(precision: str):
 def test_the_number_of_threads_does_not_change_what_kernels_compute(
     precision: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(threads, "_ELEMENTS_THAT_PAY_FOR_THREADS", 0)
-    address = threads._gomp_parallel()
+    monkeypatch.setattr(compiler, "_ELEMENTS_THAT_PAY_FOR_THREADS", 0)
+    address = compiler._gomp_parallel()
 
-    def gradients(team: threads.Team) -> list[Tensor]:
-        for module in (recurrence_fused, threads):
+    def gradients(team: compiler.Team) -> list[Tensor]:
+        for module in (recurrence_fused, compiler):
             monkeypatch.setattr(module, "team", lambda _elements: team)
         return case(precision, norm="batch", B=13).output_and_gradients()
 
@@ -233,18 +236,8 @@ def test_the_number_of_threads_does_not_change_what_kernels_compute(
 
 
 def test_few_elements_get_one_thread_and_many_those_of_torch():
-    assert threads.team(100) == (1, 0)
-    assert threads.team(10**6)[0] in (1, torch.get_num_threads())
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (16, 16), (40, 33), (3, 100), (100, 7)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_transpose(shape: tuple[int, int], dtype: torch.dtype):
-    x_RC = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    x_RC = x_RC if dtype == torch.float64 else x_RC.float()
-    y_CR = torch.empty(shape[::-1], dtype=dtype)
-    kernels.transpose((1, 0), kernels.transpose_rows(shape[1]), kernels.array(x_RC), kernels.array(y_CR))
-    assert torch.equal(y_CR, x_RC.T.to(dtype))  # bfloat16: rounded as torch rounds
+    assert compiler.team(100) == (1, 0)
+    assert compiler.team(10**6)[0] in (1, torch.get_num_threads())
 
 
 def test_weights_that_need_no_gradient_get_none(monkeypatch: pytest.MonkeyPatch):
@@ -316,24 +309,18 @@ def test_a_build_of_torch_without_the_operators_is_found_out(monkeypatch: pytest
 
 
 def test_openmp_is_found_by_the_name_that_the_library_has_on_a_mac(tmp_path: Path):
-    assert threads._gomp_parallel(tmp_path) == 0
+    assert compiler._gomp_parallel(tmp_path) == 0
     library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     if library.exists():
         (tmp_path / "libtorch_cpu.dylib").symlink_to(library)
-        threads._gomp_parallel.cache_clear()
-        assert threads._gomp_parallel(tmp_path) == threads._gomp_parallel() != 0
-        assert threads.shares_threads()
-
-
-def test_memory_that_cannot_be_had_ends_with_its_own_error():
-    with pytest.raises(RuntimeError, match="memory"):
-        recurrence_fused._Arena(2**62)
-    assert recurrence_fused._Arena(64).empty((4,), torch.float32).shape == (4,)
+        compiler._gomp_parallel.cache_clear()
+        assert compiler._gomp_parallel(tmp_path) == compiler._gomp_parallel() != 0
+        assert compiler.shares_threads()
 
 
 def test_an_openmp_that_cannot_be_found_leaves_one_thread(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(threads, "_gomp_parallel", lambda: 0)
-    assert threads.team(10**6) == (1, 0)
+    monkeypatch.setattr(compiler, "_gomp_parallel", lambda: 0)
+    assert compiler.team(10**6) == (1, 0)
 
 
 def test_without_kernels_the_plain_form_runs(monkeypatch: pytest.MonkeyPatch):

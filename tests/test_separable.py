@@ -14,7 +14,11 @@ from enas import ops
 pytest.importorskip("numba")
 
 from enas.cpu.deferred import Deferred
-from enas.cpu.registry import takes
+from enas.cpu.registry import takes, why_no_kernels
+
+pytestmark = pytest.mark.skipif(
+    why_no_kernels() is not None, reason="compiled kernels cannot be used here, or are turned off"
+)
 
 Mode = Literal["training", "evaluation"]
 
@@ -110,7 +114,7 @@ def gradients_of(given: Operands, y: Deferred) -> list[Tensor]:
     """Of a random function of everything that the convolution returns."""
     generator = torch.Generator().manual_seed(7)
     weights = [torch.randn(y.shape, generator=generator).to(y.z_BCHW.dtype) for _ in range(2)]
-    rectified = ops.computed(y.relu()) if takes(y) else value(y).relu()
+    rectified = ops.computed(ops.relu(y)) if takes(y) else value(y).relu()
     loss = (rectified * weights[0]).sum() + (y.z_BCHW * weights[1]).mean()
     return list(torch.autograd.grad(loss, given.leaves()))
 
@@ -184,9 +188,8 @@ def test_statistics_of_maps_far_from_zero() -> None:
     torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_threads_change_no_bit(stride: int) -> None:
-    case = Case((21, 6, 16, 16), 5, 5, stride)
+def test_threads_change_no_bit() -> None:
+    case = Case((21, 6, 16, 16), 5, 5)
     before = torch.get_num_threads()
     runs = []
     try:

@@ -6,10 +6,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from enas import ops
-from enas.cpu import products, softmax
 from enas.errors import ConfigError, DataError
 from enas.ops import tied_cross_entropy, tied_nll
 from enas.runtime.devices import products_in
+
+pytest.importorskip("numba")
+
+from enas.cpu import products, softmax
 
 CPU = torch.device("cpu")
 

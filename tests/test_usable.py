@@ -16,7 +16,7 @@ import pytest
 
 from enas import doctor, ops
 from enas.architecture import Space
-from enas.cpu import report, usable
+from enas.cpu import registry
 from enas.runtime.compiling import announce, compiling_told
 from enas.runtime.stop import Stopped, StopRequest
 from enas.search import Search, run_search
@@ -31,7 +31,12 @@ pytest.importorskip("numba")
 from numba.core import caching, config
 
 from enas.cpu import kept, probe
-from enas.cpu.kernels import kernel
+from enas.cpu.compiler import kernel
+from enas.cpu.registry import why_no_kernels
+
+pytestmark = pytest.mark.skipif(
+    why_no_kernels() is not None, reason="compiled kernels cannot be used here, or are turned off"
+)
 
 # ---- whether they can be used ------------------------------------------------------------------------------------------
 
@@ -53,8 +58,8 @@ REASONS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
     "no compiler": (lambda m: m.setattr(config, "DISABLE_JIT", 1), "NUMBA_DISABLE_JIT is set"),
     "no FMA": (
         lambda m: (
-            m.setattr(usable.platform, "machine", lambda: "AMD64"),
-            m.setattr(usable, "instructions", frozenset),
+            m.setattr(registry.platform, "machine", lambda: "AMD64"),
+            m.setattr(registry, "instructions", frozenset),
         )[0],
         "the processor has no fused multiply-add (FMA)",
     ),
@@ -77,12 +82,11 @@ REASONS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
 def test_each_reason_against_kernels_is_told_in_one_line(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make, expected = REASONS[case]
     make(monkeypatch)
-    why_not = usable.why_no_kernels.__wrapped__()
+    why_not = registry.why_no_kernels.__wrapped__()
     assert why_not is not None
     assert expected in why_not
     assert "\n" not in why_not
-    monkeypatch.setattr(usable, "why_no_kernels", lambda: why_not)
-    monkeypatch.setattr(report, "why_no_kernels", lambda: why_not)
+    monkeypatch.setattr(registry, "why_no_kernels", lambda: why_not)
     assert ops._kernels.__wrapped__() == {}
     (check,) = [check for check in doctor.checks() if check.name == "kernels"]
     assert (check.ok, check.needed) == (False, False)
@@ -130,7 +134,7 @@ def test_doctor_says_where_kernels_are_kept_and_on_how_many_threads(monkeypatch:
         return check.detail
 
     assert detail().endswith(probe.kept())
-    monkeypatch.setattr("enas.cpu.threads.shares_threads", lambda: False)
+    monkeypatch.setattr("enas.cpu.compiler.shares_threads", lambda: False)
     assert "on one thread, as PyTorch's OpenMP cannot be shared" in detail()
 
 

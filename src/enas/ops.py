@@ -33,15 +33,14 @@ R = TypeVar("R")
 @functools.cache
 def _kernels() -> Mapping[str, Callable[..., Any]]:
     """The compiled kernels by the names of their operations; none where they cannot be used."""
-    from enas.cpu.registry import registered
-    from enas.cpu.usable import why_no_kernels
+    from enas.cpu.registry import registered, why_no_kernels
 
     return registered() if why_no_kernels() is None else {}
 
 
 def kernels_report() -> list[tuple[str, bool, str]]:
     """What there is to tell of the kernels: what was looked at, whether it is there, and in words."""
-    from enas.cpu.report import report
+    from enas.cpu.registry import report
 
     return report()
 
@@ -62,14 +61,11 @@ class Operation(Generic[P, R]):
         if self.check is not None:
             self.check(*args, **kwargs)
         kernel = _kernels().get(self.plain.__name__)
-        if kernel is None:
-            return self.plain(*args, **kwargs)
-        result = kernel(*args, **kwargs)
-        if result is None:
-            given = {name: _computed(argument) for name, argument in kwargs.items()}
-            return self.plain(*(_computed(argument) for argument in args), **given)
-        taken: R = result
-        return taken
+        result: R | None = None if kernel is None else kernel(*args, **kwargs)
+        if result is not None:
+            return result
+        given = {name: _computed(argument) for name, argument in kwargs.items()}
+        return self.plain(*(_computed(argument) for argument in args), **given)
 
 
 def checked(check: Callable[P, None]) -> Callable[[Callable[P, R]], Operation[P, R]]:
@@ -79,8 +75,8 @@ def checked(check: Callable[P, None]) -> Callable[[Callable[P, R]], Operation[P,
 
 def _computed(argument: Any) -> Any:
     """An argument as the plain form takes it: deferred maps, alone or in a sequence, are computed."""
-    if hasattr(argument, "computed"):
-        return argument.computed()
+    if hasattr(argument, "rectified"):
+        return computed(argument)
     return [_computed(part) for part in argument] if isinstance(argument, list | tuple) else argument
 
 

@@ -4,15 +4,19 @@ A batch norm is two steps: the statistics of what a convolution returns, and the
 channel. The second step and the ReLU after it cost a pass over memory each, unless whoever reads z next does them while
 reading. So a kernel returns `z` with what is still to be done to it.
 
-Shape letters: B images, C channels, H rows, W columns.
+Shape letters: B images, C channels (of all maps), H rows, W columns, n maps.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 
 class Deferred(NamedTuple):
@@ -33,26 +37,68 @@ class Deferred(NamedTuple):
         """Where the maps are."""
         return self.z_BCHW.device
 
-    def relu(self) -> Deferred:
-        """The same, rectified."""
-        return self._replace(rectified=True)
-
-    def affine(self) -> tuple[Tensor, Tensor]:
-        """(scale_C, shift_C): 1 and 0 where there are none."""
-        if self.scale_C is None or self.shift_C is None:
-            channels = self.z_BCHW.shape[1]
-            return self.z_BCHW.new_ones(channels), self.z_BCHW.new_zeros(channels)
-        return self.scale_C, self.shift_C
-
-    def computed(self) -> Tensor:
-        """The feature maps themselves [B, C, H, W]."""
-        if self.scale_C is None and not self.rectified:
-            return self.z_BCHW
-        from enas.cpu import maps
-
-        return maps.summed([self], [None])
-
 
 def deferred(x: Tensor | Deferred) -> Deferred:
     """Maps as a kernel reads them."""
     return x if isinstance(x, Deferred) else Deferred(x)
+
+
+# ---- as kernels take them ----------------------------------------------------------------------------------------------
+
+
+def tensors(xs: Sequence[Deferred]) -> list[Tensor | None]:
+    """What gets a gradient: z of all maps, then their scales, then their shifts, [3 n]; None where there is none."""
+    return [*(x.z_BCHW for x in xs), *(x.scale_C for x in xs), *(x.shift_C for x in xs)]
+
+
+def rectified(xs: Sequence[Deferred]) -> tuple[bool, ...]:
+    """Which of the maps are, [n]."""
+    return tuple(x.rectified for x in xs)
+
+
+def numbers(rectified: Sequence[bool], given: Sequence[Tensor | None]) -> Any:
+    """Scale, shift and the least value that is let through for every channel of all maps [C, 3]."""
+    n = len(rectified)
+    zs, scales, shifts = given[:n], given[n : 2 * n], given[2 * n :]
+    channels = [z.shape[1] for z in zs if z is not None]
+    numbers_C3 = np.empty((sum(channels), 3), np.float32)
+    end = 0
+    for C, scale_C, shift_C, low in zip(channels, scales, shifts, rectified, strict=True):
+        begin, end = end, end + C
+        numbers_C3[begin:end, 0] = 1 if scale_C is None else scale_C.detach().numpy()
+        numbers_C3[begin:end, 1] = 0 if shift_C is None else shift_C.detach().numpy()
+        numbers_C3[begin:end, 2] = 0 if low else -math.inf
+    return numbers_C3
+
+
+def affine_gradients(
+    d_affine_2C: Tensor, channels: Sequence[int], needed: Sequence[bool]
+) -> list[Tensor | None]:
+    """The gradients of the scales of n maps, then of the shifts; None where not `needed` [2 n]."""
+    parts = [part for row_C in d_affine_2C for part in row_C.split(list(channels))]
+    return [part if wanted else None for part, wanted in zip(parts, needed, strict=True)]
+
+
+def addresses(maps: Sequence[Tensor | None]) -> Any:
+    """Where each of them lies in memory [n]; 0 for None."""
+    return np.array([0 if x is None else x.data_ptr() for x in maps], np.int64)
+
+
+# ---- nodes of autograd's graph -----------------------------------------------------------------------------------------
+
+
+class _NoContext:
+    """Takes what a forward pass keeps for its backward pass, which there will not be."""
+
+    def save_for_backward(self, *_: Any) -> None:
+        pass
+
+    def mark_non_differentiable(self, *_: Any) -> None:
+        pass
+
+
+def apply(function: type[Function], *arguments: Any) -> Any:
+    """function.apply(*arguments), without autograd's share of the time where gradients are disabled."""
+    if torch.is_grad_enabled():
+        return function.apply(*arguments)
+    return function.forward(_NoContext(), *arguments)

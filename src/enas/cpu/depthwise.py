@@ -12,135 +12,43 @@ Shape letters: N images, H rows, W columns (a multiple of the vector's length), 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from llvmlite import ir
-from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from enas.cpu.simd import pointers
+from enas.cpu.simd import Registers, each_case, emitted, word
 
-LENGTHS = (8, 16)
+_LENGTHS = (8, 16)
 """Lengths of vectors that the functions here choose from."""
-
-_WORD = ir.IntType(64)
-
-
-class Registers:
-    """Vectors of so many float32, written where an IR builder stands."""
-
-    def __init__(self, builder: Any, lanes: int) -> None:
-        self.builder, self.lanes = builder, lanes
-        self.type = ir.VectorType(ir.FloatType(), lanes)
-        self.zero = ir.Constant(self.type, None)
-
-    def variables(self, count: int) -> list[Any]:
-        """So many vectors that can be changed."""
-        return [cgutils.alloca_once(self.builder, self.type) for _ in range(count)]
-
-    def load(self, pointer: Any, at: Any) -> Any:
-        """The numbers from `pointer[at]` on, wherever they lie."""
-        return self.builder.load(self._place(pointer, at), align=4)
-
-    def store(self, vector: Any, pointer: Any, at: Any) -> None:
-        """Write the numbers to `pointer[at]` and on."""
-        self.builder.store(vector, self._place(pointer, at), align=4)
-
-    def spread(self, pointer: Any, at: Any) -> Any:
-        """`pointer[at]` in every lane."""
-        number = self.builder.load(self.builder.gep(pointer, [at]), align=4)
-        undefined = ir.Constant(self.type, ir.Undefined)
-        first = self.builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
-        lanes = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), None)
-        return self.builder.shuffle_vector(first, undefined, lanes)
-
-    def fused(self, x: Any, y: Any, z: Any) -> Any:
-        """x · y + z, rounded once."""
-        fma = cgutils.get_or_insert_function(
-            self.builder.module, ir.FunctionType(self.type, [self.type] * 3), f"llvm.fma.v{self.lanes}f32"
-        )
-        return self.builder.call(fma, [x, y, z])
-
-    def add_product(self, variable: Any, x: Any, y: Any) -> None:
-        """variable += x · y, rounded once."""
-        self.builder.store(self.fused(x, y, self.builder.load(variable)), variable)
-
-    def _place(self, pointer: Any, at: Any) -> Any:
-        return self.builder.bitcast(self.builder.gep(pointer, [at]), self.type.as_pointer())
-
-    def shift(self, variables: Sequence[Any]) -> None:
-        """Each takes the value of the one before; the first keeps its own."""
-        for target, source in reversed(list(zip(variables[1:], variables, strict=False))):
-            self.builder.store(self.builder.load(source), target)
-
-
-def word(value: int) -> Any:
-    """A constant offset or count."""
-    return ir.Constant(_WORD, value)
-
-
-def signature_of(arguments: Sequence[Any]) -> Any:
-    """That of a function which returns nothing, of arrays and whole numbers."""
-    return types.void(*(a if isinstance(a, types.Array) else types.intp for a in arguments))
-
-
-def _each_case(
-    builder: Any, widths: Sequence[int], width: Any, lanes: Any, write: Callable[[int, int], None]
-) -> None:
-    """Run what `write(width, lanes)` emits for the two that are asked for."""
-    done = builder.append_basic_block("done")
-    case_of = [(w, length) for w in widths for length in LENGTHS]
-    switch = builder.switch(builder.add(builder.mul(width, word(2 * max(LENGTHS))), lanes), done)
-    for w, length in case_of:
-        block = builder.append_basic_block(f"width_{w}_lanes_{length}")
-        switch.add_case(word(w * 2 * max(LENGTHS) + length), block)
-        builder.position_at_end(block)
-        write(w, length)
-        builder.branch(done)
-    builder.position_at_end(done)
 
 
 @cache
 def correlation(*widths: int) -> Any:
-    """The function that correlates with a filter of one of these odd widths, by vectors of one of the `LENGTHS`.
+    """The function that correlates with a filter of one of these odd widths, by vectors of one of the lengths.
 
-    `correlate(width, lanes, adds, w, w_at, x, x_at, x_image, x_row, N, H, W, y, y_at, y_image, y_row)` computes
-    y[n, h, w] = Σ_ab w[a, b] · x[n, h + a - m, w + b - m], with rows of x outside 0 .. H - 1 taken as zeros; it adds that to
-    y if `adds` is not 0. Arrays begin at their `_at`, images and rows lie `_image` and `_row` apart.
+    `correlate(width, lanes, w, w_at, x, x_at, x_image, x_row, N, H, W, y, y_at, y_image, y_row)` computes
+    y[n, h, w] = Σ_ab w[a, b] · x[n, h + a - m, w + b - m], with rows of x outside 0 .. H - 1 taken as zeros. Arrays begin at
+    their `_at`, images and rows lie `_image` and `_row` apart.
     """
 
     def correlate(
-        _typing: Any, width: Any, lanes: Any, adds: Any, w: Any, w_at: Any,
-        x: Any, x_at: Any, x_image: Any, x_row: Any, N: Any, H: Any, W: Any,
-        y: Any, y_at: Any, y_image: Any, y_row: Any,
-    ) -> Any:  # fmt: skip
-        signature = signature_of(
-            (width, lanes, adds, w, w_at, x, x_at, x_image, x_row, N, H, W, y, y_at, y_image, y_row)
-        )
-
-        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            width, lanes, *rest = pointers(context, builder, signature, values)
-            _each_case(builder, widths, width, lanes, lambda *case: _correlate(builder, *case, *rest))
-            return context.get_dummy_value()
-
-        return signature, generate
+        builder, width, lanes, w, w_at, x, x_at, x_image, x_row, N, H, W, y, y_at, y_image, y_row
+    ):  # fmt: skip
+        rest = (w, w_at, x, x_at, x_image, x_row, N, H, W, y, y_at, y_image, y_row)
+        cases = [(k, length) for k in widths for length in _LENGTHS]
+        each_case(builder, width, lanes, cases, lambda *case: _correlate(builder, *case, *rest))
 
     correlate.__name__ = "_".join(map(str, ("correlate", *widths)))
-    return intrinsic(correlate)
+    return emitted(correlate)
 
 
 def _correlate(
-    builder: Any, width: int, lanes: int, adds: Any, w: Any, w_at: Any,
-    x: Any, x_at: Any, x_image: Any, x_row: Any, N: Any, H: Any, W: Any,
-    y: Any, y_at: Any, y_image: Any, y_row: Any,
-) -> None:  # fmt: skip
+    builder, width, lanes, w, w_at, x, x_at, x_image, x_row, N, H, W, y, y_at, y_image, y_row
+):  # fmt: skip
     m, registers = width // 2, Registers(builder, lanes)
     w = builder.gep(w, [w_at])
     weights = [[registers.spread(w, word(a * width + b)) for b in range(width)] for a in range(width)]
-    adds = builder.icmp_unsigned("!=", adds, word(0))
     strips = builder.udiv(W, word(lanes))
 
     def go_down(count: int, first: Any) -> None:
@@ -160,21 +68,12 @@ def _correlate(
             """Write the sums of the oldest row if there is such a row, and open a new one."""
             with builder.if_then(builder.icmp_unsigned("<", row, H), likely=True):
                 at = builder.mul(row, y_row)
-                with builder.if_else(adds) as (added, written):
-                    with added:
-                        for out, open_ in zip(outs, sums, strict=True):
-                            value = builder.fadd(builder.load(open_[-1]), registers.load(out, at))
-                            registers.store(value, out, at)
-                    with written:
-                        for out, open_ in zip(outs, sums, strict=True):
-                            registers.store(builder.load(open_[-1]), out, at)
+                for out, open_ in zip(outs, sums, strict=True):
+                    registers.store(builder.load(open_[-1]), out, at)
             for open_ in sums:
                 registers.shift(open_)
                 builder.store(registers.zero, open_[0])
 
-        for open_ in sums:
-            for variable in open_:
-                builder.store(registers.zero, variable)
         with cgutils.for_range(builder, H) as row:
             at = builder.mul(row.index, x_row)
             for b in range(width):
@@ -206,30 +105,19 @@ def filter_gradient(*widths: int) -> Any:
     """
 
     def add_filter_gradient(
-        _typing: Any, width: Any, lanes: Any, dy: Any, dy_at: Any, dy_image: Any, dy_row: Any,
-        x: Any, x_at: Any, x_image: Any, x_row: Any, N: Any, H: Any, W: Any, dw: Any, dw_at: Any,
-    ) -> Any:  # fmt: skip
-        signature = signature_of(
-            (width, lanes, dy, dy_at, dy_image, dy_row, x, x_at, x_image, x_row, N, H, W, dw, dw_at)
-        )
-
-        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            width, lanes, *rest = pointers(context, builder, signature, values)
-            _each_case(
-                builder, widths, width, lanes, lambda *case: _add_filter_gradient(builder, *case, *rest)
-            )
-            return context.get_dummy_value()
-
-        return signature, generate
+        builder, width, lanes, dy, dy_at, dy_image, dy_row, x, x_at, x_image, x_row, N, H, W, dw, dw_at
+    ):  # fmt: skip
+        rest = (dy, dy_at, dy_image, dy_row, x, x_at, x_image, x_row, N, H, W, dw, dw_at)
+        cases = [(k, length) for k in widths for length in _LENGTHS]
+        each_case(builder, width, lanes, cases, lambda *case: _add_filter_gradient(builder, *case, *rest))
 
     add_filter_gradient.__name__ = "_".join(map(str, ("add_filter_gradient", *widths)))
-    return intrinsic(add_filter_gradient)
+    return emitted(add_filter_gradient)
 
 
 def _add_filter_gradient(
-    builder: Any, width: int, lanes: int, dy: Any, dy_at: Any, dy_image: Any, dy_row: Any,
-    x: Any, x_at: Any, x_image: Any, x_row: Any, N: Any, H: Any, W: Any, dw: Any, dw_at: Any,
-) -> None:  # fmt: skip
+    builder, width, lanes, dy, dy_at, dy_image, dy_row, x, x_at, x_image, x_row, N, H, W, dw, dw_at
+):  # fmt: skip
     m, registers = width // 2, Registers(builder, lanes)
     dw = builder.gep(dw, [dw_at])
     sums = registers.variables(width * width)

@@ -3,19 +3,17 @@
 Shape letters: R rows, N numbers.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 
-from enas.cpu.kernels import array, narrow, parallel, tanh, widen
+from enas.cpu.compiler import array, parallel, team
+from enas.cpu.elementary import narrow, tanh, widen
 from enas.cpu.simd import sum_of_products
-from enas.cpu.threads import team
 
 
 @parallel
-def _probe(first: int, last: int, x_RN: Any, sum_R: Any, rounded_RN: Any) -> None:
+def _probe(first, last, x_RN, sum_R, rounded_RN):
     for r in range(first, last):
         x, rounded = x_RN[r], rounded_RN[r]
         sum_R[r] = sum_of_products(x, x)

@@ -1,19 +1,21 @@
-"""Products with weights that stay the same for many calls, packed once into the layout the library computes in.
+"""Products with a weight that stays the same for many calls, packed once into the layout the library computes in.
 
 With a batch of 64 rows, reading the weight is most of the work of a product; oneDNN on a packed weight is up to 1.6
 times as fast as `torch.mm`. Its operators are not public: they are tried once before they are trusted.
 
-Shape letters: R rows, D in, E out, m weights with the same input.
+Shape letters: R rows, D in, E out.
 """
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import Tensor
 
 Product = Callable[[Tensor], Tensor]
-"""A product with fixed weights. What it returns may be overwritten by the next call of the same product."""
+"""A product with a fixed weight. What it returns may be overwritten by the next call of the same product."""
 
 _CALLS_THAT_PAY_FOR_PACKING = 4
 
@@ -33,36 +35,10 @@ def packs(dtype: torch.dtype) -> bool:
 
 def linear(weight_ED: Tensor, dtype: torch.dtype, rows: int, calls: int) -> Product:
     """x -> x Wᵀ, [R, D] -> [R, E], computed in `dtype`, for about this many rows and calls."""
-    if _packing_pays(dtype, calls):
-        return _packed(weight_ED.to(dtype), rows)
-    return _plain([weight_ED.to(dtype).T], rows)
-
-
-def side_by_side(weights_DE: Sequence[Tensor], dtype: torch.dtype, rows: int, calls: int) -> Product:
-    """x -> [x W_1 | ... | x W_m], [R, D] -> [R, m E], computed in `dtype`, for about this many rows and calls."""
-    if _packing_pays(dtype, calls):
-        return _packed(_transposed(weights_DE, dtype), rows)
-    return _plain([weight_DE.to(dtype) for weight_DE in weights_DE], rows)
-
-
-def summed(weights_DE: Sequence[Tensor], dtype: torch.dtype, rows: int, calls: int) -> Product:
-    """[y_1 | ... | y_m] -> y_1 W_1ᵀ + ... + y_m W_mᵀ, [R, m E] -> [R, D]: the input gradient of `side_by_side`."""
-    weights_DE = [weight_DE.to(dtype) for weight_DE in weights_DE]
-    if _packing_pays(dtype, calls):
-        return _packed(torch.cat(weights_DE, dim=1) if len(weights_DE) > 1 else weights_DE[0], rows)
-    D, E = weights_DE[0].shape
-    x_RD = weights_DE[0].new_empty(rows, D)
-
-    def product(y_RmE: Tensor) -> Tensor:
-        for i, (y_RE, weight_DE) in enumerate(zip(y_RmE.split(E, dim=1), weights_DE, strict=True)):
-            torch.addmm(x_RD, y_RE, weight_DE.T, beta=float(i > 0), out=x_RD)
-        return x_RD
-
-    return product
-
-
-def _packing_pays(dtype: torch.dtype, calls: int) -> bool:
-    return calls >= _CALLS_THAT_PAY_FOR_PACKING and packs(dtype)
+    weight_ED = weight_ED.to(dtype)
+    if calls >= _CALLS_THAT_PAY_FOR_PACKING and packs(dtype):
+        return _packed(weight_ED.contiguous(), rows)
+    return lambda x_RD: x_RD @ weight_ED.T
 
 
 def _packed(weight_ED: Tensor, rows: int) -> Product:
@@ -74,28 +50,3 @@ def _packed(weight_ED: Tensor, rows: int) -> Product:
         return y_RE
 
     return product
-
-
-def _plain(weights_DE: Sequence[Tensor], rows: int) -> Product:
-    y_RmE = weights_DE[0].new_empty(rows, len(weights_DE), weights_DE[0].shape[1])
-
-    def product(x_RD: Tensor) -> Tensor:
-        y = y_RmE[: len(x_RD)]
-        for i, weight_DE in enumerate(weights_DE):
-            torch.mm(x_RD, weight_DE, out=y[:, i])
-        return y.flatten(1)
-
-    return product
-
-
-def _transposed(weights_DE: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """[W_1 | ... | W_m]ᵀ, [m E, D], in `dtype`."""
-    from enas.cpu import kernels  # here, as compiling takes its time to import
-    from enas.cpu.threads import team
-
-    D, E = weights_DE[0].shape
-    transposed_mED = torch.empty(len(weights_DE), E, D, dtype=dtype)
-    for weight_DE, transposed_ED in zip(weights_DE, transposed_mED, strict=True):
-        x_DE, y_ED = kernels.array(weight_DE.contiguous()), kernels.array(transposed_ED)
-        kernels.transpose(team(D * E), kernels.transpose_rows(E), x_DE, y_ED)
-    return transposed_mED.flatten(0, 1)

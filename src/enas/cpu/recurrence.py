@@ -1,7 +1,7 @@
 """The recurrence with a backward pass by hand: on a CPU hardly slower than its matrix products alone.
 
 * Nodes with the same source share one wider product: their weights stand side by side, [D, m E].
-* Everything between two products is one pass over memory (`kernels`).
+* Everything between two products is one pass over memory (`recurrence_kernels`).
 * The backward pass overwrites candidates and gates with the gradients of the products they came from; then every
   weight's gradient is one product over all T B rows.
 * With bfloat16 products the states are float32; only what the backward pass reads again is kept in bfloat16.
@@ -11,20 +11,22 @@ like the others. Shape letters as in `recurrence`; M = N + 1 states, m nodes wit
 (T, or 1 where no gradient is needed).
 """
 
-import math
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from enas.cpu import kernels
-from enas.cpu.products import side_by_side, summed
+from enas.cpu import recurrence_kernels as kernels
+from enas.cpu.compiler import array, team
+from enas.cpu.products import linear
 from enas.cpu.registry import operand_type, takes_over, takes_products
-from enas.cpu.threads import team
 from enas.ops import CellPlan, OutputNorm, Recurrence
 
 
@@ -53,7 +55,7 @@ def recurrence(
 
 class _FusedRecurrence(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, fixed: "_Fixed", *tensors: Tensor) -> Any:
+    def forward(ctx: Any, fixed: _Fixed, *tensors: Tensor) -> Any:
         result, ctx.kept = _forward(fixed, tensors, keep=True)
         ctx.fixed = fixed
         ctx.save_for_backward(*tensors)
@@ -85,7 +87,7 @@ class _Fixed:
     def batch_statistics(self) -> bool:
         return self.norm is not None and self.norm.mean_D is None
 
-    @property
+    @cached_property
     def sources(self) -> tuple[int, ...]:
         """Of the states 1 .. N."""
         return 0, *(source + 1 for source in self.plan.sources)
@@ -94,46 +96,24 @@ class _Fixed:
     def outputs(self) -> list[int]:
         return [node + 1 for node in self.plan.outputs]
 
-    def readers(self) -> dict[int, list[int]]:
-        """The states that read a state, by that state in ascending order; states that nobody reads are left out."""
-        readers: dict[int, list[int]] = {}
+    @cached_property
+    def readers(self) -> dict[int, Any]:
+        """By states in ascending order, those that read them: arrays [m, 3] of reader, slot, number of its function."""
+        rows: dict[int, list[tuple[int, int, int]]] = {source: [] for source in sorted(set(self.sources))}
         for state, source in enumerate(self.sources, start=1):
-            readers.setdefault(source, []).append(state)
-        return dict(sorted(readers.items()))
+            function = kernels.FUNCTIONS.index(self.plan.functions[state - 1])
+            rows[source].append((state, len(rows[source]), function))
+        return {source: np.array(found) for source, found in rows.items()}
 
-    def widest_first(self) -> list[tuple[int, list[int]]]:
-        """As `readers`, most readers first: what packing wide weights frees has room for narrower ones."""
-        return sorted(self.readers().items(), key=lambda item: -len(item[1]))
+    def weights_of(self, weights: Sequence[Tensor]) -> dict[int, list[Tensor]]:
+        """The weights by the state that they multiply; most readers first: packing wide ones frees room for others."""
+        by_width = sorted(self.readers.items(), key=lambda item: -len(item[1]))
+        return {source: [weights[state - 1] for state in rows[:, 0]] for source, rows in by_width}
 
-    def numbered(self) -> dict[int, Any]:
-        """As `readers`, with the number of every reader's function beside it: arrays [m, 2] for the kernels."""
-        return {
-            source: np.array([(state, self._function(state)) for state in states])
-            for source, states in self.readers().items()
-        }
-
-    def slotted(self) -> tuple[dict[int, Any], dict[int, Any]]:
-        """Arrays [n, 3] of states, their slots among the readers of their source, and the numbers of their functions.
-
-        First by source those that nobody reads, then one by one those that are read.
-        """
-        readers = self.readers()
-        ends: dict[int, Any] = {}
-        read: dict[int, Any] = {}
-        for source, states in readers.items():
-            rows = {state: (state, slot, self._function(state)) for slot, state in enumerate(states)}
-            if unread := [row for state, row in rows.items() if state not in readers]:
-                ends[source] = np.array(unread)
-            read |= {state: np.array([row]) for state, row in rows.items() if state in readers}
-        return ends, read
-
-    def _function(self, state: int) -> int:
-        return kernels.FUNCTIONS.index(self.plan.functions[state - 1])
-
-    def mask_like(self, state_BD: Tensor) -> Tensor:
+    def mask_like(self, state_BD: Tensor) -> Any:
         if self.mask_BD is None:
-            return torch.ones_like(state_BD)
-        return self.mask_BD.detach().to(state_BD.dtype).expand_as(state_BD).contiguous()
+            return array(torch.ones_like(state_BD))
+        return array(self.mask_BD.to(state_BD.dtype).expand_as(state_BD).contiguous())
 
     def split(self, xs: Sequence[Any]) -> tuple[Any, Any, Sequence[Any], Sequence[Any]]:
         """Projected input; state; weight and bias of the norm if there is one; weights of the states 1 .. N."""
@@ -153,114 +133,66 @@ class _Kept:
     """The normalised mean of the outputs, before weight and bias."""
     scale_SD: Tensor
     """What the mean of the outputs was divided by, sqrt(variance + eps)."""
-    arena: "_Arena"
-    """Owns the memory of all this except `saved_SBmE[0]`, which becomes the gradient of the projected input."""
-
-
-class _Arena:
-    """Memory for one pass, kept for the next: fresh pages from the system cost more than the work that fills them."""
-
-    _free: ClassVar[list[Tensor]] = []
-    _ALIGNMENT = 64
-
-    def __init__(self, nbytes: int) -> None:
-        self._memory = self._free.pop() if self._free else torch.empty(0, dtype=torch.uint8)
-        self._used = 0
-        if self._memory.numel() < nbytes:
-            self._memory = torch.empty(0, dtype=torch.uint8)  # before the larger piece is asked for
-            self._memory = torch.empty(nbytes, dtype=torch.uint8)
-
-    def __del__(self) -> None:
-        self._free[:] = [self._memory]
 
     @classmethod
-    def nbytes(cls, shape: tuple[int, ...], dtype: torch.dtype) -> int:
-        return -(-math.prod(shape) * dtype.itemsize // cls._ALIGNMENT) * cls._ALIGNMENT
+    def empty(cls, fixed: _Fixed, state_BD: Tensor, E: int, S: int) -> _Kept:
+        """Memory for so many steps."""
+        (B, D), dtype, normed = state_BD.shape, fixed.dtype, 0 if fixed.norm is None else S
+        saved = {j: torch.empty(S, B, len(rows), E, dtype=dtype) for j, rows in fixed.readers.items()}
+        states_MSBD = torch.empty(len(fixed.sources) + 1, S, B, D, dtype=dtype)
+        return cls(states_MSBD, saved, state_BD.new_empty(normed, B, D), state_BD.new_empty(normed, D))
 
-    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        start = self._used
-        self._used += self.nbytes(shape, dtype)
-        return self._memory[start : start + math.prod(shape) * dtype.itemsize].view(dtype).view(shape)
-
-
-def _keep(fixed: _Fixed, state_BD: Tensor, E: int, S: int) -> _Kept:
-    (B, D), N, dtype, real = state_BD.shape, len(fixed.sources), fixed.dtype, state_BD.dtype
-    normed = 0 if fixed.norm is None else S
-    shapes = {
-        "states": ((N + 1, S, B, D), dtype),
-        "normal": ((normed, B, D), real),
-        "scale": ((normed, D), real),
-    } | {j: ((S, B, len(states), E), dtype) for j, states in fixed.readers().items() if j > 0}
-    arena = _Arena(sum(_Arena.nbytes(*shape) for shape in shapes.values()))
-    pieces = {name: arena.empty(*shape) for name, shape in shapes.items()}
-    return _Kept(
-        pieces.pop("states"),
-        {0: torch.empty(S, B, 1, E, dtype=dtype)} | {j: pieces[j] for j in pieces if isinstance(j, int)},
-        pieces.pop("normal"),
-        pieces.pop("scale"),
-        arena,
-    )
+    def arrays(self) -> tuple[dict[int, Any], Any, Any]:
+        """Candidates and gates [S, B, m, 2, D], and the last two, as kernels see them."""
+        saved = {j: array(x.view(*x.shape[:3], 2, -1)) for j, x in self.saved_SBmE.items()}
+        return saved, array(self.normal_SBD), array(self.scale_SD)
 
 
 def _forward(fixed: _Fixed, tensors: Sequence[Tensor], *, keep: bool) -> tuple[Recurrence, _Kept]:
     projected_TBE, state_BD, norm_parameters, weights_DE = fixed.split([x.detach() for x in tensors])
     (T, B, E), D, M = projected_TBE.shape, state_BD.shape[1], len(weights_DE) + 1
-    dtype, norm, readers = fixed.dtype, fixed.norm, fixed.readers()
-    kept = _keep(fixed, state_BD, E, T if keep else 1)
+    dtype, norm = fixed.dtype, fixed.norm
+    kept = _Kept.empty(fixed, state_BD, E, T if keep else 1)
+    # x -> [x W_1 | ... | x W_m], by the weights that multiply the same state
     products = {
-        j: side_by_side([weights_DE[k - 1] for k in nodes], dtype, B, T) for j, nodes in fixed.widest_first()
+        j: linear(torch.cat([w.to(dtype).T for w in ws]), dtype, B, T)
+        for j, ws in fixed.weights_of(weights_DE).items()
     }
     output_TBD = state_BD.new_empty(T, B, D)
 
-    # numpy views from here on. States are rounded for keeping only if the products are of lower precision.
+    # Arrays from here on. States are rounded for keeping only if the products are of lower precision.
     threads = team(B * D)
     rounds = dtype != state_BD.dtype
-    states = kernels.array(state_BD.new_empty(M, 1, B, D) if rounds else kept.states_MSBD)
-    rounded = kernels.array(kept.states_MSBD) if rounds else None
-    saved = {j: kernels.array(x.view(*x.shape[:3], 2, D)) for j, x in kept.saved_SBmE.items()}
-    mask = kernels.array(fixed.mask_like(state_BD))
+    states = array(state_BD.new_empty(M, 1, B, D) if rounds else kept.states_MSBD)
+    rounded = array(kept.states_MSBD) if rounds else None
+    saved, normal, scale = kept.arrays()
+    mask = fixed.mask_like(state_BD)
     operand_MBD = torch.empty(M, B, D, dtype=dtype)
-    operands_BD, operand = list(operand_MBD), kernels.array(operand_MBD)
-    numbered = fixed.numbered()
-    is_read = np.isin(np.arange(M), list(readers))
-    projected = kernels.array(projected_TBE.contiguous().view(T, B, 2, D))
-    output, h = kernels.array(output_TBD), kernels.array(state_BD.contiguous())
+    operands_BD, operand = list(operand_MBD), array(operand_MBD)
+    is_read = np.isin(np.arange(M), list(fixed.readers))
+    projected = array(projected_TBE.contiguous().view(T, B, 2, D))
+    output, h = array(output_TBD), array(state_BD.contiguous())
     real = output.dtype.type
     outputs, share = np.array(fixed.outputs), real(1 / len(fixed.outputs))
     if norm is not None:
-        weight, bias = (kernels.array(x.contiguous()) for x in norm_parameters)
-        normal, scale = kernels.array(kept.normal_SBD), kernels.array(kept.scale_SD)
-        if fixed.batch_statistics:
+        weight, bias = (array(x.contiguous()) for x in norm_parameters)
+        if norm.mean_D is None or norm.variance_D is None:
             statistics_2TD = state_BD.new_empty(2, T, D)
         else:
-            given = [x for x in (norm.mean_D, norm.variance_D) if x is not None]  # both or none
-            statistics_2TD = torch.stack(given)[:, None].expand(2, T, D)
-        mean, variance = kernels.array(statistics_2TD)
+            statistics_2TD = torch.stack([norm.mean_D, norm.variance_D])[:, None].expand(2, T, D)
+        mean, variance = array(statistics_2TD)
 
     for t in range(T):
         s = t if keep else 0
         now = 0 if rounds else s
-        kernels.enter_state(
-            threads, B, h, mask, states[0, now], None if rounded is None else rounded[0, s], operand[0]
-        )
-        for j, nodes in numbered.items():
-            product = kernels.array(products[j](operands_BD[j]).view(B, len(nodes), 2, D))
+        rounded_0 = None if rounded is None else rounded[0, s]
+        kernels.enter_state(threads, B, h, mask, states[0, now], rounded_0, operand[0])
+        for j, readers in fixed.readers.items():
+            product = array(products[j](operands_BD[j]).view(B, len(readers), 2, D))
             kernels.nodes_forward(
-                threads,
-                B,
-                product,
-                projected[t] if j == 0 else None,
-                nodes,
-                j,
-                now,
-                s,
-                mask,
-                saved[j],
-                states,
-                rounded,
-                is_read,
-                operand,
-            )
+                threads, B, product, projected[t] if j == 0 else None, readers, j, now, s, mask, saved[j], states,
+                rounded, is_read, operand,
+            )  # fmt: skip
         h = output[t]
         kernels.mean_forward(threads, B, states, now, outputs, share, h)
         if norm is not None:
@@ -278,29 +210,29 @@ def _backward(
     projected_TBE, state_BD, norm_parameters, weights_DE = fixed.split([x.detach() for x in tensors])
     projected_needed, state_needed, norm_needed, weights_needed = fixed.split(needed)
     (T, B, _), D, M = projected_TBE.shape, state_BD.shape[1], len(weights_DE) + 1
-    dtype, norm, readers = fixed.dtype, fixed.norm, fixed.readers()
+    dtype, norm = fixed.dtype, fixed.norm
+    # [y_1 | ... | y_m] -> y_1 W_1ᵀ + ... + y_m W_mᵀ
     products = {
-        j: summed([weights_DE[k - 1] for k in nodes], dtype, B, T) for j, nodes in fixed.widest_first()
+        j: linear(torch.cat([w.to(dtype) for w in ws], 1), dtype, B, T)
+        for j, ws in fixed.weights_of(weights_DE).items()
     }
     d_states_MBD = state_BD.new_zeros(M, B, D)
     d_norm_2D = state_BD.new_zeros(2, D)
 
     threads = team(B * D)
-    states, d_states = kernels.array(kept.states_MSBD), kernels.array(d_states_MBD)
-    saved = {j: kernels.array(x.view(*x.shape[:3], 2, D)) for j, x in kept.saved_SBmE.items()}
-    mask = kernels.array(fixed.mask_like(state_BD))
-    d_output, d_h = kernels.array(d_output_TBD.contiguous()), kernels.array(torch.empty_like(state_BD))
+    states, d_states = array(kept.states_MSBD), array(d_states_MBD)
+    saved, normal, scale = kept.arrays()
+    mask = fixed.mask_like(state_BD)
+    d_output, d_h = array(d_output_TBD.contiguous()), array(torch.empty_like(state_BD))
     real = d_h.dtype.type
     shares = np.isin(np.arange(M), fixed.outputs) * real(1 / len(fixed.outputs))
-    ends, read = fixed.slotted()
+    ends = {
+        j: rows[~np.isin(rows[:, 0], list(fixed.readers))] for j, rows in fixed.readers.items()
+    }  # not read
+    own = {int(row[0]): row[None] for rows in fixed.readers.values() for row in rows}
     if norm is not None:
-        weight, normal, scale = (
-            kernels.array(norm_parameters[0]),
-            kernels.array(kept.normal_SBD),
-            kernels.array(kept.scale_SD),
-        )
-        d_weight, d_bias = kernels.array(d_norm_2D)
-        sums, dots = kernels.array(torch.empty_like(d_norm_2D))
+        weight, (d_weight, d_bias) = array(norm_parameters[0]), array(d_norm_2D)
+        sums, dots = array(torch.empty_like(d_norm_2D))
         batch_share = real(1 / B if fixed.batch_statistics else 0)
 
     def backward_nodes(t: int, source: int, nodes: Any, d_operand: Any) -> None:
@@ -313,27 +245,25 @@ def _backward(
         kernels.state_backward(threads, B, d_output[t], d_operand, mask, d_states[0], d_h)
         if norm is not None:
             kernels.norm_backward(d_h, normal[t], scale[t], weight, batch_share, sums, dots, d_weight, d_bias)
-        for j in reversed(readers):
-            if j in ends:
+        for j in reversed(fixed.readers):
+            if len(ends[j]) > 0:
                 backward_nodes(t, j, ends[j], None)
             if j > 0 or t > 0 or state_needed:
-                d_operand = kernels.array(products[j](kept.saved_SBmE[j][t].flatten(1)))
+                d_operand = array(products[j](kept.saved_SBmE[j][t].flatten(1)))
             if j > 0:
-                backward_nodes(t, fixed.sources[j - 1], read[j], d_operand)
+                backward_nodes(t, fixed.sources[j - 1], own[j], d_operand)
     if state_needed:
         kernels.operand_backward(threads, B, d_operand, mask, d_states[0])
     products.clear()  # the gradients of the weights take the memory of the packed weights
 
     d_weights: list[Tensor | None] = [None] * (M - 1)
-    for j, nodes in readers.items():
-        if any(weights_needed[k - 1] for k in nodes):
-            if fixed.mask_BD is not None:
-                kernels.mask_steps(team(T * B * D), T, states[j], mask)
-            operand_RD, d_product_RmE = kept.states_MSBD[j].flatten(0, 1), kept.saved_SBmE[j].flatten(0, 1)
-            for slot, k in enumerate(nodes):
-                if weights_needed[k - 1]:
-                    d_weight_DE = operand_RD.T @ d_product_RmE[:, slot]
-                    d_weights[k - 1] = d_weight_DE.to(weights_DE[k - 1].dtype)
+    for j, readers in fixed.readers.items():
+        wanted = [(int(k), slot) for k, slot, _ in readers if weights_needed[k - 1]]
+        if wanted and fixed.mask_BD is not None:
+            kernels.mask_steps(team(T * B * D), T, states[j], mask)
+        operand_RD, d_product_RmE = kept.states_MSBD[j].flatten(0, 1), kept.saved_SBmE[j].flatten(0, 1)
+        for k, slot in wanted:
+            d_weights[k - 1] = (operand_RD.T @ d_product_RmE[:, slot]).to(weights_DE[k - 1].dtype)
     return [
         kept.saved_SBmE[0].flatten(2).to(projected_TBE.dtype) if projected_needed else None,
         d_states_MBD[0].clone() if state_needed else None,

@@ -1,129 +1,133 @@
-"""Sums over many shifted rows, of which every convolution is made; on one thread, from compiled kernels.
+"""Products over rows of feature maps, with a block of sums in registers; on one thread, from compiled kernels.
 
-Feature maps of a few images stand in a scratch array with zeros around them, channel by channel, so that the pixel a
-filter's tap sees lies a fixed offset away from the pixel it computes. A convolution is then one product over K = channels ×
-taps rows, each the same array seen from another offset, and needs no copy for each tap.
+Feature maps of a few images stand in a scratch array, channel by channel. A convolution is then a product over K terms, each
+a row of that array seen from an offset of its own.
 
 Shape letters: O outputs, K terms of a sum, S positions.
 """
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
-import numpy as np
+from numba.core import cgutils
 
-from enas.cpu.kernels import inlined
-from enas.cpu.simd import (
-    LANES,
-    OUTER_TILE,
-    PRODUCT_TILE,
-    halves_outer_tile,
-    outer_tile,
-    pairs_product_tile,
-    product_tile,
-)
+from enas.cpu.compiler import inlined
+from enas.cpu.simd import LANES, Registers, each_case, emitted, word
 
-_PRODUCT_ROWS, _PRODUCT_VECTORS = PRODUCT_TILE
-_OUTER_ROWS, _OUTER_TERMS = OUTER_TILE
+_PRODUCT = (6, 4)
+"""Most outputs and vectors of a tile: 24 sums, 4 operands, and the rest of 32 registers for weights."""
+_OUTER = (4, 6)
+"""Most outputs and terms of a tile."""
+
+
+def _sizes(most: tuple[int, int]) -> list[tuple[int, int]]:
+    return [(r, c) for r in range(1, most[0] + 1) for c in range(1, most[1] + 1)]
+
+
+def _rows(builder: Any, pointer: Any, at: Any, stride: Any, count: int) -> list[Any]:
+    """Pointers to so many rows that lie `stride` apart."""
+    rows = [builder.gep(pointer, [at])]
+    for _ in range(count - 1):
+        rows.append(builder.gep(rows[-1], [stride]))
+    return rows
+
+
+@emitted
+def _product_tile(builder, outputs, vectors, w, w_at, x, x_at, offset_K, K, y, y_at, y_stride, adds):
+    registers = Registers(builder)
+    adds = builder.icmp_unsigned("!=", adds, word(0))
+    x, w = builder.gep(x, [x_at]), builder.gep(w, [w_at])
+
+    def write(rows: int, columns: int) -> None:
+        sums = registers.variables(rows * columns)
+        places = [
+            (row, word(LANES * v)) for row in _rows(builder, y, y_at, y_stride, rows) for v in range(columns)
+        ]
+        with builder.if_then(adds):
+            for sum_, place in zip(sums, places, strict=True):
+                builder.store(registers.load(*place), sum_)
+        with cgutils.for_range(builder, K) as loop:
+            at = builder.load(builder.gep(offset_K, [loop.index]))
+            w_k = builder.mul(loop.index, word(rows))
+            xs = [registers.load(x, builder.add(at, word(LANES * v))) for v in range(columns)]
+            for o in range(rows):
+                weight = registers.spread(w, builder.add(w_k, word(o)))
+                for v in range(columns):
+                    registers.add_product(sums[o * columns + v], weight, xs[v])
+        for sum_, place in zip(sums, places, strict=True):
+            registers.store(builder.load(sum_), *place)
+
+    each_case(builder, outputs, vectors, _sizes(_PRODUCT), write)
+
+
+@emitted
+def _outer_tile(
+    builder, outputs, terms, dy, dy_at, dy_stride, x, x_at, offset_K, k_at, S, dw, dw_at, dw_stride
+):
+    registers = Registers(builder)
+    steps = builder.udiv(S, word(LANES))
+
+    def write(rows: int, columns: int) -> None:
+        sums = registers.variables(rows * columns)
+        dys = _rows(builder, dy, dy_at, dy_stride, rows)
+        xs = []
+        for k in range(columns):
+            offset = builder.load(builder.gep(offset_K, [builder.add(k_at, word(k))]))
+            xs.append(builder.gep(x, [builder.add(x_at, offset)]))
+        with cgutils.for_range(builder, steps) as loop:
+            s = builder.mul(loop.index, word(LANES))
+            dy_s = [registers.load(row, s) for row in dys]
+            for k in range(columns):
+                x_k = registers.load(xs[k], s)
+                for o in range(rows):
+                    registers.add_product(sums[o * columns + k], dy_s[o], x_k)
+        for o, row in enumerate(_rows(builder, dw, dw_at, dw_stride, rows)):
+            for k in range(columns):
+                place = builder.gep(row, [word(k)])
+                total = builder.fadd(builder.load(place), registers.total(sums[o * columns + k]))
+                builder.store(total, place)
+
+    each_case(builder, outputs, terms, _sizes(_OUTER), write)
 
 
 @inlined
-def pack(w_OK: Any, packed: Any) -> None:
+def pack(w_OK, packed):
     """The weights in the order in which `product` reads them: blocks of outputs, each [K, outputs of the block]."""
     O, K = w_OK.shape
     at = 0
-    for o in range(0, O, _PRODUCT_ROWS):
-        rows = min(_PRODUCT_ROWS, O - o)
+    for o in range(0, O, _PRODUCT[0]):
+        rows = min(_PRODUCT[0], O - o)
         for k in range(K):
             for r in range(rows):
                 packed[at] = w_OK[o + r, k]
                 at += 1
 
 
-def _product(tile: Any) -> Any:
-    @inlined
-    def multiply(
-        packed: Any,
-        O: int,
-        K: int,
-        x: Any,
-        x_at: int,
-        offset_K: Any,
-        S: int,
-        y: Any,
-        y_at: int,
-        y_stride: int,
-        adds: int,
-    ) -> None:
-        step = LANES * _PRODUCT_VECTORS
-        for s in range(0, S, step):
-            vectors = min(_PRODUCT_VECTORS, (S - s + LANES - 1) // LANES)
-            for o in range(0, O, _PRODUCT_ROWS):
-                rows = min(_PRODUCT_ROWS, O - o)
-                tile(
-                    rows,
-                    vectors,
-                    packed,
-                    o * K,
-                    x,
-                    x_at + s,
-                    offset_K,
-                    K,
-                    y,
-                    y_at + o * y_stride + s,
-                    y_stride,
-                    adds,
-                )
+@inlined
+def product(packed, O, K, x, x_at, offset_K, S, y, y_at, y_stride, adds):
+    """y[o, s] = Σ_k w[o, k] · x[offset[k] + s] for s < S rounded up to a multiple of 16; added to y if `adds` is not 0.
 
-    return multiply
+    `packed` has O · K weights from `pack`; x and y are flat: x[x_at + offset_K[k] + s], y[y_at + o · y_stride + s].
+    """
+    step = LANES * _PRODUCT[1]
+    for s in range(0, S, step):
+        vectors = min(_PRODUCT[1], (S - s + LANES - 1) // LANES)
+        for o in range(0, O, _PRODUCT[0]):
+            rows = min(_PRODUCT[0], O - o)
+            y_o = y_at + o * y_stride + s
+            _product_tile(rows, vectors, packed, o * K, x, x_at + s, offset_K, K, y, y_o, y_stride, adds)
 
 
-product, pairs_product = _product(product_tile), _product(pairs_product_tile)
-"""y[o, s] = Σ_k w[o, k] · x[offset[k] + s] for s < S rounded up to a multiple of 16; added to y if `adds` is not 0.
+@inlined
+def add_outer(dy, dy_at, dy_stride, O, x, x_at, offset_K, K, S, dw_OK):
+    """dw[o, k] += Σ_s dy[o, s] · x[offset[k] + s] over s < S, a multiple of 16; dw is contiguous.
 
-`packed` has O · K weights from `pack`; x and y are flat: x[x_at + offset_K[k] + s], y[y_at + o · y_stride + s]. In pairs, a
-term k is two channels: uint32 of two bfloat16 in x and in `packed`.
-"""
-
-
-def _add_outer(tile: Any) -> Any:
-    @inlined
-    def add(
-        dy: Any,
-        dy_at: int,
-        dy_stride: int,
-        O: int,
-        x: Any,
-        x_at: int,
-        offset_K: Any,
-        K: int,
-        S: int,
-        dw_OK: Any,
-    ) -> None:
-        dw = dw_OK.reshape(-1)
-        for k in range(0, K, _OUTER_TERMS):
-            terms = min(_OUTER_TERMS, K - k)
-            for o in range(0, O, _OUTER_ROWS):
-                rows = min(_OUTER_ROWS, O - o)
-                at = dy_at + o * dy_stride
-                tile(rows, terms, dy, at, dy_stride, x, x_at, offset_K, k, S, dw, o * K + k, K)
-
-    return add
-
-
-add_outer, add_halves_outer = _add_outer(outer_tile), _add_outer(halves_outer_tile)
-"""dw[o, k] += Σ_s dy[o, s] · x[offset[k] + s] over s < S; dw is contiguous.
-
-dy and x are flat: dy[dy_at + o · dy_stride + s], x[x_at + offset_K[k] + s]. S is a multiple of 16, or of 32 for the bfloat16
-(seen as uint16) of `add_halves_outer`.
-"""
-
-
-@cache
-def tap_offsets(channels: int, width: int, plane: int, row: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Where the K = channels · width² taps of a filter see a scratch array whose channels lie `plane` apart, rows `row`."""
-    c, ky, kx = np.meshgrid(np.arange(channels), np.arange(width), np.arange(width), indexing="ij")
-    offsets: np.ndarray[Any, np.dtype[np.int64]] = (c * plane + ky * row + kx).astype(np.int64).reshape(-1)
-    return offsets
+    dy and x are flat: dy[dy_at + o · dy_stride + s], x[x_at + offset_K[k] + s].
+    """
+    dw = dw_OK.reshape(-1)
+    for k in range(0, K, _OUTER[1]):
+        terms = min(_OUTER[1], K - k)
+        for o in range(0, O, _OUTER[0]):
+            rows, at = min(_OUTER[0], O - o), dy_at + o * dy_stride
+            _outer_tile(rows, terms, dy, at, dy_stride, x, x_at, offset_K, k, S, dw, o * K + k, K)
