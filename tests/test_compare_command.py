@@ -28,9 +28,9 @@ from enas.runtime.files import read_json, read_jsonl
 from enas.runtime.stop import EXIT_STOPPED, StopRequest
 from enas.search import Search
 from enas.settings import config_from_json, config_to_json
+from enas.shared_weights import SharedWeights
 from enas.stages import ALL_STAGES, Run, execute
 from enas.statistics import probability_better_paired
-from enas.tasks.language import LanguageSearchTask
 from enas.trainings import Job, Outcome
 from tests import tiny
 from tests.test_ablations import differences
@@ -73,11 +73,11 @@ class Watched:
 def watched(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Watched:
     """The run's own derivation is a part of it, its search is not."""
     seen = Watched(searched(text, tmp_path_factory.mktemp("runs") / "done", *MEASURED))
-    rewards, finish = LanguageSearchTask.rewards, compare_run.finish
+    rewards, finish = SharedWeights.rewards, compare_run.finish
     asking: list[tuple[str, int]] = []
 
     def counting(
-        self: LanguageSearchTask, architectures: Sequence[Architecture], purpose: str, draw: int
+        self: SharedWeights, architectures: Sequence[Architecture], purpose: str, draw: int
     ) -> Tensor:
         if purpose in ("controller", "derive"):
             seen.asked[asking[-1]] += len(architectures)
@@ -96,7 +96,7 @@ def watched(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Watched:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare_run.LocalExecutor, "for_run", lambda config, workers=None: InThisProcess())
-        patch.setattr(LanguageSearchTask, "rewards", counting)
+        patch.setattr(SharedWeights, "rewards", counting)
         patch.setattr(compare_run, "finish", finishing)
         patch.setattr(compare_run, "search", entering("search", compare_run.search))
         patch.setattr(compare_run, "derive", entering("derive", compare_run.derive))

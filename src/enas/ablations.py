@@ -251,7 +251,7 @@ def plain_convolutions(
         raise ConfigError("this variant needs a space that has conv3x3 and conv5x5")
     operations = [dense.get(operation, operation) for operation in config.space.operations_of(found)]
     plain = config.space.build(operations, config.space.skips_of(found))
-    shape = config.load().data.shape
+    shape = config.load().shape
 
     def with_filters(filters: int) -> MacroConfig:
         return replace(config, child_network=replace(config.child_network, filters=filters))

@@ -29,7 +29,6 @@ from enas.constraints import Epochs, SampleSize, Settings, Several, Threads
 from enas.effects import ArchiveRecord
 from enas.errors import ConfigError, NotFiniteError, RunFolderError, enas_command, shown
 from enas.methods import RIVALS, Spent, own_name, rivals, spent_by
-from enas.rank import epochs_with_validation, score
 from enas.report.comparison_picture import comparison_svg
 from enas.retrain import RESULT, Network, random_architectures, read_result, score_in
 from enas.runtime.checkpoint import check_still_there
@@ -240,7 +239,7 @@ def plan(run: Run, config: CompareConfig, first: Found) -> str:
     trainings = max(0, len(names) * config.seeds + config.samples - trained)
     assert first.architecture is not None  # the run's own search is finished
     network = Network("candidate", first.architecture, first.seed)
-    example = run.workshop.child_training(network, training_epochs(run, config))
+    example = run.child_training(network, training_epochs(run, config))
     each = example.estimate()[0] * example.total_steps
     at_once = max(1, min(LocalExecutor.for_run(run.config, config.workers).at_once, trainings))
     seconds = missing * (first.search_seconds + first.validate_seconds) + trainings * each / at_once
@@ -255,7 +254,7 @@ def plan(run: Run, config: CompareConfig, first: Found) -> str:
 
 def training_epochs(run: Run, config: CompareConfig) -> int | None:
     """The length of all trainings; None for the recipe's, which has validation scores."""
-    return config.epochs if config.epochs is not None else epochs_with_validation(run.config)
+    return config.epochs if config.epochs is not None else run.config.validated_epochs()
 
 
 def train(
@@ -351,7 +350,7 @@ def random_searches(
 def random_search(config: RunConfig, seed: int, trained: Sequence[Mapping[str, Any]]) -> Record:
     """The best of these trainings by its validation score. All of them are what picking it costs."""
     whole = [result for result in trained if "diverged" not in result]
-    best = max(whole, key=lambda result: score(config, result), default=None)
+    best = max(whole, key=config.metric.score, default=None)
     return Record(
         method=RANDOM_SEARCH,
         seed=seed,

@@ -16,21 +16,18 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 from enas.architecture import Architecture
-from enas.config import RunConfig
 from enas.constraints import LARGEST_SAMPLE, Bounds, Epochs, SampleCount, Settings, Threads
 from enas.errors import ConfigError, DataError
 from enas.ground_truth.minispaces import table_for
 from enas.ground_truth.table import last_if_diverged
 from enas.report.scatter import scatter_svg
-from enas.retrain import Network, random_architectures, score_in
-from enas.runs.images import ImageRunConfig
+from enas.retrain import Network, random_architectures
 from enas.runtime.files import write_atomic, write_json
 from enas.runtime.progress import say
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import StopRequest
 from enas.stages import Run
 from enas.statistics import RankAgreement, rank_agreement, top
-from enas.tasks.shared_scores import shared_scores
 from enas.trainings import Job, train_all
 from enas.workers import LocalExecutor, refuse_import_by_worker
 
@@ -78,9 +75,9 @@ def rank(run: Run, config: RankConfig) -> dict[str, Any]:
     Raises `RunFolderError` if the search is not finished, and `Stopped`, after saving, on SIGTERM or Ctrl-C.
     """
     refuse_import_by_worker()
-    task, _ = run.searched()
-    space = task.space
-    table = None if config.epochs is not None else table_for(run.config, run.workshop.data_hash)
+    weights, _ = run.searched()
+    space = weights.space
+    table = None if config.epochs is not None else table_for(run.config, run.data.hash)
     with StopRequest() as stop:
         if table is not None and table.complete:
             first, *more = (table.scores(seed) for seed in table.seeds)
@@ -91,8 +88,8 @@ def rank(run: Run, config: RankConfig) -> dict[str, Any]:
             truth = train(run, drawn, config, stop)
     architectures = list(truth.first)
     say(f"rank: scoring {len(architectures)} architectures with the shared weights")
-    shared = dict(zip(architectures, shared_scores(task, architectures), strict=True))
-    record = compare(shared, truth, score_name(run.config), run.config.seed)
+    shared = dict(zip(architectures, weights.scores(architectures), strict=True))
+    record = compare(shared, truth, run.config.metric.score_name, run.config.seed)
     write_json(run.folder / RECORD, record)
     write_atomic(run.folder / PICTURE, picture(record), own=True)
     return record
@@ -100,7 +97,7 @@ def rank(run: Run, config: RankConfig) -> dict[str, Any]:
 
 def train(run: Run, architectures: Sequence[Architecture], config: RankConfig, stop: StopRequest) -> Truth:
     """Train architectures alone, side by side. Those whose process died are left out."""
-    epochs = config.epochs if config.epochs is not None else epochs_with_validation(run.config)
+    epochs = config.epochs if config.epochs is not None else run.config.validated_epochs()
     seeds = (run.config.seed, run.config.seed + 1)
     jobs = [
         Job(run.folder, PART, Network("random", architecture, seed), epochs)
@@ -112,7 +109,7 @@ def train(run: Run, architectures: Sequence[Architecture], config: RankConfig, s
     for outcome in train_all(run, jobs, executor, stop, PART, command(config)):
         network = outcome.job.network
         if outcome.ending != "died" and network.architecture is not None:
-            found = -math.inf if outcome.ending == "diverged" else score(run.config, outcome.result)
+            found = -math.inf if outcome.ending == "diverged" else run.config.metric.score(outcome.result)
             scores[seeds.index(network.seed)][network.architecture] = found
     first, second = (last_if_diverged({a: known[a] for a in architectures if a in known}) for known in scores)
     return Truth(first, second, f"trainings under {run.folder / PART}")
@@ -127,24 +124,6 @@ def command(config: RankConfig) -> str:
         if value != getattr(default, name) and name != "json"
     }
     return shlex.join(["enas", "rank", *(f"--{name}={value}" for name, value in changed.items())])
-
-
-def epochs_with_validation(config: RunConfig) -> int | None:
-    """The length of a training that keeps the validation images out; None if the recipe's does so by itself."""
-    if isinstance(config, ImageRunConfig) and config.retrain.child.train_on == "all":
-        return config.retrain.child.epochs
-    return None
-
-
-def score_name(config: RunConfig) -> str:
-    """What the scores are, for people."""
-    return "-loss, nats a token" if config.metric.lower_is_better else f"{config.metric.name}, %"
-
-
-def score(config: RunConfig, result: Mapping[str, Any]) -> float:
-    """The validation score of a training's result: accuracy in percent, or -loss in nats a token."""
-    lower = config.metric.lower_is_better
-    return -score_in(result, "valid_loss") if lower else score_in(result, f"valid_{config.metric.name}")
 
 
 # ---- numbers -----------------------------------------------------------------------------------------------------------

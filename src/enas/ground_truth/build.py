@@ -91,7 +91,7 @@ def collected(space: MiniSpace, run: Run, outcomes: Sequence[Outcome]) -> Table:
     where = read_json(run.folder / "environment.json")
     # The threads of this process are not those of the workers.
     made = {**where, "threads": run.config.threads}
-    return Table(space.name, run.config, run.workshop.data_hash, made, tuple(rows))
+    return Table(space.name, run.config, run.data.hash, made, tuple(rows))
 
 
 def train_row(config_run: Run, network: Network) -> Row:

@@ -33,8 +33,7 @@ from enas.spaces.macro.net import MacroNetConfig
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
 from enas.spaces.recurrent.space import RecurrentSpace
-from enas.tasks.image_child import ImageChildConfig
-from enas.tasks.image_training import CosineConfig, ImageTrainingConfig, MomentumConfig
+from enas.tasks.image_settings import CosineConfig, ImageChildConfig, ImageTrainingConfig, MomentumConfig
 
 TABLES = Path(__file__).parent / "tables"
 """Where the tables are that come with the package."""

@@ -37,7 +37,6 @@ from enas.statistics import (
     probability_better_paired,
     random_equivalents,
 )
-from enas.tasks.shared_scores import shared_scores
 
 SCORE = "score.json"
 SAMPLES = 16
@@ -102,7 +101,7 @@ def score_search(config: RunConfig, table: Table, folder: Path, stop: StopReques
     run = Run.open(folder) if begun else Run.create(folder, config, ("search",))
     if run.config != config:
         raise ConfigError(f"{folder} holds a search with other settings; choose another --run")
-    check_fit(table, config, run.workshop.data_hash)
+    check_fit(table, config, run.data.hash)
     try:
         search(run, stop)
     except NotFiniteError as error:
@@ -135,16 +134,16 @@ def check_fit(table: Table, config: RunConfig, data_hash: str) -> None:
 
 def score_of(run: Run, table: Table) -> dict[str, Any]:
     """How good a finished search is by the table: its policy, what it picks, and its shared weights."""
-    task, controller = run.searched()
+    weights, controller = run.searched()
     seed = run.config.seed
     truth = {split: table.truth(split) for split in SPLITS}
     proposals = controller.propose(SAMPLES, generator(seed, "score"))
-    sampled = proposals.architectures(task.space)
-    mode = task.space.architecture(controller.mode())
+    sampled = proposals.architectures(weights.space)
+    mode = weights.space.architecture(controller.mode())
     derive_by(run, lambda architecture: -truth["valid"][architecture])
     picked = run.architecture()
     everything = list(truth["valid"])
-    shared_N = np.array(shared_scores(task, everything))
+    shared_N = np.array(weights.scores(everything))
     record: dict[str, Any] = {"samples": SAMPLES, "mode": str(mode), "picked": str(picked)}
     for split, known in truth.items():
         known_N = np.array([known[a] for a in everything])

@@ -21,9 +21,7 @@ import numpy.typing as npt
 
 from enas.architecture import Architecture
 from enas.config import RunConfig
-from enas.errors import ArchitectureError, ConfigError, DataError
-from enas.runs.images import ImageRunConfig
-from enas.runs.recurrent import RecurrentConfig
+from enas.errors import ArchitectureError, DataError
 from enas.runtime.environment import environment
 from enas.runtime.files import read_jsonl, write_atomic
 from enas.runtime.records import WrongRecord, validated
@@ -36,19 +34,12 @@ SAME_BITS = ("torch", "numpy", "numba", "cpu", "cpu_capability")
 
 def training_settings(config: RunConfig) -> dict[str, Any]:
     """The settings that a stand-alone training depends on, data and hardware aside: a search on the same space may differ
-    in all the others. Raises `ConfigError` for a kind of run that has no table."""
-    settings = asdict(config)
-    if isinstance(config, RecurrentConfig):
-        network: Any = {"output": config.cell.output}  # what else a cell has is of the supernet
-    elif isinstance(config, ImageRunConfig):
-        network = settings["child_network"]
-    else:
-        raise ConfigError(f"there are no tables for runs of the kind {type(config).__name__}")
+    in all the others."""
     return {
         "space": config.searched_space().to_json(),
-        "network": network,
+        "network": config.child_network_settings(),
         "precision": config.precision,
-        "child": settings["retrain"]["child"],
+        "child": asdict(config)["retrain"]["child"],
     }
 
 
