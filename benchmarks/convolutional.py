@@ -10,7 +10,7 @@ floor    the convolutions of the path alone, each distinct one timed on its own 
          input gradient, weight gradient. In bf16, each of these in the type that is faster for it.
 plain    the same step in plain modules: `plain_convolutional.py` in channels_last, autograd, autocast for bf16, the
          library's SGD, on a network that has the weights of one path only.
-package  `ImageSearchTask.train_step` and `.rewards`: images to optimiser, without augmentation and dropout as the others.
+package  `SharedWeights.train_step` and `.rewards`: images to optimiser, without augmentation and dropout as the others.
 
 The workloads are the search graphs of the authors' first code and, for macro, the paper's as well. Before anything is
 timed, plain code and package have to find the same loss for the same weights.
@@ -41,13 +41,18 @@ from enas.architecture import Architecture, Space
 from enas.data.augmentation import AugmentConfig
 from enas.data.images import ImageData, ImageSet, ImageShape
 from enas.runtime.allocator import keep_freed_memory
+from enas.shared_weights import SharedWeights
 from enas.spaces.image_network import ImageSupernet
 from enas.spaces.macro.net import MacroNetConfig, MacroSupernet
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.net import MicroNetConfig, MicroSupernet
 from enas.spaces.micro.space import MicroSpace
-from enas.tasks.image_training import ImageTrainingConfig, MomentumConfig
-from enas.tasks.images import ImageRewardConfig, ImageSearchTask, ImageSharedConfig
+from enas.tasks.image_settings import (
+    ImageRewardConfig,
+    ImageTrainingConfig,
+    MomentumConfig,
+)
+from enas.tasks.images import ImageTask
 
 SHAPE = ImageShape(3, 32, 32, CLASSES)
 AUXILIARY_WEIGHT = 0.4
@@ -111,8 +116,8 @@ WORKLOADS: dict[str, Callable[[], Workload]] = {
 # ---- the package -------------------------------------------------------------------------------------------------------
 
 
-def search_task(workload: Workload, dtype: torch.dtype) -> ImageSearchTask:
-    """A search on random images, which are neither augmented nor dropped."""
+def search_task(workload: Workload, dtype: torch.dtype) -> SharedWeights:
+    """The shared weights of a search on random images, which are neither augmented nor dropped."""
     generator = torch.Generator().manual_seed(0)
 
     def images(count: int) -> ImageSet:
@@ -128,8 +133,12 @@ def search_task(workload: Workload, dtype: torch.dtype) -> ImageSearchTask:
         augmentation=AugmentConfig(pad=0, flip=False),
         auxiliary_weight=AUXILIARY_WEIGHT,
     )
-    config = ImageSharedConfig(training, ImageRewardConfig(batch, "batch"))
-    return ImageSearchTask(workload.supernet(), data, config, seed=0, device=torch.device("cpu"), dtype=dtype)
+    reading, cpu = ImageRewardConfig(batch, "batch"), torch.device("cpu")
+    supernet, task = (
+        workload.supernet(),
+        ImageTask(data, training, reading, seed=0, device=cpu, dtype=dtype),
+    )
+    return SharedWeights(supernet, supernet.space, task)
 
 
 # ---- plain autograd ----------------------------------------------------------------------------------------------------
@@ -216,7 +225,7 @@ class Bench:
         self.architectures = [workload.space.sample(rng) for _ in range(architectures)]
         check_same_loss(workload, self.architectures[0])
         self.tasks = {dtype: search_task(workload, DTYPES[dtype]) for dtype in self.compared}
-        minibatch = self.tasks["fp32"].train.minibatch(0, 0)
+        minibatch = self.tasks["fp32"].task.minibatch(0, 0)
         self.images_BCHW = minibatch.images_BCHW.contiguous(memory_format=torch.channels_last)
         self.labels_B = minibatch.labels_B
         self.operands = Operands()

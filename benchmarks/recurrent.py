@@ -11,7 +11,7 @@ floor    the step's matrix products alone, each kind by the faster of `torch.mm`
          the softmax with their gradients. Where oneDNN is taken, packing counts (once for all cells of a reward step), from
          the layout that packs fastest. `products_seconds` and `times_products` leave packing out: the stricter reading.
 plain    the same step in plain autograd: `recurrence.plain`, all logits at once, the library's SGD.
-package  `LanguageSearchTask.train_step` and `.rewards`: embedding to optimiser, with packing, without dropout, as for the
+package  `SharedWeights.train_step` and `.rewards`: embedding to optimiser, with packing, without dropout, as for the
          others.
 memory   peak resident memory of three training steps on random cells and one reward step of four, less that of the process
          with its libraries and compiled kernels (after the same steps at width 8 with 64 words); compared with weights and
@@ -44,13 +44,22 @@ from enas.controllers import LSTMConfig, build_controller
 from enas.cpu.products import packs
 from enas.data.text import Corpus
 from enas.ops import recurrence
+from enas.runs.recurrent import build_supernet
 from enas.runtime.allocator import keep_freed_memory
 from enas.runtime.devices import products_in
+from enas.shared_weights import SharedWeights
 from enas.spaces.recurrent.net import CellConfig, cell_plan
 from enas.spaces.recurrent.space import RecurrentSpace, read_authors_string
-from enas.tasks.language import LanguageSearchTask, RewardConfig, SharedConfig
-from enas.tasks.language_model import DropoutConfig
-from enas.tasks.language_training import LanguageTrainingConfig, RegularisationConfig, SGDConfig, WindowConfig
+from enas.tasks.language import LanguageTask
+from enas.tasks.language_settings import (
+    DropoutConfig,
+    LanguageTrainingConfig,
+    RegularisationConfig,
+    RewardConfig,
+    SGDConfig,
+    SharedConfig,
+    WindowConfig,
+)
 
 PUBLISHED = read_authors_string("0 0 0 1 1 2 1 2 0 2 0 5 1 1 0 6 1 8 1 8 1 8 1")
 BATCH, STEPS, VOCABULARY = 64, 35, 10_000
@@ -198,8 +207,8 @@ def plain_step(model: Plain, optimizer: torch.optim.Optimizer, tokens_TB: Tensor
 # ---- the package -------------------------------------------------------------------------------------------------------
 
 
-def search_task(hidden: int, dtype: torch.dtype, vocabulary: int = VOCABULARY) -> LanguageSearchTask:
-    """A search on random words, without dropout, whose supernet holds all blocks of the paper's space."""
+def search_task(hidden: int, dtype: torch.dtype, vocabulary: int = VOCABULARY) -> SharedWeights:
+    """A search on random words, without dropout; the shared weights are all blocks of the paper's space."""
     generator = torch.Generator().manual_seed(0)
     words = torch.randint(vocabulary, (BATCH * (STEPS + 1) * 2,), generator=generator)
     corpus = Corpus("random words", tuple(map(str, range(vocabulary))), words, words, words, {})
@@ -209,7 +218,8 @@ def search_task(hidden: int, dtype: torch.dtype, vocabulary: int = VOCABULARY) -
     shared = SharedConfig(hidden, training, RewardConfig(batch=BATCH, bptt=STEPS))
     cpu = torch.device("cpu")
     space = RecurrentSpace(nodes=12)
-    return LanguageSearchTask(space, CellConfig(), corpus, shared, seed=0, device=cpu, dtype=dtype)
+    task = LanguageTask(corpus, training, shared.reward, seed=0, device=cpu, dtype=dtype)
+    return SharedWeights(build_supernet(space, vocabulary, shared, CellConfig(), 0), space, task)
 
 
 # ---- figures -----------------------------------------------------------------------------------------------------------
@@ -282,7 +292,7 @@ def measure_model(hidden: int, dtype_name: str, rounds: int) -> None:
     task = search_task(hidden, dtype)
     plain, plain32 = Plain(hidden, PUBLISHED, dtype), Plain(hidden, PUBLISHED, torch.float32)
     optimizers = {model: torch.optim.SGD(model.parameters(), 0.1) for model in (plain, plain32)}
-    tokens_TB, targets_TB = task.train_TB[:STEPS], task.train_TB[1 : STEPS + 1]
+    tokens_TB, targets_TB, _ = task.task.minibatch(0, 0)
     workload = f"published cell, 12 nodes, hidden {hidden}"
 
     steps: list[Timed] = [
@@ -319,15 +329,15 @@ def measure_model(hidden: int, dtype_name: str, rounds: int) -> None:
         figure(name, "reward", dtype_name, package, plain_seconds, least, peak_mb=peak_mb(rewards))
 
 
-def weights_mb(task: LanguageSearchTask) -> float:
+def weights_mb(task: SharedWeights) -> float:
     """MiB of the shared weights."""
-    return sum(parameter.numel() for parameter in task.model.parameters()) * 4 / 2**20
+    return sum(parameter.numel() for parameter in task.trainer.model.parameters()) * 4 / 2**20
 
 
 def measure_memory(hidden: int, dtype_name: str) -> None:
     """Peak memory of a short search, in a process that has done nothing else."""
 
-    def search(width: int, vocabulary: int = VOCABULARY) -> LanguageSearchTask:
+    def search(width: int, vocabulary: int = VOCABULARY) -> SharedWeights:
         task = search_task(width, DTYPES[dtype_name], vocabulary)
         rng = random.Random(0)
         cells = [task.space.sample(rng) for _ in range(7)]

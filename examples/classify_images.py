@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from enas.data.augmentation import normalise
-from enas.runs.images import ImageWorkshop
+from enas.data.images import ImageData
 from enas.stages import Run
 
 IMAGES = 10
@@ -19,12 +19,12 @@ IMAGES = 10
 def main(folder: Path) -> None:
     """Say what the found model of the run in `folder` makes of the first test images."""
     run = Run.open(folder)
-    workshop = run.workshop
-    if not isinstance(workshop, ImageWorkshop):
+    data = run.data
+    if not isinstance(data, ImageData):
         sys.exit(f"{folder} is not a run on images")
-    model, data = run.found_model(), workshop.data
+    model = run.found_model()
     images = data.test[:IMAGES]
-    trained_on = data.joined() if workshop.config.retrain.child.train_on == "all" else data.train
+    trained_on = data.train if run.config.epochs_with_validation() is None else data.joined()
     with torch.no_grad():
         logits_BK = model(normalise(images.images_NCHW, trained_on.normalisation))
 

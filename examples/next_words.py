@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from enas.runs.recurrent import RecurrentWorkshop
+from enas.data.text import Corpus
 from enas.stages import Run
 
 WORDS = 40
@@ -18,10 +18,10 @@ WORDS = 40
 def main(folder: Path) -> None:
     """Say what the found model of the run in `folder` expects after the first test words."""
     run = Run.open(folder)
-    workshop = run.workshop
-    if not isinstance(workshop, RecurrentWorkshop):
+    corpus = run.data
+    if not isinstance(corpus, Corpus):
         sys.exit(f"{folder} is not a run on text")
-    model, corpus = run.found_model(), workshop.corpus
+    model = run.found_model()
     tokens_TB = corpus.test[:WORDS].unsqueeze(1)
     with torch.no_grad():
         logits_TBV, _ = model(tokens_TB)

@@ -20,8 +20,8 @@ from enas.errors import ConfigError, NotFiniteError, RunFolderError
 from enas.evidence.ablate import ablate, table
 from enas.evidence.variants import CHANGED, ENSEMBLE, OfArchitecture, OfSettings, named, variants_of
 from enas.recipes import RECIPES, recipe
-from enas.runs.images import ImageWorkshop, MacroConfig, parameters
-from enas.runs.recurrent import RecurrentConfig, RecurrentWorkshop
+from enas.runs.images import MacroConfig, parameters
+from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.files import read_json
 from enas.runtime.stop import Stopped, StopRequest
 from enas.settings import config_from_json, config_to_json
@@ -320,11 +320,11 @@ def test_folder_of_other_settings_is_refused(text: Path, done: Path) -> None:
 def test_variant_that_diverges_is_a_result(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = RecurrentWorkshop.child_training
+    real = RecurrentConfig.child_training
 
-    def child_training(self: RecurrentWorkshop, *arguments: Any) -> Any:
+    def child_training(self: RecurrentConfig, *arguments: Any) -> Any:
         training = real(self, *arguments)
-        if self.config.derive.rule == "mode":
+        if self.derive.rule == "mode":
 
             def step() -> dict[str, float]:
                 raise NotFiniteError("the loss is nan")
@@ -332,7 +332,7 @@ def test_variant_that_diverges_is_a_result(
             training.step = step
         return training
 
-    monkeypatch.setattr(RecurrentWorkshop, "child_training", child_training)
+    monkeypatch.setattr(RecurrentConfig, "child_training", child_training)
     rows = ablate(tiny.config(text), ["derive-mode", "random"], 1, tmp_path / "a")
     assert "the loss is nan" in rows[1]["records"][0]["diverged"]
     assert rows[2]["records"][0]["test"] > 1
@@ -352,7 +352,6 @@ def test_frozen_controller_ends_in_an_ensemble(tmp_path: Path, monkeypatch: pyte
     assert scored["samples"] == 5
     assert f"(one alone {record['test_of_one']:.2f})" in table(rows, config.metric)
     assert not (tmp_path / "a" / "frozen-seed0" / "retrain").exists()
-    assert isinstance(Run.open(tmp_path / "a" / "frozen-seed0").workshop, ImageWorkshop)
 
 
 # ---- the table and the command ------------------------------------------------------------------------------------------

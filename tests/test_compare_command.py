@@ -32,8 +32,8 @@ from enas.runtime.records import validated
 from enas.runtime.stop import EXIT_STOPPED, StopRequest
 from enas.search import Search
 from enas.settings import config_from_json, config_to_json
+from enas.shared_weights import SharedWeights
 from enas.stages import ALL_STAGES, Run, execute
-from enas.tasks.language import LanguageSearchTask
 from enas.trainings import Job, Outcome
 from enas.workers import LocalExecutor
 from tests import tiny
@@ -77,11 +77,11 @@ class Watched:
 def watched(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Watched:
     """The run's own derivation is a part of it, its search is not."""
     seen = Watched(searched(text, tmp_path_factory.mktemp("runs") / "done", *MEASURED))
-    rewards = LanguageSearchTask.rewards
+    rewards = SharedWeights.rewards
     asking: list[tuple[str, int]] = []
 
     def counting(
-        self: LanguageSearchTask, architectures: Sequence[Architecture], purpose: str, draw: int
+        self: SharedWeights, architectures: Sequence[Architecture], purpose: str, draw: int
     ) -> Tensor:
         if purpose in ("controller", "derive"):
             seen.asked[asking[-1]] += len(architectures)
@@ -98,7 +98,7 @@ def watched(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Watched:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LocalExecutor, "for_run", lambda config, workers=None: InThisProcess())
-        patch.setattr(LanguageSearchTask, "rewards", counting)
+        patch.setattr(SharedWeights, "rewards", counting)
         patch.setattr(compare_run, "search", entering("search", compare_run.search))
         patch.setattr(compare_run, "derive", entering("derive", compare_run.derive))
         compare_run.compare_run(Run.open(seen.folder), SMALL)

@@ -731,7 +731,7 @@ def test_a_run_on_data_of_a_relative_path_goes_on_from_elsewhere(
     run = Run.create(tmp_path / "run", tiny.config(Path("text")), ("retrain",))
     monkeypatch.chdir("/")
     opened = Run.open(tmp_path / "run")
-    assert opened.workshop.data_hash == run.workshop.data_hash
+    assert opened.data.hash == run.data.hash
     assert opened.config == run.config
     (tmp_path / "text").rename(tmp_path / "moved")
     message = (
@@ -739,10 +739,10 @@ def test_a_run_on_data_of_a_relative_path_goes_on_from_elsewhere(
         rf"data.source in {tmp_path}/run/config.json to where they are.$"
     )
     with pytest.raises(DataError, match=message):
-        _ = Run.open(tmp_path / "run").workshop
+        _ = Run.open(tmp_path / "run").data
     config = tmp_path / "run" / "config.json"
     config.write_text(config.read_text().replace(f"{tmp_path}/text", f"{tmp_path}/moved"))
-    assert Run.open(tmp_path / "run").workshop.data_hash == run.workshop.data_hash
+    assert Run.open(tmp_path / "run").data.hash == run.data.hash
 
 
 def test_a_folder_of_a_built_in_name_is_not_read_but_spoken_of(

@@ -21,8 +21,8 @@ from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import read_json, read_jsonl, write_json
 from enas.runtime.seeding import generator
+from enas.shared_weights import SharedWeights
 from enas.stages import Run, execute
-from enas.tasks.base import SearchTask
 from tests import tiny
 
 SAMPLES, MINIBATCHES, SEED = 40, 3, 5
@@ -35,14 +35,14 @@ def config(tmp_path: Path) -> RecurrentConfig:
 
 
 @pytest.fixture
-def task(config: RecurrentConfig) -> SearchTask:
-    return config.load().search_task()
+def weights(config: RecurrentConfig) -> SharedWeights:
+    return config.shared_weights()
 
 
 @pytest.fixture
-def controller(task: SearchTask) -> Controller:
+def controller(weights: SharedWeights) -> Controller:
     """A policy that prefers some architectures."""
-    made = build_controller(IndependentConfig(), task.space, 0)
+    made = build_controller(IndependentConfig(), weights.space, 0)
     state = made.state_dict()
     noise = torch.randn(state["policy"]["logits_LK"].shape, generator=torch.Generator().manual_seed(1))
     state["policy"]["logits_LK"] += noise
@@ -51,13 +51,13 @@ def controller(task: SearchTask) -> Controller:
 
 
 @pytest.fixture
-def found(task: SearchTask, controller: Controller) -> list[Candidate]:
-    return candidates(task, controller, DeriveConfig(samples=SAMPLES, minibatches=MINIBATCHES), SEED)
+def found(weights: SharedWeights, controller: Controller) -> list[Candidate]:
+    return candidates(weights, controller, DeriveConfig(samples=SAMPLES, minibatches=MINIBATCHES), SEED)
 
 
-def sampled(task: SearchTask, controller: Controller) -> list[Architecture]:
+def sampled(weights: SharedWeights, controller: Controller) -> list[Architecture]:
     with torch.no_grad():
-        return controller.propose(SAMPLES, generator(SEED, "derive")).architectures(task.space)
+        return controller.propose(SAMPLES, generator(SEED, "derive")).architectures(weights.space)
 
 
 def no_training(architecture: Architecture) -> float:
@@ -65,10 +65,10 @@ def no_training(architecture: Architecture) -> float:
 
 
 def test_candidates_are_the_mode_then_distinct_samples_in_the_order_drawn(
-    found: list[Candidate], task: SearchTask, controller: Controller
+    found: list[Candidate], weights: SharedWeights, controller: Controller
 ) -> None:
     architectures = [candidate.architecture for candidate in found]
-    drawn = sampled(task, controller)
+    drawn = sampled(weights, controller)
     assert architectures[0].choices == controller.mode()
     assert len(set(architectures)) == len(architectures) < len(drawn)  # some are drawn twice
     others = [architecture for architecture in drawn if architecture != architectures[0]]
@@ -77,24 +77,26 @@ def test_candidates_are_the_mode_then_distinct_samples_in_the_order_drawn(
 
 
 def test_candidates_carry_their_log_probability_and_the_mode_none_if_it_was_not_drawn(
-    found: list[Candidate], task: SearchTask, controller: Controller
+    found: list[Candidate], weights: SharedWeights, controller: Controller
 ) -> None:
-    drawn = sampled(task, controller)
+    drawn = sampled(weights, controller)
     with torch.no_grad():
         proposals = controller.propose(SAMPLES, generator(SEED, "derive"))
     expected = dict(zip(drawn, proposals.log_prob_N.tolist(), strict=True))
     assert {c.architecture: c.log_prob for c in found if c.architecture in expected} == expected
-    unlucky = candidates(task, controller, DeriveConfig(samples=1), SEED + 1)
+    unlucky = candidates(weights, controller, DeriveConfig(samples=1), SEED + 1)
     for candidate in unlucky:
         in_sample = candidate.architecture in controller.propose(
             1, generator(SEED + 1, "derive")
-        ).architectures(task.space)
+        ).architectures(weights.space)
         assert (candidate.log_prob is not None) == in_sample
 
 
-def test_every_candidate_is_scored_on_the_same_minibatches(found: list[Candidate], task: SearchTask) -> None:
+def test_every_candidate_is_scored_on_the_same_minibatches(
+    found: list[Candidate], weights: SharedWeights
+) -> None:
     for candidate in found:
-        rewards = [task.rewards([candidate.architecture], "derive", draw) for draw in range(MINIBATCHES)]
+        rewards = [weights.rewards([candidate.architecture], "derive", draw) for draw in range(MINIBATCHES)]
         assert candidate.reward == pytest.approx(float(torch.cat(rewards).mean()), rel=1e-6)
     assert len({candidate.reward for candidate in found}) > 1
 
@@ -105,18 +107,18 @@ def test_rule_mode_picks_the_most_probable(found: list[Candidate], controller: C
 
 
 def test_rule_reward_picks_the_best_sample(
-    found: list[Candidate], task: SearchTask, controller: Controller
+    found: list[Candidate], weights: SharedWeights, controller: Controller
 ) -> None:
     picked = pick(found, DeriveConfig("reward"), no_training)
     scores = {
-        a: sum(task.rewards([a], "derive", draw).item() for draw in range(MINIBATCHES))
-        for a in sampled(task, controller)
+        a: sum(weights.rewards([a], "derive", draw).item() for draw in range(MINIBATCHES))
+        for a in sampled(weights, controller)
     }
     assert scores[picked.architecture] == pytest.approx(max(scores.values()), rel=1e-6)
 
 
-def test_rule_reward_passes_over_a_mode_that_was_not_sampled(task: SearchTask) -> None:
-    architectures = list(task.space.enumerate())[:3]
+def test_rule_reward_passes_over_a_mode_that_was_not_sampled(weights: SharedWeights) -> None:
+    architectures = list(weights.space.enumerate())[:3]
     listed = [
         Candidate(architectures[0], True, None, 9.0),
         Candidate(architectures[1], False, -1.0, 1.0),
@@ -145,10 +147,10 @@ def test_shortlist_may_be_longer_than_the_candidates(found: list[Candidate]) -> 
     assert sum(picked.architecture.choices) == max(sum(c.architecture.choices) for c in found)
 
 
-def test_uniform_controller_has_candidates_too(task: SearchTask) -> None:
-    controller = build_controller(UniformConfig(), task.space, 0)
-    listed = candidates(task, controller, DeriveConfig(samples=5), SEED)
-    drawn = controller.propose(5, generator(SEED, "derive")).architectures(task.space)
+def test_uniform_controller_has_candidates_too(weights: SharedWeights) -> None:
+    controller = build_controller(UniformConfig(), weights.space, 0)
+    listed = candidates(weights, controller, DeriveConfig(samples=5), SEED)
+    drawn = controller.propose(5, generator(SEED, "derive")).architectures(weights.space)
     assert {candidate.architecture for candidate in listed} >= set(drawn)
 
 
@@ -156,25 +158,29 @@ def test_uniform_controller_has_candidates_too(task: SearchTask) -> None:
 
 
 @pytest.fixture
-def effects(task: SearchTask) -> Effects:
+def effects(weights: SharedWeights) -> Effects:
     """Of rewards that favour the last options."""
-    everything = [a.choices for a in task.space.enumerate()] * 3
+    everything = [a.choices for a in weights.space.enumerate()] * 3
     choices_NL = np.array(everything)
     reward_N = choices_NL.sum(1) + np.random.default_rng(0).normal(size=len(everything)) * 0.01
     found = fit_effects(
-        task.space, choices_NL, reward_N, np.random.default_rng(1).permutation(len(everything)) // 8, "update"
+        weights.space,
+        choices_NL,
+        reward_N,
+        np.random.default_rng(1).permutation(len(everything)) // 8,
+        "update",
     )
     assert found is not None
     return found
 
 
 def test_best_by_ridge_joins_the_candidates_after_the_mode(
-    task: SearchTask, controller: Controller, effects: Effects
+    weights: SharedWeights, controller: Controller, effects: Effects
 ) -> None:
     config = DeriveConfig(samples=3, ridge_candidate=True)
-    listed = candidates(task, controller, config, SEED, effects=effects)
-    best = max(task.space.enumerate(), key=lambda architecture: sum(architecture.choices))
-    plain = candidates(task, controller, DeriveConfig(samples=3), SEED)
+    listed = candidates(weights, controller, config, SEED, effects=effects)
+    best = max(weights.space.enumerate(), key=lambda architecture: sum(architecture.choices))
+    plain = candidates(weights, controller, DeriveConfig(samples=3), SEED)
     assert [c.architecture for c in listed] == [
         plain[0].architecture,
         best,
@@ -187,12 +193,12 @@ def test_best_by_ridge_joins_the_candidates_after_the_mode(
 
 
 def test_rule_ridge_and_order_ridge_follow_the_prediction(
-    task: SearchTask, controller: Controller, effects: Effects
+    weights: SharedWeights, controller: Controller, effects: Effects
 ) -> None:
     config = DeriveConfig("ridge", samples=SAMPLES, ridge_candidate=True)
-    listed = candidates(task, controller, config, SEED, effects=effects)
+    listed = candidates(weights, controller, config, SEED, effects=effects)
     picked = pick(listed, config, no_training)
-    assert sum(picked.architecture.choices) == max(sum(a.choices) for a in task.space.enumerate())
+    assert sum(picked.architecture.choices) == max(sum(a.choices) for a in weights.space.enumerate())
     trained: list[Architecture] = []
 
     def train(architecture: Architecture) -> float:
@@ -225,19 +231,19 @@ def test_ranks_are_scipys_with_the_highest_score_first() -> None:
 
 
 def test_candidates_are_compared_by_their_mean_rank_over_checkpoints(
-    task: SearchTask, controller: Controller
+    weights: SharedWeights, controller: Controller
 ) -> None:
     states = []
     for step in range(3):  # the newest last
-        task.train_step(0, step, [task.space.architecture(controller.mode())])
-        states.append(copy.deepcopy(task.state_dict()))
+        weights.train_step(0, step, [weights.space.architecture(controller.mode())])
+        states.append(copy.deepcopy(weights.state_dict()))
     config = DeriveConfig("reward", samples=SAMPLES, minibatches=2, checkpoints=3)
-    listed = candidates(task, controller, config, SEED, earlier=[states[1], states[0]])
+    listed = candidates(weights, controller, config, SEED, earlier=[states[1], states[0]])
     architectures = [candidate.architecture for candidate in listed]
     rewards, places = [], []
     for state in states:
-        task.load_state_dict(state)
-        reward_N = torch.stack([task.rewards(architectures, "derive", draw) for draw in range(2)]).mean(0)
+        weights.load_state_dict(state)
+        reward_N = torch.stack([weights.rewards(architectures, "derive", draw) for draw in range(2)]).mean(0)
         rewards.append(reward_N)
         places.append(stats.rankdata(-reward_N.numpy(), method="average"))
     mean_rank = np.mean(places, axis=0)
@@ -258,17 +264,17 @@ def test_derive_reads_the_late_checkpoints_of_a_search(
     store = CheckpointStore(tmp_path / "run" / "checkpoints", 9)
     assert store.steps() == [0, 5, 10, 15, 20, 24]
     earlier = [state["place"] for _, state in list(store.whole())[1:3]]
-    task = run.workshop.search_task()
-    given = list(run.earlier_tasks(2))
+    weights = run.shared_weights()
+    given = list(run.earlier_weights(2))
     assert len(given) == 2
     for state, (step, whole) in zip(given, list(store.whole())[1:3], strict=True):
-        assert tiny.plain(state) == tiny.plain(whole["task"]), step
-        task.load_state_dict(state)
+        assert tiny.plain(state) == tiny.plain(whole["weights"]), step
+        weights.load_state_dict(state)
     assert earlier == [[1, "controller", 0], [1, "weights", 5]]
     execute(run, ("derive",))
     assert all(record["rank"] >= 1 for record in read_json(run.folder / "candidates.json"))
     capsys.readouterr()
-    assert len(list(run.earlier_tasks(7))) == 4  # the one before the first step is none
+    assert len(list(run.earlier_weights(7))) == 4  # the one before the first step is none
     assert "the search left 4 checkpoints before the newest, not 7" in capsys.readouterr().err
 
 
@@ -286,78 +292,81 @@ def test_more_checkpoints_than_are_kept_are_refused(config: RecurrentConfig) -> 
 def test_finetuned_weights_are_trained_and_put_back_bit_for_bit(space: str, tmp_path: Path) -> None:
     if space == "recurrent":
         config = tiny.config(tiny.write_text(tmp_path / "text"), "--shared.average", "0")
-        task: SearchTask = config.load().search_task()
+        weights: SharedWeights = config.shared_weights()
     else:
-        task = tiny.image_config(space, "--shared.average", "0").load().search_task()
-    architecture, other = (task.space.architecture([0] * len(task.space.decisions)) for _ in range(2))
-    other = next(a for a in task.space.enumerate() if a.choices[-1] == 1)
-    task.train_step(0, 0, [other])
-    before, reward = tiny.plain(copy.deepcopy(task.state_dict())), task.rewards([architecture], "derive", 0)
-    with task.finetuned(architecture, 3, 1):
-        inside = tiny.plain(copy.deepcopy(task.state_dict()))
-        tuned = task.rewards([architecture], "derive", 0)
-    assert tiny.plain(task.state_dict()) == before
+        weights = tiny.image_config(space, "--shared.average", "0").shared_weights()
+    architecture, other = (weights.space.architecture([0] * len(weights.space.decisions)) for _ in range(2))
+    other = next(a for a in weights.space.enumerate() if a.choices[-1] == 1)
+    weights.train_step(0, 0, [other])
+    before, reward = (
+        tiny.plain(copy.deepcopy(weights.state_dict())),
+        weights.rewards([architecture], "derive", 0),
+    )
+    with weights.finetuned(architecture, 3, 1):
+        inside = tiny.plain(copy.deepcopy(weights.state_dict()))
+        tuned = weights.rewards([architecture], "derive", 0)
+    assert tiny.plain(weights.state_dict()) == before
     assert inside != before
-    assert torch.equal(task.rewards([architecture], "derive", 0), reward)
+    assert torch.equal(weights.rewards([architecture], "derive", 0), reward)
     for step in range(3):  # the same by hand
-        task.train_step(1, step, [architecture])
-    assert tiny.plain(task.state_dict()) == inside
-    assert torch.equal(task.rewards([architecture], "derive", 0), tuned)
+        weights.train_step(1, step, [architecture])
+    assert tiny.plain(weights.state_dict()) == inside
+    assert torch.equal(weights.rewards([architecture], "derive", 0), tuned)
 
 
-def test_search_goes_on_after_a_finetuning_as_if_there_had_been_none(task: SearchTask) -> None:
-    architecture = task.space.architecture([0] * len(task.space.decisions))
+def test_search_goes_on_after_a_finetuning_as_if_there_had_been_none(weights: SharedWeights) -> None:
+    architecture = weights.space.architecture([0] * len(weights.space.decisions))
     for step in range(2):
-        task.train_step(0, step, [architecture])
-    state = copy.deepcopy(task.state_dict())
-    task.train_step(0, 2, [architecture])
-    expected = tiny.plain(copy.deepcopy(task.state_dict()))
-    task.load_state_dict(state)
-    with task.finetuned(architecture, 5, 0):
+        weights.train_step(0, step, [architecture])
+    state = copy.deepcopy(weights.state_dict())
+    weights.train_step(0, 2, [architecture])
+    expected = tiny.plain(copy.deepcopy(weights.state_dict()))
+    weights.load_state_dict(state)
+    with weights.finetuned(architecture, 5, 0):
         pass
-    task.train_step(0, 2, [architecture])
-    assert tiny.plain(task.state_dict()) == expected
+    weights.train_step(0, 2, [architecture])
+    assert tiny.plain(weights.state_dict()) == expected
 
 
-def test_finetuning_longer_than_a_pass_begins_it_again(task: SearchTask) -> None:
-    architecture = task.space.architecture([0] * len(task.space.decisions))
-    steps = task.steps(0)
-    with task.finetuned(architecture, steps + 1, 0):
-        inside = tiny.plain(copy.deepcopy(task.state_dict()))
+def test_finetuning_longer_than_a_pass_begins_it_again(weights: SharedWeights) -> None:
+    architecture = weights.space.architecture([0] * len(weights.space.decisions))
+    steps = weights.steps(0)
+    with weights.finetuned(architecture, steps + 1, 0):
+        inside = tiny.plain(copy.deepcopy(weights.state_dict()))
     for step in (*range(steps), 0):
-        task.train_step(0, step, [architecture])
-    assert tiny.plain(task.state_dict()) == inside
+        weights.train_step(0, step, [architecture])
+    assert tiny.plain(weights.state_dict()) == inside
 
 
-def test_weights_are_put_back_when_a_finetuning_fails(task: SearchTask) -> None:
-    architecture = task.space.architecture([0] * len(task.space.decisions))
-    before, real = tiny.plain(copy.deepcopy(task.state_dict())), task.train_step
+def test_weights_are_put_back_when_a_finetuning_fails(weights: SharedWeights) -> None:
+    architecture = weights.space.architecture([0] * len(weights.space.decisions))
+    before, real = tiny.plain(copy.deepcopy(weights.state_dict())), weights.train_step
 
     def train_step(epoch: int, step: int, architectures: Any) -> dict[str, float]:
         if step == 2:
             raise NotFiniteError("the loss is nan")
         return real(epoch, step, architectures)
 
-    task.train_step = train_step
-    with pytest.raises(NotFiniteError), task.finetuned(architecture, 5, 0):
+    weights.train_step = train_step
+    with pytest.raises(NotFiniteError), weights.finetuned(architecture, 5, 0):
         raise AssertionError("never inside")
-    assert tiny.plain(task.state_dict()) == before
+    assert tiny.plain(weights.state_dict()) == before
 
 
 def test_each_candidate_is_finetuned_alone_before_it_is_scored(
-    task: SearchTask, controller: Controller
+    weights: SharedWeights, controller: Controller
 ) -> None:
     config = DeriveConfig(samples=5, minibatches=2, finetune=2)
-    listed = candidates(task, controller, config, SEED, epoch=1)
-    before = copy.deepcopy(task.state_dict())
+    listed = candidates(weights, controller, config, SEED, epoch=1)
+    before = copy.deepcopy(weights.state_dict())
     for candidate in listed:
         for step in range(2):
-            task.train_step(1, step, [candidate.architecture])
-        rewards = [task.rewards([candidate.architecture], "derive", draw) for draw in range(2)]
+            weights.train_step(1, step, [candidate.architecture])
+        rewards = [weights.rewards([candidate.architecture], "derive", draw) for draw in range(2)]
         assert candidate.reward == pytest.approx(float(torch.cat(rewards).mean()), rel=1e-6)
-        task.load_state_dict(before)
+        weights.load_state_dict(before)
     assert [c.reward for c in listed] != [
-        c.reward for c in candidates(task, controller, DeriveConfig(samples=5, minibatches=2), SEED)
+        c.reward for c in candidates(weights, controller, DeriveConfig(samples=5, minibatches=2), SEED)
     ]
 
 

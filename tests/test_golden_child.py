@@ -18,9 +18,11 @@ from torch.nn import functional as F
 from enas.architecture import Architecture
 from enas.spaces.recurrent.net import CellConfig, SupernetCell
 from enas.spaces.recurrent.space import RecurrentSpace
+from enas.tasks.language import nll
+from enas.tasks.language import window_loss as loss_of
 from enas.tasks.language_model import NO_MASKS, Features, LanguageModel, Masks
-from enas.tasks.language_training import LanguageTrainingConfig, RegularisationConfig, SGDConfig, descend, nll
-from enas.tasks.language_training import window_loss as loss_of
+from enas.tasks.language_settings import RegularisationConfig
+from enas.trainer import descend
 
 NODES, HIDDEN, VOCABULARY, BATCH = 8, 16, 50, 4
 FUNCTIONS = ("tanh", "relu", "sigmoid", "identity")
@@ -171,11 +173,8 @@ def test_a_whole_training_step() -> None:
     (total + L2 * l2).backward()
     assert_gradients_close(model, by_block("train/grad"))
 
-    config = LanguageTrainingConfig(
-        sgd=SGDConfig(20.0, clip=0.1), regularisation=RegularisationConfig(l2=0.0)
-    )
     optimizer = torch.optim.SGD(model.parameters(), 1.0)
-    norm = descend(model, optimizer, float(record("train/lr")), config)
+    norm = descend(optimizer, float(record("train/lr")), 0.1)
     assert_close(torch.tensor(norm), record("train/grad_norm"))
 
     before, after = by_block("w"), weights_after()

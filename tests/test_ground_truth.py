@@ -180,7 +180,7 @@ def test_first_row_of_a_mini_space_is_the_same_in_every_build(name: str, tmp_pat
 def test_first_row_of_the_shipped_table_is_what_training_gives_here(name: str, tmp_path: Path) -> None:
     space = MINI_SPACES[name]
     table, run = table_of(name), Run.create(tmp_path / "run", space.config(), ("retrain",))
-    data_hash = run.workshop.data_hash
+    data_hash = run.data.hash
     if data_hash != table.data_hash:
         pytest.skip("the table was made with other data, as the text of another version of Python")
     row = train_row(run, space.plan()[0])

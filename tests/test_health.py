@@ -44,7 +44,7 @@ from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
 from enas.spaces.recurrent.space import RecurrentSpace
 from tests import tiny
-from tests.test_search import PlantedTask
+from tests.test_search import PlantedWeights
 
 
 @dataclass(frozen=True)
@@ -280,7 +280,7 @@ def test_space_without_parameter_free_options_has_no_share() -> None:
 # ---- in a search -------------------------------------------------------------------------------------------------------
 
 
-class ToyTask(PlantedTask):
+class ToyWeights(PlantedWeights):
     """Rewards parameter-free options: what collapses a policy."""
 
     def __init__(self, space: Space) -> None:
@@ -297,7 +297,7 @@ def toy_search(folder: Path, config: SearchConfig, controller: ControllerConfig,
     folder.mkdir(exist_ok=True)
     return Search(
         config,
-        ToyTask(space),
+        ToyWeights(space),
         build_controller(controller, space, 0),
         0,
         Metrics(JsonlLog(folder / "metrics.jsonl")),
@@ -336,8 +336,8 @@ def test_search_that_rewards_weights_raises_no_alarm(
 ) -> None:
     space = MicroSpace(3)
     search = toy_search(tmp_path, SearchConfig(epochs=2, updates=60, proposals=8), IndependentConfig(), space)
-    given = search.task.rewards
-    search.task.rewards = lambda *arguments: -given(*arguments)
+    given = search.weights.rewards
+    search.weights.rewards = lambda *arguments: -given(*arguments)
     run(tmp_path, search)
     assert "warning" not in capsys.readouterr().err
     assert records_of(tmp_path, "search/health")[-1]["collapsed"] == 0
@@ -391,8 +391,8 @@ def test_updates_end_at_the_entropy_and_the_weights_are_trained_on(tmp_path: Pat
     updates = records_of(tmp_path / "early", "search/controller")
     assert [update["entropy_share"] for update in updates] == shares[: stopped + 1]
     assert search.updates_end == divmod(stopped, 40)
-    assert isinstance(search.task, ToyTask)
-    kinds = Counter((kind, epoch) for kind, epoch, _, _ in search.task.calls if kind == "weights")
+    assert isinstance(search.weights, ToyWeights)
+    kinds = Counter((kind, epoch) for kind, epoch, _, _ in search.weights.calls if kind == "weights")
     assert kinds == {("weights", epoch): 3 for epoch in range(4)}
     assert search.total_steps() == 4 * 3 + stopped + 1
     newest = CheckpointStore(tmp_path / "early" / "checkpoints").load_newest()
@@ -427,7 +427,7 @@ def test_stopped_about_the_end_of_the_updates_and_resumed_equals_uninterrupted(t
     space = MicroSpace(2)
 
     def outcome(folder: Path, search: Search) -> list[Any]:
-        assert isinstance(search.task, ToyTask)
+        assert isinstance(search.weights, ToyWeights)
         logs = [read_jsonl(folder / name) for name in ("metrics.jsonl", "archive.jsonl")]
         return [json.dumps([{k: v for k, v in r.items() if k != "time"} for r in log]) for log in logs]
 
@@ -440,7 +440,7 @@ def test_stopped_about_the_end_of_the_updates_and_resumed_equals_uninterrupted(t
         if r["stage"] == "search/controller"
     )
     assert 0 < whole.updates_end[1] < 9
-    assert isinstance(whole.task, ToyTask)
+    assert isinstance(whole.weights, ToyWeights)
     expected = outcome(tmp_path / "whole", whole)
     for moment in (1, last - 1, last, last + 1, last + 2):
         folder = tmp_path / str(moment)
@@ -461,10 +461,10 @@ def test_stopped_about_the_end_of_the_updates_and_resumed_equals_uninterrupted(t
         run(folder, again)
         assert outcome(folder, again) == expected, moment
         assert again.updates_end == whole.updates_end
-        assert isinstance(search.task, ToyTask)
-        assert isinstance(again.task, ToyTask)
-        weights = [call for call in search.task.calls + again.task.calls if call[0] == "weights"]
-        assert weights == [call for call in whole.task.calls if call[0] == "weights"]
+        assert isinstance(search.weights, ToyWeights)
+        assert isinstance(again.weights, ToyWeights)
+        weights = [call for call in search.weights.calls + again.weights.calls if call[0] == "weights"]
+        assert weights == [call for call in whole.weights.calls if call[0] == "weights"]
 
 
 # ---- docs --------------------------------------------------------------------------------------------------------------

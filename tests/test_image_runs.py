@@ -11,18 +11,19 @@ from typing import Any
 import pytest
 import torch
 
+from enas.child_training import ChildTraining
 from enas.cli import main
 from enas.config import CONTROLLERS
 from enas.controllers import Controller
+from enas.data.images import ImageData
 from enas.errors import ConfigError
 from enas.evidence.ensemble import EnsembleConfig, ensemble
 from enas.report.summary import summary
 from enas.retrain import Network
-from enas.runs.images import ImageWorkshop
 from enas.runtime.files import read_json
+from enas.shared_weights import SharedWeights
 from enas.stages import ALL_STAGES, Run, execute
-from enas.tasks.image_child import ImageChildTraining
-from enas.tasks.images import ImageSearchTask
+from enas.tasks.images import ImageTask
 from tests import tiny
 
 SPACES = ("macro", "micro")
@@ -59,9 +60,9 @@ def test_run_ends_with_a_drawing_and_tested_networks(whole: Path) -> None:
 
 def test_found_model_is_an_ordinary_module_with_the_tested_accuracy(whole: Path) -> None:
     run = Run.open(whole)
-    workshop = run.workshop
-    assert isinstance(workshop, ImageWorkshop)
-    model, test, pixels = run.found_model(), workshop.data.test, workshop.data.train.normalisation
+    data = run.data
+    assert isinstance(data, ImageData)
+    model, test, pixels = run.found_model(), data.test, data.train.normalisation
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in pixels)
     with torch.no_grad():
         scores_NK = model((test.images_NCHW / 255 - mean) / std)
@@ -85,10 +86,10 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, cls: type, name: str, call: int) 
 @pytest.mark.parametrize(
     ("cls", "name", "call"),
     [
-        *((ImageSearchTask, "train_step", call) for call in (0, 3, 7)),
-        *((ImageSearchTask, "rewards", call) for call in (1, 2, 3)),
-        *((ImageChildTraining, "step", call) for call in (0, 5, 9, 11)),
-        *((ImageChildTraining, "end_epoch", call) for call in (1, 3)),
+        *((SharedWeights, "train_step", call) for call in (0, 3, 7)),
+        *((SharedWeights, "rewards", call) for call in (1, 2, 3)),
+        *((ChildTraining, "step", call) for call in (0, 5, 9, 11)),
+        *((ChildTraining, "end_epoch", call) for call in (1, 3)),
     ],
 )
 def test_killed_and_resumed_equals_uninterrupted(
@@ -120,14 +121,16 @@ def test_every_controller_searches(space: str, tmp_path: Path, name: str) -> Non
 
 def test_short_trainings_keep_the_validation_images_out(space: str) -> None:
     config = tiny.image_config(space, "--retrain.child.train-on", "all")
-    workshop = config.load()
-    assert isinstance(workshop, ImageWorkshop)
     found = config.searched_space().sample(random.Random(0))
-    whole, short = (workshop.child_training(Network("found", found, 0), epochs) for epochs in (None, 1))
+    network = Network("found", found, 0)
+    trainings = [config.child_training(network, epochs) for epochs in (None, 1)]
+    whole, short = (training.task for training in trainings)
+    assert isinstance(whole, ImageTask)
+    assert isinstance(short, ImageTask)
     assert len(whole.train.images) == 60
     assert len(short.train.images) == 40
-    assert short.valid is not None
-    assert whole.valid is None
+    assert (short.train_on, whole.train_on) == ("train", "all")
+    assert trainings[0].result().keys().isdisjoint({"valid_accuracy", "valid_loss"})
 
 
 def test_frozen_controller_keeps_its_policy(space: str, tmp_path: Path) -> None:
@@ -167,7 +170,7 @@ def test_ensembles_are_of_images_and_of_at_least_one(tmp_path: Path) -> None:
     config = tiny.config(tiny.write_text(tmp_path / "text"))
     run = Run.create(tmp_path / "run", config, ("search",))
     execute(run, ("search",))
-    with pytest.raises(ConfigError, match="networks of the recurrent space do not classify"):
+    with pytest.raises(ConfigError, match="ensembles are of classifiers"):
         ensemble(run, EnsembleConfig())
     with pytest.raises(ConfigError, match="samples must be at least 1, not 0"):
         EnsembleConfig(samples=0)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from enas.architecture import Architecture, Decision, Graph, Space
+from enas.child_training import ChildTraining, evaluate
 from enas.controllers import build_controller
 from enas.controllers.config import UniformConfig
 from enas.data.augmentation import AugmentConfig, normalise
@@ -25,29 +26,28 @@ from enas.data.images import ImageData, ImageSet, ImageShape
 from enas.errors import ConfigError, NotFiniteError
 from enas.evidence.ensemble import accuracies
 from enas.masks import mask, masks_from
-from enas.norms import batch_statistics, norms_of
+from enas.norms import NormStatistics, batch_statistics, norms_of
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import JsonlLog
 from enas.runtime.metrics import Metrics
 from enas.runtime.seeding import generator
 from enas.runtime.stop import StopRequest
 from enas.search import Search, SearchConfig, run_search
+from enas.shared_weights import SharedWeights
 from enas.spaces.image_network import ImageChild, ImageSupernet, Outputs
 from enas.spaces.macro.net import MacroChild, MacroNetConfig, MacroSupernet
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.net import MicroChild, MicroNetConfig, MicroSupernet
 from enas.spaces.micro.space import MicroSpace
-from enas.tasks import image_child
-from enas.tasks.image_child import ImageChildConfig, ImageChildTraining, score_on_test
-from enas.tasks.image_training import (
+from enas.tasks.image_data import EvaluationImages
+from enas.tasks.image_settings import (
     CosineConfig,
-    EvaluationImages,
+    ImageChildConfig,
+    ImageRewardConfig,
     ImageTrainingConfig,
     MomentumConfig,
-    NormStatistics,
-    Score,
 )
-from enas.tasks.images import ImageRewardConfig, ImageSearchTask, ImageSharedConfig
+from enas.tasks.images import ImageTask, scores_of
 
 CPU = torch.device("cpu")
 SIZE, CLASSES, CHANNELS = 8, 3, 4
@@ -188,9 +188,15 @@ def search_task(
     training: ImageTrainingConfig = TRAINING,
     statistics: NormStatistics = "batch",
     dtype: torch.dtype = torch.float32,
-) -> ImageSearchTask:
-    config = ImageSharedConfig(training, ImageRewardConfig(8, statistics, recalibration_batches=2))
-    return ImageSearchTask(build().to(dtype), DATA, config, seed=5, device=CPU, dtype=dtype)
+) -> SharedWeights:
+    reading, supernet = ImageRewardConfig(8, statistics, recalibration_batches=2), build().to(dtype)
+    task = ImageTask(DATA, training, reading, seed=5, device=CPU, dtype=dtype)
+    return SharedWeights(supernet, supernet.space, task)
+
+
+def images_of(made: SharedWeights | ChildTraining) -> ImageTask:
+    assert isinstance(made.task, ImageTask)
+    return made.task
 
 
 def child_training(
@@ -200,9 +206,19 @@ def child_training(
     data: ImageData = DATA,
     train_on: Literal["train", "all"] = "train",
     evaluation: NormStatistics = "moving",
-) -> ImageChildTraining:
+) -> ChildTraining:
     config = ImageChildConfig(epochs, TRAINING, train_on, evaluation, recalibration_batches=2, eval_batch=7)
-    return ImageChildTraining(build(), data, config, epochs=epochs, seed=5, device=CPU, dtype=torch.float32)
+    task = ImageTask(
+        data,
+        TRAINING,
+        config.reading(),
+        train_on=train_on,
+        epochs=epochs,
+        seed=5,
+        device=CPU,
+        dtype=torch.float32,
+    )
+    return ChildTraining(build(), task, epochs)
 
 
 def parameters_of(model: nn.Module) -> dict[str, Tensor]:
@@ -246,10 +262,10 @@ def test_a_step_of_two_architectures_follows_the_mean_of_their_gradients() -> No
     training = replace(TRAINING, momentum=MomentumConfig(weight_decay=0.0))
 
     def taken(supernet: TinySupernet, slot: int, architectures: list[Architecture]) -> dict[str, Tensor]:
-        task = search_task(lambda: supernet, training=training, dtype=torch.float64)
-        before = parameters_of(task.supernet)
+        weights = search_task(lambda: supernet, training=training, dtype=torch.float64)
+        before = parameters_of(weights.trainer.model)
         if slot:  # the masks of the second slot
-            minibatch = task.train.minibatch(0, 0)
+            minibatch = images_of(weights).train.minibatch(0, 0)
             with masks_from(generator(5, "masks", 0, 0, slot)):
                 outputs = supernet.train()(minibatch.images_BCHW, architectures[0])
             assert outputs.auxiliary_BK is not None
@@ -258,8 +274,8 @@ def test_a_step_of_two_architectures_follows_the_mean_of_their_gradients() -> No
             gradients = torch.autograd.grad(loss, list(supernet.parameters()), allow_unused=True)
             named = zip(before, gradients, strict=True)
             return {name: torch.zeros(()) if g is None else -0.2 * 1.9 * g for name, g in named}
-        task.train_step(0, 0, architectures)
-        return {name: weight - before[name] for name, weight in parameters_of(task.supernet).items()}
+        weights.train_step(0, 0, architectures)
+        return {name: weight - before[name] for name, weight in parameters_of(weights.trainer.model).items()}
 
     both = taken(TinySupernet(), 0, [FIRST, SECOND])
     first, second = taken(TinySupernet(), 0, [FIRST]), taken(TinySupernet(), 1, [SECOND])
@@ -270,51 +286,56 @@ def test_a_step_of_two_architectures_follows_the_mean_of_their_gradients() -> No
 
 
 def test_what_a_training_step_reports() -> None:
-    task = search_task(dtype=torch.float64)
-    log = task.train_step(2, 1, [FIRST, SECOND])
+    weights = search_task(dtype=torch.float64)
+    log = weights.train_step(2, 1, [FIRST, SECOND])
     assert log.keys() == {"loss", "accuracy", "gradient_norm", "learning_rate"}
     assert log["learning_rate"] == 0.2  # a restart
-    assert task.train_step(1, 0, [FIRST])["learning_rate"] == pytest.approx(0.105)
+    assert weights.train_step(1, 0, [FIRST])["learning_rate"] == pytest.approx(0.105)
     same = search_task(dtype=torch.float64)
-    minibatch, losses, right = same.train.minibatch(2, 1), [], []
+    minibatch, losses, right = images_of(same).train.minibatch(2, 1), [], []
     for slot, architecture in enumerate([FIRST, SECOND]):
         with masks_from(generator(5, "masks", 2, 1, slot)):
-            logits_BK = same.supernet.train()(minibatch.images_BCHW, architecture).logits_BK
+            logits_BK = same.trainer.model.train()(minibatch.images_BCHW, architecture).logits_BK
         losses.append(F.cross_entropy(logits_BK, minibatch.labels_B).item())
         right += [
             int(row.argmax()) == int(label) for row, label in zip(logits_BK, minibatch.labels_B, strict=True)
         ]
     assert log["loss"] == pytest.approx(sum(losses) / 2, rel=1e-6)
     assert log["accuracy"] == pytest.approx(100 * sum(right) / len(right), rel=1e-6)
-    assert task.steps(0) == 3
+    assert weights.steps(0) == 3
 
 
 @pytest.mark.parametrize("build", [TinySupernet, macro_supernet, micro_supernet])
 def test_off_the_path_weights_momentum_and_statistics_keep_still(build: Callable[[], ImageSupernet]) -> None:
-    task = search_task(build)
+    weights = search_task(build)
     rng = random.Random(0)
-    drawn = [task.space.sample(rng) for _ in range(4)]
+    drawn = [weights.space.sample(rng) for _ in range(4)]
     for step, architecture in enumerate(drawn[:3]):
-        task.train_step(0, step, [architecture])
-    before, momentum = copy.deepcopy(task.supernet.state_dict()), copy.deepcopy(task.optimizer.state_dict())
-    task.supernet.eval()
-    reference = copy.deepcopy(task.supernet).train()
-    minibatch = task.train.minibatch(1, 0)
+        weights.train_step(0, step, [architecture])
+    before, momentum = (
+        copy.deepcopy(weights.trainer.model.state_dict()),
+        copy.deepcopy(weights.trainer.optimizer.state_dict()),
+    )
+    weights.trainer.model.eval()
+    reference = copy.deepcopy(weights.trainer.model).train()
+    minibatch = images_of(weights).train.minibatch(1, 0)
     with masks_from(generator(5, "masks", 1, 0, 0)):
         reference(minibatch.images_BCHW, drawn[3]).logits_BK.sum().backward()
-    task.train_step(1, 0, [drawn[3]])
+    weights.train_step(1, 0, [drawn[3]])
     after, path = (
-        task.supernet.state_dict(),
+        weights.trainer.model.state_dict(),
         {n for n, p in reference.named_parameters() if p.grad is not None},
     )
-    names = [name for name, _ in task.supernet.named_parameters()]
+    names = [name for name, _ in weights.trainer.model.named_parameters()]
     off = [name for name in names if name not in path and "auxiliary" not in name]
     assert off
     for index, name in enumerate(names):
         moved = not torch.equal(before[name], after[name])
         assert moved == (name not in off), name
         if name in off:
-            assert_same(task.optimizer.state_dict()["state"].get(index), momentum["state"].get(index))
+            assert_same(
+                weights.trainer.optimizer.state_dict()["state"].get(index), momentum["state"].get(index)
+            )
     with torch.no_grad():
         of_path = copy.deepcopy(reference.state_dict())
         for name, value in after.items():
@@ -327,40 +348,40 @@ def test_off_the_path_weights_momentum_and_statistics_keep_still(build: Callable
 def test_rewards_together_are_rewards_one_by_one_and_leave_no_trace(
     build: Callable[[], ImageSupernet], statistics: NormStatistics
 ) -> None:
-    task = search_task(build, statistics=statistics)
+    weights = search_task(build, statistics=statistics)
     rng = random.Random(3)
-    architectures = [task.space.sample(rng) for _ in range(4)]
+    architectures = [weights.space.sample(rng) for _ in range(4)]
     for step in range(3):  # moving averages are no longer the initial ones
-        task.train_step(0, step, architectures[:2])
-    before = copy.deepcopy(task.state_dict())
-    together_N = task.rewards([*architectures, architectures[0]], "policy", 7)
+        weights.train_step(0, step, architectures[:2])
+    before = copy.deepcopy(weights.state_dict())
+    together_N = weights.rewards([*architectures, architectures[0]], "policy", 7)
     assert together_N.shape == (5,)
     assert not together_N.requires_grad
     assert together_N[0] == together_N[4]
     for architecture, together in zip(architectures, together_N, strict=False):
-        assert torch.equal(task.rewards([architecture], "policy", 7)[0], together)
-    assert_same(task.state_dict(), before)
-    assert no_gradient(task.supernet)
-    norms = norms_of(task.supernet)
+        assert torch.equal(weights.rewards([architecture], "policy", 7)[0], together)
+    assert_same(weights.state_dict(), before)
+    assert no_gradient(weights.trainer.model)
+    norms = norms_of(weights.trainer.model)
     assert not any(norm.training for norm in norms)
     assert all(norm.track_running_stats and norm.momentum is not None for norm in norms)
     if build is TinySupernet:
-        draws = [tuple(task.rewards(architectures, "policy", draw).tolist()) for draw in range(10)]
+        draws = [tuple(weights.rewards(architectures, "policy", draw).tolist()) for draw in range(10)]
         assert draws[7] == tuple(together_N[:4].tolist())
         assert len(set(draws)) > 1
 
 
 @pytest.mark.parametrize("statistics", ["batch", "moving", "recalibrated"])
 def test_a_reward_is_the_accuracy_on_plain_validation_images(statistics: NormStatistics) -> None:
-    task = search_task(statistics=statistics, dtype=torch.float64)
+    weights = search_task(statistics=statistics, dtype=torch.float64)
     for step in range(3):
-        task.train_step(0, step, [FIRST, SECOND])
+        weights.train_step(0, step, [FIRST, SECOND])
     draw = generator(5, "reward", "policy", 2)
     chosen_B = torch.randperm(20, generator=draw)[:8]
     images_BCHW = normalise(DATA.valid.images_NCHW[chosen_B], DATA.train.normalisation).double()
     labels_B = DATA.valid.labels_N[chosen_B]
-    samples = task.train.samples(2, generator(5, "recalibration", "policy", 2))
-    network = task.supernet.network
+    samples = images_of(weights).train.samples(2, generator(5, "recalibration", "policy", 2))
+    network = weights.trainer.model.network
     first, second = network.first["a"], network.second["b"]
 
     def convolved(x_BCHW: Tensor, layer: Filter) -> Tensor:
@@ -394,52 +415,56 @@ def test_a_reward_is_the_accuracy_on_plain_validation_images(statistics: NormSta
             x_BCHW = normed(z_BCHW, mean_C, variance_C)
             x_BCHW = x_BCHW.relu() if layer is first else x_BCHW
         logits_BK = x_BCHW.mean((2, 3)) @ network.classifier.T
-        with task.evaluating(statistics, generator(5, "recalibration", "policy", 2)) as forward_of:
-            torch.testing.assert_close(forward_of(FIRST)(images_BCHW), logits_BK)
+        with weights.evaluating("policy", 2) as ready:
+            torch.testing.assert_close(scores_of(ready(FIRST), FIRST)(images_BCHW), logits_BK)
     right = [int(row.argmax()) == int(label) for row, label in zip(logits_BK, labels_B, strict=True)]
-    reward = float(task.rewards([FIRST], "policy", 2)[0])
+    reward = float(weights.rewards([FIRST], "policy", 2)[0])
     assert reward == pytest.approx(sum(right) / 8)
-    described = task.describe_reward(reward)
+    described = weights.task.describe_reward(reward)
     assert described["valid_accuracy"] == pytest.approx(100 * reward)
     assert described["valid_error"] == pytest.approx(100 - 100 * reward)
 
 
 def test_scores_that_are_not_numbers_have_reward_zero() -> None:
-    task = search_task()
+    weights = search_task()
     with torch.no_grad():
-        task.supernet.network.first["a"].weight.fill_(math.nan)
-    rewards_N = task.rewards([FIRST, SECOND], "policy", 0)
+        weights.trainer.model.network.first["a"].weight.fill_(math.nan)
+    rewards_N = weights.rewards([FIRST, SECOND], "policy", 0)
     assert rewards_N[0] == 0
     assert rewards_N.isfinite().all()
 
 
 def test_a_loss_that_is_not_finite_changes_no_weight() -> None:
-    task = search_task()
-    task.train_step(0, 0, [FIRST])
+    weights = search_task()
+    weights.train_step(0, 0, [FIRST])
     with torch.no_grad():
-        task.supernet.network.first["c"].weight.fill_(math.nan)
-    before, momentum = parameters_of(task.supernet), copy.deepcopy(task.optimizer.state_dict())
+        weights.trainer.model.network.first["c"].weight.fill_(math.nan)
+    before, momentum = (
+        parameters_of(weights.trainer.model),
+        copy.deepcopy(weights.trainer.optimizer.state_dict()),
+    )
     with pytest.raises(NotFiniteError, match=re.escape(f"'{SECOND}' is nan")):
-        task.train_step(0, 1, [FIRST, SECOND])
-    for name, parameter in parameters_of(task.supernet).items():
+        weights.train_step(0, 1, [FIRST, SECOND])
+    for name, parameter in parameters_of(weights.trainer.model).items():
         torch.testing.assert_close(parameter, before[name], rtol=0, atol=0, equal_nan=True)
-    assert_same(task.optimizer.state_dict(), momentum)
-    assert no_gradient(task.supernet)
+    assert_same(weights.trainer.optimizer.state_dict(), momentum)
+    assert no_gradient(weights.trainer.model)
 
 
 @pytest.mark.parametrize("build", [TinySupernet, macro_supernet, micro_supernet])
 def test_estimating_changes_nothing(build: Callable[[], ImageSupernet]) -> None:
     def continued(estimating: bool) -> dict[str, Any]:
-        task = search_task(build)
-        architectures = [task.space.sample(random.Random(seed)) for seed in range(2)]
+        weights = search_task(build)
+        architectures = [weights.space.sample(random.Random(seed)) for seed in range(2)]
         for step in range(2):
             if estimating:
-                before = copy.deepcopy(task.state_dict())
-                assert all(value > 0 for value in task.estimate())
-                assert_same(task.state_dict(), before)
-                assert no_gradient(task.supernet)
-            task.train_step(0, step, architectures)
-        return task.state_dict()
+                before = copy.deepcopy(weights.state_dict())
+                (seconds, mib), reward_seconds = weights.estimate()
+                assert min(seconds, mib, reward_seconds) > 0
+                assert_same(weights.state_dict(), before)
+                assert no_gradient(weights.trainer.model)
+            weights.train_step(0, step, architectures)
+        return weights.state_dict()
 
     assert_same(continued(estimating=True), continued(estimating=False))
 
@@ -456,48 +481,50 @@ def test_estimating_changes_nothing(build: Callable[[], ImageSupernet]) -> None:
 def test_a_resumed_search_task_goes_on_bit_for_bit(
     build: Callable[[], ImageSupernet], statistics: NormStatistics, steps: int, stops: tuple[int, ...]
 ) -> None:
-    def task() -> ImageSearchTask:
+    def weights() -> SharedWeights:
         return search_task(build, statistics=statistics)
 
-    drawn = [task().space.sample(random.Random(seed)) for seed in range(3)]
+    drawn = [weights().space.sample(random.Random(seed)) for seed in range(3)]
 
-    def go_on(task: ImageSearchTask, places: list[tuple[int, int]]) -> list[Any]:
+    def go_on(weights: SharedWeights, places: list[tuple[int, int]]) -> list[Any]:
         logs: list[Any] = []
         for epoch, step in places:
-            logs.append(task.train_step(epoch, step, drawn[:2] if step % 2 else drawn[2:]))
-            logs.append(task.rewards(drawn, "policy", step).tolist())
+            logs.append(weights.train_step(epoch, step, drawn[:2] if step % 2 else drawn[2:]))
+            logs.append(weights.rewards(drawn, "policy", step).tolist())
         return logs
 
-    whole = task()
+    whole = weights()
     places = [divmod(number, 3) for number in range(steps)]
     logs = go_on(whole, places)
     for at in stops:
-        stopped = task()
+        stopped = weights()
         first_logs = go_on(stopped, places[:at])
-        resumed = task()
+        resumed = weights()
         resumed.load_state_dict(through_a_file(stopped.state_dict()))
         assert_same(first_logs + go_on(resumed, places[at:]), logs)
         assert_same(resumed.state_dict(), whole.state_dict())
 
 
 def test_a_search_whose_controller_rests_trains_the_shared_weights_alone(tmp_path: Path) -> None:
-    task = search_task()
+    weights = search_task()
     controller = build_controller(UniformConfig(), SPACE, 0)
     archive = JsonlLog(tmp_path / "archive.jsonl")
     search = Search(
         SearchConfig(epochs=2, updates=0),
-        task,
+        weights,
         controller,
         0,
         Metrics(JsonlLog(tmp_path / "m.jsonl")),
         archive,
     )
-    before = parameters_of(task.supernet)
+    before = parameters_of(weights.trainer.model)
     run_search(search, CheckpointStore(tmp_path / "checkpoints", 2), StopRequest(), tmp_path)
-    assert search.total_steps() == 2 * task.steps(0)
+    assert search.total_steps() == 2 * weights.steps(0)
     assert archive.position() == 0
     moved = [
-        name for name, weight in parameters_of(task.supernet).items() if not torch.equal(weight, before[name])
+        name
+        for name, weight in parameters_of(weights.trainer.model).items()
+        if not torch.equal(weight, before[name])
     ]
     assert len(moved) > 5
 
@@ -513,20 +540,20 @@ def test_reward_settings_that_make_no_sense(name: str) -> None:
 
 @pytest.mark.parametrize("statistics", ["batch", "moving", "recalibrated"])
 def test_an_ensemble_averages_class_probabilities(statistics: NormStatistics) -> None:
-    task = search_task(dtype=torch.float64)
+    weights = search_task(dtype=torch.float64)
     for step in range(3):
-        task.train_step(0, step, [FIRST, SECOND, THIRD])
-    before = copy.deepcopy(task.state_dict())
+        weights.train_step(0, step, [FIRST, SECOND, THIRD])
+    before = copy.deepcopy(weights.state_dict())
     members = list(SPACE.enumerate())
-    together, of_members = accuracies(task.class_probabilities(members, "test", 100, statistics))
-    assert_same(task.state_dict(), before)
+    labels_N = weights.task.labels("test")
+    together, of_members = accuracies(weights.class_probabilities(members, "test", 100, statistics), labels_N)
+    assert_same(weights.state_dict(), before)
     images_NCHW = normalise(DATA.test.images_NCHW, DATA.train.normalisation)
     labels = DATA.test.labels_N.tolist()
     probabilities, alone = [], []
-    draw = generator(5, "recalibration", "ensemble")
-    with torch.no_grad(), task.evaluating(statistics, draw) as forward_of:
+    with weights.evaluating("ensemble", statistics=statistics) as ready:
         for member in members:
-            rows = forward_of(member)(images_NCHW).exp()
+            rows = scores_of(ready(member), member)(images_NCHW).exp()
             rows = rows / rows.sum(1, keepdim=True)
             probabilities.append(rows.tolist())
             alone.append(sum(int(row.argmax()) == label for row, label in zip(rows, labels, strict=True)))
@@ -540,20 +567,22 @@ def test_an_ensemble_averages_class_probabilities(statistics: NormStatistics) ->
 
 
 def test_an_ensemble_of_one_is_that_one_and_of_none_is_refused() -> None:
-    task = search_task()
+    weights = search_task()
     images = EvaluationImages(DATA.valid, DATA.train.normalisation, CPU)
-    together, alone = accuracies(task.class_probabilities([SECOND], "valid", 7, "moving"))
-    with task.evaluating("moving", seeded()) as forward_of:
-        assert together == images.score(forward_of(SECOND), 20).accuracy
+    probabilities = weights.class_probabilities([SECOND], "valid", 7, "moving")
+    together, alone = accuracies(probabilities, weights.task.labels("valid"))
+    with weights.evaluating(statistics="moving") as ready:
+        _, accuracy = images.score(scores_of(ready(SECOND), SECOND), 20)
+    assert together == accuracy
     assert alone == [together]
     with pytest.raises(ConfigError, match="at least one architecture"):
-        accuracies(task.class_probabilities([], "valid", 7, "batch"))
+        accuracies([], weights.task.labels("valid"))
 
 
 # ---- training a child ----------------------------------------------------------------------------------------------
 
 
-def train(training: ImageChildTraining, steps: int) -> list[dict[str, float]]:
+def train(training: ChildTraining, steps: int) -> list[dict[str, float]]:
     """So many steps, with what is logged."""
     logs = []
     for _ in range(steps):
@@ -580,7 +609,7 @@ def test_an_interrupted_training_is_an_uninterrupted_one(
     epochs: int,
     stops: tuple[int, ...],
 ) -> None:
-    def training() -> ImageChildTraining:
+    def training() -> ChildTraining:
         return child_training(build, epochs=epochs, train_on=train_on, evaluation=evaluation)
 
     whole = training()
@@ -600,12 +629,12 @@ def test_an_interrupted_training_is_an_uninterrupted_one(
 def test_a_step_of_a_child_follows_the_recipe() -> None:
     """Both heads, the masks and the progress of the step, Nesterov momentum, in fp64 by autograd."""
     training = child_training(lambda: TinyChild().double())
-    training.dtype = torch.float64
+    training.task.dtype = torch.float64
     reference = TinyChild().double()
     velocity = {name: torch.zeros_like(weight) for name, weight in reference.named_parameters()}
     for step in range(4):
         epoch, within = divmod(step, 3)
-        minibatch = training.train.minibatch(epoch, within)
+        minibatch = images_of(training).train.minibatch(epoch, within)
         reference.progress = (step + 1) / 9
         with masks_from(generator(5, "masks", step)):
             outputs = reference.outputs(minibatch.images_BCHW)
@@ -662,14 +691,14 @@ def test_recalibrating_after_an_epoch_does_not_change_the_training() -> None:
     train(plain, plain.total_steps)
     train(recalibrated, plain.total_steps)
     assert_same(parameters_of(recalibrated.model), parameters_of(plain.model))
-    for own, other in zip(recalibrated.norms, plain.norms, strict=True):
+    for own, other in zip(recalibrated.trainer.norms(), plain.trainer.norms(), strict=True):
         assert not torch.equal(own.get_buffer("running_mean"), other.get_buffer("running_mean"))
 
 
 def test_the_best_epoch_is_by_accuracy_then_loss_then_the_earlier(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = [Score(1.0, 50.0), Score(2.0, 60.0), Score(0.5, 50.0), Score(1.5, 60.0), Score(1.5, 60.0)]
-    scores = iter(given)
-    monkeypatch.setattr(image_child, "evaluate_child", lambda *_: next(scores))
+    given = [(1.0, 50.0), (2.0, 60.0), (0.5, 50.0), (1.5, 60.0), (1.5, 60.0)]
+    scores = iter([{"loss": loss, "accuracy": accuracy} for loss, accuracy in given])
+    monkeypatch.setattr(ImageTask, "evaluate", lambda *_: next(scores))
     training = child_training(epochs=5)
     logs = train(training, training.total_steps)
     assert [log["best"] for log in logs if "best" in log] == [1, 1, 0, 1, 0]
@@ -679,8 +708,8 @@ def test_the_best_epoch_is_by_accuracy_then_loss_then_the_earlier(monkeypatch: p
 
 def test_training_on_all_images_takes_the_validation_images_too_and_keeps_the_last_epoch() -> None:
     training = child_training(train_on="all")
-    assert len(training.train.images) == 46
-    assert training.train.normalisation == DATA.joined().normalisation != DATA.train.normalisation
+    assert len(images_of(training).train.images) == 46
+    assert images_of(training).train.normalisation == DATA.joined().normalisation != DATA.train.normalisation
     logs = [log for log in train(training, training.total_steps) if "best" in log]
     assert [log["best"] for log in logs] == [0, 0, 1]
     assert not any(key.startswith("valid") for key in logs[-1] | training.result())
@@ -717,18 +746,17 @@ def test_the_test_score_is_of_the_test_images(
     training = child_training(train_on=train_on, evaluation=evaluation)
     train(training, training.total_steps)
     model = training.model
-    config = replace(training.config, eval_batch=14)
-    found = score_on_test(model, DATA, config, CPU, torch.float32)
+    images_of(training).reading = replace(images_of(training).reading, batch=14)
+    found = evaluate(model, training.task, "test")
+    assert found is not None
     normalisation = (DATA.joined() if train_on == "all" else DATA.train).normalisation
     images_NCHW = normalise(DATA.test.images_NCHW, normalisation)
     norms = norms_of(model.eval()) if evaluation == "batch" else []
     with torch.no_grad(), batch_statistics(norms):
         logits_NK = model(images_NCHW)
-    assert found["test_loss"] == pytest.approx(
-        F.cross_entropy(logits_NK, DATA.test.labels_N).item(), rel=1e-5
-    )
+    assert found["loss"] == pytest.approx(F.cross_entropy(logits_NK, DATA.test.labels_N).item(), rel=1e-5)
     right = int((logits_NK.argmax(1) == DATA.test.labels_N).sum())
-    assert found["test_accuracy"] == pytest.approx(100 * right / 14)
+    assert found["accuracy"] == pytest.approx(100 * right / 14)
 
 
 @pytest.mark.parametrize("build", [TinyChild, macro_child, micro_child])
@@ -764,7 +792,7 @@ def test_a_validation_loss_that_is_not_finite_is_an_error() -> None:
     training = child_training()
     train(training, 2)
     training.step()
-    training.norms[0].get_buffer("running_mean").fill_(math.nan)
+    training.trainer.norms()[0].get_buffer("running_mean").fill_(math.nan)
     with pytest.raises(NotFiniteError, match="not trained on is nan"):
         training.end_epoch()
 

@@ -13,22 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from enas.data.augmentation import AugmentConfig, augment, normalise
-from enas.data.images import ImageSet
+from enas.data.images import ImageData, ImageSet
 from enas.errors import ConfigError, NotFiniteError
 from enas.norms import batch_statistics, kept_statistics, norms_of, recalibrate
 from enas.runtime.seeding import generator
 from enas.spaces.image_network import Outputs
-from enas.tasks.image_training import (
-    CosineConfig,
-    EvaluationImages,
-    ImageTrainingConfig,
-    MomentumConfig,
-    TrainingImages,
-    accumulate_gradient,
-    descend,
-    is_right,
-    saved_bytes,
-)
+from enas.tasks.image_data import EvaluationImages, TrainingImages, is_right
+from enas.tasks.image_settings import CosineConfig, ImageRewardConfig, ImageTrainingConfig, MomentumConfig
+from enas.tasks.images import ImageTask, classification_loss
+from enas.trainer import Trainer, descend, saved_bytes
 
 CPU = torch.device("cpu")
 B, K = 6, 4
@@ -42,7 +35,14 @@ def image_set(count: int, seed: int = 0) -> ImageSet:
     """Images whose first two pixels say which one it is."""
     images_NCHW = torch.randint(256, (count, 2, 5, 6), generator=seeded(seed), dtype=torch.uint8)
     images_NCHW[:, 0, 0, 0] = torch.arange(count)
-    return ImageSet(images_NCHW, torch.randint(K, (count,), generator=seeded(seed + 1)))
+    labels_N = torch.randint(K, (count,), generator=seeded(seed + 1))
+    return ImageSet(images_NCHW, labels_N)
+
+
+def task_of(training: ImageTrainingConfig) -> ImageTask:
+    images = ImageSet(image_set(8).images_NCHW, torch.arange(8) % K)
+    data = ImageData("made up", tuple("abcd"), images, images, images, {})
+    return ImageTask(data, training, ImageRewardConfig(), seed=0, device=CPU, dtype=torch.float32)
 
 
 # ---- learning rates -------------------------------------------------------------------------------------------------
@@ -126,7 +126,8 @@ def test_the_gradient_is_that_of_both_cross_entropies(auxiliary: bool) -> None:
     labels_B = torch.randint(K, (B,), generator=seeded(2))
     main_BK = scores_of(weight_KD, 3)
     other_BK = scores_of(weight_KD, 4) if auxiliary else None
-    score = accumulate_gradient(Outputs(main_BK, other_BK), labels_B, 0.4, share=0.25)
+    found = classification_loss(Outputs(main_BK, other_BK), labels_B, 0.4)
+    found.backward(0.25)
 
     def cross_entropy(scores_BK: Tensor) -> Tensor:
         return -torch.stack([scores_BK[b].log_softmax(0)[labels_B[b]] for b in range(B)]).mean()
@@ -135,33 +136,44 @@ def test_the_gradient_is_that_of_both_cross_entropies(auxiliary: bool) -> None:
     total = loss + 0.4 * cross_entropy(scores_of(weight_KD, 4)) if auxiliary else loss
     (expected,) = torch.autograd.grad(0.25 * total, [weight_KD])
     torch.testing.assert_close(weight_KD.grad, expected)
-    assert score.loss == pytest.approx(loss.item(), rel=1e-6)
+    assert float(found.logged["loss"]) == pytest.approx(loss.item(), rel=1e-6)
     right = sum(int(max(range(K), key=lambda k: main_BK[b, k])) == labels_B[b] for b in range(B))
-    assert score.accuracy == pytest.approx(100 * int(right) / B)
-    accumulate_gradient(Outputs(scores_of(weight_KD, 3)), labels_B, 0.4)  # adds
+    assert float(found.logged["accuracy"]) == pytest.approx(int(right) / B)
+    classification_loss(Outputs(scores_of(weight_KD, 3)), labels_B, 0.4).backward(1.0)  # adds
     torch.testing.assert_close(
         weight_KD.grad, expected + torch.autograd.grad(cross_entropy(scores_of(weight_KD, 3)), weight_KD)[0]
     )
 
 
+class Spoilt(nn.Module):
+    """Scores that are not numbers, of the main head or of the auxiliary one."""
+
+    def __init__(self, bad: float, auxiliary: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(K))
+        self.bad, self.auxiliary = bad, auxiliary
+
+    def forward(self, images_BCHW: Tensor, architecture: object) -> Outputs:
+        scores_BK = self.weight.expand(len(images_BCHW), K)
+        spoilt_BK = torch.where(torch.arange(K) == 0, self.bad, scores_BK)
+        return Outputs(scores_BK, spoilt_BK) if self.auxiliary else Outputs(spoilt_BK)
+
+
+@pytest.mark.parametrize("auxiliary", [False, True])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_adds_no_gradient(bad: float) -> None:
-    weight = nn.Parameter(torch.ones(B, K))
-    spoilt = torch.ones(B, K)
-    spoilt[0, 0] = bad
-    labels_B = torch.zeros(B, dtype=torch.int64)
-    for outputs in (Outputs(weight * spoilt), Outputs(weight, weight * spoilt)):
-        with pytest.raises(NotFiniteError, match="the loss of somebody is nan"):
-            accumulate_gradient(outputs, labels_B, 0.4, whose=" of somebody")
-        assert weight.grad is None
+def test_a_loss_that_is_not_finite_adds_no_gradient(bad: float, auxiliary: bool) -> None:
+    model = Spoilt(bad, auxiliary)
+    with pytest.raises(NotFiniteError, match="the loss is nan"):
+        Trainer(model, task_of(ImageTrainingConfig())).step(0, 0)
+    assert model.weight.grad is None
+    assert torch.equal(model.weight, torch.ones(K))
 
 
 @pytest.mark.parametrize("clip", [None, 0.5, 1e6])
 def test_descent_is_the_recipes_nesterov_momentum_on_what_has_a_gradient(clip: float | None) -> None:
     """v ← 0.9 v + g, w ← w - rate (g + 0.9 v), with g including the weight decay; off the path nothing moves."""
     weights = [nn.Parameter(torch.randn(3, 2, generator=seeded(i), dtype=torch.float64)) for i in range(3)]
-    config = ImageTrainingConfig(momentum=MomentumConfig(0.9, 0.02, clip))
-    optimizer = config.optimizer(weights)
+    optimizer = task_of(ImageTrainingConfig(momentum=MomentumConfig(0.9, 0.02, clip))).optimizer(weights)
     expected = [weight.detach().clone() for weight in weights]
     velocity = [torch.zeros_like(weight) for weight in expected]
     # The last is never on the path, the first not in the third step, the second joins in the second.
@@ -186,7 +198,7 @@ def test_descent_is_the_recipes_nesterov_momentum_on_what_has_a_gradient(clip: f
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite_changes_no_weight(bad: float) -> None:
     weights = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))]
-    optimizer = ImageTrainingConfig().optimizer(weights)
+    optimizer = task_of(ImageTrainingConfig()).optimizer(weights)
     weights[0].grad, weights[1].grad = torch.ones(2), torch.tensor([1.0, bad])
     with pytest.raises(NotFiniteError, match="gradient"):
         descend(optimizer, 0.1, None)
@@ -286,10 +298,10 @@ def test_a_score_is_of_the_whole_split_whatever_the_batch(batch: int) -> None:
     evaluation = EvaluationImages(images, train.normalisation, CPU)
     scores_NK = linear(normalise(images.images_NCHW, train.normalisation)).double()
     torch.testing.assert_close(evaluation.class_scores(linear, batch), scores_NK, rtol=1e-5, atol=1e-5)
-    score = evaluation.score(linear, batch)
-    assert score.loss == pytest.approx(float(F.cross_entropy(scores_NK, images.labels_N)), rel=1e-6)
+    loss, accuracy = evaluation.score(linear, batch)
+    assert loss == pytest.approx(float(F.cross_entropy(scores_NK, images.labels_N)), rel=1e-6)
     right = sum(int(scores_NK[n].argmax()) == int(images.labels_N[n]) for n in range(23))
-    assert score.accuracy == pytest.approx(100 * right / 23, rel=1e-12)
+    assert accuracy == pytest.approx(100 * right / 23, rel=1e-12)
 
 
 def test_batches_are_of_equal_size_and_mixed() -> None:

@@ -13,12 +13,11 @@ from torch.nn import functional as F
 
 from enas.errors import ConfigError
 from enas.masks import masks_from
+from enas.runs.recurrent import build_lstm
 from enas.spaces.recurrent.net import CellConfig, ChildCell, SupernetCell
 from enas.spaces.recurrent.space import RecurrentSpace
-from enas.tasks.language_child import ChildTrainingConfig, build_lstm
 from enas.tasks.language_model import (
     NO_MASKS,
-    DropoutConfig,
     LanguageModel,
     LSTMCell,
     Masks,
@@ -26,6 +25,7 @@ from enas.tasks.language_model import (
     draw_masks,
     lstm_hidden_of_equal_size,
 )
+from enas.tasks.language_settings import ChildTrainingConfig, DropoutConfig
 
 T, B, D, V = 6, 4, 8, 20
 SPACE = RecurrentSpace(4)

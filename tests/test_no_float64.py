@@ -67,17 +67,17 @@ def test_a_search_and_a_training(space: str, tmp_path: Path, monkeypatch: pytest
         tiny.config(tiny.write_text(tmp_path / "text")) if space == "recurrent" else tiny.image_config(space)
     )
     monkeypatch.setattr("torch.accelerator.synchronize", lambda device: None)
-    for module in ("runs.images", "runs.recurrent", "stages"):
+    for module in ("config", "stages"):
         monkeypatch.setattr(f"enas.{module}.pick_device", lambda name: DEVICE)
     with Pretended():
         run = Run.create(tmp_path / "run", config, ("search",))
         search = run.search()
         search.train_weights(0, 0)
         assert search.train_controller(1, 0)["reward"] > 0
-        mode = search.task.space.architecture(search.controller.mode())
-        rewards = search.task.rewards([mode, mode], "derive", 0)
+        mode = search.weights.space.architecture(search.controller.mode())
+        rewards = search.weights.rewards([mode, mode], "derive", 0)
         assert ranks(rewards).tolist() == [1.5, 1.5]
-        training = run.workshop.child_training(Network("found", mode, 0), None)
+        training = run.child_training(Network("found", mode, 0), None)
         training.estimate()
         training.step()
         assert training.end_epoch()["valid_loss"] > 0

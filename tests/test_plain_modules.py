@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from enas.data.images import ImageShape
+from enas.runs.recurrent import build_child, build_lstm
 from enas.spaces.macro.net import MacroChild, MacroNetConfig
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.net import MicroChild, MicroNetConfig
 from enas.spaces.micro.space import MicroSpace
 from enas.spaces.recurrent.net import CellConfig, SupernetCell
 from enas.spaces.recurrent.space import RecurrentSpace
-from enas.tasks.language_child import ChildTrainingConfig, build_child, build_lstm
-from enas.tasks.language_training import LanguageTrainingConfig
+from enas.tasks.language_settings import ChildTrainingConfig, LanguageTrainingConfig
 from tests.test_recurrent_net import seeded
 
 SHAPE = ImageShape(3, 8, 8, 2)

@@ -22,20 +22,17 @@ from enas.evidence.runs import command_line
 from enas.evidence.tables.table import Row, Table
 from enas.retrain import random_architectures
 from enas.runs.images import ImageRunConfig, MacroConfig
-from enas.runs.recurrent import RecurrentWorkshop
 from enas.runtime.files import read_json
 from enas.runtime.seeding import derive_seed
+from enas.shared_weights import SharedWeights
 from enas.spaces.macro.net import MacroChild, MacroSupernet
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.recurrent.net import ChildCell, SupernetCell
 from enas.spaces.recurrent.space import RecurrentSpace
 from enas.stages import Run, execute
-from enas.tasks.image_child import class_scores
-from enas.tasks.image_training import EvaluationImages
-from enas.tasks.images import ImageSearchTask
-from enas.tasks.language import LanguageSearchTask
+from enas.tasks.image_data import EvaluationImages
+from enas.tasks.language import evaluate
 from enas.tasks.language_model import LanguageModel
-from enas.tasks.language_training import evaluate
 from enas.workers import LocalExecutor
 from tests import tiny
 from tests.test_trainings import Forbidden, InThisProcess
@@ -69,40 +66,38 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_shared_score_of_a_cell_is_the_loss_of_its_child_with_the_shared_weights(text: Path) -> None:
     config = tiny.config(text, "--cell.norm", "none")
-    workshop = RecurrentWorkshop(config)
-    task = workshop.search_task()
-    assert isinstance(task, LanguageSearchTask)
-    supernet = task.model.cell
+    weights = config.shared_weights()
+    shared = weights.trainer.model
+    assert isinstance(shared, LanguageModel)
+    supernet = shared.cell
     assert isinstance(supernet, SupernetCell)
-    architectures = random_architectures(task.space, 4, 0, set())
-    for architecture, score in zip(architectures, task.scores(architectures), strict=True):
+    architectures = random_architectures(weights.space, 4, 0, set())
+    for architecture, score in zip(architectures, weights.scores(architectures), strict=True):
         child = ChildCell(architecture, config.shared.hidden, config.cell, 0.1, torch.Generator())
         child.load_slice(supernet)
-        model = LanguageModel(child, task.model.vocabulary, 0.1, torch.Generator())
-        model.load_state_dict({**model.state_dict(), "embedding.weight": task.model.embedding.weight})
+        model = LanguageModel(child, shared.vocabulary, 0.1, torch.Generator())
+        model.load_state_dict({**model.state_dict(), "embedding.weight": shared.embedding.weight})
         reward = config.shared.reward
-        assert -score == evaluate(model, workshop.corpus.valid, reward.batch, reward.bptt)
+        assert -score == evaluate(model, config.corpus.valid, reward.batch, reward.bptt)
 
 
 def test_shared_score_of_a_network_is_the_accuracy_of_its_child_with_the_shared_weights() -> None:
     config = tiny.image_config("macro", "--shared.reward.statistics", "moving")
     assert isinstance(config, MacroConfig)
-    workshop = config.load()
-    task = workshop.search_task()
-    assert isinstance(task, ImageSearchTask)
-    supernet = task.supernet
+    weights = config.shared_weights()
+    supernet = weights.trainer.model
     assert isinstance(supernet, MacroSupernet)
     for step in range(4):  # so that moving averages are those of something
-        task.train_step(0, step, random_architectures(task.space, 1, step, set()))
-    images = EvaluationImages(workshop.data.valid, workshop.data.train.normalisation, torch.device("cpu"))
-    architectures = random_architectures(task.space, 4, 9, set())
-    scores = task.scores(architectures)
+        weights.train_step(0, step, random_architectures(weights.space, 1, step, set()))
+    images = EvaluationImages(config.images.valid, config.images.train.normalisation, torch.device("cpu"))
+    architectures = random_architectures(weights.space, 4, 9, set())
+    scores = weights.scores(architectures)
     assert len(set(scores)) > 1
     for architecture, score in zip(architectures, scores, strict=True):
-        child = MacroChild(architecture, config.child_network, workshop.data.shape, torch.Generator())
+        child = MacroChild(architecture, config.child_network, config.images.shape, torch.Generator())
         child.load_slice(supernet)
-        forward = class_scores(child.eval(), torch.float32)
-        assert score == images.score(forward, config.shared.reward.batch).accuracy
+        _, accuracy = images.score(child.eval(), config.shared.reward.batch)
+        assert score == accuracy
 
 
 # ---- the stage ---------------------------------------------------------------------------------------------------------
@@ -166,13 +161,11 @@ def test_a_table_spares_the_trainings(searched: Path, monkeypatch: pytest.Monkey
         for seed in (0, 1)
         for a, value in zip(everything, rng.uniform(1, 90, len(everything)), strict=True)
     ]
-    table = Table("toy", run.config, run.workshop.data_hash, {}, tuple(rows))
+    table = Table("toy", run.config, run.data.hash, {}, tuple(rows))
     monkeypatch.setattr(ranking, "table_for", lambda config, data_hash: table)
     monkeypatch.setattr(LocalExecutor, "for_run", lambda config, workers=None: Forbidden())
     monkeypatch.setattr(
-        type(run.searched()[0]),
-        "scores",
-        lambda task, architectures: [table.scores(0)[a] for a in architectures],
+        SharedWeights, "scores", lambda weights, architectures: [table.scores(0)[a] for a in architectures]
     )
     record = rank(run, RankConfig())
     assert record["architectures"] == record["repeats"] == space.count()

@@ -16,10 +16,18 @@ from torch.nn import functional as F
 
 from enas.architecture import Architecture
 from enas.norms import batch_statistics, norms_of
-from enas.spaces.recurrent.net import BatchNorm, CellConfig, ChildCell, SupernetCell, cell_plan
+from enas.runs.recurrent import build_child, child_parameters
+from enas.spaces.recurrent.net import (
+    BatchNorm,
+    CellConfig,
+    ChildCell,
+    SupernetCell,
+    cell_plan,
+    recurrent_space,
+)
 from enas.spaces.recurrent.space import RecurrentSpace, read_authors_string
-from enas.tasks.language_child import ChildTrainingConfig, build_child, child_parameters
 from enas.tasks.language_model import LanguageModel
+from enas.tasks.language_settings import ChildTrainingConfig
 
 T, B, D = 4, 5, 6
 SPACES = {"searched-input": RecurrentSpace(5), "tanh-input": RecurrentSpace(5, input_function="tanh")}
@@ -241,7 +249,7 @@ def test_the_size_of_the_published_children(string: str, hidden: int, count: int
     architecture = read_authors_string(string)
     with torch.device("meta"):  # shapes only
         child = build_child(architecture, 10_000, ChildTrainingConfig(hidden), CellConfig(), seed=0)
-    assert parameters_of(child) == child_parameters(architecture, 10_000, hidden) == count
+    assert parameters_of(child) == child_parameters(recurrent_space(architecture), 10_000, hidden) == count
 
 
 def test_the_size_of_the_first_code_s_supernet() -> None:

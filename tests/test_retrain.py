@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from enas.child_training import ChildTraining
 from enas.errors import ConfigError, NotFiniteError
 from enas.retrain import (
     Network,
@@ -20,13 +21,12 @@ from enas.retrain import (
     read_result,
     train_network,
 )
-from enas.runs.recurrent import RecurrentConfig, RecurrentWorkshop
+from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import JsonlLog, read_jsonl
 from enas.runtime.stop import Stopped, StopRequest
 from enas.spaces.recurrent.space import RecurrentSpace
-from enas.tasks.language_child import LanguageChildTraining
-from enas.tasks.language_training import evaluate, perplexity
+from enas.tasks.language import evaluate, perplexity
 from tests import tiny
 
 SPACE = RecurrentSpace(nodes=3)
@@ -41,15 +41,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RecurrentConfig:
     )
 
 
-@pytest.fixture(scope="module")
-def workshop(config: RecurrentConfig) -> RecurrentWorkshop:
-    return RecurrentWorkshop(config)
-
-
 def train(
-    workshop: RecurrentWorkshop, network: Network, folder: Path, stop: StopRequest | None = None
+    config: RecurrentConfig, network: Network, folder: Path, stop: StopRequest | None = None
 ) -> dict[str, Any]:
-    training = workshop.child_training(network)
+    training = config.child_training(network)
     return train_network(network, training, folder, 4, StopRequest() if stop is None else stop, folder)
 
 
@@ -73,18 +68,17 @@ def test_found_comes_first_then_the_lstm_then_random_cells() -> None:
     assert alone == networks[:1]
 
 
-def test_every_network_is_trained_with_the_same_recipe(workshop: RecurrentWorkshop) -> None:
-    config = workshop.config
+def test_every_network_is_trained_with_the_same_recipe(config: RecurrentConfig) -> None:
     networks = networks_to_train(config.retrain, FOUND, config.references(), 0)
-    trainings = [workshop.child_training(network) for network in networks]
+    trainings = [config.child_training(network) for network in networks]
     assert len(trainings) == 3
-    assert all(training.config is workshop.config.retrain.child for training in trainings)
+    assert all(training.task.training is config.retrain.child.training for training in trainings)
     assert len({training.total_steps for training in trainings}) == 1
     found, lstm, other = (sum(p.numel() for p in training.model.parameters()) for training in trainings)
     assert found == other
     hidden = trainings[1].model.hidden
     for near in (hidden - 1, hidden + 1):  # no other LSTM is nearer in size
-        size = len(workshop.corpus.vocabulary) * near + 8 * near * (near + 1)
+        size = len(config.corpus.vocabulary) * near + 8 * near * (near + 1)
         assert abs(lstm - found) <= abs(size - found)
 
 
@@ -111,25 +105,25 @@ def test_networks_survive_json() -> None:
     "network", [Network("found", FOUND, 0), Network("lstm", None, 0)], ids=["cell", "lstm"]
 )
 def test_weights_are_those_of_the_best_epoch(
-    workshop: RecurrentWorkshop, network: Network, tmp_path: Path
+    config: RecurrentConfig, network: Network, tmp_path: Path
 ) -> None:
-    result = train(workshop, network, tmp_path)
+    result = train(config, network, tmp_path)
     epochs = read_jsonl(tmp_path / "metrics.jsonl")
     losses = [epoch["valid_loss"] for epoch in epochs]
     assert len(losses) == result["epochs"] == 3
     assert len(set(losses)) == 3
     assert result["valid_loss"] == min(losses)
     assert result["best_epoch"] == 1 + losses.index(min(losses))
-    model = workshop.model(replace(network, seed=99))  # another beginning
+    model = config.model(replace(network, seed=99))  # another beginning
     model.load_state_dict(safetensors.torch.load((tmp_path / "weights.safetensors").read_bytes()))
-    child = workshop.config.retrain.child
-    loss = evaluate(model, workshop.corpus.valid, child.eval_batch, child.training.windows.bptt)
+    child = config.retrain.child
+    loss = evaluate(model, config.corpus.valid, child.eval_batch, child.training.windows.bptt)
     assert perplexity(loss) == result["valid_ppl"]
     assert result["parameters"] == sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_best_epoch_is_kept_when_later_ones_are_worse(
-    workshop: RecurrentWorkshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RecurrentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = iter([2.0, 1.0, 3.0])
     seen: list[dict[str, torch.Tensor]] = []
@@ -138,8 +132,8 @@ def test_best_epoch_is_kept_when_later_ones_are_worse(
         seen.append({name: weight.clone() for name, weight in model.state_dict().items()})
         return next(given)
 
-    monkeypatch.setattr("enas.tasks.language_child.evaluate", evaluated)
-    result = train(workshop, Network("found", FOUND, 0), tmp_path)
+    monkeypatch.setattr("enas.tasks.language.evaluate", evaluated)
+    result = train(config, Network("found", FOUND, 0), tmp_path)
     kept = safetensors.torch.load((tmp_path / "weights.safetensors").read_bytes())
     assert result["best_epoch"] == 2
     assert all(torch.equal(kept[name], weight) for name, weight in seen[1].items())
@@ -150,50 +144,50 @@ def test_best_epoch_is_kept_when_later_ones_are_worse(
     "network", [Network("found", FOUND, 0), Network("lstm", None, 0)], ids=["cell", "lstm"]
 )
 def test_stopped_after_any_step_and_resumed_equals_uninterrupted(
-    workshop: RecurrentWorkshop, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RecurrentConfig, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(workshop, network, tmp_path / "whole")
+    train(config, network, tmp_path / "whole")
     expected = outcome(tmp_path / "whole")
-    do_step = LanguageChildTraining.step
+    do_step = ChildTraining.step
     for last in {10, 30, *random.Random(0).sample(range(1, 31), 10)}:  # 10 ends an epoch, 30 the training
         folder, stop = tmp_path / f"stopped-{last}", StopRequest()
 
-        def step(self: LanguageChildTraining, last: int = last, stop: StopRequest = stop) -> dict[str, float]:
+        def step(self: ChildTraining, last: int = last, stop: StopRequest = stop) -> dict[str, float]:
             shown = do_step(self)
             if self.done == last:
                 stop.request("test")
             return shown
 
-        monkeypatch.setattr(LanguageChildTraining, "step", step)
+        monkeypatch.setattr(ChildTraining, "step", step)
         with pytest.raises(Stopped):
-            train(workshop, network, folder, stop)
+            train(config, network, folder, stop)
         monkeypatch.undo()
         assert read_result(folder) is None
         assert CheckpointStore(folder / "checkpoints").steps()[-1] == last
-        train(workshop, network, folder)
+        train(config, network, folder)
         assert outcome(folder) == expected, last
 
 
-def test_log_of_a_start_without_a_checkpoint_is_dropped(workshop: RecurrentWorkshop, tmp_path: Path) -> None:
+def test_log_of_a_start_without_a_checkpoint_is_dropped(config: RecurrentConfig, tmp_path: Path) -> None:
     JsonlLog(tmp_path / "metrics.jsonl").append({"stale": 1})
-    train(workshop, Network("found", FOUND, 0), tmp_path)
+    train(config, Network("found", FOUND, 0), tmp_path)
     assert [record["epoch"] for record in read_jsonl(tmp_path / "metrics.jsonl")] == [0, 1, 2]
 
 
 def test_loss_that_is_not_finite_names_step_and_architecture_and_keeps_the_checkpoint(
-    workshop: RecurrentWorkshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RecurrentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    do_step = LanguageChildTraining.step
+    do_step = ChildTraining.step
 
-    def step(self: LanguageChildTraining) -> dict[str, float]:
+    def step(self: ChildTraining) -> dict[str, float]:
         if self.done == 6:
             with torch.no_grad():
                 self.model.embedding.weight.fill_(float("nan"))
         return do_step(self)
 
-    monkeypatch.setattr(LanguageChildTraining, "step", step)
+    monkeypatch.setattr(ChildTraining, "step", step)
     with pytest.raises(NotFiniteError) as caught:
-        train(workshop, Network("found", FOUND, 0), tmp_path)
+        train(config, Network("found", FOUND, 0), tmp_path)
     message = str(caught.value)
     assert "step 6" in message
     assert "The checkpoint after step 4 is kept." in message
@@ -202,18 +196,18 @@ def test_loss_that_is_not_finite_names_step_and_architecture_and_keeps_the_check
     newest = CheckpointStore(tmp_path / "checkpoints").load_newest()
     assert newest is not None
     assert newest[0] == 4
-    assert all(weight.isfinite().all() for weight in newest[1]["training"]["model"].values())
+    assert all(weight.isfinite().all() for weight in newest[1]["training"]["trainer"]["model"].values())
 
 
 def test_no_checkpoint_is_said_to_be_kept_where_there_is_none(
-    workshop: RecurrentWorkshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RecurrentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def step(self: LanguageChildTraining) -> dict[str, float]:
+    def step(self: ChildTraining) -> dict[str, float]:
         raise NotFiniteError("the loss is nan")
 
-    monkeypatch.setattr(LanguageChildTraining, "step", step)
+    monkeypatch.setattr(ChildTraining, "step", step)
     with pytest.raises(NotFiniteError, match=r"stopped in step 0: the loss is nan\. Lower the") as caught:
-        train(workshop, Network("found", FOUND, 0), tmp_path)
+        train(config, Network("found", FOUND, 0), tmp_path)
     assert "kept" not in str(caught.value)
 
 

@@ -17,7 +17,7 @@ from enas.search import SearchConfig
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
 from enas.spaces.recurrent.space import RecurrentSpace
-from tests.test_search import PlantedTask, calls_of, search_of
+from tests.test_search import PlantedWeights, calls_of, search_of
 
 UNUSED = torch.Generator()
 
@@ -107,10 +107,10 @@ def test_mixture_takes_its_share_and_keeps_both_states(share: float) -> None:
 def test_fair_warm_up_trains_every_option_equally_often(tmp_path: Path) -> None:
     steps, epochs, samples = 15, 4, 2  # 120 architectures
     config = SearchConfig(epochs=epochs, warmup=1.0, updates=1, samples=samples, exploration="fair")
-    search = search_of(tmp_path, config, PlantedTask((steps,)))
+    search = search_of(tmp_path, config, PlantedWeights((steps,)))
     for epoch in range(epochs):
         for step in range(steps):
             search.train_weights(epoch, step)
     drawn = [a for kind, _, _, architectures in calls_of(search) if kind == "weights" for a in architectures]
-    for position, decision in enumerate(search.task.space.decisions):
+    for position, decision in enumerate(search.weights.space.decisions):
         assert counts(drawn, position) == [120 // len(decision.options)] * len(decision.options)

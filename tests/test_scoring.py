@@ -55,7 +55,7 @@ def table(toy: MiniSpace) -> Table:
         Row(a.choices, 0, value, math.log(value), value + rng.uniform(), 1, 1.0)
         for a, value in zip(toy.order(), rng.uniform(5, 20, 16), strict=True)
     ]
-    return Table("toy", toy.config(), toy.config().load().data_hash, environment(), tuple(rows))
+    return Table("toy", toy.config(), toy.config().load().hash, environment(), tuple(rows))
 
 
 @pytest.fixture
@@ -72,11 +72,11 @@ def test_a_score_is_what_the_table_says_of_policy_pick_and_shared_weights(
     record = score_search(toy.config(), table, tmp_path / "run", StopRequest())
     run = Run.open(tmp_path / "run")
     assert not list((tmp_path / "run").glob("*/*/result.json"))  # nothing was trained
-    task, controller = run.searched()
-    drawn = controller.propose(SAMPLES, generator(run.config.seed, "score")).architectures(task.space)
+    weights, controller = run.searched()
+    drawn = controller.propose(SAMPLES, generator(run.config.seed, "score")).architectures(weights.space)
     everything = list(toy.order())
-    shared = task.scores(everything)
-    shortlist = candidates(task, controller, run.config.derive, run.config.seed)[
+    shared = weights.scores(everything)
+    shortlist = candidates(weights, controller, run.config.derive, run.config.seed)[
         : run.config.derive.shortlist
     ]
     best = max((one.architecture for one in shortlist), key=lambda a: table.truth("valid")[a])

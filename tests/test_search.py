@@ -21,8 +21,10 @@ from enas.runtime.files import JsonlLog, read_jsonl
 from enas.runtime.metrics import Metrics
 from enas.runtime.stop import Stopped, StopRequest
 from enas.search import Place, Search, SearchConfig, run_search
+from enas.shared_weights import SharedWeights
 from enas.spaces.recurrent.space import RecurrentSpace
-from enas.tasks.base import SearchTask
+from enas.task import Task
+from enas.trainer import Estimate
 from tests import tiny
 
 SPACE = RecurrentSpace(nodes=3)
@@ -36,11 +38,22 @@ def worth(architecture: Architecture) -> float:
     return 1.0 * sum(choice == len(decision.options) - 1 for choice, decision in pairs)
 
 
-class PlantedTask(SearchTask):
+class PlantedTask(Task):
+    """What is told of the planted rewards."""
+
+    def describe_reward(self, reward: float) -> dict[str, float]:
+        return {"worth": reward}
+
+
+PlantedTask.__abstractmethods__ = frozenset()
+
+
+class PlantedWeights(SharedWeights):
     """Rewards are known; training does nothing but write down what it was asked."""
 
     def __init__(self, steps: Sequence[int] = (3,)) -> None:
         self.space = SPACE
+        self.task = PlantedTask.__new__(PlantedTask)
         self.calls: list[Call] = []
         self.lengths = steps
 
@@ -55,31 +68,28 @@ class PlantedTask(SearchTask):
         self.calls.append(("rewards", purpose, draw, list(architectures)))
         return torch.tensor([worth(architecture) for architecture in architectures])
 
-    def describe_reward(self, reward: float) -> dict[str, float]:
-        return {"worth": reward}
-
     def state_dict(self) -> dict[str, Any]:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         pass
 
-    def estimate(self) -> tuple[float, float, float]:
-        return 0.0, 0.0, 0.0
+    def estimate(self) -> tuple[Estimate, float]:
+        return Estimate(0.0, 0.0), 0.0
 
 
 def search_of(
     folder: Path,
     config: SearchConfig,
-    task: SearchTask | None = None,
+    weights: SharedWeights | None = None,
     controller: ControllerConfig = UNIFORM,
     seed: int = 0,
 ) -> Search:
-    task = PlantedTask() if task is None else task
-    made = build_controller(controller, task.space, seed)
+    weights = PlantedWeights() if weights is None else weights
+    made = build_controller(controller, weights.space, seed)
     folder.mkdir(exist_ok=True)
     metrics = Metrics(JsonlLog(folder / "metrics.jsonl"))
-    return Search(config, task, made, seed, metrics, JsonlLog(folder / "archive.jsonl"))
+    return Search(config, weights, made, seed, metrics, JsonlLog(folder / "archive.jsonl"))
 
 
 def run(folder: Path, search: Search) -> Search:
@@ -88,13 +98,13 @@ def run(folder: Path, search: Search) -> Search:
 
 
 def calls_of(search: Search) -> list[Call]:
-    assert isinstance(search.task, PlantedTask)
-    return search.task.calls
+    assert isinstance(search.weights, PlantedWeights)
+    return search.weights.calls
 
 
 def test_phases_alternate_and_warmup_epochs_have_no_controller_updates(tmp_path: Path) -> None:
     config = SearchConfig(epochs=4, warmup=0.5, updates=2, proposals=1, samples=2)
-    search = run(tmp_path, search_of(tmp_path, config, PlantedTask(steps=(3, 1, 2, 2))))
+    search = run(tmp_path, search_of(tmp_path, config, PlantedWeights(steps=(3, 1, 2, 2))))
     order = [(kind, first, second) for kind, first, second, _ in calls_of(search)]
     assert order == [
         *[("weights", 0, step) for step in range(3)],
@@ -132,7 +142,7 @@ def concentrated(search: Search) -> Architecture:
 def test_share_of_uniformly_sampled_training_steps(tmp_path: Path, explore: float, warmup: float) -> None:
     steps = 300
     config = SearchConfig(epochs=1, explore=explore, warmup=warmup, updates=0)
-    search = search_of(tmp_path, config, PlantedTask((steps,)), IndependentConfig())
+    search = search_of(tmp_path, config, PlantedWeights((steps,)), IndependentConfig())
     certain = concentrated(search)
     for step in range(steps):
         search.train_weights(0, step)
@@ -178,10 +188,10 @@ def test_planted_best_architecture_is_found(tmp_path: Path) -> None:
 
 def test_archive_has_every_rewarded_architecture_with_its_reward(tmp_path: Path) -> None:
     config = tiny.config(tiny.write_text(tmp_path / "text"))
-    task = config.load().search_task()
-    search = search_of(tmp_path, replace(config.search, same_minibatch=False), task, IndependentConfig())
+    weights = config.shared_weights()
+    search = search_of(tmp_path, replace(config.search, same_minibatch=False), weights, IndependentConfig())
     rewarded: list[tuple[tuple[int, ...], float]] = []
-    measure = task.rewards
+    measure = weights.rewards
 
     def rewards(architectures: Sequence[Architecture], purpose: str, draw: int) -> Tensor:
         rewards_N = measure(architectures, purpose, draw)
@@ -190,7 +200,7 @@ def test_archive_has_every_rewarded_architecture_with_its_reward(tmp_path: Path)
             rewarded.extend((a.choices, r) for a, r in zip(architectures, rewards_N.tolist(), strict=True))
         return rewards_N
 
-    task.rewards = rewards
+    weights.rewards = rewards
     run(tmp_path, search)
     archive = read_jsonl(tmp_path / "archive.jsonl")
     assert [(tuple(record["choices"]), record["reward"]) for record in archive] == rewarded
@@ -199,12 +209,12 @@ def test_archive_has_every_rewarded_architecture_with_its_reward(tmp_path: Path)
     last = archive[-config.search.proposals :]  # the weights have not moved since
     first_draw = (2 * config.search.updates - 1) * config.search.proposals
     for draw, record in enumerate(last, start=first_draw):
-        again = measure([task.space.architecture(record["choices"])], "controller", draw)
+        again = measure([weights.space.architecture(record["choices"])], "controller", draw)
         assert again.item() == record["reward"]
 
 
 def test_metrics_are_means_over_the_training_steps_of_a_record(tmp_path: Path) -> None:
-    run(tmp_path, search_of(tmp_path, SearchConfig(epochs=1, updates=2, log_every=4), PlantedTask((10,))))
+    run(tmp_path, search_of(tmp_path, SearchConfig(epochs=1, updates=2, log_every=4), PlantedWeights((10,))))
     records = read_jsonl(tmp_path / "metrics.jsonl")
     weights = [(record["step"], record["loss"]) for record in records if record["stage"] == "search/weights"]
     assert weights == [(4, 1.5), (8, 5.5), (10, 8.5)]
@@ -213,10 +223,9 @@ def test_metrics_are_means_over_the_training_steps_of_a_record(tmp_path: Path) -
 
 def test_stopped_after_any_step_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     config = tiny.config(tiny.write_text(tmp_path / "text"))
-    workshop = config.load()
 
     def search_in(folder: Path) -> Search:
-        return search_of(folder, config.search, workshop.search_task(), config.controller)
+        return search_of(folder, config.search, config.shared_weights(), config.controller)
 
     def outcome(folder: Path) -> tuple[Any, ...]:
         logs = [tiny.without_times(folder / name) for name in ("metrics.jsonl", "archive.jsonl")]
@@ -262,8 +271,8 @@ def test_logs_of_a_start_without_a_checkpoint_are_dropped(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_reward_that_is_not_finite_stops_with_place_and_architecture(tmp_path: Path, bad: float) -> None:
-    task = PlantedTask()
-    measure = task.rewards
+    weights = PlantedWeights()
+    measure = weights.rewards
     asked: list[Architecture] = []
 
     def rewards(architectures: Sequence[Architecture], purpose: str, draw: int) -> Tensor:
@@ -273,9 +282,9 @@ def test_reward_that_is_not_finite_stops_with_place_and_architecture(tmp_path: P
             rewards_N[1] = bad
         return rewards_N
 
-    task.rewards = rewards
+    weights.rewards = rewards
     config = SearchConfig(epochs=1, updates=4, proposals=2, checkpoint_every=2)
-    search = search_of(tmp_path, config, task, IndependentConfig())
+    search = search_of(tmp_path, config, weights, IndependentConfig())
     with pytest.raises(NotFiniteError) as caught:
         run(tmp_path, search)
     message = str(caught.value)

@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 import torch
 
+from enas.child_training import ChildTraining
 from enas.cli import check_command
 from enas.config import CONTROLLERS
 from enas.errors import ConfigError, DataError, NotFiniteError, RunFolderError
 from enas.recipes import RECIPES, recipe
 from enas.report.summary import next_commands, summary
 from enas.retrain import Network
-from enas.runs.recurrent import RecurrentWorkshop
+from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.environment import environment
 from enas.runtime.files import read_json, write_json
@@ -31,7 +32,6 @@ from enas.settings import FREE, NEEDED, config_from_json, config_to_json, flat, 
 from enas.spaces import architecture_from_json
 from enas.spaces.recurrent.space import RecurrentSpace
 from enas.stages import ALL_STAGES, Run, StageName, execute
-from enas.tasks.language_child import LanguageChildTraining
 from tests import tiny
 
 
@@ -196,7 +196,7 @@ def test_networks_that_do_not_fit_into_memory_are_refused_in_a_line(
     def full(*given: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes.")
 
-    monkeypatch.setattr(RecurrentWorkshop, "model", full)
+    monkeypatch.setattr(RecurrentConfig, "model", full)
     with pytest.raises(ConfigError, match="do not fit into memory"):
         Run.create(tmp_path, tiny.config(text), ALL_STAGES)
 
@@ -256,13 +256,13 @@ def test_finished_trainings_are_not_repeated(run: Run) -> None:
 
 def test_test_data_are_read_once_a_network(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     tested: list[str] = []
-    measure = RecurrentWorkshop.test
+    measure = Run.test
 
-    def test(self: RecurrentWorkshop, network: Network, weights: Path) -> dict[str, float]:
+    def test(self: Run, network: Network, weights: Path) -> dict[str, float]:
         tested.append(network.id)
         return measure(self, network, weights)
 
-    monkeypatch.setattr(RecurrentWorkshop, "test", test)
+    monkeypatch.setattr(Run, "test", test)
     execute(run, ("test",))
     assert tested == []
     result = run.results()[1]
@@ -291,23 +291,23 @@ def test_search_that_ended_just_before_it_could_say_so_is_finished(run: Run) -> 
 
 def diverge(monkeypatch: pytest.MonkeyPatch, architectures: set[str]) -> None:
     """Let the trainings of these architectures (`lstm` for the LSTM) meet a gradient that is infinite."""
-    made, do_step = RecurrentWorkshop.child_training, LanguageChildTraining.step
+    made, do_step = RecurrentConfig.child_training, ChildTraining.step
     doomed = []
 
-    def child_training(self: RecurrentWorkshop, network: Network, epochs: int | None = None) -> Any:
+    def child_training(self: RecurrentConfig, network: Network, epochs: int | None = None) -> Any:
         training = made(self, network, epochs)
         if network.id.partition("-")[0] in architectures:
             doomed.append(training)
         return training
 
-    def step(self: LanguageChildTraining) -> dict[str, float]:
+    def step(self: ChildTraining) -> dict[str, float]:
         if self in doomed:
             with torch.no_grad():
                 self.model.embedding.weight.fill_(float("inf"))
         return do_step(self)
 
-    monkeypatch.setattr(RecurrentWorkshop, "child_training", child_training)
-    monkeypatch.setattr(LanguageChildTraining, "step", step)
+    monkeypatch.setattr(RecurrentConfig, "child_training", child_training)
+    monkeypatch.setattr(ChildTraining, "step", step)
 
 
 def test_rival_that_diverges_is_a_result_and_the_run_goes_on(
@@ -657,7 +657,20 @@ def saved_again(store: CheckpointStore, change: Callable[[dict[str, Any]], objec
     store.save(*newest)
 
 
-SEARCH_KEYS = ("place", "task", "controller", "samplers", "metrics", "archive", "running_power")
+def test_checkpoint_of_an_earlier_version_is_read_with_a_word(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, picked = run.search_checkpoints(), run.architecture()
+    (step, state) = store.load_newest() or pytest.fail("no checkpoint")
+    torch.save({**state, "archive": state["archive"]["bytes"]}, store.path(step))
+    for name in ("architecture.json", "search.json"):
+        (run.folder / name).unlink()
+    execute(run, ("search", "derive"))
+    assert run.architecture() == picked
+    assert f"{store.path(step)} is of an earlier version" in capsys.readouterr().err
+
+
+SEARCH_KEYS = ("place", "weights", "controller", "samplers", "metrics", "archive", "running_power")
 
 
 @pytest.mark.parametrize("key", SEARCH_KEYS)
@@ -677,9 +690,9 @@ def test_checkpoint_of_a_search_without_a_key_is_named(run: Run, key: str) -> No
 @pytest.mark.parametrize(
     "change",
     [
-        lambda state: state["task"].pop("model"),
-        lambda state: state["task"].update(model=3),
-        lambda state: state["task"]["model"].pop("embedding.weight"),
+        lambda state: state["weights"].pop("model"),
+        lambda state: state["weights"].update(model=3),
+        lambda state: state["weights"]["model"].pop("embedding.weight"),
         lambda state: state["controller"].pop("policy"),
     ],
 )
@@ -697,7 +710,7 @@ def test_checkpoint_of_a_training_without_a_key_is_named(run: Run) -> None:
     folder = folder_of(run, run.results()[0])
     (folder / "result.json").unlink()
     store = CheckpointStore(folder / "checkpoints", 2)
-    saved_again(store, lambda state: state["training"].pop("optimizer"))
+    saved_again(store, lambda state: state["training"]["trainer"].pop("optimizer"))
     with pytest.raises(RunFolderError, match=r"step-\d+\.pt does not hold what this run saves"):
         execute(run, ("retrain",))
 
@@ -824,16 +837,16 @@ def test_free_settings_may_change_and_the_rest_goes_on(run: Run, tmp_path: Path)
 
 def test_other_versions_since_the_start_are_said_once(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     edit(run.folder / "environment.json", torch="1.0", enas="0.0")
-    assert run.workshop is run.workshop
+    assert run.data is run.data
     said = [line for line in capsys.readouterr().err.splitlines() if "was begun with" in line]
     assert len(said) == 1
     assert f"enas 0.0, now {environment()['enas']}" in said[0]
     assert f"torch 1.0, now {torch.__version__}" in said[0]
-    assert Run.open(run.folder).workshop is not None
+    assert Run.open(run.folder).data is not None
 
 
 def test_same_versions_are_not_spoken_of(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run.workshop.data_hash == read_json(run.folder / "environment.json")["data_hash"]
+    assert run.data.hash == read_json(run.folder / "environment.json")["data_hash"]
     assert capsys.readouterr().err == ""
 
 
@@ -842,7 +855,7 @@ def test_environment_that_was_deleted_is_written_again_with_a_word(
 ) -> None:
     before = read_json(run.folder / "environment.json")["data_hash"]
     (run.folder / "environment.json").unlink()
-    assert run.workshop.data_hash == before
+    assert run.data.hash == before
     assert "environment.json is missing and written again" in capsys.readouterr().err
     assert read_json(run.folder / "environment.json")["data_hash"] == before
 
@@ -906,9 +919,9 @@ def test_run_that_is_deleted_while_it_works_stops_and_is_not_made_again(
             (folder / gone).unlink()
         left.append(sorted(folder.rglob("*")))
 
-    child_step, search_step = LanguageChildTraining.step, Search.step
+    child_step, search_step = ChildTraining.step, Search.step
 
-    def step(self: LanguageChildTraining) -> dict[str, float]:
+    def step(self: ChildTraining) -> dict[str, float]:
         if self.done == 5:
             delete()
         return child_step(self)
@@ -918,7 +931,7 @@ def test_run_that_is_deleted_while_it_works_stops_and_is_not_made_again(
             delete()
         return search_step(self, *place)
 
-    monkeypatch.setattr(LanguageChildTraining, "step", step)
+    monkeypatch.setattr(ChildTraining, "step", step)
     if stage == "search":
         monkeypatch.setattr(Search, "step", searching)
     with pytest.raises(RunFolderError, match="deleted or moved while this ran"):

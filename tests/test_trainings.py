@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from enas.child_training import ChildTraining
 from enas.errors import ConfigError, EnasError, NotFiniteError, RunFolderError
 from enas.retrain import Network, random_architectures
 from enas.runs.recurrent import RecurrentConfig
@@ -20,8 +21,6 @@ from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import read_json, write_json
 from enas.runtime.stop import EXIT_STOPPED, Stopped, StopRequest
 from enas.stages import Run
-from enas.tasks.base import ChildTraining
-from enas.tasks.language_child import LanguageChildTraining
 from enas.trainings import Executor, Job, Outcome, outcome_of, train_all
 from enas.workers import LocalExecutor, share_cores
 from tests import tiny
@@ -132,14 +131,14 @@ def test_a_result_without_its_test_is_not_finished(run: Run) -> None:
 
 def test_a_training_that_diverges_is_a_result_with_a_name(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = jobs_of(run, 3, test=True)
-    do_step = LanguageChildTraining.step
+    do_step = ChildTraining.step
 
-    def step(self: LanguageChildTraining) -> dict[str, float]:
+    def step(self: ChildTraining) -> dict[str, float]:
         if self.model.cell.architecture == jobs[1].network.architecture and self.done == 2:
             raise NotFiniteError("the loss is nan")
         return do_step(self)
 
-    monkeypatch.setattr(LanguageChildTraining, "step", step)
+    monkeypatch.setattr(ChildTraining, "step", step)
     outcomes = finish(run, jobs, InThisProcess())
     assert [outcome.ending for outcome in outcomes] == ["trained", "diverged", "trained"]
     assert "the loss is nan" in outcomes[1].reason
@@ -216,7 +215,7 @@ def test_a_stop_saves_what_is_under_way_and_says_how_to_go_on(
 def test_an_error_that_would_meet_every_training_ends_them_all(run: Run) -> None:
     jobs = jobs_of(run, 2)
     environment = run.folder / "environment.json"
-    environment.write_text(environment.read_text().replace(run.workshop.data_hash, "0" * 12))
+    environment.write_text(environment.read_text().replace(run.data.hash, "0" * 12))
     with pytest.raises(EnasError, match="the data have changed"):
         finish(run, jobs, LocalExecutor(workers=1, threads=1))
     assert multiprocessing.active_children() == []
@@ -292,7 +291,7 @@ def test_progress_counts_the_steps_of_all_trainings(run: Run, capsys: pytest.Cap
     capsys.readouterr()
     finish(run, jobs, InThisProcess())
     lines = capsys.readouterr().err.splitlines()
-    steps = run.workshop.child_training(jobs[0].network).total_steps
+    steps = run.child_training(jobs[0].network).total_steps
     assert lines[0].startswith(
         "trainings: 1 of 3 trainings are done; 1 at a time for the others. time left: "
     )
@@ -341,4 +340,4 @@ def test_the_hook_sees_every_step_of_the_training(run: Run) -> None:
         seen.append(training.done)
 
     run.train(job.network, "many", StopRequest(), None, look)
-    assert seen == list(range(1, run.workshop.child_training(job.network).total_steps + 1))
+    assert seen == list(range(1, run.child_training(job.network).total_steps + 1))

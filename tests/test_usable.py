@@ -20,10 +20,10 @@ from enas.cpu import registry
 from enas.runtime.compiling import announce, compiling_told
 from enas.runtime.stop import Stopped, StopRequest
 from enas.search import Search, run_search
+from enas.shared_weights import with_every_operation
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
 from enas.stages import Run
-from enas.tasks.images import with_every_operation
 from tests import tiny
 
 pytest.importorskip("numba")
@@ -315,7 +315,7 @@ def compiled():
     found = [x for x in gc.get_objects() if isinstance(x, Dispatcher) and isinstance(x._cache, KernelCache)]
     return sorted((x.__name__, len(x.signatures)) for x in found if x.signatures)
 
-task = tiny.image_config(sys.argv[1]).load().search_task()
+task = tiny.image_config(sys.argv[1]).shared_weights()
 task.estimate()
 before = compiled()
 rng = random.Random(1)

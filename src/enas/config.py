@@ -5,16 +5,17 @@ A recipe (`enas.recipes`) is a function that returns one of these. The stages kn
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypedDict
 
 import torch
 from torch import nn
 
 from enas.architecture import Architecture, Space
+from enas.child_training import ChildTraining
 from enas.constraints import Seed, Settings, Threads
 from enas.controllers.config import (
     ControllerConfig,
@@ -25,9 +26,10 @@ from enas.controllers.config import (
 )
 from enas.derive import DeriveConfig
 from enas.errors import ConfigError
-from enas.retrain import Network, RetrainConfig
+from enas.retrain import Network, RetrainConfig, score_in
+from enas.runtime.devices import pick_device
 from enas.search import SearchConfig
-from enas.tasks.base import ChildTraining, SearchTask
+from enas.shared_weights import SharedWeights
 
 
 class Metric(NamedTuple):
@@ -39,6 +41,34 @@ class Metric(NamedTuple):
     def better(self, a: float, b: float) -> bool:
         """Whether `a` is better than `b`."""
         return a < b if self.lower_is_better else a > b
+
+    @property
+    def score_name(self) -> str:
+        """What `score` is, for people."""
+        return "-loss, nats a token" if self.lower_is_better else f"{self.name}, %"
+
+    def score(self, result: Mapping[str, Any]) -> float:
+        """The validation score of a training's result, as `SharedWeights.scores` has it; -infinity if it diverged."""
+        if "diverged" in result:
+            return -math.inf
+        if self.lower_is_better:
+            return -score_in(result, "valid_loss")
+        return score_in(result, f"valid_{self.name}")
+
+
+class Data(Protocol):
+    """The data of a run; `str` describes them."""
+
+    @property
+    def hash(self) -> str:
+        """Hexadecimal, the same for the same data."""
+
+
+class Place(TypedDict):
+    """Where a task computes, and in which precision."""
+
+    device: torch.device
+    dtype: torch.dtype
 
 
 CONTROLLERS = ("independent", "uniform", "evolution", "lstm", "lstm-authors")
@@ -96,13 +126,28 @@ class RunConfig(Settings, ABC):
                 f"derive.checkpoints = {asked} needs as many kept: raise search.keep_checkpoints, which is {kept}"
             )
 
+    # ---- the task of a run, and its networks ---------------------------------------------------------------------------
+
+    @abstractmethod
+    def load(self) -> Data:
+        """The data, loaded once by this config."""
+
     @abstractmethod
     def searched_space(self) -> Space:
         """What may be chosen."""
 
     @abstractmethod
-    def load(self) -> Workshop:
-        """Load the data; returns what builds models on it."""
+    def shared_weights(self) -> SharedWeights:
+        """The supernet with its task, untrained."""
+
+    @abstractmethod
+    def model(self, network: Network) -> nn.Module:
+        """A network of its own, untrained."""
+
+    @abstractmethod
+    def child_training(self, network: Network, epochs: int | None = None) -> ChildTraining:
+        """A network's training from scratch, at its start. `epochs` shortens it, and keeps the validation data out of what
+        is trained on."""
 
     def references(self) -> list[Network]:
         """Networks of another kind than the space's that the found architecture is compared with: none by default."""
@@ -133,30 +178,7 @@ class RunConfig(Settings, ABC):
         """The torch type of `precision`."""
         return DTYPES[self.precision]
 
-
-class Workshop(ABC):
-    """A run's data, loaded once, and the models that are trained on them."""
-
-    data_hash: str
-    description: str
-
-    @abstractmethod
-    def search_task(self) -> SearchTask:
-        """The supernet with its data, untrained."""
-
-    @abstractmethod
-    def child_training(self, network: Network, epochs: int | None = None) -> ChildTraining:
-        """A network's training from scratch, at its start; `epochs` shortens it."""
-
-    def try_out(self, network: Network) -> None:
-        """Build a network and its training, as retraining will, and train nothing. Raises an `EnasError` for settings that
-        cannot work."""
-        self.child_training(network)
-
-    @abstractmethod
-    def trained(self, network: Network, weights: Path) -> nn.Module:
-        """A network as an ordinary module, with weights that its training left."""
-
-    @abstractmethod
-    def test(self, network: Network, weights: Path) -> dict[str, float]:
-        """The metrics of a trained network on the test data."""
+    @property
+    def place(self) -> Place:
+        """Where a task computes, and in which precision."""
+        return {"device": pick_device(self.device), "dtype": self.dtype}

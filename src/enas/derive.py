@@ -18,7 +18,7 @@ from enas.constraints import Count, Epochs, PositiveInt, SampleSize, Settings
 from enas.controllers.base import Controller
 from enas.effects import Effects
 from enas.runtime.seeding import generator
-from enas.tasks.base import SearchTask
+from enas.shared_weights import SharedWeights
 
 Rule = Literal["reward", "mode", "shortlist", "ridge"]
 Order = Literal["drawn", "reward", "ridge"]
@@ -118,16 +118,16 @@ def collect(
 
 
 def shared_rewards(
-    task: SearchTask, architectures: Sequence[Architecture], config: DeriveConfig, epoch: int
+    weights: SharedWeights, architectures: Sequence[Architecture], config: DeriveConfig, epoch: int
 ) -> Tensor:
-    """Mean rewards [N] with the shared weights of the task as they are, each fine-tuned for a moment if asked for."""
+    """Mean rewards [N] with the shared weights as they are, each fine-tuned for a moment if asked for."""
     draws = range(config.minibatches)
     if not config.finetune:
-        return torch.stack([task.rewards(architectures, "derive", draw) for draw in draws]).mean(0)
+        return torch.stack([weights.rewards(architectures, "derive", draw) for draw in draws]).mean(0)
     means = []
     for architecture in architectures:
-        with task.finetuned(architecture, config.finetune, epoch):
-            rewards = [task.rewards([architecture], "derive", draw) for draw in draws]
+        with weights.finetuned(architecture, config.finetune, epoch):
+            rewards = [weights.rewards([architecture], "derive", draw) for draw in draws]
         means.append(torch.cat(rewards).mean())
     return torch.stack(means)
 
@@ -141,7 +141,7 @@ def ranks(scores_N: Tensor) -> Tensor:
 
 
 def candidates(
-    task: SearchTask,
+    weights: SharedWeights,
     controller: Controller,
     config: DeriveConfig,
     seed: int,
@@ -152,15 +152,15 @@ def candidates(
 ) -> list[Candidate]:
     """Collect the candidates and score them.
 
-    `earlier` are states of the task at the checkpoints before the newest, which it has now; it is left in the last of
-    them. `epoch` is the one whose minibatches and learning rate a fine-tuning takes.
+    `earlier` are states of the weights at the checkpoints before the newest, which they have now; they are left in the
+    last of them. `epoch` is the one whose minibatches and learning rate a fine-tuning takes.
     """
-    found = collect(task.space, controller, config, seed, effects)
+    found = collect(weights.space, controller, config, seed, effects)
     architectures = [candidate.architecture for candidate in found]
-    scores = [shared_rewards(task, architectures, config, epoch)]
+    scores = [shared_rewards(weights, architectures, config, epoch)]
     for state in earlier:
-        task.load_state_dict(state)
-        scores.append(shared_rewards(task, architectures, config, epoch))
+        weights.load_state_dict(state)
+        scores.append(shared_rewards(weights, architectures, config, epoch))
     reward_N = torch.stack(scores).mean(0)
     rank_N = torch.stack([ranks(score_N) for score_N in scores]).mean(0)
     for candidate, reward, rank in zip(found, reward_N.tolist(), rank_N.tolist(), strict=True):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from enas.config import RunConfig, Workshop
+from enas.config import RunConfig
 from enas.controllers import build_controller
 from enas.controllers.config import IndependentConfig, LSTMConfig
 from enas.controllers.reinforce import leave_one_out_baseline
@@ -19,26 +19,26 @@ from enas.retrain import Network, random_architectures
 from enas.runtime.metrics import summary_writer
 
 
-def check_stages(config: RunConfig, workshop: Workshop, stages: Sequence[str]) -> None:
+def check_stages(config: RunConfig, stages: Sequence[str]) -> None:
     """Build what the stages of a run work with, and train nothing.
 
     Raises an `EnasError` that says which setting cannot work with these data or this space.
     """
     with _memory_explained():
         if "search" in stages:
-            check_search(config, workshop)
+            check_search(config)
         architecture = config.searched_space().sample(random.Random(0))
         random_architectures(architecture.space, config.retrain.random, config.seed, {architecture})
         for network in (Network("found", architecture, config.seed), *config.references()):
-            workshop.try_out(network)
+            config.child_training(network)
 
 
-def check_search(config: RunConfig, workshop: Workshop) -> None:
+def check_search(config: RunConfig) -> None:
     """Shared weights, controller and rewards, as far as the search and the picking after it need them."""
     if config.tensorboard:
         summary_writer()
     search, controller = config.search, config.controller
-    build_controller(controller, workshop.search_task().space, config.seed)
+    build_controller(controller, config.shared_weights().space, config.seed)
     learns = search.updates > 0 and search.warmup_epochs < search.epochs
     reinforce = controller.reinforce if isinstance(controller, IndependentConfig | LSTMConfig) else None
     if learns and reinforce is not None and reinforce.baseline == "leave-one-out":

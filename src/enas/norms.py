@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+NormStatistics = Literal["batch", "moving", "recalibrated"]
+"""What the batch norms of an evaluated network normalise by: the minibatch's own statistics; the moving averages of the
+training; or the plain means over a few training minibatches, gathered for this very network."""
 
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
 Norms = Sequence[Norm]

@@ -13,6 +13,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from enas.architecture import Architecture, Space
+from enas.child_training import ChildTraining
 from enas.constraints import PositiveInt, SampleCount, Settings
 from enas.errors import ArchitectureError, ConfigError, NotFiniteError, RunFolderError
 from enas.runtime.checkpoint import CheckpointStore, check_still_there, fitting
@@ -32,7 +33,6 @@ from enas.runtime.records import record_in, validated
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import StopRequest
 from enas.spaces import architecture_from_json
-from enas.tasks.base import ChildTraining
 
 Role = Literal["found", "candidate", "random", "lstm", "table"]
 
@@ -180,7 +180,9 @@ def train_network(
                 ) from error
             if record is not None:
                 metrics.record(f"retrain/{network.id}", training.done, **record)
-                shown |= {key: record[key] for key in training.shown if key in record}
+                shown |= {
+                    key: value for key, value in record.items() if key == f"valid_{training.task.metric}"
+                }
                 if record["best"]:
                     weights = write_weights(folder / WEIGHTS, training.best_weights())
             bar.advance(1, **shown)

@@ -1,6 +1,6 @@
 """The search: train the shared weights ω, then the controller θ, and again (paper §2.2).
 
-Works for any `SearchTask` and any `Controller`: random search, evolution and ENAS are this loop with another controller.
+Works for any task and any `Controller`: random search, evolution and ENAS are this loop with another controller.
 Letters: N proposals, L decisions.
 """
 
@@ -28,7 +28,7 @@ from enas.runtime.records import validated
 from enas.runtime.seeding import generator
 from enas.runtime.stop import StopRequest
 from enas.samplers import EXPLORERS, Exploration, FromController, Mixture
-from enas.tasks.base import SearchTask
+from enas.shared_weights import SharedWeights
 
 Phase = Literal["weights", "controller"]
 
@@ -91,7 +91,7 @@ class SearchState:
     """What a checkpoint of a search holds."""
 
     place: tuple[int, Phase, int]
-    task: dict[str, Any]
+    weights: dict[str, Any]
     controller: dict[str, Any]
     running: dict[str, float]
     running_steps: int
@@ -109,15 +109,15 @@ class Search:
     """The resumable state of a search, and its two kinds of step."""
 
     config: SearchConfig
-    task: SearchTask
+    weights: SharedWeights
     controller: Controller
     seed: int
     metrics: Metrics
     archive: JsonlLog
 
     def __post_init__(self) -> None:
-        self.uniform = UniformController(self.task.space)
-        self.explorer = EXPLORERS[self.config.exploration](self.task.space, self.seed)
+        self.uniform = UniformController(self.weights.space)
+        self.explorer = EXPLORERS[self.config.exploration](self.weights.space, self.seed)
         self.mixture = Mixture(self.config.explore, self.explorer, FromController(self.controller))
         self.running: dict[str, float] = {}
         self.running_steps = 0
@@ -134,21 +134,21 @@ class Search:
         """Sample M architectures and train their weights on the next minibatch."""
         sampler = self.explorer if epoch < self.config.warmup_epochs else self.mixture
         architectures = sampler.sample(self.config.samples, generator(self.seed, "weights", epoch, step))
-        return self.task.train_step(epoch, step, architectures)
+        return self.weights.train_step(epoch, step, architectures)
 
     def train_controller(self, epoch: int, step: int) -> dict[str, float]:
         """Propose N architectures, reward them on validation minibatches, and let the controller learn."""
         proposals = self.controller.propose(
             self.config.proposals, generator(self.seed, "proposals", epoch, step)
         )
-        architectures = proposals.architectures(self.task.space)
+        architectures = proposals.architectures(self.weights.space)
         update = epoch * self.config.updates + step
         if self.config.same_minibatch:
-            rewards_N = self.task.rewards(architectures, "controller", update)
+            rewards_N = self.weights.rewards(architectures, "controller", update)
         else:
             draws = range(update * len(architectures), (update + 1) * len(architectures))
             singles = zip(architectures, draws, strict=True)
-            rewards_N = torch.cat([self.task.rewards([one], "controller", draw) for one, draw in singles])
+            rewards_N = torch.cat([self.weights.rewards([one], "controller", draw) for one, draw in singles])
         learnt = self.controller.feedback(proposals, rewards_N)
         for key in self.running_power:
             self.running_power[key] += learnt.get(key, 0.0)
@@ -162,7 +162,7 @@ class Search:
             self.archive.append(
                 {"epoch": epoch, "step": step, "choices": list(architecture.choices), "reward": reward}
             )
-        return {**learnt, **self.task.describe_reward(float(rewards_N.mean()))}
+        return {**learnt, **self.weights.task.describe_reward(float(rewards_N.mean()))}
 
     def step(self, place: Place, following: Place, number: int) -> dict[str, float]:
         """Do the step of a place, the `number`-th of the search, and log it; returns what a progress bar shows."""
@@ -197,7 +197,7 @@ class Search:
         if noise > 0:
             health["gradient_snr"] = signal / noise
         self.running_power = dict.fromkeys(self.running_power, 0.0)
-        free = parameter_free(self.task.space, self.controller.mode())
+        free = parameter_free(self.weights.space, self.controller.mode())
         if free is not None:
             alarm = collapsed(free, self.config.collapse_share)
             health |= {
@@ -224,12 +224,12 @@ class Search:
 
         Raises `NotFiniteError` if a reward is NaN or infinite.
         """
-        count, space = self.config.percentile_samples, self.task.space
+        count, space = self.config.percentile_samples, self.weights.space
         draw = generator(self.seed, "percentile", epoch)
         with torch.no_grad():
             drawn = [controller.propose(count, draw) for controller in (self.controller, self.uniform)]
         architectures = [a for proposals in drawn for a in proposals.architectures(space)]
-        rewards = self.task.rewards(architectures, "percentile", epoch)
+        rewards = self.weights.rewards(architectures, "percentile", epoch)
         own_N, random_N = rewards.split(count)
         for proposals, rewards_N in zip(drawn, (own_N, random_N), strict=True):
             check_rewards(space, proposals, rewards_N)
@@ -240,7 +240,7 @@ class Search:
     def phase_steps(self, epoch: int, phase: Phase) -> int:
         """How many steps a phase of an epoch has."""
         if phase == "weights":
-            return self.task.steps(epoch)
+            return self.weights.steps(epoch)
         if epoch < self.config.warmup_epochs:
             return 0
         if self.updates_end is None or epoch < self.updates_end[0]:
@@ -276,13 +276,13 @@ class Search:
 
     def estimate(self) -> str:
         """One line: how long the search will take and how much memory it needs."""
-        train_seconds, reward_seconds, memory = self.task.estimate()
+        step, reward_seconds = self.weights.estimate()
         epochs = range(self.config.epochs)
-        train = sum(self.task.steps(epoch) for epoch in epochs) * self.config.samples * train_seconds
+        train = sum(self.weights.steps(epoch) for epoch in epochs) * self.config.samples * step.seconds
         updates = [self.phase_steps(epoch, "controller") for epoch in epochs]
         measured = sum(1 for epoch in epochs if updates[epoch] and self.measures_percentile(epoch))
         rewards = sum(updates) * self.config.proposals + 2 * measured * self.config.percentile_samples
-        return estimate_line("search", train + rewards * reward_seconds, memory)
+        return estimate_line("search", train + rewards * reward_seconds, step.mib)
 
     # ---- state -----------------------------------------------------------------------------------------------------
 
@@ -290,7 +290,7 @@ class Search:
         """All that resuming needs. Random numbers follow from the seed and the place, so none of them is here."""
         return {
             "place": list(place),
-            "task": self.task.state_dict(),
+            "weights": self.weights.state_dict(),
             "controller": self.controller.state_dict(),
             "running": dict(self.running),
             "running_steps": self.running_steps,
@@ -309,7 +309,7 @@ class Search:
         with.
         """
         read = validated(SearchState, state, strict=False)
-        self.task.load_state_dict(read.task)
+        self.weights.load_state_dict(read.weights)
         self.controller.load_state_dict(read.controller)
         self.running, self.running_steps = dict(read.running), read.running_steps
         self.running_power = dict(read.running_power)

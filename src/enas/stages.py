@@ -26,7 +26,8 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from enas.architecture import Architecture
-from enas.config import RunConfig, Workshop
+from enas.child_training import ChildTraining, evaluate
+from enas.config import Data, RunConfig
 from enas.controllers import Controller, build_controller
 from enas.derive import candidates, pick
 from enas.effects import ArchiveRecord, Effects, Groups, archive_effects
@@ -45,6 +46,7 @@ from enas.report.drawing import write_svg
 from enas.retrain import (
     Network,
     check_weights,
+    load_weights,
     networks_to_train,
     read_result,
     record_diverged,
@@ -63,8 +65,8 @@ from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import StopRequest
 from enas.search import Search, SearchState, run_search
 from enas.settings import config_from_json, config_to_json, settings_for
+from enas.shared_weights import SharedWeights
 from enas.spaces import architecture_in
-from enas.tasks.base import ChildTraining, SearchTask
 
 StageName = Literal["search", "derive", "retrain", "test"]
 ALL_STAGES: tuple[StageName, ...] = get_args(StageName)
@@ -125,11 +127,11 @@ class Run:
         check_precision(pick_device(config.device), config.precision, config.allow_slow)
         set_threads(config.threads)
         run = cls(folder, config, tuple(stages))
-        workshop = vars(run)["workshop"] = config.load()
-        say(f"data: {workshop.description}")
-        check_stages(config, workshop, stages)
+        data = vars(run)["data"] = config.load()
+        say(f"data: {data}")
+        check_stages(config, stages)
         folder.mkdir(parents=True, exist_ok=True)
-        run.write_environment(workshop)
+        run.write_environment(data)
         write_json(folder / "config.json", {"stages": list(stages), **config_to_json(config)})
         return run
 
@@ -156,13 +158,13 @@ class Run:
         return self.folder / "config.json"
 
     @cached_property
-    def workshop(self) -> Workshop:
-        """The data and what builds models on them. Says so if a version is another than at the start.
+    def data(self) -> Data:
+        """The data. Says so if a version is another than at the start.
 
         Raises `RunFolderError` if the data are not those that the run began with.
         """
         try:
-            workshop = self.config.load()
+            data = self.config.load()
         except MissingDataError as error:
             settings = self.folder / "config.json"
             if not settings.exists():
@@ -173,9 +175,9 @@ class Run:
         path = self.folder / "environment.json"
         if not path.exists():
             say(f"{path} is missing and written again: whether the data have changed since cannot be told")
-            self.write_environment(workshop)
+            self.write_environment(data)
         then = read_record(path, EnvironmentRecord, "Put the original back, or begin a new run")
-        if then.data_hash != workshop.data_hash:
+        if then.data_hash != data.hash:
             raise RunFolderError(
                 f"the data have changed since {self.folder} was begun, or the settings of the data in config.json ({path} "
                 "has the hash and the versions of then); restore them, or begin a new run"
@@ -191,22 +193,24 @@ class Run:
                 f"{self.folder} was begun with {'; '.join(others)}: the last digits of what is computed from here on may "
                 "differ"
             )
-        return workshop
+        return data
 
-    def write_environment(self, workshop: Workshop) -> None:
+    def write_environment(self, data: Data) -> None:
         """Note the data and where the run was begun."""
-        made = {**environment(), "data": workshop.description, "data_hash": workshop.data_hash}
+        made = {**environment(), "data": str(data), "data_hash": data.hash}
         write_json(self.folder / "environment.json", made)
 
     def search(self, *, board: bool = False) -> Search:
         """The search of this run, at its start."""
         config = self.config
-        task = self.workshop.search_task()
-        controller = build_controller(config.controller, task.space, derive_seed(config.seed, "controller"))
+        weights = self.shared_weights()
+        controller = build_controller(
+            config.controller, weights.space, derive_seed(config.seed, "controller")
+        )
         writer = tensorboard_writer(self.folder / "tensorboard") if board and config.tensorboard else None
         metrics = Metrics(JsonlLog(self.folder / "metrics.jsonl"), writer)
         return Search(
-            config.search, task, controller, config.seed, metrics, JsonlLog(self.folder / "archive.jsonl")
+            config.search, weights, controller, config.seed, metrics, JsonlLog(self.folder / "archive.jsonl")
         )
 
     def search_checkpoints(self) -> CheckpointStore:
@@ -246,7 +250,7 @@ class Run:
         advice = f"Delete it and architecture.json, then run 'enas derive {self.folder}'"
         return read_record(path, DeriveRecord, advice) if path.exists() else None
 
-    def searched(self) -> tuple[SearchTask, Controller]:
+    def searched(self) -> tuple[SharedWeights, Controller]:
         """The shared weights and the controller at the end of the search.
 
         Raises `RunFolderError` if the search is not finished.
@@ -258,17 +262,17 @@ class Run:
             )
         search, (path, state) = self.search(), end
         with fitting(path):
-            search.task.load_state_dict(state.task)
+            search.weights.load_state_dict(state.weights)
             search.controller.load_state_dict(state.controller)
-        return search.task, search.controller
+        return search.weights, search.controller
 
-    def earlier_tasks(self, count: int) -> Iterator[dict[str, Any]]:
-        """States of the search's task at so many checkpoints before the newest, one at a time, the latest first.
+    def earlier_weights(self, count: int) -> Iterator[dict[str, Any]]:
+        """States of the shared weights at so many checkpoints before the newest, one at a time, the latest first.
 
         Says so if there are fewer; one from before the first step is none.
         """
         earlier = (
-            state["task"] for step, state in islice(self.search_checkpoints().whole(), 1, None) if step
+            state["weights"] for step, state in islice(self.search_checkpoints().whole(), 1, None) if step
         )
         read = 0
         for state in islice(earlier, count):
@@ -336,7 +340,7 @@ class Run:
         finished = self.result(network, part, epochs)
         if finished is not None:
             return finished
-        training, every = self.workshop.child_training(network, epochs), self.config.retrain.checkpoint_every
+        training, every = self.child_training(network, epochs), self.config.retrain.checkpoint_every
         settings = self.training_settings(epochs)
         try:
             return train_network(
@@ -347,6 +351,29 @@ class Run:
                 raise
             say(f"{error}. It counts as diverged, and the run goes on.")
             return record_diverged(network, training, folder, error, settings)
+
+    def trained(self, network: Network, weights: Path) -> nn.Module:
+        """A network as an ordinary module, with weights that its training left."""
+        _ = self.data
+        model = self.config.model(network)
+        load_weights(model, weights)
+        return model.eval()
+
+    def test(self, network: Network, weights: Path) -> dict[str, float]:
+        """The scores of a trained network on the test data."""
+        task = self.child_training(network).task
+        score = evaluate(self.trained(network, weights).to(task.device), task, "test")
+        return {f"test_{name}": value for name, value in (score or {}).items()}
+
+    def shared_weights(self) -> SharedWeights:
+        """The supernet with its task, untrained."""
+        _ = self.data  # which are compared with those of the start
+        return self.config.shared_weights()
+
+    def child_training(self, network: Network, epochs: int | None = None) -> ChildTraining:
+        """A network's training from scratch, at its start; `epochs` shortens it."""
+        _ = self.data
+        return self.config.child_training(network, epochs)
 
     def training_settings(self, epochs: int | None = None) -> dict[str, Any]:
         """The settings that a training depends on, its length among them if that is not the recipe's."""
@@ -377,7 +404,7 @@ class Run:
         if "test" in result or "diverged" in result:
             return result
         weights = check_weights(folder, result)
-        return write_result(folder, {**result, "test": self.workshop.test(network, weights)})
+        return write_result(folder, {**result, "test": self.test(network, weights)})
 
     def found_model(self) -> nn.Module:
         """The found architecture as an ordinary module, with the weights of its retraining.
@@ -390,7 +417,7 @@ class Run:
             raise RunFolderError(
                 f"{network} is not retrained yet; run {enas_command('retrain', self.folder)!r} first"
             )
-        return self.workshop.trained(network, check_weights(self.folder / "retrain" / network.id, result))
+        return self.trained(network, check_weights(self.folder / "retrain" / network.id, result))
 
     def networks(self) -> list[Network]:
         """The networks to train from scratch: the found architecture first, then what it is compared with."""
@@ -450,7 +477,7 @@ def derive(run: Run, stop: StopRequest) -> None:
 
 def derive_by(run: Run, train: Callable[[Architecture], float]) -> None:
     """Pick an architecture; `train` says what the short training of one comes to, its validation loss."""
-    task, controller = run.searched()
+    weights, controller = run.searched()
     config = run.config.derive
     effects = run.effects()
     if effects is not None:
@@ -462,16 +489,16 @@ def derive_by(run: Run, train: Callable[[Architecture], float]) -> None:
         )
     began = time.monotonic()
     found = candidates(
-        task,
+        weights,
         controller,
         config,
         run.config.seed,
         effects=effects,
-        earlier=run.earlier_tasks(config.checkpoints - 1),
+        earlier=run.earlier_weights(config.checkpoints - 1),
         epoch=run.config.search.epochs - 1,
     )
     seconds = time.monotonic() - began
-    del task  # its memory is needed for the shortlist's trainings
+    del weights  # its memory is needed for the shortlist's trainings
     picked = pick(found, config, train).architecture
     write_json(run.folder / "candidates.json", [candidate.to_json() for candidate in found])
     if effects is not None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from enas.child_training import ChildTraining
 from enas.errors import RunFolderError
 from enas.retrain import Network, network_from_json, read_result
 from enas.runtime.checkpoint import check_still_there
@@ -23,7 +24,6 @@ from enas.runtime.progress import estimate_line, progress, say
 from enas.runtime.records import read_record
 from enas.runtime.stop import StopRequest
 from enas.stages import Run
-from enas.tasks.base import ChildTraining
 
 JOB, LOG = "job.json", "log.txt"
 
@@ -160,7 +160,7 @@ def train_all(
     for job in missing:
         job.put()
     steps = dict.fromkeys(missing, 0)
-    example = run.workshop.child_training(missing[0].network, missing[0].epochs)
+    example = run.child_training(missing[0].network, missing[0].epochs)
     each = example.total_steps  # other lengths are near enough for a bar
     with compiling_told(stop, run.folder, command):
         seconds, memory = example.estimate()

@@ -23,6 +23,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, cast
 
+from enas.child_training import ChildTraining
 from enas.config import RunConfig
 from enas.errors import ConfigError, EnasError
 from enas.runtime.allocator import keep_freed_memory
@@ -31,7 +32,6 @@ from enas.runtime.environment import usable_cores
 from enas.runtime.lock import run_lock
 from enas.runtime.stop import Stopped, StopRequest
 from enas.stages import Run
-from enas.tasks.base import ChildTraining
 from enas.trainings import LOG, Executor, Job, Outcome, outcome_of
 
 POLL_SECONDS = 0.2

@@ -35,7 +35,6 @@ from enas.evidence.runs import (
     finish_or_diverge,
     run_in,
     train_networks,
-    valid_score,
 )
 from enas.retrain import RESULT, Network, random_architectures, read_result, score_in
 from enas.runtime.checkpoint import check_still_there
@@ -210,7 +209,7 @@ def plan(run: Run, config: CompareConfig, first: Found) -> str:
     missing = sum(not any((folder / name).exists() for name in ended) for folder in folders)
     trained = len(list((run.folder / PART).glob(f"*-seed*/{RESULT}")))
     trainings = max(0, len(names) * config.seeds + config.samples - trained)
-    example = run.workshop.child_training(first.network, config.training_epochs(run.config))
+    example = run.child_training(first.network, config.training_epochs(run.config))
     each = example.estimate()[0] * example.total_steps
     at_once = max(1, min(LocalExecutor.for_run(run.config, config.workers).at_once, trainings))
     seconds = missing * (first.search_seconds + first.validate_seconds) + trainings * each / at_once
@@ -319,7 +318,7 @@ def random_searches(config: RunConfig, own: Sequence[Record], sampled: Sequence[
 def random_search(config: RunConfig, seed: int, trained: Sequence[Result]) -> Record:
     """The best of these trainings by its validation score. All of them are what picking it costs."""
     whole = [result for result in trained if "diverged" not in result]
-    best = max(whole, key=lambda result: valid_score(config.metric, result), default=None)
+    best = max(whole, key=config.metric.score, default=None)
     return Record(
         method=RANDOM_SEARCH,
         seed=seed,

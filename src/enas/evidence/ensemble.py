@@ -49,13 +49,13 @@ def ensemble(run: Run, config: EnsembleConfig) -> dict[str, Any]:
 
     Raises `RunFolderError` if the search is not finished, and `ConfigError` if its networks do not classify.
     """
-    task, controller = run.searched()
+    weights, controller = run.searched()
+    labels_N = weights.task.labels(config.split)
     with torch.no_grad():
         proposals = controller.propose(config.samples, generator(run.config.seed, "ensemble"))
-    members = proposals.architectures(task.space)
-    together, alone = accuracies(
-        task.class_probabilities(members, config.split, config.batch, config.statistics)
-    )
+    members = proposals.architectures(weights.space)
+    probabilities = weights.class_probabilities(members, config.split, config.batch, config.statistics)
+    together, alone = accuracies(probabilities, labels_N)
     record = {
         "split": config.split,
         "statistics": config.statistics,
@@ -69,20 +69,19 @@ def ensemble(run: Run, config: EnsembleConfig) -> dict[str, Any]:
     return record
 
 
-def accuracies(members: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, list[float]]:
-    """In percent: of the mean of the members' class probabilities [N, K] given labels [N], and of each member alone.
+def accuracies(members: Iterable[Tensor], labels_N: Tensor) -> tuple[float, list[float]]:
+    """In percent: of the mean of the members' class probabilities [N, K], and of each member alone.
 
     Raises `ConfigError` if there are no members.
     """
     total_NK = torch.zeros((), dtype=torch.float64)
-    alone, together = [], 0.0
-    for probabilities_NK, labels_N in members:
+    alone = []
+    for probabilities_NK in members:
         total_NK = total_NK + probabilities_NK
         alone.append(percent_right(probabilities_NK, labels_N))
-        together = percent_right(total_NK, labels_N)
     if not alone:
         raise ConfigError("an ensemble needs at least one architecture")
-    return together, alone
+    return percent_right(total_NK, labels_N), alone
 
 
 def percent_right(scores_NK: Tensor, labels_N: Tensor) -> float:

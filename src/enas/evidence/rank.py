@@ -18,7 +18,7 @@ from enas.constraints import LARGEST_SAMPLE, Bounds, Epochs, SampleCount, Settin
 from enas.errors import ConfigError, DataError
 from enas.evidence.agreement import RankAgreement, agreement_if_any, top
 from enas.evidence.pictures import scatter_svg
-from enas.evidence.runs import aligned, command_line, last_if_diverged, train_networks, valid_score
+from enas.evidence.runs import aligned, command_line, last_if_diverged, train_networks
 from enas.evidence.tables.minispaces import table_for
 from enas.retrain import Network, random_architectures
 from enas.runtime.files import write_atomic, write_json
@@ -78,8 +78,8 @@ def rank(run: Run, config: RankConfig) -> dict[str, Any]:
     Raises `RunFolderError` if the search is not finished, and `Stopped`, after saving, on SIGTERM or Ctrl-C.
     """
     refuse_import_by_worker()
-    task, _ = run.searched()
-    table = None if config.epochs is not None else table_for(run.config, run.workshop.data_hash)
+    weights, _ = run.searched()
+    table = None if config.epochs is not None else table_for(run.config, run.data.hash)
     if table is not None and table.complete:
         first, *more = (table.scores(seed) for seed in table.seeds)
         truth = Truth(first, more[0] if more else {}, f"the table {table.name}")
@@ -87,10 +87,8 @@ def rank(run: Run, config: RankConfig) -> dict[str, Any]:
         truth = trained(run, config)
     architectures = list(truth.first)
     say(f"rank: scoring {len(architectures)} architectures with the shared weights")
-    shared = dict(zip(architectures, task.scores(architectures), strict=True))
-    metric = run.config.metric
-    name = "-loss, nats a token" if metric.lower_is_better else f"{metric.name}, %"
-    record = compare(shared, truth, name, run.config.seed)
+    shared = dict(zip(architectures, weights.scores(architectures), strict=True))
+    record = compare(shared, truth, run.config.metric.score_name, run.config.seed)
     write_json(run.folder / RECORD, record)
     write_atomic(run.folder / PICTURE, picture(record), own=True)
     return record
@@ -115,7 +113,7 @@ def trained(run: Run, config: RankConfig) -> Truth:
 
     def scores(networks: Sequence[Network]) -> dict[Architecture, float]:
         known = {
-            network.architecture: valid_score(run.config.metric, results[network])
+            network.architecture: run.config.metric.score(results[network])
             for network in networks
             if network in results and network.architecture is not None
         }

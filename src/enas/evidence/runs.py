@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from enas.architecture import Architecture
-from enas.config import Metric, RunConfig
+from enas.config import RunConfig
 from enas.constraints import Settings
 from enas.errors import NotFiniteError, RunFolderError
-from enas.retrain import Network, score_in
+from enas.retrain import Network
 from enas.runtime.files import write_json
 from enas.runtime.progress import say
 from enas.runtime.records import read_record
@@ -112,18 +112,6 @@ def command_line(command: str, options: Settings) -> str:
 
 
 # ---- scores ------------------------------------------------------------------------------------------------------------
-
-
-def valid_score(metric: Metric, result: Mapping[str, Any]) -> float:
-    """The validation score of a training, higher is better: accuracy in percent, or -loss in nats a token; -infinity if
-    it diverged."""
-    if "diverged" in result:
-        return -math.inf
-    return (
-        -score_in(result, "valid_loss")
-        if metric.lower_is_better
-        else score_in(result, f"valid_{metric.name}")
-    )
 
 
 def last_if_diverged(scores: Mapping[Architecture, float]) -> dict[Architecture, float]:

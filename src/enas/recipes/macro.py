@@ -10,9 +10,14 @@ from enas.runs.images import ImageRetrainConfig, MacroConfig
 from enas.search import SearchConfig
 from enas.spaces.macro.net import MacroNetConfig
 from enas.spaces.macro.space import MacroSpace
-from enas.tasks.image_child import ImageChildConfig
-from enas.tasks.image_training import CosineConfig, ImageTrainingConfig, MomentumConfig
-from enas.tasks.images import ImageRewardConfig, ImageSharedConfig
+from enas.tasks.image_settings import (
+    CosineConfig,
+    ImageChildConfig,
+    ImageRewardConfig,
+    ImageSharedConfig,
+    ImageTrainingConfig,
+    MomentumConfig,
+)
 
 
 def macro_quick() -> MacroConfig:

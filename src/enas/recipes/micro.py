@@ -10,9 +10,14 @@ from enas.runs.images import ImageRetrainConfig, MicroConfig
 from enas.search import SearchConfig
 from enas.spaces.micro.net import MicroNetConfig
 from enas.spaces.micro.space import MicroSpace
-from enas.tasks.image_child import ImageChildConfig
-from enas.tasks.image_training import CosineConfig, ImageTrainingConfig, MomentumConfig
-from enas.tasks.images import ImageRewardConfig, ImageSharedConfig
+from enas.tasks.image_settings import (
+    CosineConfig,
+    ImageChildConfig,
+    ImageRewardConfig,
+    ImageSharedConfig,
+    ImageTrainingConfig,
+    MomentumConfig,
+)
 
 
 def micro_quick() -> MicroConfig:

@@ -23,8 +23,7 @@ from enas.spaces.macro.net import MacroNetConfig
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
 from enas.spaces.recurrent.space import RecurrentSpace
-from enas.tasks.image_child import ImageChildConfig
-from enas.tasks.image_training import CosineConfig, ImageTrainingConfig, MomentumConfig
+from enas.tasks.image_settings import CosineConfig, ImageChildConfig, ImageTrainingConfig, MomentumConfig
 
 DERIVE = DeriveConfig("shortlist", samples=16, minibatches=4, shortlist=4)
 """How a search on a mini-space picks: the best of the mode and three samples by the table's validation scores."""

@@ -9,10 +9,17 @@ from enas.runs.recurrent import LanguageRetrainConfig, RecurrentConfig
 from enas.search import SearchConfig
 from enas.spaces.recurrent.net import CellConfig
 from enas.spaces.recurrent.space import RecurrentSpace
-from enas.tasks.language import RewardConfig, SharedConfig
-from enas.tasks.language_child import AveragingConfig, ChildTrainingConfig
-from enas.tasks.language_model import DropoutConfig
-from enas.tasks.language_training import LanguageTrainingConfig, RegularisationConfig, SGDConfig, WindowConfig
+from enas.tasks.language_settings import (
+    AveragingConfig,
+    ChildTrainingConfig,
+    DropoutConfig,
+    LanguageTrainingConfig,
+    RegularisationConfig,
+    RewardConfig,
+    SGDConfig,
+    SharedConfig,
+    WindowConfig,
+)
 
 
 def recurrent_quick() -> RecurrentConfig:

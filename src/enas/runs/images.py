@@ -1,4 +1,4 @@
-"""Searching a network that classifies images: the settings of both convolutional spaces, and the models on a data set."""
+"""Searching a network that classifies images: the settings of both convolutional spaces, and what is built of them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 import torch
 
 from enas.architecture import Architecture, Space
-from enas.config import Metric, RunConfig, Workshop, named_controllers
+from enas.child_training import ChildTraining
+from enas.config import Metric, RunConfig, named_controllers
 from enas.controllers.config import (
     AUTHORS_MACRO,
     AUTHORS_MICRO,
@@ -25,16 +25,16 @@ from enas.costs import parameter_count
 from enas.data.images import ImageConfig, ImageData, ImageShape
 from enas.data.sources import load_images
 from enas.errors import ConfigError
-from enas.retrain import Network, RetrainConfig, load_weights
-from enas.runtime.devices import pick_device
+from enas.retrain import Network, RetrainConfig
 from enas.runtime.seeding import generator
+from enas.shared_weights import SharedWeights
 from enas.spaces.image_network import ImageChild, ImageSupernet
 from enas.spaces.macro.net import MacroChild, MacroNetConfig, MacroSupernet
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.net import MicroChild, MicroNetConfig, MicroSupernet
 from enas.spaces.micro.space import MicroSpace
-from enas.tasks.image_child import ImageChildConfig, ImageChildTraining, score_on_test
-from enas.tasks.images import ImageSearchTask, ImageSharedConfig
+from enas.tasks.image_settings import ImageChildConfig, ImageSharedConfig
+from enas.tasks.images import ImageTask
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,40 @@ class ImageRunConfig(RunConfig):
     def child(self, architecture: Architecture, shape: ImageShape, draw: torch.Generator) -> ImageChild:
         """The untrained network of an architecture, drawn from `draw`."""
 
-    def load(self) -> ImageWorkshop:
-        return ImageWorkshop(self)
+    @cached_property
+    def images(self) -> ImageData:
+        """The images, loaded once."""
+        return load_images(self.data)
+
+    def load(self) -> ImageData:
+        return self.images
+
+    def shared_weights(self) -> SharedWeights:
+        shared = self.shared
+        supernet = self.supernet(self.images.shape, generator(self.seed, "shared weights"))
+        task = ImageTask(self.images, shared.training, shared.reward, seed=self.seed, **self.place)
+        return SharedWeights(supernet, supernet.space, task, shared.average)
+
+    def model(self, network: Network) -> ImageChild:
+        if network.architecture is None:
+            raise ConfigError(f"{network} is not a network for images: it has no architecture")
+        return self.child(network.architecture, self.images.shape, generator(network.seed, "child weights"))
+
+    def child_training(self, network: Network, epochs: int | None = None) -> ChildTraining:
+        child = self.retrain.child
+        length = child.epochs if epochs is None else epochs
+        # A short training is there to choose by: the validation images must stay out.
+        train_on = child.train_on if epochs is None else "train"
+        task = ImageTask(
+            self.images,
+            child.training,
+            child.reading(),
+            train_on=train_on,
+            epochs=length,
+            seed=network.seed,
+            **self.place,
+        )
+        return ChildTraining(self.model(network), task, length)
 
     def child_settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = asdict(self)["child_network"]
@@ -80,7 +112,7 @@ class ImageRunConfig(RunConfig):
     def as_large(self, architecture: Architecture, reference: Architecture) -> Self:
         """Of widths up to the present one."""
         settings: Any = self  # both spaces have a `child_network`
-        shape = self.load().data.shape
+        shape = self.load().shape
 
         def with_filters(filters: int) -> Any:
             return replace(settings, child_network=replace(settings.child_network, filters=filters))
@@ -161,60 +193,3 @@ class MicroConfig(ImageRunConfig):
 
     def child(self, architecture: Architecture, shape: ImageShape, draw: torch.Generator) -> ImageChild:
         return MicroChild(architecture, self.child_network, shape, draw)
-
-
-class ImageWorkshop(Workshop):
-    """The images of a run, and its models."""
-
-    def __init__(self, config: ImageRunConfig) -> None:
-        self.config = config
-        self.data: ImageData = load_images(config.data)
-        self.data_hash = self.data.hash
-        self.description = str(self.data)
-
-    @cached_property
-    def device(self) -> torch.device:
-        """The device that everything is on."""
-        return pick_device(self.config.device)
-
-    def search_task(self) -> ImageSearchTask:
-        config = self.config
-        return ImageSearchTask(
-            config.supernet(self.data.shape, generator(config.seed, "shared weights")),
-            self.data,
-            config.shared,
-            seed=config.seed,
-            device=self.device,
-            dtype=config.dtype,
-        )
-
-    def model(self, network: Network) -> ImageChild:
-        """The untrained model of a network."""
-        if network.architecture is None:
-            raise ConfigError(f"{network} is not a network for images: it has no architecture")
-        return self.config.child(
-            network.architecture, self.data.shape, generator(network.seed, "child weights")
-        )
-
-    def child_training(self, network: Network, epochs: int | None = None) -> ImageChildTraining:
-        config = self.config.retrain.child
-        if epochs is not None:  # a short training is there to choose by: the validation images must stay out
-            config = replace(config, epochs=epochs, train_on="train")
-        return ImageChildTraining(
-            self.model(network),
-            self.data,
-            config,
-            epochs=config.epochs,
-            seed=network.seed,
-            device=self.device,
-            dtype=self.config.dtype,
-        )
-
-    def trained(self, network: Network, weights: Path) -> ImageChild:
-        model = self.model(network)
-        load_weights(model, weights)
-        return model.eval()
-
-    def test(self, network: Network, weights: Path) -> dict[str, float]:
-        model = self.trained(network, weights)
-        return score_on_test(model, self.data, self.config.retrain.child, self.device, self.config.dtype)

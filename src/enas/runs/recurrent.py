@@ -1,34 +1,26 @@
-"""Searching a recurrent cell for a word-level language model: the settings, and the models on a corpus."""
+"""Searching a recurrent cell for a word-level language model: the settings, and what is built of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import torch
-
 from enas.architecture import Architecture, Space
-from enas.config import Metric, RunConfig, Workshop, named_controllers
+from enas.child_training import ChildTraining
+from enas.config import Metric, RunConfig, named_controllers
 from enas.controllers.config import AUTHORS, PAPER, ControllerConfig
 from enas.data.sources import load_text
 from enas.data.text import Corpus, TextConfig
-from enas.retrain import Network, RetrainConfig, load_weights
-from enas.runtime.devices import pick_device, products_in
-from enas.spaces.recurrent.net import CellConfig
+from enas.retrain import Network, RetrainConfig
+from enas.runtime.seeding import generator
+from enas.shared_weights import SharedWeights
+from enas.spaces.recurrent.net import CellConfig, ChildCell, SupernetCell
 from enas.spaces.recurrent.space import RecurrentSpace
-from enas.tasks.language import LanguageSearchTask, SharedConfig
-from enas.tasks.language_child import (
-    ChildTrainingConfig,
-    LanguageChildTraining,
-    build_child,
-    build_lstm,
-    child_parameters,
-)
-from enas.tasks.language_model import LanguageModel
-from enas.tasks.language_training import evaluate, perplexity
+from enas.tasks.language import LanguageTask
+from enas.tasks.language_model import LanguageModel, LSTMCell, lstm_hidden_of_equal_size
+from enas.tasks.language_settings import ChildTrainingConfig, SharedConfig
 
 
 @dataclass(frozen=True)
@@ -67,11 +59,36 @@ class RecurrentConfig(RunConfig):
     shared: SharedConfig = field(default_factory=SharedConfig)
     """The shared weights and the reward."""
 
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The text, loaded once."""
+        return load_text(self.data)
+
+    def load(self) -> Corpus:
+        return self.corpus
+
     def searched_space(self) -> Space:
         return self.space
 
-    def load(self) -> Workshop:
-        return RecurrentWorkshop(self)
+    def shared_weights(self) -> SharedWeights:
+        shared, vocabulary = self.shared, len(self.corpus.vocabulary)
+        supernet = build_supernet(self.space, vocabulary, shared, self.cell, self.seed)
+        task = LanguageTask(self.corpus, shared.training, shared.reward, seed=self.seed, **self.place)
+        return SharedWeights(supernet, self.space, task, shared.average)
+
+    def model(self, network: Network) -> LanguageModel:
+        """The untrained model of a network; the LSTM has the size of a cell of the space."""
+        child, vocabulary = self.retrain.child, len(self.corpus.vocabulary)
+        if network.architecture is not None:
+            return build_child(network.architecture, vocabulary, child, self.cell, network.seed)
+        parameters = child_parameters(self.space, vocabulary, child.hidden)
+        return build_lstm(parameters, vocabulary, child, network.seed)
+
+    def child_training(self, network: Network, epochs: int | None = None) -> ChildTraining:
+        child = self.retrain.child
+        task = LanguageTask(self.corpus, child.training, child.reading(), seed=network.seed, **self.place)
+        length = child.epochs if epochs is None else epochs
+        return ChildTraining(self.model(network), task, length, child.averaging.starts)
 
     def alone(self) -> Self:
         return replace(self, retrain=replace(self.retrain, random=0, lstm=False))
@@ -83,63 +100,31 @@ class RecurrentConfig(RunConfig):
         return [Network("lstm", None, self.seed)] if self.retrain.lstm else []
 
 
-class RecurrentWorkshop(Workshop):
-    """The corpus of a recurrent run, and its models."""
+def build_supernet(
+    space: RecurrentSpace, vocabulary: int, config: SharedConfig, cell: CellConfig, seed: int
+) -> LanguageModel:
+    """The untrained shared weights of a space."""
+    weights, training = generator(seed, "shared weights"), config.training
+    supernet = SupernetCell(space, config.hidden, cell, training.init_range, weights)
+    return LanguageModel(supernet, vocabulary, training.init_range, weights, training.regularisation.dropout)
 
-    def __init__(self, config: RecurrentConfig) -> None:
-        self.config = config
-        self.corpus: Corpus = load_text(config.data)
-        self.data_hash = self.corpus.hash
-        self.description = str(self.corpus)
 
-    @cached_property
-    def device(self) -> torch.device:
-        """The device that everything is on."""
-        return pick_device(self.config.device)
+def build_child(
+    architecture: Architecture, vocabulary: int, config: ChildTrainingConfig, cell: CellConfig, seed: int
+) -> LanguageModel:
+    """The untrained language model of an architecture."""
+    weights, training = generator(seed, "child weights"), config.training
+    child = ChildCell(architecture, config.hidden, cell, training.init_range, weights)
+    return LanguageModel(child, vocabulary, training.init_range, weights, training.regularisation.dropout)
 
-    def search_task(self) -> LanguageSearchTask:
-        config = self.config
-        return LanguageSearchTask(
-            config.space,
-            config.cell,
-            self.corpus,
-            config.shared,
-            seed=config.seed,
-            device=self.device,
-            dtype=config.dtype,
-        )
 
-    def model(self, network: Network) -> LanguageModel:
-        """The untrained model of a network; the LSTM has the size of a cell of the space."""
-        child, vocabulary = self.config.retrain.child, len(self.corpus.vocabulary)
-        if network.architecture is not None:
-            cell = self.config.cell
-            return build_child(network.architecture, vocabulary, child, cell, network.seed)
-        any_cell: Architecture = self.config.space.architecture([0] * len(self.config.space.decisions))
-        size = child_parameters(any_cell, vocabulary, child.hidden)
-        return build_lstm(size, vocabulary, child, network.seed)
+def build_lstm(parameters: int, vocabulary: int, config: ChildTrainingConfig, seed: int) -> LanguageModel:
+    """The untrained LSTM language model whose size is nearest to `parameters`."""
+    weights, training = generator(seed, "child weights"), config.training
+    lstm = LSTMCell(lstm_hidden_of_equal_size(parameters, vocabulary), weights)
+    return LanguageModel(lstm, vocabulary, training.init_range, weights, training.regularisation.dropout)
 
-    def child_training(self, network: Network, epochs: int | None = None) -> LanguageChildTraining:
-        return LanguageChildTraining(
-            self.model(network),
-            self.corpus,
-            self.config.retrain.child,
-            epochs=self.config.retrain.child.epochs if epochs is None else epochs,
-            seed=network.seed,
-            device=self.device,
-            dtype=self.config.dtype,
-        )
 
-    def try_out(self, network: Network) -> None:
-        self.child_training(network, 1)  # with random lengths, the windows of all epochs take a while
-
-    def trained(self, network: Network, weights: Path) -> LanguageModel:
-        model = self.model(network)
-        load_weights(model, weights)
-        return model.eval()
-
-    def test(self, network: Network, weights: Path) -> dict[str, float]:
-        model = self.trained(network, weights).to(self.device)
-        bptt = self.config.retrain.child.training.windows.bptt
-        with products_in(self.config.dtype, self.device):
-            return {"test_ppl": perplexity(evaluate(model, self.corpus.test, 1, bptt))}
+def child_parameters(space: RecurrentSpace, vocabulary: int, hidden: int) -> int:
+    """The number of parameters of a child: V·D + (2N + 2)·D² with N computed nodes, the input node included."""
+    return vocabulary * hidden + (2 * space.total_nodes + 2) * hidden**2

@@ -1,274 +1,190 @@
-"""Searching a network that classifies images: the shared weights, one minibatch at a time.
+"""Image classification as a task (paper, §3.2). The reward of an architecture is its accuracy on a minibatch of the
+validation images.
 
-Paper §2.2 and §3.2. The reward of an architecture is its accuracy on a minibatch of the validation images.
+Shape letters: B images of a minibatch, N images of a split or architectures, C channels, H rows, W columns, K classes.
 """
 
 from __future__ import annotations
 
-import contextlib
-import random
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from enas.architecture import Architecture, Space
-from enas.constraints import PartialShare, PositiveInt, Settings
+from enas.architecture import Architecture
+from enas.costs import multiply_adds, parameter_count
 from enas.data.images import ImageData
-from enas.errors import NotFiniteError
-from enas.masks import masks_from
-from enas.norms import batch_statistics, kept_statistics, norms_of, recalibrate
-from enas.runtime.devices import products_in
-from enas.runtime.seeding import derive_seed, generator
-from enas.spaces.image_network import ImageSupernet
-from enas.tasks.averaging import AveragedWeights
-from enas.tasks.base import SearchTask
-from enas.tasks.image_training import (
-    EvaluationImages,
-    ImageTrainingConfig,
-    Minibatch,
-    NormStatistics,
-    TrainingImages,
-    accumulate_gradient,
-    descend,
-    is_right,
-    memory_mb,
-    saved_bytes,
-    synchronize,
-)
+from enas.norms import Norms, recalibrate
+from enas.runtime.seeding import generator
+from enas.spaces.image_network import ImageChild, Outputs
+from enas.task import Loss, Score, Split, Task
+from enas.tasks.image_data import EvaluationImages, Minibatch, TrainingImages, is_right
+from enas.tasks.image_settings import ImageRewardConfig, ImageTrainingConfig
 
 
-@dataclass(frozen=True)
-class ImageRewardConfig(Settings):
-    """How an architecture is rewarded: by its accuracy on a minibatch of validation images, nothing dropped."""
+class ImageTask(Task):
+    """Telling the classes of images."""
 
-    batch: PositiveInt = 128
-    """Images of the validation minibatch, drawn anew for every reward."""
-    statistics: NormStatistics = "batch"
-    """What the batch norms normalise by. The moving averages are of whatever architectures were trained last."""
-    recalibration_batches: PositiveInt = 4
-    """Training minibatches, not augmented, that `recalibrated` takes its means over."""
-
-
-@dataclass(frozen=True)
-class ImageSharedConfig(Settings):
-    """How the shared weights are trained and used for rewards."""
-
-    training: ImageTrainingConfig = field(default_factory=ImageTrainingConfig)
-    """The recipe of the shared weights' steps."""
-    reward: ImageRewardConfig = field(default_factory=ImageRewardConfig)
-    """The controller's reward."""
-    average: PartialShare = 0.0
-    """Share of a moving average of the shared weights that is kept at every training step. Rewards are computed with the
-    average; 0 computes them with the weights themselves (paper, authors)."""
-
-
-class ImageSearchTask(SearchTask):
-    """The supernet of a convolutional space on images."""
+    averaged: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+    metric: ClassVar[str] = "accuracy"
 
     def __init__(
         self,
-        supernet: ImageSupernet,
         data: ImageData,
-        config: ImageSharedConfig,
+        training: ImageTrainingConfig,
+        reading: ImageRewardConfig,
         *,
+        train_on: Literal["train", "all"] = "train",
+        epochs: int = 1,
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.space = supernet.space
-        self.supernet = supernet.to(device)
-        self.averaged = AveragedWeights(self.supernet, config.average)
-        averaging = () if self.averaged.average is None else (self.averaged.model,)
-        self._norms = {model: norms_of(model) for model in (self.supernet, *averaging)}
-        self.config = config
-        self.seed = seed
-        self.dtype = dtype
-        self.optimizer = config.training.optimizer(self.supernet.parameters())
-        normalisation = data.train.normalisation
-        self.train = TrainingImages(data.train, normalisation, config.training, seed, device)
+        """`reading` says how images are evaluated; with `train_on` all of them, no validation images are left. Drop-path
+        grows over so many `epochs`."""
+        super().__init__(seed=seed, device=device, dtype=dtype, statistics=reading.statistics)
         self.data = data
-        self.valid = EvaluationImages(data.valid, normalisation, device)
+        self.training = training
+        self.reading = reading
+        self.train_on = train_on
+        self.epochs = epochs
+        self.clip = training.momentum.clip
+        images = data.joined() if train_on == "all" else data.train
+        self.train = TrainingImages(images, images.normalisation, training, seed, device)
+
+    @cached_property
+    def valid(self) -> EvaluationImages:
+        """The validation images."""
+        return EvaluationImages(self.data.valid, self.train.normalisation, self.device)
+
+    @cached_property
+    def test(self) -> EvaluationImages:
+        """The test images."""
+        return EvaluationImages(self.data.test, self.train.normalisation, self.device)
+
+    def images(self, split: Split) -> EvaluationImages:
+        """The images of a split."""
+        return self.valid if split == "valid" else self.test
+
+    # ---- training ------------------------------------------------------------------------------------------------------
 
     def steps(self, epoch: int) -> int:
         return self.train.steps
 
-    def train_step(self, epoch: int, step: int, architectures: Sequence[Architecture]) -> dict[str, float]:
-        config = self.config.training
-        set_mode(self.supernet, training=True)
-        log = self._backward(self.train.minibatch(epoch, step), architectures, epoch, step)
-        rate = config.cosine.rate(epoch)
-        norm = descend(self.optimizer, rate, config.momentum.clip)
-        self.averaged.update()
-        return {**log, "gradient_norm": norm, "learning_rate": rate}
+    def minibatch(self, epoch: int, step: int) -> Minibatch:
+        (done,) = self.mask_place(epoch, step)
+        progress = (done + 1) / (self.epochs * self.train.steps)
+        return self.train.minibatch(epoch, step)._replace(progress=progress)
 
-    def _backward(
-        self, minibatch: Minibatch, architectures: Sequence[Architecture], epoch: int, step: int
-    ) -> dict[str, float]:
-        """Accumulate the mean gradient over the architectures; returns their mean loss and accuracy."""
-        share = 1 / len(architectures)
-        loss = accuracy = 0.0
-        for slot, architecture in enumerate(architectures):
-            with masks_from(generator(self.seed, "masks", epoch, step, slot)), self._products():
-                outputs = self.supernet(minibatch.images_BCHW, architecture)
-            try:
-                score = accumulate_gradient(
-                    outputs,
-                    minibatch.labels_B,
-                    self.config.training.auxiliary_weight,
-                    share=share,
-                    whose=f" of architecture '{architecture}'",
-                )
-            except NotFiniteError:
-                self.optimizer.zero_grad()  # of the architectures before
-                raise
-            loss += score.loss * share
-            accuracy += score.accuracy * share
-        return {"loss": loss, "accuracy": accuracy}
+    def part(self, minibatch: Minibatch) -> Minibatch:
+        return Minibatch(minibatch.images_BCHW[:8], minibatch.labels_B[:8])
 
-    @torch.no_grad()
-    def rewards(self, architectures: Sequence[Architecture], purpose: str, draw: int) -> Tensor:
-        config = self.config.reward
-        minibatch = self.valid.sample(config.batch, generator(self.seed, "reward", purpose, draw))
-        calibration = generator(self.seed, "recalibration", purpose, draw)
-        shares = []
-        with self.evaluating(config.statistics, calibration) as forward_of:
-            for architecture in architectures:
-                scores_BK = forward_of(architecture)(minibatch.images_BCHW)
-                shares.append(is_right(scores_BK, minibatch.labels_B).float().mean())
-        return torch.stack(shares).cpu()
+    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
+        config = self.training.momentum
+        return torch.optim.SGD(
+            parameters,
+            self.training.cosine.high,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=True,
+            foreach=True,
+        )
 
-    @torch.no_grad()
-    def scores(self, architectures: Sequence[Architecture]) -> list[float]:
-        reward, draw = self.config.reward, generator(self.seed, "recalibration", "rank")
-        with self.evaluating(reward.statistics, draw) as forward_of:
-            return [self.valid.score(forward_of(a), reward.batch).accuracy for a in architectures]
+    def rate(self, epoch: int) -> float:
+        return self.training.cosine.rate(epoch)
 
-    @torch.no_grad()
-    def class_probabilities(
-        self,
-        architectures: Sequence[Architecture],
-        split: Literal["valid", "test"],
-        batch: int,
-        statistics: NormStatistics,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        images = self.valid
-        if split == "test":
-            images = EvaluationImages(self.data.test, self.data.train.normalisation, self.train.device)
-        with self.evaluating(statistics, generator(self.seed, "recalibration", "ensemble")) as forward_of:
-            for architecture in architectures:
-                yield images.class_scores(forward_of(architecture), batch).softmax(1), images.labels_N
+    def mask_place(self, epoch: int, step: int) -> tuple[int, ...]:
+        return (epoch * self.train.steps + step,)
 
-    @contextlib.contextmanager
-    def evaluating(
-        self, statistics: NormStatistics, draw: torch.Generator
-    ) -> Iterator[Callable[[Architecture], Callable[[Tensor], Tensor]]]:
-        """Inside, the function given makes of an architecture what computes its class scores with the shared weights.
+    def described(self, log: dict[str, float]) -> dict[str, float]:
+        return {**log, "accuracy": 100 * log["accuracy"]}
 
-        Nothing is dropped, and the supernet is left as it was. `recalibrated` draws its training minibatches, the same
-        for every architecture, from `draw`; its class scores hold until the next architecture.
-        """
-        model = self.averaged.model
-        set_mode(model, training=False)
-        norms = self._norms[model]
+    def loss(
+        self, model: nn.Module, minibatch: Minibatch, architecture: Architecture | None, slot: int
+    ) -> Loss:
+        if isinstance(model, ImageChild):
+            model.progress = minibatch.progress
+        outputs = outputs_of(model, minibatch.images_BCHW, architecture)
+        return classification_loss(outputs, minibatch.labels_B, self.training.auxiliary_weight)
 
-        def scores_of(architecture: Architecture) -> Callable[[Tensor], Tensor]:
-            def scores(images_BCHW: Tensor) -> Tensor:
-                with self._products():
-                    scores_BK: Tensor = model(images_BCHW, architecture).logits_BK
-                return scores_BK
+    # ---- evaluation ----------------------------------------------------------------------------------------------------
 
-            return scores
+    def reward_minibatch(self, purpose: str, draw: int) -> Minibatch:
+        return self.valid.sample(self.reading.batch, generator(self.seed, "reward", purpose, draw))
 
-        if statistics == "moving":
-            yield scores_of
-            return
-        if statistics == "batch":
-            with batch_statistics(norms):
-                yield scores_of
-            return
-        minibatches = self.train.samples(self.config.reward.recalibration_batches, draw)
+    def measure(self, model: nn.Module, minibatch: Minibatch, architecture: Architecture) -> Tensor:
+        scores_BK = outputs_of(model, minibatch.images_BCHW, architecture).logits_BK
+        return is_right(scores_BK, minibatch.labels_B).float().mean()
 
-        def recalibrated(architecture: Architecture) -> Callable[[Tensor], Tensor]:
-            recalibrate(norms, minibatches, scores_of(architecture))
-            return scores_of(architecture)
-
-        with kept_statistics(norms):
-            yield recalibrated
-
-    def _products(self) -> contextlib.AbstractContextManager[object]:
-        """Inside, convolutions and products take operands of the run's precision."""
-        return products_in(self.dtype, self.train.device)
+    def rewards(self, measured_N: Tensor) -> Tensor:
+        return measured_N
 
     def describe_reward(self, reward: float) -> dict[str, float]:
         return {"valid_accuracy": 100 * reward, "valid_error": 100 * (1 - reward)}
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "supernet": self.supernet.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            **self.averaged.state_dict(),
-        }
+    def evaluate(
+        self, model: nn.Module, split: Split, architecture: Architecture | None = None
+    ) -> Score | None:
+        if split == "valid" and self.train_on == "all":
+            return None
+        loss, accuracy = self.images(split).score(scores_of(model, architecture), self.reading.batch)
+        return {"loss": loss, "accuracy": accuracy}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.supernet.load_state_dict(state["supernet"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.averaged.load_state_dict(state)
+    def order(self, score: Score) -> tuple[float, ...]:
+        return score["accuracy"], -score["loss"]
 
-    def from_average(self) -> contextlib.AbstractContextManager[None]:
-        return self.averaged.adopted()
+    def calibrate(
+        self, model: nn.Module, norms: Norms, architecture: Architecture | None, *purpose: str | int
+    ) -> None:
+        draw = generator(self.seed, "recalibration", *purpose)
+        minibatches = self.train.samples(self.reading.recalibration_batches, draw)
+        recalibrate(norms, minibatches, scores_of(model, architecture))
 
-    def estimate(self) -> tuple[float, float, float]:
-        architecture = self.space.sample(random.Random(derive_seed(self.seed, "estimate")))
-        minibatch = self.train.minibatch(0, 0)
-        few = Minibatch(minibatch.images_BCHW[:8], minibatch.labels_B[:8])
-        with kept_statistics(self._norms[self.supernet]):
-            for other in with_every_operation(
-                self.space, random.Random(0)
-            ):  # compiles what there is to compile
-                set_mode(self.supernet, training=True)
-                self._backward(few, [other], 0, 0)
-                self.optimizer.zero_grad()
-            with saved_bytes() as saved:
-                self._throw_away(minibatch, architecture)
-            train_seconds, reward_seconds = self._throw_away(minibatch, architecture)
-        memory = memory_mb(self.supernet, saved(), self.train.images, self.valid.images) + self.averaged.mib
-        return train_seconds, reward_seconds, memory
+    def class_probabilities(
+        self, model: nn.Module, split: Split, architecture: Architecture, batch: int
+    ) -> Tensor:
+        return self.images(split).class_scores(scores_of(model, architecture), batch).softmax(1)
 
-    def _throw_away(self, minibatch: Minibatch, architecture: Architecture) -> tuple[float, float]:
-        """Seconds of a step that is not taken, and of a reward that nobody gets."""
-        set_mode(self.supernet, training=True)
-        began = time.perf_counter()
-        self._backward(minibatch, [architecture], 0, 0)
-        self.optimizer.zero_grad()
-        synchronize(minibatch.images_BCHW.device)
-        middle = time.perf_counter()
-        self.rewards([architecture], "estimate", 0)
-        return middle - began, time.perf_counter() - middle
+    def labels(self, split: Split) -> Tensor:
+        return self.images(split).labels_N
+
+    # ---- what there is to know -----------------------------------------------------------------------------------------
+
+    def size(self, model: nn.Module) -> dict[str, int]:
+        """Without an auxiliary head, which serves the training only."""
+        auxiliary = model.auxiliary if isinstance(model, ImageChild) else None
+        parameters = parameter_count(model) - (0 if auxiliary is None else parameter_count(auxiliary))
+        return {"parameters": parameters, "multiply_adds": multiply_adds(model, self.data.shape)}
+
+    @property
+    def data_bytes(self) -> int:
+        valid = 0 if self.train_on == "all" else self.valid.images.images_NCHW.nbytes
+        return self.train.images.images_NCHW.nbytes + valid
 
 
-def with_every_operation(space: Space, rng: random.Random) -> list[Architecture]:
-    """Random architectures, a few, of which each has an operation or function that those before it lack; all are there."""
-    missing = {
-        option
-        for decision in space.decisions
-        if decision.kind in ("operation", "function")
-        for option in decision.options
-    }
-    found = []
-    while missing:
-        architecture = space.sample(rng)
-        taken = {d.options[choice] for d, choice in zip(space.decisions, architecture.choices, strict=True)}
-        if missing & taken:
-            found.append(architecture)
-            missing -= taken
-    return found
+def outputs_of(model: nn.Module, images_BCHW: Tensor, architecture: Architecture | None) -> Outputs:
+    """What a supernet, along a path, or a network of its own makes of images, the auxiliary head's scores among it."""
+    outputs: Outputs
+    if isinstance(model, ImageChild):
+        outputs = model.outputs(images_BCHW)
+    else:
+        outputs = model(images_BCHW, architecture)
+    return outputs
 
 
-def set_mode(model: nn.Module, training: bool) -> None:
-    """Set a supernet's mode, which takes a while for thousands of modules, if it has another."""
-    if model.training is not training:
-        model.train(training)
+def scores_of(model: nn.Module, architecture: Architecture | None) -> Callable[[Tensor], Tensor]:
+    """The network as a function from normalised images to class scores [B, K]."""
+    return lambda images_BCHW: outputs_of(model, images_BCHW, architecture).logits_BK
+
+
+def classification_loss(outputs: Outputs, labels_B: Tensor, auxiliary_weight: float) -> Loss:
+    """The cross-entropy of the class scores, that of the auxiliary head added; logged are those of the main head alone."""
+    loss = F.cross_entropy(outputs.logits_BK, labels_B)
+    total = loss
+    if outputs.auxiliary_BK is not None:
+        total = loss + auxiliary_weight * F.cross_entropy(outputs.auxiliary_BK, labels_B)
+    right = (outputs.logits_BK.detach().argmax(1) == labels_B).float().mean()
+    return Loss(total, {"loss": loss.detach(), "accuracy": right})

@@ -1,246 +1,292 @@
-"""Searching a recurrent cell for a language model: the shared weights, one window of text at a time.
+"""Language modelling as a task: words of a text, one window after the other, the state carried along (paper, §3.1).
 
-Paper §2.2 and §3.1. The reward of a cell is c / perplexity on a minibatch of the validation text.
+The reward of a cell is c / perplexity on a window of the validation text. Shape letters: T time, B batch, D hidden,
+V vocabulary, N targets or architectures.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from enas.architecture import Architecture
-from enas.constraints import PartialShare, PositiveFloat, PositiveInt, Settings, Width
 from enas.data.text import Corpus
-from enas.data.windows import Window
-from enas.errors import NotFiniteError
-from enas.masks import masks_from
-from enas.norms import batch_statistics, kept_statistics, norms_of
-from enas.runtime.devices import products_in
+from enas.data.windows import Window, batchify, eval_windows, fixed_windows, random_windows
+from enas.ops import tied_cross_entropy, tied_nll
 from enas.runtime.seeding import generator
-from enas.spaces.recurrent.net import CellConfig, SupernetCell
-from enas.spaces.recurrent.space import RecurrentSpace
-from enas.tasks.averaging import AveragedWeights
-from enas.tasks.base import SearchTask
-from enas.tasks.language_model import LanguageModel
-from enas.tasks.language_training import (
+from enas.task import Loss, Score, Split, Task
+from enas.tasks.language_model import Features, LanguageModel, detach
+from enas.tasks.language_settings import (
     LanguageTrainingConfig,
-    Minibatch,
-    accumulate_gradient,
-    cut,
-    descend,
-    evaluate,
-    memory_mb,
-    nll,
-    perplexity,
-    rows_of,
-    training_windows,
+    RegularisationConfig,
+    RewardConfig,
+    WindowConfig,
 )
 
-
-@dataclass(frozen=True)
-class RewardConfig(Settings):
-    """How a cell is rewarded."""
-
-    scale: PositiveFloat = 80.0
-    """The c of c / perplexity."""
-    batch: PositiveInt = 64
-    """Rows of the validation minibatch."""
-    bptt: PositiveInt = 35
-    """Time steps of the validation minibatch; its state starts at zero and is not carried."""
-    windows: Literal["random", "sequential"] = "random"
-    """Where the minibatch of an update is taken from: anywhere (first released code), or the next window in
-    order (corrected code)."""
-    statistics: Literal["batch", "moving"] = "batch"
-    """Which statistics the supernet's batch norm uses for rewards; without batch norm it makes no
-    difference."""
+# ---- the task ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class SharedConfig(Settings):
-    """How the shared weights are built, trained and used for rewards."""
+class Minibatch(NamedTuple):
+    """Inputs and the words that follow them, [T, B] each."""
 
-    hidden: Width = 200
-    """Width of the cell and of the tied embedding."""
-    training: LanguageTrainingConfig = field(default_factory=LanguageTrainingConfig)
-    """The recipe of the shared weights' steps."""
-    reward: RewardConfig = field(default_factory=RewardConfig)
-    """The controller's reward."""
-    average: PartialShare = 0.0
-    """Share of a moving average of the shared weights that is kept at every training step. Rewards are computed with the
-    average; 0 computes them with the weights themselves (paper, authors)."""
+    tokens_TB: Tensor
+    targets_TB: Tensor
+    first: bool = True
+    """Whether it begins every row, so that the state before it is zero."""
 
 
-class LanguageSearchTask(SearchTask):
-    """The supernet of a recurrent space on a corpus."""
+class LanguageTask(Task):
+    """Predicting the next word of a corpus."""
 
-    space: RecurrentSpace
+    watched: ClassVar[str] = "ppl"
+    metric: ClassVar[str] = "ppl"
 
     def __init__(
         self,
-        space: RecurrentSpace,
-        cell: CellConfig,
         corpus: Corpus,
-        config: SharedConfig,
+        training: LanguageTrainingConfig,
+        reading: RewardConfig,
         *,
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.space = space
-        self.config = config
-        self.seed = seed
-        self.dtype = dtype
-        training = config.training
-        weights = generator(seed, "shared weights")
-        supernet = SupernetCell(space, config.hidden, cell, training.init_range, weights)
-        dropout = training.regularisation.dropout
-        self.model = LanguageModel(
-            supernet, len(corpus.vocabulary), training.init_range, weights, dropout
-        ).to(device)
-        self.averaged = AveragedWeights(self.model, config.average)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), training.sgd.learning_rate)
+        """`reading` says how the validation text is read. Raises `DataError` if a text is too short for its rows."""
+        super().__init__(seed=seed, device=device, dtype=dtype, statistics=reading.statistics)
+        self.corpus = corpus
+        self.training = training
+        self.reading = reading
+        self.clip, self.l2 = training.sgd.clip, training.regularisation.l2
         self.train_TB = rows_of(corpus.train, training.windows.batch, "train").to(device)
-        self.valid_TB = rows_of(corpus.valid, config.reward.batch, "valid").to(device)
-        self.states: list[Any] = []
-        self._windows: dict[int, list[Window]] = {}
+        self.valid_TB = rows_of(corpus.valid, reading.batch, "valid").to(device)
+        self.states: dict[int, Any] = {}
+        """What each slot carries into the next window."""
+        self._windows: tuple[int, list[Window]] = -1, []
+        self.windows(0)  # too short a text is to be known before the training
 
     def windows(self, epoch: int) -> list[Window]:
-        """The windows of an epoch's pass."""
-        if epoch not in self._windows:
-            windows = training_windows(len(self.train_TB), self.config.training.windows, self.seed, epoch)
-            self._windows = {epoch: windows}
-        return self._windows[epoch]
+        """The windows of an epoch's pass, kept until another is asked for."""
+        if self._windows[0] != epoch:
+            columns, config = len(self.train_TB), self.training.windows
+            self._windows = epoch, training_windows(columns, config, self.seed, epoch)
+        return self._windows[1]
 
     def steps(self, epoch: int) -> int:
         return len(self.windows(epoch))
 
-    def train_step(self, epoch: int, step: int, architectures: Sequence[Architecture]) -> dict[str, float]:
-        config = self.config.training
-        window = self.windows(epoch)[step]
-        if step == 0:  # a pass starts from the beginning of every row
-            self.states = [self.model.initial_state(config.windows.batch) for _ in architectures]
-        self.model.train()
-        loss, total = self._backward(cut(self.train_TB, window), architectures, epoch, step)
-        rate = config.sgd.rate(epoch) * (window.length / config.windows.bptt)
-        norm = descend(self.model, self.optimizer, rate, config)
-        self.averaged.update()
-        return {
-            "loss": loss,
-            "ppl": perplexity(loss),
-            "regularised_loss": total,
-            "gradient_norm": norm,
-            "learning_rate": rate,
-        }
+    def minibatch(self, epoch: int, step: int) -> Minibatch:
+        return cut(self.train_TB, self.windows(epoch)[step])
 
-    def _backward(
-        self, minibatch: Minibatch, architectures: Sequence[Architecture], epoch: int, step: int
-    ) -> tuple[float, float]:
-        """Accumulate the mean gradient over the architectures; returns the mean loss, without and with
-        regularisers."""
-        regularisation = self.config.training.regularisation
-        share = 1 / len(architectures)
-        loss_sum = total_sum = 0.0
-        for slot, architecture in enumerate(architectures):
-            try:
-                with masks_from(generator(self.seed, "masks", epoch, step, slot)), self.products():
-                    loss, total, self.states[slot] = accumulate_gradient(
-                        self.model,
-                        minibatch,
-                        self.states[slot],
-                        regularisation,
-                        share=share,
-                        whose=f" of architecture '{architecture}'",
-                        architecture=architecture,
-                    )
-            except NotFiniteError:
-                self.optimizer.zero_grad()  # of the architectures before
-                raise
-            loss_sum += loss * share
-            total_sum += total * share
-        return loss_sum, total_sum
+    def part(self, minibatch: Minibatch) -> Minibatch:
+        return Minibatch(minibatch.tokens_TB[:2], minibatch.targets_TB[:2])
+
+    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
+        return torch.optim.SGD(parameters, self.training.sgd.learning_rate)
+
+    def rate(self, epoch: int) -> float:
+        return self.training.sgd.rate(epoch)
+
+    def rate_factor(self, minibatch: Minibatch) -> float:
+        return len(minibatch.tokens_TB) / self.training.windows.bptt
+
+    def mask_place(self, epoch: int, step: int) -> tuple[int, ...]:
+        return epoch, self.windows(epoch)[step].start
+
+    def loss(
+        self, model: nn.Module, minibatch: Minibatch, architecture: Architecture | None, slot: int
+    ) -> Loss:
+        language_model = cast(LanguageModel, model)
+        batch = minibatch.tokens_TB.shape[1]
+        state = language_model.initial_state(batch) if minibatch.first else self.states[slot]
+        found, self.states[slot] = window_gradient(
+            language_model, minibatch, state, self.training.regularisation, **path(architecture)
+        )
+        return found
+
+    def described(self, log: dict[str, float]) -> dict[str, float]:
+        return {**log, "ppl": perplexity(log["loss"])}
+
+    # ---- evaluation ----------------------------------------------------------------------------------------------------
 
     def reward_window(self, purpose: str, draw: int) -> Window:
         """The columns of the validation minibatch of this draw."""
-        config = self.config.reward
-        length = min(config.bptt, len(self.valid_TB) - 1)
+        length = min(self.reading.bptt, len(self.valid_TB) - 1)
         starts = len(self.valid_TB) - length  # how many there are
-        if config.windows == "sequential":
+        if self.reading.windows == "sequential":
             return Window(draw * length % starts, length)
         drawn = torch.randint(starts, (), generator=generator(self.seed, "reward", purpose, draw))
         return Window(int(drawn), length)
 
-    @torch.no_grad()
-    def rewards(self, architectures: Sequence[Architecture], purpose: str, draw: int) -> Tensor:
-        config = self.config.reward
-        minibatch = cut(self.valid_TB, self.reward_window(purpose, draw))
-        state_BD = self.averaged.model.initial_state(config.batch)
-        losses = []
-        with self.evaluating() as model, self.products():
-            for architecture in architectures:
-                features = model.features(minibatch.tokens_TB, state_BD, architecture=architecture)
-                losses.append(nll(model, features, minibatch.targets_TB).mean())
-        return config.scale * torch.exp(-torch.stack(losses).cpu())
+    def reward_minibatch(self, purpose: str, draw: int) -> Minibatch:
+        return cut(self.valid_TB, self.reward_window(purpose, draw))
 
-    def scores(self, architectures: Sequence[Architecture]) -> list[float]:
-        # The state is carried along each row, as when a trained network is evaluated.
-        reward, tokens = self.config.reward, self.valid_TB.t().flatten()
-        with self.evaluating() as model, self.products():
-            return [
-                -evaluate(model, tokens, reward.batch, reward.bptt, architecture=a) for a in architectures
-            ]
+    def measure(self, model: nn.Module, minibatch: Minibatch, architecture: Architecture) -> Tensor:
+        language_model = cast(LanguageModel, model)
+        state = language_model.initial_state(minibatch.tokens_TB.shape[1])
+        features = language_model.features(minibatch.tokens_TB, state, **path(architecture))
+        return nll(language_model, features, minibatch.targets_TB).mean()
 
-    @contextlib.contextmanager
-    def evaluating(self) -> Iterator[LanguageModel]:
-        """Inside, the model to reward with drops nothing, and its norms normalise as rewards want it."""
-        model = self.averaged.model.eval()
-        with batch_statistics(norms_of(model) if self.config.reward.statistics == "batch" else []):
-            yield model
-
-    def products(self) -> contextlib.AbstractContextManager[object]:
-        """Inside, products take operands of the run's precision."""
-        return products_in(self.dtype, self.train_TB.device)
+    def rewards(self, measured_N: Tensor) -> Tensor:
+        return self.reading.scale * torch.exp(-measured_N)
 
     def describe_reward(self, reward: float) -> dict[str, float]:
-        return {"valid_ppl": self.config.reward.scale / reward if reward > 0 else math.inf}
+        return {"valid_ppl": self.reading.scale / reward if reward > 0 else math.inf}
+
+    def evaluate(self, model: nn.Module, split: Split, architecture: Architecture | None = None) -> Score:
+        tokens, batch = (self.corpus.valid, self.reading.batch) if split == "valid" else (self.corpus.test, 1)
+        language_model = cast(LanguageModel, model)
+        loss = evaluate(language_model, tokens, batch, self.reading.bptt, **path(architecture))
+        return {"loss": loss, "ppl": perplexity(loss)}
+
+    def order(self, score: Score) -> tuple[float, ...]:
+        return (-score["loss"],)
+
+    # ---- what there is to know -----------------------------------------------------------------------------------------
+
+    def size(self, model: nn.Module) -> dict[str, int]:
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        return {"parameters": parameters, "hidden": cast(LanguageModel, model).hidden}
+
+    @property
+    def data_bytes(self) -> int:
+        return self.train_TB.nbytes + self.valid_TB.nbytes
+
+    def kept_bytes(self, model: nn.Module, minibatch: Minibatch, saved: int) -> int:
+        """About four arrays [T, B, D] for every node that a cell can compute, and six around it: compiled recurrences keep
+        them without autograd."""
+        language_model = cast(LanguageModel, model)
+        nodes = min(sum(parameter.dim() == 2 for parameter in language_model.cell.parameters()), 12)
+        return 4 * minibatch.tokens_TB.numel() * language_model.hidden * (4 * nodes + 6)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "states": self.states,
-            **self.averaged.state_dict(),
-        }
+        return {"states": dict(self.states)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        device = self.train_TB.device
-        self.states = [part.to(device) for part in state["states"]]
-        self.averaged.load_state_dict(state)
+        def here(carried: Any) -> Any:
+            if isinstance(carried, tuple):
+                return tuple(part.to(self.device) for part in carried)
+            return carried.to(self.device)
 
-    def from_average(self) -> contextlib.AbstractContextManager[None]:
-        return self.averaged.adopted()
+        self.states = {slot: here(carried) for slot, carried in state["states"].items()}
 
-    def estimate(self) -> tuple[float, float, float]:
-        architecture = self.space.architecture([0] * len(self.space.decisions))
-        states, self.states = self.states, [self.model.initial_state(self.config.training.windows.batch)]
-        minibatch = cut(self.train_TB, self.windows(0)[0])
-        seconds = []
-        for _ in range(2):  # the first one warms the kernels up
-            self.model.train()
-            with kept_statistics(norms_of(self.model)):
-                began = time.perf_counter()
-                self._backward(minibatch, [architecture], -1, 0)
-                self.optimizer.zero_grad()
-                middle = time.perf_counter()
-                self.rewards([architecture], "estimate", 0)
-                seconds.append((middle - began, time.perf_counter() - middle))
-        self.states = states
-        return *seconds[-1], memory_mb(self.model, minibatch.tokens_TB.numel()) + self.averaged.mib
+
+def path(architecture: Architecture | None) -> dict[str, Any]:
+    """What a call of the model names its architecture by, if it has several."""
+    return {} if architecture is None else {"architecture": architecture}
+
+
+# ---- text --------------------------------------------------------------------------------------------------------------
+
+
+def rows_of(tokens: Tensor, batch: int, split: str) -> Tensor:
+    """The text as [T, B]: B contiguous rows side by side, time first. Raises `DataError` if it is too short
+    for them."""
+    return batchify(tokens, batch, split).t().contiguous()
+
+
+def training_windows(columns: int, config: WindowConfig, seed: int, epoch: int) -> list[Window]:
+    """The windows of an epoch's pass; with random lengths they follow from the seed and the epoch."""
+    if config.random_length:
+        return random_windows(columns, config.bptt, generator(seed, "windows", epoch))
+    return fixed_windows(columns, config.bptt)
+
+
+def cut(rows_TB: Tensor, window: Window) -> Minibatch:
+    """The columns of a window, and the same one step ahead."""
+    start, length = window
+    inputs_TB, targets_TB = rows_TB[start : start + length], rows_TB[start + 1 : start + 1 + length]
+    return Minibatch(inputs_TB, targets_TB, start == 0)
+
+
+# ---- loss --------------------------------------------------------------------------------------------------------------
+
+
+class WindowLoss(Loss):
+    """The loss of a window. The gradient of the embedding's rows is added by hand: autograd's would be of the whole
+    vocabulary again."""
+
+    tokens_TB: Tensor
+    looked_up_TBD: Tensor
+    """The rows, outside of autograd's way to the embedding."""
+    weight_VD: Tensor
+
+    def backward(self, share: float) -> None:
+        super().backward(share)
+        rows_TBD, sum_VD = self.looked_up_TBD.grad, self.weight_VD.grad
+        if rows_TBD is None or sum_VD is None:
+            return
+        if sum_VD.device.type == "cpu":
+            sum_VD.index_add_(0, self.tokens_TB.flatten(), rows_TBD.flatten(0, 1))
+        else:  # where index_add_ leaves the order to chance
+            sum_VD.index_put_((self.tokens_TB,), rows_TBD, accumulate=True)
+
+
+def window_gradient(
+    model: LanguageModel,
+    minibatch: Minibatch,
+    state: Any,
+    config: RegularisationConfig,
+    **cell_settings: Any,
+) -> tuple[WindowLoss, Any]:
+    """(the loss of a window with regularisers, ready for its backward pass; the state to carry, without gradient)."""
+    weight_VD = model.embedding.weight
+    looked_up_TBD = F.embedding(minibatch.tokens_TB, weight_VD.detach()).requires_grad_()
+    features = model.features(minibatch.tokens_TB, state, looked_up_TBD=looked_up_TBD, **cell_settings)
+    loss, total = window_loss(model, features, minibatch.targets_TB, config)
+    found = WindowLoss(total, {"loss": loss.detach(), "regularised_loss": total.detach()})
+    found.tokens_TB, found.looked_up_TBD, found.weight_VD = minibatch.tokens_TB, looked_up_TBD, weight_VD
+    return found, detach(features.state)
+
+
+def window_loss(
+    model: LanguageModel, features: Features, targets_TB: Tensor, config: RegularisationConfig
+) -> tuple[Tensor, Tensor]:
+    """(mean cross-entropy in nats a token, the same with the activation and slowness terms)."""
+    output_ND = features.output_TBD.flatten(0, 1)
+    loss = tied_cross_entropy(output_ND, model.embedding.weight, targets_TB.flatten())
+    total = loss
+    hidden_TBD = features.hidden_TBD
+    if config.activation:
+        total = total + config.activation * hidden_TBD.square().mean()
+    if config.slowness and len(hidden_TBD) > 1:
+        total = total + config.slowness * (hidden_TBD[1:] - hidden_TBD[:-1]).square().mean()
+    return loss, total
+
+
+def nll(model: LanguageModel, features: Features, targets_TB: Tensor) -> Tensor:
+    """Negative log-likelihood (nats) of every target [T·B]."""
+    return tied_nll(features.output_TBD.flatten(0, 1), model.embedding.weight, targets_TB.flatten())
+
+
+def perplexity(mean_nll: float) -> float:
+    """exp of nats a token; infinite where that overflows."""
+    return math.exp(mean_nll) if mean_nll < 700 else math.inf
+
+
+@torch.no_grad()
+def evaluate(model: LanguageModel, tokens: Tensor, batch: int, length: int, **cell_settings: Any) -> float:
+    """Mean negative log-likelihood (nats a token) of a text, state carried, every target counted once.
+
+    With batch 1 that is every word after the first; with more rows the words that do not fill a row are left
+    out.
+    """
+    was_training = model.training
+    if was_training:  # otherwise the caller may have put its norms into a mode of their own
+        model.eval()
+    rows_TB = rows_of(tokens, batch, "evaluated").to(model.embedding.weight.device)
+    state = model.initial_state(batch)
+    total, count = 0.0, 0
+    for window in eval_windows(len(rows_TB), length):
+        minibatch = cut(rows_TB, window)
+        features = model.features(minibatch.tokens_TB, state, **cell_settings)
+        nll_N = nll(model, features, minibatch.targets_TB)
+        total += float(nll_N.cpu().double().sum())  # not every device has float64
+        count += nll_N.numel()
+        state = detach(features.state)
+    model.train(was_training)
+    return total / count

@@ -6,36 +6,15 @@ batch, D hidden, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from enas.constraints import PartialShare, Settings
 from enas.masks import mask
 from enas.spaces.recurrent.cell import Cell
-
-
-@dataclass(frozen=True)
-class DropoutConfig(Settings):
-    """Shares that are dropped. Every mask is drawn once a window and is the same at every time step (Gal &
-    Ghahramani 2016), scaled by 1/(1 - rate), and off outside training."""
-
-    words: PartialShare = 0.0
-    """Words whose embedding becomes zero wherever they stand, on the input side."""
-    words_per: Literal["batch", "sequence"] = "batch"
-    """Whether the dropped words are the same for the whole batch (the authors' corrected code: rows of the
-    embedding) or each sequence has its own (their first code)."""
-    embeddings: PartialShare = 0.0
-    """Components of the looked-up embeddings, per sequence."""
-    cell_input: PartialShare = 0.0
-    """Components of x_t at the input node, per sequence; multiplies with `embeddings`."""
-    state: PartialShare = 0.0
-    """Components of every state that enters a product inside the cell; the highway carry is never masked."""
-    output: PartialShare = 0.0
-    """Components of h_t before the softmax; the carried state is not masked."""
+from enas.tasks.language_settings import DropoutConfig
 
 
 class Masks(NamedTuple):

@@ -116,7 +116,7 @@ def build(space: MiniSpace, options: BuildOptions) -> Table:
         ]
         # The threads of this process are not those of the workers.
         made = {**read_json(run.folder / "environment.json"), "threads": run.config.threads}
-        table = Table(space.name, run.config, run.workshop.data_hash, made, tuple(rows))
+        table = Table(space.name, run.config, run.data.hash, made, tuple(rows))
         table.write(run.folder / TABLE)
     missing = len(plan) - len(table.rows)
     if missing:

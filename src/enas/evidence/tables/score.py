@@ -105,7 +105,7 @@ def score_search(config: RunConfig, table: Table, folder: Path, stop: StopReques
         return record
     folder.mkdir(parents=True, exist_ok=True)
     run = run_in(folder, config, ("search",))
-    check_fit(table, config, run.workshop.data_hash)
+    check_fit(table, config, run.data.hash)
     why = finish_or_diverge(run, (search,), stop)
     if why is not None:
         return {"diverged": why}
@@ -133,13 +133,13 @@ def check_fit(table: Table, config: RunConfig, data_hash: str) -> None:
 
 def score_of(run: Run, table: Table) -> dict[str, Any]:
     """How good a finished search is by the table: its policy, what it picks, and its shared weights."""
-    task, controller = run.searched()
+    weights, controller = run.searched()
     truth = {split: table.truth(split) for split in SPLITS}
-    sampled = controller.propose(SAMPLES, generator(run.config.seed, "score")).architectures(task.space)
-    mode = task.space.architecture(controller.mode())
+    sampled = controller.propose(SAMPLES, generator(run.config.seed, "score")).architectures(weights.space)
+    mode = weights.space.architecture(controller.mode())
     derive_by(run, lambda architecture: -truth["valid"][architecture])
     picked = run.architecture()
-    shared_N = np.array(task.scores(list(truth["valid"])))
+    shared_N = np.array(weights.scores(list(truth["valid"])))
     record: dict[str, Any] = {"samples": SAMPLES, "mode": str(mode), "picked": str(picked)}
     for split, known in truth.items():
         known_N = np.array([known[a] for a in truth["valid"]])
