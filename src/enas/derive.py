@@ -82,12 +82,12 @@ class Candidate:
     """Validation loss after the short training, if it had one; lower is better, infinite if the training diverged."""
 
     @property
-    def standing(self) -> float:
+    def shared_score(self) -> float:
         """What candidates are compared by with the shared weights; higher is better."""
         return self.reward if self.rank is None else -self.rank
 
     @property
-    def promise(self) -> float:
+    def ridge_score(self) -> float:
         """What candidates are compared by without the shared weights of the end; higher is better."""
         return -math.inf if self.predicted is None else self.predicted
 
@@ -181,18 +181,18 @@ def pick_mode(found: Sequence[Candidate], config: DeriveConfig, train: Train) ->
 def pick_reward(found: Sequence[Candidate], config: DeriveConfig, train: Train) -> Candidate:
     """The best with the shared weights; not a mode that was not sampled, as in the paper."""
     drawn = [candidate for candidate in found if candidate.log_prob is not None or not candidate.is_mode]
-    return max(drawn, key=lambda candidate: candidate.standing)
+    return max(drawn, key=lambda candidate: candidate.shared_score)
 
 
 def pick_ridge(found: Sequence[Candidate], config: DeriveConfig, train: Train) -> Candidate:
     """The best by the ridge regression."""
-    return max(found, key=lambda candidate: candidate.promise)
+    return max(found, key=lambda candidate: candidate.ridge_score)
 
 
 ORDERS: dict[Order, Callable[[Candidate], float]] = {
     "drawn": lambda candidate: 0.0,
-    "reward": lambda candidate: -candidate.standing,
-    "ridge": lambda candidate: -candidate.promise,
+    "reward": lambda candidate: -candidate.shared_score,
+    "ridge": lambda candidate: -candidate.ridge_score,
 }
 """What the candidates are sorted by, ascending; equal ones stay in the order they were collected in."""
 
