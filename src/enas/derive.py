@@ -173,22 +173,6 @@ def candidates(
 # ---- picking ----------------------------------------------------------------------------------------------------------
 
 
-def pick_mode(found: Sequence[Candidate], config: DeriveConfig, train: Train) -> Candidate:
-    """The policy's most probable architecture."""
-    return next(candidate for candidate in found if candidate.is_mode)
-
-
-def pick_reward(found: Sequence[Candidate], config: DeriveConfig, train: Train) -> Candidate:
-    """The best with the shared weights; not a mode that was not sampled, as in the paper."""
-    drawn = [candidate for candidate in found if candidate.log_prob is not None or not candidate.is_mode]
-    return max(drawn, key=lambda candidate: candidate.shared_score)
-
-
-def pick_ridge(found: Sequence[Candidate], config: DeriveConfig, train: Train) -> Candidate:
-    """The best by the ridge regression."""
-    return max(found, key=lambda candidate: candidate.ridge_score)
-
-
 ORDERS: dict[Order, Callable[[Candidate], float]] = {
     "drawn": lambda candidate: 0.0,
     "reward": lambda candidate: -candidate.shared_score,
@@ -197,23 +181,17 @@ ORDERS: dict[Order, Callable[[Candidate], float]] = {
 """What the candidates are sorted by, ascending; equal ones stay in the order they were collected in."""
 
 
-def pick_shortlist(found: Sequence[Candidate], config: DeriveConfig, train: Train) -> Candidate:
-    """The best of the first after a short training."""
+def pick(found: Sequence[Candidate], config: DeriveConfig, train: Train) -> Candidate:
+    """The candidate that the rule picks, of equal ones the first."""
+    if config.rule == "mode":
+        return next(candidate for candidate in found if candidate.is_mode)
+    if config.rule == "ridge":
+        return max(found, key=lambda candidate: candidate.ridge_score)
+    if config.rule == "reward":  # not a mode that was not sampled, as in the paper
+        drawn = [candidate for candidate in found if candidate.log_prob is not None or not candidate.is_mode]
+        return max(drawn, key=lambda candidate: candidate.shared_score)
     shortlist = sorted(found, key=ORDERS[config.shortlist_order])[: config.shortlist]
     losses = [train(candidate.architecture) for candidate in shortlist]
     for candidate, loss in zip(shortlist, losses, strict=True):
         candidate.trained_loss = loss
     return shortlist[losses.index(min(losses))]
-
-
-RULES: dict[Rule, Callable[[Sequence[Candidate], DeriveConfig, Train], Candidate]] = {
-    "reward": pick_reward,
-    "mode": pick_mode,
-    "ridge": pick_ridge,
-    "shortlist": pick_shortlist,
-}
-
-
-def pick(found: Sequence[Candidate], config: DeriveConfig, train: Train) -> Candidate:
-    """The candidate that the rule picks."""
-    return RULES[config.rule](found, config, train)
