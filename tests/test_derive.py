@@ -22,7 +22,7 @@ from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import read_json, read_jsonl, write_json
 from enas.runtime.seeding import generator
 from enas.shared_weights import SharedWeights
-from enas.stages import Run, execute
+from enas.stages import Run, earlier_weights, execute
 from tests import tiny
 
 SAMPLES, MINIBATCHES, SEED = 40, 3, 5
@@ -265,7 +265,7 @@ def test_derive_reads_the_late_checkpoints_of_a_search(
     assert store.steps() == [0, 5, 10, 15, 20, 24]
     earlier = [state["place"] for _, state in list(store.whole())[1:3]]
     weights = run.shared_weights()
-    given = list(run.earlier_weights(2))
+    given = list(earlier_weights(run, 2))
     assert len(given) == 2
     for state, (step, whole) in zip(given, list(store.whole())[1:3], strict=True):
         assert tiny.plain(state) == tiny.plain(whole["weights"]), step
@@ -274,7 +274,7 @@ def test_derive_reads_the_late_checkpoints_of_a_search(
     execute(run, ("derive",))
     assert all(record["rank"] >= 1 for record in read_json(run.folder / "candidates.json"))
     capsys.readouterr()
-    assert len(list(run.earlier_weights(7))) == 4  # the one before the first step is none
+    assert len(list(earlier_weights(run, 7))) == 4  # the one before the first step is none
     assert "the search left 4 checkpoints before the newest, not 7" in capsys.readouterr().err
 
 

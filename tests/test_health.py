@@ -36,15 +36,14 @@ from enas.health import (
     relative_probabilities,
 )
 from enas.runtime.checkpoint import CheckpointStore
-from enas.runtime.files import JsonlLog, read_jsonl
-from enas.runtime.metrics import Metrics
+from enas.runtime.files import read_jsonl
 from enas.runtime.stop import Stopped, StopRequest
-from enas.search import Search, SearchConfig, run_search
+from enas.search import Search, SearchConfig
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
 from enas.spaces.recurrent.space import RecurrentSpace
 from tests import tiny
-from tests.test_search import PlantedWeights
+from tests.test_search import PlantedWeights, go_on, search_of
 
 
 @dataclass(frozen=True)
@@ -294,19 +293,11 @@ class ToyWeights(PlantedWeights):
 
 
 def toy_search(folder: Path, config: SearchConfig, controller: ControllerConfig, space: Space) -> Search:
-    folder.mkdir(exist_ok=True)
-    return Search(
-        config,
-        ToyWeights(space),
-        build_controller(controller, space, 0),
-        0,
-        Metrics(JsonlLog(folder / "metrics.jsonl")),
-        JsonlLog(folder / "archive.jsonl"),
-    )
+    return search_of(folder, config, ToyWeights(space), controller)
 
 
 def run(folder: Path, search: Search, stop: StopRequest | None = None) -> None:
-    run_search(search, CheckpointStore(folder / "checkpoints", 2), stop or StopRequest(), folder)
+    go_on(search, folder, stop or StopRequest())
 
 
 def records_of(folder: Path, stage: str) -> list[dict[str, Any]]:

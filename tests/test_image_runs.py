@@ -136,7 +136,7 @@ def test_short_trainings_keep_the_validation_images_out(space: str) -> None:
 def test_frozen_controller_keeps_its_policy(space: str, tmp_path: Path) -> None:
     config = tiny.image_config(space, "--search.updates", "0", "--search.warmup", "0.0")
     run = Run.create(tmp_path / "run", config, ("search",))
-    before = run.search().controller
+    before = run.search_controller()
     execute(run, ("search",))
     _, after = run.searched()
     assert tiny.plain(_policy(after)) == tiny.plain(_policy(before))

@@ -19,20 +19,15 @@ from torch.nn import functional as F
 
 from enas.architecture import Architecture, Decision, Graph, Space
 from enas.child_training import ChildTraining, evaluate
-from enas.controllers import build_controller
-from enas.controllers.config import UniformConfig
 from enas.data.augmentation import AugmentConfig, normalise
 from enas.data.images import ImageData, ImageSet, ImageShape
 from enas.errors import ConfigError, NotFiniteError
 from enas.evidence.ensemble import accuracies
 from enas.masks import mask, masks_from
 from enas.norms import NormStatistics, batch_statistics, norms_of
-from enas.runtime.checkpoint import CheckpointStore
-from enas.runtime.files import JsonlLog
-from enas.runtime.metrics import Metrics
 from enas.runtime.seeding import generator
 from enas.runtime.stop import StopRequest
-from enas.search import Search, SearchConfig, run_search
+from enas.search import SearchConfig
 from enas.shared_weights import SharedWeights
 from enas.spaces.image_network import ImageChild, ImageSupernet, Outputs
 from enas.spaces.macro.net import MacroChild, MacroNetConfig, MacroSupernet
@@ -48,6 +43,7 @@ from enas.tasks.image_settings import (
     MomentumConfig,
 )
 from enas.tasks.images import ImageTask, scores_of
+from tests.test_search import go_on, search_of
 
 CPU = torch.device("cpu")
 SIZE, CLASSES, CHANNELS = 8, 3, 4
@@ -507,20 +503,11 @@ def test_a_resumed_search_task_goes_on_bit_for_bit(
 
 def test_a_search_whose_controller_rests_trains_the_shared_weights_alone(tmp_path: Path) -> None:
     weights = search_task()
-    controller = build_controller(UniformConfig(), SPACE, 0)
-    archive = JsonlLog(tmp_path / "archive.jsonl")
-    search = Search(
-        SearchConfig(epochs=2, updates=0),
-        weights,
-        controller,
-        0,
-        Metrics(JsonlLog(tmp_path / "m.jsonl")),
-        archive,
-    )
+    search = search_of(tmp_path, SearchConfig(epochs=2, updates=0), weights)
     before = parameters_of(weights.trainer.model)
-    run_search(search, CheckpointStore(tmp_path / "checkpoints", 2), StopRequest(), tmp_path)
+    go_on(search, tmp_path, StopRequest())
     assert search.total_steps() == 2 * weights.steps(0)
-    assert archive.position() == 0
+    assert search.archive.position() == 0
     moved = [
         name
         for name, weight in parameters_of(weights.trainer.model).items()

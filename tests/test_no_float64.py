@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from enas.derive import ranks
 from enas.retrain import Network
-from enas.stages import Run
+from enas.stages import Run, search_of
 from tests import tiny
 
 DEVICE, CPU = torch.device("meta"), torch.device("cpu")  # autograd knows no device that is absent but meta
@@ -67,11 +67,11 @@ def test_a_search_and_a_training(space: str, tmp_path: Path, monkeypatch: pytest
         tiny.config(tiny.write_text(tmp_path / "text")) if space == "recurrent" else tiny.image_config(space)
     )
     monkeypatch.setattr("torch.accelerator.synchronize", lambda device: None)
-    for module in ("config", "stages"):
+    for module in ("config", "run"):
         monkeypatch.setattr(f"enas.{module}.pick_device", lambda name: DEVICE)
     with Pretended():
         run = Run.create(tmp_path / "run", config, ("search",))
-        search = run.search()
+        search, _ = search_of(run)
         search.train_weights(0, 0)
         assert search.train_controller(1, 0)["reward"] > 0
         mode = search.weights.space.architecture(search.controller.mode())

@@ -8,11 +8,10 @@ import torch
 from scipy import stats
 
 from enas.architecture import Architecture, Space
-from enas.controllers import build_controller
 from enas.controllers.config import IndependentConfig
 from enas.controllers.uniform import UniformController
 from enas.runtime.seeding import generator
-from enas.samplers import EXPLORERS, Fair, FromController, Mixture
+from enas.samplers import Fair, Uniform
 from enas.search import SearchConfig
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
@@ -75,33 +74,25 @@ def test_fair_goes_on_from_its_state() -> None:
         assert begun + second.sample(40 - split, UNUSED) == whole
 
 
-def test_uniform_and_policy_are_what_their_controllers_propose() -> None:
+def test_uniform_sampler_is_what_the_uniform_controller_proposes() -> None:
     space = MicroSpace(2)
-    policy = build_controller(IndependentConfig(), space, 0)
-    for sampler, controller in (
-        (EXPLORERS["uniform"](space, 0), UniformController(space)),
-        (FromController(policy), policy),
-    ):
-        expected = controller.propose(7, generator(1, "x")).architectures(space)
-        assert sampler.sample(7, generator(1, "x")) == expected
+    expected = UniformController(space).propose(7, generator(1, "x")).architectures(space)
+    assert Uniform(space, 0).sample(7, generator(1, "x")) == expected
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_mixture_takes_its_share_and_keeps_both_states(share: float) -> None:
-    space = MicroSpace(2)
-
-    def mixture() -> tuple[Mixture, Fair, Fair]:
-        a, b = Fair(space, 0), Fair(space, 1)
-        return Mixture(share, a, b), a, b
-
-    mixed, a, b = mixture()
+def test_steps_explore_their_share_and_follow_the_policy_otherwise(tmp_path: Path, share: float) -> None:
+    config = SearchConfig(epochs=1, explore=share, samples=2, exploration="fair")
+    search = search_of(tmp_path, config, PlantedWeights((1000,)), IndependentConfig())
+    assert isinstance(search.explorer, Fair)
     for step in range(1000):
-        mixed.sample(2, generator(0, step))
-    assert a.sampled + b.sampled == 2000
-    assert abs(a.sampled / 2000 - share) < 0.06 if 0 < share < 1 else a.sampled == 2000 * share
-    again, c, d = mixture()
-    again.load_state_dict(mixed.state_dict())
-    assert (c.sampled, d.sampled) == (a.sampled, b.sampled)
+        before, paths = search.explorer.sampled, search.paths(0, step)
+        if search.explorer.sampled == before:
+            draw = generator(0, "weights", 0, step)
+            torch.rand((), generator=draw)  # which of the two it is
+            assert paths == search.controller.propose(2, draw).architectures(search.weights.space)
+    assert abs(search.explorer.sampled / 2000 - share) < 0.06 if 0 < share < 1 else True
+    assert share not in (0, 1) or search.explorer.sampled == 2000 * share
 
 
 def test_fair_warm_up_trains_every_option_equally_often(tmp_path: Path) -> None:

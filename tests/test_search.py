@@ -20,11 +20,13 @@ from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import JsonlLog, read_jsonl
 from enas.runtime.metrics import Metrics
 from enas.runtime.stop import Stopped, StopRequest
-from enas.search import Place, Search, SearchConfig, run_search
+from enas.search import Place, Search, SearchConfig
 from enas.shared_weights import SharedWeights
 from enas.spaces.recurrent.space import RecurrentSpace
+from enas.stages import run_search
 from enas.task import Task
 from enas.trainer import Estimate
+from enas.watch import Watch
 from tests import tiny
 
 SPACE = RecurrentSpace(nodes=3)
@@ -53,7 +55,7 @@ class PlantedWeights(SharedWeights):
 
     def __init__(self, steps: Sequence[int] = (3,)) -> None:
         self.space = SPACE
-        self.task = PlantedTask.__new__(PlantedTask)
+        self.task = PlantedTask(seed=0, device=torch.device("cpu"), dtype=torch.float32)
         self.calls: list[Call] = []
         self.lengths = steps
 
@@ -89,11 +91,17 @@ def search_of(
     made = build_controller(controller, weights.space, seed)
     folder.mkdir(exist_ok=True)
     metrics = Metrics(JsonlLog(folder / "metrics.jsonl"))
-    return Search(config, weights, made, seed, metrics, JsonlLog(folder / "archive.jsonl"))
+    watch = Watch(config, weights, made, seed, metrics)
+    return Search(config, weights, made, seed, JsonlLog(folder / "archive.jsonl"), watch, metrics)
+
+
+def go_on(search: Search, folder: Path, stop: StopRequest) -> None:
+    assert isinstance(search.watcher, Watch)
+    run_search(search, search.watcher, CheckpointStore(folder / "checkpoints", 2), stop, folder)
 
 
 def run(folder: Path, search: Search) -> Search:
-    run_search(search, CheckpointStore(folder / "checkpoints", 2), StopRequest(), folder)
+    go_on(search, folder, StopRequest())
     return search
 
 
@@ -254,7 +262,7 @@ def test_stopped_after_any_step_and_resumed_equals_uninterrupted(tmp_path: Path)
 
         search.step = step
         with pytest.raises(Stopped):
-            run_search(search, CheckpointStore(folder / "checkpoints", 2), stop, folder)
+            go_on(search, folder, stop)
         assert CheckpointStore(folder / "checkpoints").steps()[-1] == stop_after
         run(folder, search_in(folder))
         assert outcome(folder) == expected, stop_after

@@ -14,16 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from enas import doctor, ops
+from enas import doctor, ops, stages
 from enas.architecture import Space
 from enas.cpu import registry
 from enas.runtime.compiling import announce, compiling_told
 from enas.runtime.stop import Stopped, StopRequest
-from enas.search import Search, run_search
 from enas.shared_weights import with_every_operation
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
-from enas.stages import Run
+from enas.stages import Run, run_search, search_of
 from tests import tiny
 
 pytest.importorskip("numba")
@@ -279,15 +278,15 @@ def test_a_stop_during_the_estimate_of_a_search_ends_it_before_its_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run.create(tmp_path / "run", tiny.config(tiny.write_text(tmp_path / "text")), ("search",))
-    monkeypatch.setattr(Search, "estimate", lambda self: announce("a kernel", "kept"))
+    monkeypatch.setattr(stages, "estimate", lambda search, watch: announce("a kernel", "kept"))
     with StopRequest() as stop:
         stop.request("SIGTERM")
         with pytest.raises(Stopped):
-            run_search(run.search(), run.search_checkpoints(), stop, run.folder)
+            run_search(*search_of(run), run.search_checkpoints(), stop, run.folder)
     assert run.search_checkpoints().steps() == []
     monkeypatch.undo()
     with StopRequest() as stop:  # and it can be gone on with
-        run_search(run.search(), run.search_checkpoints(), stop, run.folder)
+        run_search(*search_of(run), run.search_checkpoints(), stop, run.folder)
     assert run.search_end() is not None
 
 

@@ -64,7 +64,7 @@ class Data(Protocol):
         """Hexadecimal, the same for the same data."""
 
 
-class Place(TypedDict):
+class Hardware(TypedDict):
     """Where a task computes, and in which precision."""
 
     device: torch.device
@@ -179,6 +179,6 @@ class RunConfig(Settings, ABC):
         return DTYPES[self.precision]
 
     @property
-    def place(self) -> Place:
+    def hardware(self) -> Hardware:
         """Where a task computes, and in which precision."""
         return {"device": pick_device(self.device), "dtype": self.dtype}

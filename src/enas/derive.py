@@ -82,12 +82,12 @@ class Candidate:
     """Validation loss after the short training, if it had one; lower is better, infinite if the training diverged."""
 
     @property
-    def standing(self) -> float:
+    def shared_score(self) -> float:
         """What candidates are compared by with the shared weights; higher is better."""
         return self.reward if self.rank is None else -self.rank
 
     @property
-    def promise(self) -> float:
+    def ridge_score(self) -> float:
         """What candidates are compared by without the shared weights of the end; higher is better."""
         return -math.inf if self.predicted is None else self.predicted
 
@@ -173,47 +173,25 @@ def candidates(
 # ---- picking ----------------------------------------------------------------------------------------------------------
 
 
-def pick_mode(found: Sequence[Candidate], config: DeriveConfig, train: Train) -> Candidate:
-    """The policy's most probable architecture."""
-    return next(candidate for candidate in found if candidate.is_mode)
-
-
-def pick_reward(found: Sequence[Candidate], config: DeriveConfig, train: Train) -> Candidate:
-    """The best with the shared weights; not a mode that was not sampled, as in the paper."""
-    drawn = [candidate for candidate in found if candidate.log_prob is not None or not candidate.is_mode]
-    return max(drawn, key=lambda candidate: candidate.standing)
-
-
-def pick_ridge(found: Sequence[Candidate], config: DeriveConfig, train: Train) -> Candidate:
-    """The best by the ridge regression."""
-    return max(found, key=lambda candidate: candidate.promise)
-
-
 ORDERS: dict[Order, Callable[[Candidate], float]] = {
     "drawn": lambda candidate: 0.0,
-    "reward": lambda candidate: -candidate.standing,
-    "ridge": lambda candidate: -candidate.promise,
+    "reward": lambda candidate: -candidate.shared_score,
+    "ridge": lambda candidate: -candidate.ridge_score,
 }
 """What the candidates are sorted by, ascending; equal ones stay in the order they were collected in."""
 
 
-def pick_shortlist(found: Sequence[Candidate], config: DeriveConfig, train: Train) -> Candidate:
-    """The best of the first after a short training."""
+def pick(found: Sequence[Candidate], config: DeriveConfig, train: Train) -> Candidate:
+    """The candidate that the rule picks, of equal ones the first."""
+    if config.rule == "mode":
+        return next(candidate for candidate in found if candidate.is_mode)
+    if config.rule == "ridge":
+        return max(found, key=lambda candidate: candidate.ridge_score)
+    if config.rule == "reward":  # not a mode that was not sampled, as in the paper
+        drawn = [candidate for candidate in found if candidate.log_prob is not None or not candidate.is_mode]
+        return max(drawn, key=lambda candidate: candidate.shared_score)
     shortlist = sorted(found, key=ORDERS[config.shortlist_order])[: config.shortlist]
     losses = [train(candidate.architecture) for candidate in shortlist]
     for candidate, loss in zip(shortlist, losses, strict=True):
         candidate.trained_loss = loss
     return shortlist[losses.index(min(losses))]
-
-
-RULES: dict[Rule, Callable[[Sequence[Candidate], DeriveConfig, Train], Candidate]] = {
-    "reward": pick_reward,
-    "mode": pick_mode,
-    "ridge": pick_ridge,
-    "shortlist": pick_shortlist,
-}
-
-
-def pick(found: Sequence[Candidate], config: DeriveConfig, train: Train) -> Candidate:
-    """The candidate that the rule picks."""
-    return RULES[config.rule](found, config, train)

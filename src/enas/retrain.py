@@ -199,8 +199,8 @@ def train_network(
             if stop.requested:
                 raise stop.stopped(run)
     result = {**network.to_json(), **training.result(), "seconds": round(metrics.seconds(), 3)}
-    if weights is not None:  # a checkpoint of an earlier version does not say
-        result["weights"] = asdict(weights)
+    assert weights is not None  # an epoch was the best so far
+    result["weights"] = asdict(weights)
     return write_result(folder, result, settings)
 
 
@@ -252,6 +252,7 @@ class ResultRecord:
     test: dict[str, float] | None = None
     weights: Digest | None = None
     settings: dict[str, Any] | None = None
+    """None for a training that belongs to no run."""
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -266,9 +267,10 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     network = network_from_json(result, path)
     advice = f"Delete {folder} to train the network again"
     read = record_in(path, result, ResultRecord, advice)
-    if read.diverged is None and (read.best_epoch is None or read.seconds is None):
-        missing = "best_epoch" if read.best_epoch is None else "seconds"
-        raise RunFolderError(f"{path}: {missing}: Field required. {advice}")
+    if read.diverged is None:
+        for name in ("best_epoch", "seconds", "weights"):
+            if vars(read)[name] is None:
+                raise RunFolderError(f"{path}: {name}: Field required. {advice}")
     return {**result, **network.to_json()}
 
 
@@ -293,16 +295,10 @@ def write_weights(path: Path, weights: Mapping[str, Tensor]) -> Digest:
 
 
 def check_weights(folder: Path, result: Mapping[str, Any]) -> Path:
-    """The weights of a finished training. Raises `RunFolderError` if they are not those that its result was made with.
-
-    A result of an earlier version does not say what its weights were; that is said.
-    """
+    """The weights of a finished training. Raises `RunFolderError` if they are not those that its result was made with."""
     path = folder / WEIGHTS
     if not path.exists():
         raise RunFolderError(f"{path} is missing. Delete {folder} to train the network again")
-    if "weights" not in result:
-        say(f"{folder / RESULT} is of an earlier version: whether {WEIGHTS} has changed since cannot be told")
-        return path
     expected, found = validated(Digest, result["weights"]), digest_of_file(path)
     if found != expected:
         bytes_ = f"{found.bytes:,} bytes where there were {expected.bytes:,}"

@@ -1,4 +1,4 @@
-"""What samples the architectures of the weight steps: uniform, fair, a controller's policy, or a mixture of two."""
+"""What samples the architectures of weight steps without the controller: uniformly, or fairly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 
 from enas.architecture import Architecture, Space
-from enas.controllers.base import Controller
 from enas.controllers.uniform import UniformController
 from enas.runtime.seeding import generator
 
@@ -21,31 +20,23 @@ class Sampler(ABC):
     def sample(self, n: int, draw: torch.Generator) -> list[Architecture]:
         """`n` architectures; what is random comes from `draw`, or follows from a seed and what was sampled before."""
 
-    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """All that resuming needs, as plain values."""
-
-    @abstractmethod
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`."""
-
-
-class FromController(Sampler):
-    """Whatever a controller proposes: its policy; of the uniform controller, all architectures alike."""
-
-    def __init__(self, controller: Controller) -> None:
-        self.controller = controller
-
-    @torch.no_grad()
-    def sample(self, n: int, draw: torch.Generator) -> list[Architecture]:
-        return self.controller.propose(n, draw).architectures(self.controller.space)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: the controller is saved on its own."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
+        """Continue from a `state_dict`."""
+        assert not state
+
+
+class Uniform(Sampler):
+    """All architectures alike."""
+
+    def __init__(self, space: Space, seed: int) -> None:
+        self.controller = UniformController(space)
+
+    def sample(self, n: int, draw: torch.Generator) -> list[Architecture]:
+        return self.controller.propose(n, draw).architectures(self.controller.space)
 
 
 class Fair(Sampler):
@@ -95,30 +86,7 @@ class Fair(Sampler):
         self.sampled = state["sampled"]
 
 
-class Mixture(Sampler):
-    """One sampler in a share of the steps, another in the rest."""
-
-    def __init__(self, share: float, sampler: Sampler, otherwise: Sampler) -> None:
-        self.share = share
-        self.sampler = sampler
-        self.otherwise = otherwise
-
-    def sample(self, n: int, draw: torch.Generator) -> list[Architecture]:
-        chosen = self.sampler if float(torch.rand((), generator=draw)) < self.share else self.otherwise
-        return chosen.sample(n, draw)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"sampler": self.sampler.state_dict(), "otherwise": self.otherwise.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sampler.load_state_dict(state["sampler"])
-        self.otherwise.load_state_dict(state["otherwise"])
-
-
 Exploration = Literal["uniform", "fair"]
 
-EXPLORERS: dict[Exploration, Callable[[Space, int], Sampler]] = {
-    "uniform": lambda space, seed: FromController(UniformController(space)),
-    "fair": Fair,
-}
-"""Samplers that know nothing of rewards, by the name of the setting; made of a space and a seed."""
+EXPLORERS: dict[Exploration, Callable[[Space, int], Sampler]] = {"uniform": Uniform, "fair": Fair}
+"""Samplers by the name of the setting; made of a space and a seed."""

@@ -77,7 +77,7 @@ class ImageRunConfig(RunConfig):
     def shared_weights(self) -> SharedWeights:
         shared = self.shared
         supernet = self.supernet(self.images.shape, generator(self.seed, "shared weights"))
-        task = ImageTask(self.images, shared.training, shared.reward, seed=self.seed, **self.place)
+        task = ImageTask(self.images, shared.training, shared.reward, seed=self.seed, **self.hardware)
         return SharedWeights(supernet, supernet.space, task, shared.average)
 
     def model(self, network: Network) -> ImageChild:
@@ -97,7 +97,7 @@ class ImageRunConfig(RunConfig):
             train_on=train_on,
             epochs=length,
             seed=network.seed,
-            **self.place,
+            **self.hardware,
         )
         return ChildTraining(self.model(network), task, length)
 

@@ -73,7 +73,7 @@ class RecurrentConfig(RunConfig):
     def shared_weights(self) -> SharedWeights:
         shared, vocabulary = self.shared, len(self.corpus.vocabulary)
         supernet = build_supernet(self.space, vocabulary, shared, self.cell, self.seed)
-        task = LanguageTask(self.corpus, shared.training, shared.reward, seed=self.seed, **self.place)
+        task = LanguageTask(self.corpus, shared.training, shared.reward, seed=self.seed, **self.hardware)
         return SharedWeights(supernet, self.space, task, shared.average)
 
     def model(self, network: Network) -> LanguageModel:
@@ -86,7 +86,7 @@ class RecurrentConfig(RunConfig):
 
     def child_training(self, network: Network, epochs: int | None = None) -> ChildTraining:
         child = self.retrain.child
-        task = LanguageTask(self.corpus, child.training, child.reading(), seed=network.seed, **self.place)
+        task = LanguageTask(self.corpus, child.training, child.reading(), seed=network.seed, **self.hardware)
         length = child.epochs if epochs is None else epochs
         return ChildTraining(self.model(network), task, length, child.averaging.starts)
 

@@ -1,0 +1,393 @@
+"""The folder of a run: its settings, its data, and what its stages have left.
+
+    runs/NAME/
+      config.json environment.json    settings and stages; versions, hardware, hash of the data
+      metrics.jsonl archive.jsonl     the search's numbers; every rewarded architecture
+      checkpoints/                    the search's newest few
+      candidates.json effects.json derive.json architecture.json architecture.svg
+      derive/ID-seedS/ retrain/ID-seedS/   one training each: weights.safetensors, result.json
+      comparison.json                 what came out, network by network
+
+A stage that is done is recognised by its files and not repeated.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from torch import nn
+
+from enas.architecture import Architecture
+from enas.child_training import ChildTraining, evaluate
+from enas.config import Data, RunConfig
+from enas.controllers import Controller, build_controller
+from enas.effects import ArchiveRecord
+from enas.errors import (
+    MissingDataError,
+    NotFiniteError,
+    RunFolderError,
+    enas_command,
+    shortened,
+    shown,
+)
+from enas.feasible import check_stages
+from enas.retrain import (
+    Network,
+    check_weights,
+    load_weights,
+    networks_to_train,
+    read_result,
+    record_diverged,
+    train_network,
+    write_result,
+)
+from enas.runtime.checkpoint import CheckpointStore, fitting
+from enas.runtime.devices import check_precision, pick_device, set_threads
+from enas.runtime.environment import environment
+from enas.runtime.files import Digest, digest_of_file, read_json, write_json
+from enas.runtime.progress import say
+from enas.runtime.records import check_settings, read_record, read_records, validated
+from enas.runtime.seeding import derive_seed
+from enas.runtime.stop import StopRequest
+from enas.search import SearchState
+from enas.settings import config_from_json, config_to_json, settings_for
+from enas.shared_weights import SharedWeights
+from enas.spaces import architecture_in
+
+StageName = Literal["search", "derive", "retrain", "test"]
+ALL_STAGES: tuple[StageName, ...] = get_args(StageName)
+
+VERSIONS = ("enas", "torch", "numba")
+"""What of an environment may change the last digits of what is computed."""
+
+
+@dataclass(frozen=True)
+class EnvironmentRecord:
+    """What a resumed run reads of environment.json."""
+
+    data_hash: str
+    enas: str | None = None
+    torch: str | None = None
+    numba: str | None = None
+
+
+@dataclass(frozen=True)
+class SearchRecord:
+    """What search.json holds."""
+
+    steps: int
+    seconds: float
+    archive: Digest
+    """Of archive.jsonl."""
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DeriveRecord:
+    """What derive.json holds."""
+
+    candidates: int
+    seconds: float
+    settings: dict[str, Any]
+
+
+@dataclass
+class Run:
+    """A run folder that this process holds, with its settings; data are loaded when a stage first needs them."""
+
+    folder: Path
+    config: RunConfig
+    stages: tuple[StageName, ...]
+
+    @classmethod
+    def create(cls, folder: Path, config: RunConfig, stages: Sequence[StageName]) -> Run:
+        """Start a new run. Raises `RunFolderError` if the folder already holds one.
+
+        Device, threads, data and what the stages work with are tried first: settings that cannot work leave no run behind.
+        """
+        if (folder / "config.json").exists():
+            raise RunFolderError(
+                f"{folder} already holds a run. Continue it with {enas_command('resume', folder)!r}, or choose another "
+                "--run."
+            )
+        check_precision(pick_device(config.device), config.precision, config.allow_slow)
+        set_threads(config.threads)
+        run = cls(folder, config, tuple(stages))
+        data = vars(run)["data"] = config.load()
+        say(f"data: {data}")
+        check_stages(config, stages)
+        folder.mkdir(parents=True, exist_ok=True)
+        run.write_environment(data)
+        write_json(folder / "config.json", {"stages": list(stages), **config_to_json(config)})
+        return run
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """An existing run. Raises `RunFolderError` if there is none."""
+        path = folder / "config.json"
+        if not os.path.exists(path):
+            raise RunFolderError(
+                f"{shortened(str(folder), 200)} is not a run folder: it has no config.json. Check the path."
+            )
+        record = read_json(path)
+        config = config_from_json(record)
+        stages = record.get("stages")
+        if not isinstance(stages, list) or not stages or any(stage not in ALL_STAGES for stage in stages):
+            raise RunFolderError(
+                f"{path}: 'stages' must name some of {', '.join(ALL_STAGES)}, not {shown(stages)}"
+            )
+        return cls(folder, config, tuple(stages))
+
+    @property
+    def run_file(self) -> Path:
+        """The file that makes the folder a run's: once it is gone, nothing more is written."""
+        return self.folder / "config.json"
+
+    @cached_property
+    def data(self) -> Data:
+        """The data. Says so if a version is another than at the start.
+
+        Raises `RunFolderError` if the data are not those that the run began with.
+        """
+        try:
+            data = self.config.load()
+        except MissingDataError as error:
+            settings = self.folder / "config.json"
+            if not settings.exists():
+                raise
+            raise MissingDataError(
+                f"{error} If the data have moved, change the setting data.source in {settings} to where they are."
+            ) from error
+        path = self.folder / "environment.json"
+        if not path.exists():
+            say(f"{path} is missing and written again: whether the data have changed since cannot be told")
+            self.write_environment(data)
+        then = read_record(path, EnvironmentRecord, "Put the original back, or begin a new run")
+        if then.data_hash != data.hash:
+            raise RunFolderError(
+                f"the data have changed since {self.folder} was begun, or the settings of the data in config.json ({path} "
+                "has the hash and the versions of then); restore them, or begin a new run"
+            )
+        now = environment()
+        others = [
+            f"{name} {vars(then)[name]}, now {now[name]}"
+            for name in VERSIONS
+            if vars(then)[name] != now[name]
+        ]
+        if others:
+            say(
+                f"{self.folder} was begun with {'; '.join(others)}: the last digits of what is computed from here on may "
+                "differ"
+            )
+        return data
+
+    def write_environment(self, data: Data) -> None:
+        """Note the data and where the run was begun."""
+        made = {**environment(), "data": str(data), "data_hash": data.hash}
+        write_json(self.folder / "environment.json", made)
+
+    def shared_weights(self) -> SharedWeights:
+        """The supernet with its task, untrained."""
+        _ = self.data  # which are compared with those of the start
+        return self.config.shared_weights()
+
+    def child_training(self, network: Network, epochs: int | None = None) -> ChildTraining:
+        """A network's training from scratch, at its start; `epochs` shortens it."""
+        _ = self.data
+        return self.config.child_training(network, epochs)
+
+    # ---- what the search has left --------------------------------------------------------------------------------------
+
+    def search_controller(self) -> Controller:
+        """The controller at the start of the search."""
+        config = self.config
+        seed = derive_seed(config.seed, "controller")
+        return build_controller(config.controller, config.searched_space(), seed)
+
+    def search_checkpoints(self) -> CheckpointStore:
+        """Where the search saves itself."""
+        kept, settings = self.config.search.keep_checkpoints, settings_for("search", self.config)
+        return CheckpointStore(self.folder / "checkpoints", kept, say, settings, self.run_file)
+
+    def search_end(self) -> tuple[Path, SearchState] | None:
+        """The checkpoint at the end of the search; None if it is not finished, or that checkpoint is damaged."""
+        checkpoints = self.search_checkpoints()
+        newest = checkpoints.load_newest()
+        if newest is None:
+            return None
+        path = checkpoints.path(newest[0])
+        with fitting(path):
+            state = validated(SearchState, newest[1], strict=False)
+        return (path, state) if state.place[0] == self.config.search.epochs else None
+
+    def search_record(self) -> SearchRecord | None:
+        """What search.json says; None if the search is not finished.
+
+        Raises `RunFolderError` if it was made with other settings than config.json has now.
+        """
+        path = self.folder / "search.json"
+        if not path.exists():
+            return None
+        record = read_record(path, SearchRecord, f"Delete it, then run 'enas resume {self.folder}'")
+        otherwise = "begin a new run with --run"
+        check_settings(
+            record.settings, settings_for("search", self.config), self.folder / "checkpoints", otherwise
+        )
+        return record
+
+    def derive_record(self) -> DeriveRecord | None:
+        """What derive.json says; None if there is none."""
+        path = self.folder / "derive.json"
+        advice = f"Delete it and architecture.json, then run 'enas derive {self.folder}'"
+        return read_record(path, DeriveRecord, advice) if path.exists() else None
+
+    def searched(self) -> tuple[SharedWeights, Controller]:
+        """The shared weights and the controller at the end of the search.
+
+        Raises `RunFolderError` if the search is not finished.
+        """
+        end = self.search_end()
+        if end is None:
+            raise RunFolderError(
+                f"the search of {self.folder} is not finished; run {enas_command('resume', self.folder)!r} first"
+            )
+        weights, controller, (path, state) = self.shared_weights(), self.search_controller(), end
+        with fitting(path):
+            weights.load_state_dict(state.weights)
+            controller.load_state_dict(state.controller)
+        return weights, controller
+
+    def archive(self) -> list[ArchiveRecord]:
+        """The rewarded architectures of the finished search.
+
+        Raises `RunFolderError` if archive.jsonl is not what the search left, or holds something else.
+        """
+        path, record = self.folder / "archive.jsonl", self.search_record()
+        advice = "Put the original back, or begin a new run"
+        if record is not None and digest_of_file(path) != record.archive:
+            raise RunFolderError(f"{path} has changed since the search. {advice}")
+        return read_records(path, ArchiveRecord, advice)
+
+    def architecture(self) -> Architecture:
+        """The derived architecture. Raises `RunFolderError` if there is none yet, or it is of another space."""
+        path = self.folder / "architecture.json"
+        if not path.exists():
+            raise RunFolderError(
+                f"{self.folder} has no architecture yet; run {enas_command('derive', self.folder)!r} first"
+            )
+        architecture = architecture_in(path)
+        if architecture.space != self.config.searched_space():
+            raise RunFolderError(
+                f"{path} is of another space than config.json; delete it, then run 'enas derive {self.folder}'"
+            )
+        return architecture
+
+    # ---- trainings -----------------------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        network: Network,
+        part: str,
+        stop: StopRequest,
+        epochs: int | None = None,
+        after_step: Callable[[ChildTraining], None] = lambda training: None,
+    ) -> dict[str, Any]:
+        """Train a network in its folder under `part`; one that is finished is not trained again.
+
+        If another network than the found one diverges, the run continues and records `diverged`.
+        """
+        folder = self.folder / part / network.id
+        finished = self.result(network, part, epochs)
+        if finished is not None:
+            return finished
+        training, every = self.child_training(network, epochs), self.config.retrain.checkpoint_every
+        settings = self.training_settings(epochs)
+        try:
+            return train_network(
+                network, training, folder, every, stop, self.folder, after_step, settings, self.run_file
+            )
+        except NotFiniteError as error:
+            if network.role == "found":
+                raise
+            say(f"{error}. It counts as diverged, and the run goes on.")
+            return record_diverged(network, training, folder, error, settings)
+
+    def trained(self, network: Network, weights: Path) -> nn.Module:
+        """A network as an ordinary module, with weights that its training left."""
+        _ = self.data
+        model = self.config.model(network)
+        load_weights(model, weights)
+        return model.eval()
+
+    def test(self, network: Network, weights: Path) -> dict[str, float]:
+        """The scores of a trained network on the test data."""
+        training = self.child_training(network)
+        load_weights(training.model, weights)
+        score = evaluate(training.model, training.task, "test")
+        return {f"test_{name}": value for name, value in (score or {}).items()}
+
+    def training_settings(self, epochs: int | None = None) -> dict[str, Any]:
+        """The settings that a training depends on, its length among them if that is not the recipe's."""
+        settings = settings_for("training", self.config)
+        return settings if epochs is None else {**settings, "retrain.child.epochs": epochs}
+
+    def result(self, network: Network, part: str, epochs: int | None = None) -> dict[str, Any] | None:
+        """What a training under `part` came to; None if it is not finished.
+
+        Raises `RunFolderError` if it was made with other settings than config.json has now.
+        """
+        folder = self.folder / part / network.id
+        found = read_result(folder)
+        if found is None:
+            return None
+        otherwise = f"delete {folder} to train the network again"
+        check_settings(found.get("settings"), self.training_settings(epochs), folder, otherwise)
+        return {**found, "role": network.role}  # it may have been trained as something else
+
+    def measure(self, network: Network, part: str, epochs: int | None = None) -> dict[str, Any]:
+        """The result of a finished training under `part` with `test`, what its network does on the test data, read once.
+
+        Raises `RunFolderError` if its weights are not those that the training left.
+        """
+        folder, result = self.folder / part / network.id, self.result(network, part, epochs)
+        if result is None:
+            raise RunFolderError(f"{network} is not trained yet; run 'enas retrain {self.folder}' first")
+        if "test" in result or "diverged" in result:
+            return result
+        weights = check_weights(folder, result)
+        return write_result(folder, {**result, "test": self.test(network, weights)})
+
+    def found_model(self) -> nn.Module:
+        """The found architecture as an ordinary module, with the weights of its retraining.
+
+        Raises `RunFolderError` if it is not retrained yet.
+        """
+        network = Network("found", self.architecture(), self.config.seed)
+        result = self.result(network, "retrain")
+        if result is None:
+            raise RunFolderError(
+                f"{network} is not retrained yet; run {enas_command('retrain', self.folder)!r} first"
+            )
+        return self.trained(network, check_weights(self.folder / "retrain" / network.id, result))
+
+    def networks(self) -> list[Network]:
+        """The networks to train from scratch: the found architecture first, then what it is compared with."""
+        config = self.config
+        return networks_to_train(config.retrain, self.architecture(), config.references(), config.seed)
+
+    def results(self) -> list[dict[str, Any]]:
+        """The results of the finished retrainings of `networks`, without the settings; none before there is an architecture.
+
+        What an earlier architecture, or earlier settings, left in the folder is no result of this run as it is.
+        """
+        if not (self.folder / "architecture.json").exists():
+            return []
+        order = ("found", "lstm", "random")
+        networks = sorted(self.networks(), key=lambda network: (order.index(network.role), network.id))
+        found = [self.result(network, "retrain") for network in networks]
+        return [{k: v for k, v in one.items() if k != "settings"} for one in found if one is not None]
