@@ -99,7 +99,7 @@ def test_messages_without_a_standard_error_are_nowhere(monkeypatch: pytest.Monke
     with progress("search", 1, "steps") as bar:
         bar.advance()
         say("a line")
-    assert bar.text() == "1/1 steps"
+    assert str(bar) == "1/1 steps"
 
 
 def test_a_run_whose_output_nobody_reads_is_the_run(

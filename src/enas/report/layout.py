@@ -96,8 +96,7 @@ class Layout:
 def layout(graph: Graph) -> Layout:
     """Place every node.
 
-    Raises:
-        EnasError: an arrow leads nowhere, two nodes have one key, or arrows form a circle.
+    Raises `EnasError` if an arrow leads nowhere, two nodes have one key, or arrows form a circle.
     """
     order = {node.key: number for number, node in enumerate(graph.nodes)}
     if len(order) < len(graph.nodes):

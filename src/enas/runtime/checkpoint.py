@@ -69,10 +69,9 @@ class CheckpointStore:
 
         Checkpoints of later steps are deleted too: the run has gone back to an earlier one, and goes on from there.
 
-        Raises:
-            TypeError: the state holds something other than tensors and plain values; it is named.
-            RunFolderError: the file cannot be written, for example because the disk is full. All earlier
-                checkpoints are then still there. Or the run has been deleted.
+        Raises `TypeError` if the state holds something other than tensors and plain values, which is named;
+        `RunFolderError`: the file cannot be written, for example because the disk is full. All earlier checkpoints are
+        then still there. Or the run has been deleted.
         """
         plain = {"step": step, "settings": dict(self.settings), "state": _plain(state, "state")}
         path = self.path(step)
@@ -100,8 +99,7 @@ class CheckpointStore:
     def whole(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Read whole checkpoints as they are asked for, the newest first: (step, state) with tensors on the CPU.
 
-        Raises:
-            RunFolderError: a checkpoint was saved with other settings; the first that differs is named.
+        Raises `RunFolderError` if a checkpoint was saved with other settings; the first that differs is named.
         """
         for step in reversed(self.steps()):
             path = self.path(step)
@@ -118,8 +116,8 @@ class CheckpointStore:
     def load_newest(self) -> tuple[int, dict[str, Any]] | None:
         """Return the newest whole checkpoint; None if there is none.
 
-        Raises:
-            RunFolderError: there are checkpoints, but all of them are damaged, or it was saved with other settings.
+        Raises `RunFolderError` if there are checkpoints, but all of them are damaged, or it was saved with other
+        settings.
         """
         steps = self.steps()
         newest = next(self.whole(), None)

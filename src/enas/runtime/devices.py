@@ -13,8 +13,7 @@ from enas.errors import ConfigError, shown
 def pick_device(name: str = "auto") -> torch.device:
     """Return the device called `name`: `auto` (a CUDA GPU if there is one, else the CPU), `cpu`, `cuda`, `cuda:1`, …, `mps`.
 
-    Raises:
-        ConfigError: there is no such kind of device, or this machine or this build of PyTorch lacks it.
+    Raises `ConfigError` if there is no such kind of device, or this machine or this build of PyTorch lacks it.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"  # mps is slower than the CPU's compiled kernels
@@ -30,8 +29,7 @@ def pick_device(name: str = "auto") -> torch.device:
 def check_precision(device: torch.device, precision: str, allow_slow: bool) -> None:
     """Check that a device computes products of this precision itself; on a CPU by timing one.
 
-    Raises:
-        ConfigError: the device would emulate them, many times slower than fp32, and `allow_slow` is false.
+    Raises `ConfigError` if the device would emulate them, many times slower than fp32, and `allow_slow` is false.
     """
     if precision != "bf16" or allow_slow:
         return
@@ -68,8 +66,7 @@ def slowness_of_bfloat16() -> float:
 def set_threads(count: int | None) -> int:
     """Let torch compute with `count` threads (None: as it is); return the number in effect.
 
-    Raises:
-        ConfigError: `count` is below 1.
+    Raises `ConfigError` if `count` is below 1.
     """
     if count is not None:
         if count < 1:

@@ -58,9 +58,8 @@ def atomic_file(path: AnyPath, *, own: bool = False) -> Iterator[BinaryIO]:
     an error, as someone has deleted it; and whatever stands at its place is replaced, a link too, so that nothing outside
     of the run is written.
 
-    Raises:
-        RunFolderError: the disk is full, or the system refuses for another reason.
-        BrokenPipeError: the reader of a pipe has gone.
+    Raises `RunFolderError` if the disk is full, or the system refuses for another reason; `BrokenPipeError` if the reader
+    of a pipe has gone.
     """
     path = Path(path)
     with _explained(path):
@@ -108,9 +107,8 @@ def write_atomic(path: AnyPath, data: bytes | str, *, own: bool = False) -> None
 def write_json(path: AnyPath, value: object) -> None:
     """Write `value` as indented JSON, atomically, into a folder that exists.
 
-    Raises:
-        ValueError: a number is NaN or infinite, which JSON cannot say.
-        RunFolderError: as `atomic_file`, or the folder is gone.
+    Raises `ValueError` if a number is NaN or infinite, which JSON cannot say; `RunFolderError` as `atomic_file`, or if
+    the folder is gone.
     """
     write_atomic(path, _json_bytes(value, indent=2), own=True)
 
@@ -124,8 +122,7 @@ def _json_bytes(value: object, indent: int | None = None) -> bytes:
 def read_json(path: AnyPath) -> Any:
     """Return what a JSON file holds, as plain values; `enas.runtime.records` checks what they are.
 
-    Raises:
-        RunFolderError: the file is missing, unreadable, too large, too deep or not JSON; the line is named.
+    Raises `RunFolderError` if the file is missing, unreadable, too large, too deep or not JSON; the line is named.
     """
     text = _read(path, LARGEST_JSON)
     try:
@@ -162,9 +159,8 @@ def append_jsonl(path: AnyPath, record: Mapping[str, Any], *, make_folder: bool 
     A last line that an earlier process was killed in the middle of is removed first. A missing folder is created, unless
     `make_folder` is false.
 
-    Raises:
-        ValueError: a number is NaN or infinite, which JSON cannot say.
-        RunFolderError: the file cannot be written.
+    Raises `ValueError` if a number is NaN or infinite, which JSON cannot say; `RunFolderError` if the file cannot be
+    written.
     """
     line = _json_bytes(record)
     if make_folder:
@@ -183,8 +179,7 @@ def append_jsonl(path: AnyPath, record: Mapping[str, Any], *, make_folder: bool 
 def read_jsonl(path: AnyPath) -> list[dict[str, Any]]:
     """Return the records of a file of JSON lines, without a last line that was cut off.
 
-    Raises:
-        RunFolderError: the file is missing or unreadable, or a line before the last, which is named, is no record.
+    Raises `RunFolderError` if the file is missing or unreadable, or a line before the last, which is named, is no record.
     """
     records = []
     lines = _read(path).split(b"\n")
@@ -215,8 +210,7 @@ class JsonlLog:
     def position(self) -> int:
         """Return the length in bytes of all records so far, after forcing them onto the disk.
 
-        Raises:
-            RunFolderError: the file cannot be written.
+        Raises `RunFolderError` if the file cannot be written.
         """
         with _log_file(self.path) as file:
             length = _mend(file)
@@ -232,9 +226,8 @@ class JsonlLog:
     def rewind(self, position: int, sha256: str | None = None) -> None:
         """Cut the file to its first `position` bytes, whose SHA-256 is compared where it is given.
 
-        Raises:
-            RunFolderError: the file is shorter, no record ends there, or the bytes are others: it is not the log that the
-                checkpoint was saved with.
+        Raises `RunFolderError` if the file is shorter, no record ends there, or the bytes are others: it is not the log
+        that the checkpoint was saved with.
         """
         with _log_file(self.path) as file:
             length = file.seek(0, os.SEEK_END)

@@ -16,9 +16,8 @@ _SUSPECT = re.compile(rb"\d{%d}|[eE]\+?\d{3}|NaN|Infinity" % (LONGEST_NUMBER + 1
 def parse_json(text: bytes) -> Any:
     """Return what JSON text says.
 
-    Raises:
-        ValueError: it is no JSON, nests deeper than `DEEPEST_JSON`, or has a number that is infinite, NaN or longer
-            than `LONGEST_NUMBER` digits.
+    Raises `ValueError` if it is no JSON, nests deeper than `DEEPEST_JSON`, or has a number that is infinite, NaN or
+    longer than `LONGEST_NUMBER` digits.
     """
     too_deep = ValueError(f"braces and brackets are nested more than {DEEPEST_JSON} deep")
     guards: dict[str, Any] = {}

@@ -23,8 +23,7 @@ def run_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     the owner, for people to read. What a killed process left unfinished below the folder is deleted. A KeyboardInterrupt
     that ends the block gets a note if there is a checkpoint to go on from.
 
-    Raises:
-        RunFolderError: the folder does not exist, cannot be written, or is in use; by whom is named.
+    Raises `RunFolderError` if the folder does not exist, cannot be written, or is in use; by whom is named.
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -80,8 +80,7 @@ class Metrics:
     def restore(self, state: MetricsState) -> None:
         """Go back to a checkpoint: drop the records made since, and count the time from there.
 
-        Raises:
-            RunFolderError: the log is not the one the checkpoint was saved with.
+        Raises `RunFolderError` if the log is not the one the checkpoint was saved with.
         """
         self.log.rewind(state.position)
         self._started = self._clock() - state.seconds

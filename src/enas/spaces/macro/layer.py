@@ -88,6 +88,12 @@ def operation_block(
     return DenseConv(channels, channels, width, generator, config.operation_norm)
 
 
+def with_relu(block: nn.Module, x: Maps, order: Order) -> Maps:
+    """norm(conv(relu(x))) or relu(norm(conv(x)))."""
+    y: Maps = block(ops.relu(x) if order == "relu-conv-norm" else x)
+    return y if order == "relu-conv-norm" else ops.relu(y)
+
+
 class Branch(nn.Module):
     """One operation of a layer, with the 1×1 convolution before it."""
 
@@ -100,16 +106,10 @@ class Branch(nn.Module):
         self.operation = operation_block(operation, channels, config, generator)
 
     def forward(self, x: Maps) -> Maps:
-        """The operation's output, as large as x."""
+        """The operation's output, as large as x; there is no ReLU around pooling."""
+        x = with_relu(self.entry, x, self.order)
         pools = isinstance(self.operation, Pool)
-        y: Maps
-        if self.order == "relu-conv-norm":
-            x = self.entry(ops.relu(x))
-            y = self.operation(x if pools else ops.relu(x))
-        else:
-            x = ops.relu(self.entry(x))
-            y = self.operation(x)
-            y = y if pools else ops.relu(y)
+        y: Maps = self.operation(x) if pools else with_relu(self.operation, x, self.order)
         return y
 
 
