@@ -37,6 +37,7 @@ class Case(NamedTuple):
     """How many maps are given in a list; None for a single one that is not in a list."""
     arguments: tuple[Any, ...] = ()
     """What follows the maps, before the modules."""
+    shape: tuple[int, ...] = SHAPE
     plain: bool | frozenset[str] = False
     """Whether there is no kernel; or the kinds of maps for which there is none."""
 
@@ -156,8 +157,9 @@ CASES = {
     "separable, groups": Case(ops.separable_norm, separable(3, groups=2), plain=True),
     "joined, one": Case(ops.joined_norm, joined(1), parts=1),
     "joined": Case(ops.joined_norm, joined(3), parts=3),
-    "reduction, one": Case(ops.reduction_norm, reduction(1), parts=1, plain=True),
-    "reduction": Case(ops.reduction_norm, reduction(2), parts=2, plain=True),
+    "reduction, one": Case(ops.reduction_norm, reduction(1), parts=1, shape=(3, 4, 8, 6)),
+    "reduction": Case(ops.reduction_norm, reduction(2), parts=2, shape=(3, 4, 8, 6)),
+    "reduction, odd": Case(ops.reduction_norm, reduction(2), parts=2, plain=True),
 }
 
 
@@ -175,8 +177,9 @@ class Given(NamedTuple):
     modules: list[Any]
 
     @classmethod
-    def of(cls, case: Case, shape: tuple[int, ...] = SHAPE) -> Given:
+    def of(cls, case: Case, shape: tuple[int, ...] | None = None) -> Given:
         """New ones, from fixed seeds."""
+        shape = case.shape if shape is None else shape
         parts = range(case.parts or 1)
         xs = [normal(*shape, seed=100 + i).requires_grad_() for i in parts]
         return cls(xs, [norm(shape[1], 200 + 10 * i).eval() for i in parts], case.modules())

@@ -23,12 +23,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from enas.cpu.compiler import array, inlined, parallel_with_scratch, team
 from enas.cpu.deferred import (
     Deferred,
     addresses,
     affine_gradients,
+    apply,
     deferred,
     numbers,
     rectified,
@@ -66,6 +68,28 @@ def joined_norm(xs: Sequence[Maps], convs: Sequence[nn.Conv2d], norm: nn.BatchNo
         return None
     parts = list(map(deferred, xs))
     return normalised(_DenseNorm, norm, torch.cat(weights, 1), rectified(parts), *tensors(parts))
+
+
+@takes_over("reduction_norm")
+def reduction_norm(
+    xs: Sequence[Maps], evens: Sequence[nn.Conv2d], odds: Sequence[nn.Conv2d], norm: nn.BatchNorm2d
+) -> Deferred | None:
+    """Maps of even height and width: one convolution of their even pixels and their odd ones, with zeros for the others'."""
+    even_PC, odd_QC = (torch.cat([conv.weight for conv in convs], 1) for convs in (evens, odds))
+    channels, (B, _, H, W) = [x.shape[1] for x in xs], xs[0].shape
+    fitting = all(
+        fits(xs, [conv.in_channels for conv in convs], len(even_PC) + len(odd_QC), norm)
+        for convs in (evens, odds)
+    )
+    few = few_enough(max(norm.num_features, *channels), (B, 0, H // 2, W // 2))
+    if not (fitting and few) or H % 2 or W % 2 or not takes(*xs, weights=(even_PC, odd_QC, norm.weight)):
+        return None
+    weight_OC = torch.cat(
+        [F.pad(even_PC, (0, 0) * 2 + (0, sum(channels))), F.pad(odd_QC, (0, 0) * 2 + (sum(channels), 0))]
+    )
+    halves = [(deferred(x), apply(_Halves, deferred(x).z_BCHW)) for x in xs]
+    parts = [x._replace(z_BCHW=half[odd]) for odd in (0, 1) for x, half in halves]
+    return normalised(_DenseNorm, norm, weight_OC, rectified(parts), *tensors(parts))
 
 
 # ---- compiled ----------------------------------------------------------------------------------------------------------
@@ -254,6 +278,23 @@ def _backward(
 
 
 # ---- in autograd's graph -----------------------------------------------------------------------------------------------
+
+
+class _Halves(torch.autograd.Function):
+    """The pixels of even rows and columns, and those of odd ones."""
+
+    @staticmethod
+    def forward(ctx: Any, z_BCHW: Tensor) -> tuple[Tensor, ...]:
+        return tuple(z_BCHW[:, :, odd::2, odd::2].contiguous() for odd in (0, 1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        B, C, H, W = gradients[0].shape
+        dz_BCHW = gradients[0].new_zeros(B, C, 2 * H, 2 * W)
+        for odd, gradient in enumerate(gradients):
+            dz_BCHW[:, :, odd::2, odd::2] = gradient
+        return dz_BCHW
 
 
 class _DenseNorm(torch.autograd.Function):

@@ -233,9 +233,7 @@ def _border_table(H: int, W: int) -> Any:
 
 class _Pool(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, pool: _Kernels, stride: int, rectified: bool, z_BCHW: Tensor, *affine: Any
-    ) -> Tensor:
+    def forward(ctx: Any, pool: _Kernels, rectified: bool, z_BCHW: Tensor, *affine: Any) -> Tensor:
         _, _, H, W = z_BCHW.shape
         y_BCHW = torch.empty_like(z_BCHW)
         z, numbers_C3 = _planes(z_BCHW), numbers([rectified], [z_BCHW, *affine])
