@@ -26,7 +26,7 @@ from enas.ablations import (
 from enas.architecture import Architecture
 from enas.cli import COMMANDS, check_command, parse, take_words
 from enas.config import Metric, RunConfig
-from enas.controllers.config import UniformConfig
+from enas.controllers import UniformConfig
 from enas.data.images import ImageShape
 from enas.errors import ConfigError, NotFiniteError, RunFolderError
 from enas.recipes import RECIPES, recipe

@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shlex
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,8 @@ import pytest
 import enas
 from enas import cli
 from enas.cli import COMMANDS, NAMES_FIRST, USAGE, main, setting_names, settings, take_free_folder
-from enas.config import CONTROLLERS
 from enas.errors import ConfigError
-from enas.recipes import RECIPES, recipe
+from enas.recipes import CONTROLLERS, RECIPES, named_controllers, recipe
 from enas.runtime.files import append_jsonl, read_json, read_jsonl, write_json
 from enas.spaces import architecture_from_json
 from enas.spaces.recurrent.space import RecurrentSpace
@@ -189,7 +189,7 @@ def test_controller_is_replaced_by_name(controller: str, joined: bool) -> None:
     flag = [f"--controller={controller}"] if joined else ["--controller", controller]
     config = settings("recurrent-quick", [*flag, "--seed", "3"])[0]
     default = recipe("recurrent-quick")
-    assert config == replace(default, controller=default.controllers[controller], seed=3)
+    assert config == replace(default, controller=named_controllers("recurrent")[controller], seed=3)
 
 
 def test_flags_reach_every_depth() -> None:
@@ -210,7 +210,7 @@ def test_help_has_every_setting_with_its_meaning(capsys: pytest.CaptureFixture[s
     said = capsys.readouterr().out
     offered = set(re.findall(r"^[│|\s]*(--[a-z][\w.-]*)", said, re.MULTILINE))
     default = recipe("recurrent-quick")
-    config = replace(default, controller=default.controllers[controller])
+    config = replace(default, controller=named_controllers("recurrent")[controller])
     assert offered - {"--help", "--controller"} == {"--run", "--architecture", *setting_names(config)}
     words = " ".join(said.replace("│", " ").replace("|", " ").split())
     assert "Every random number of the run follows from it." in words
@@ -229,16 +229,12 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str], argv: list
 
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     said = printed(capsys, "recipes")
-    for name, make in RECIPES.items():
-        assert name in said
-        assert make.__doc__ is not None
-        assert make.__doc__.strip() in said
-        assert f"Command:  enas run {name}" in make.__doc__
-        assert "Expect:" in make.__doc__
-        assert "Source:" in make.__doc__
-    assert json.loads(printed(capsys, "recipes", "--json")) == {
-        n: make.__doc__ for n, make in RECIPES.items()
-    }
+    for name, text in RECIPES.items():
+        assert f"{name}\n{textwrap.indent(text, '  ')}" in said
+        assert f"Command:  enas run {name}" in text
+        assert "Expect:" in text
+        assert "Source:" in text
+    assert json.loads(printed(capsys, "recipes", "--json")) == RECIPES
 
 
 def test_doctor_looks_at_everything(capsys: pytest.CaptureFixture[str]) -> None:

@@ -132,7 +132,7 @@ def test_json_there_and_back() -> None:
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [({"seeds": 3}, "Record, seeds"), ({"seed": "x"}, "Record, seed: Input should be a valid integer")],
+    [({"seeds": 3}, "Record, seeds is not known"), ({"seed": "x"}, "Record, seed must be a whole number")],
 )
 def test_a_record_that_is_wrong_is_named(change: dict[str, object], says: str) -> None:
     with pytest.raises(DataError, match=says):

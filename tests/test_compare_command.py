@@ -17,8 +17,7 @@ from enas.architecture import Architecture
 from enas.compare import RANDOM_SEARCH, SAMPLING, Comparison, Record, compare, record_from_json
 from enas.compare_run import CompareConfig, command, random_searches
 from enas.config import Metric, RunConfig
-from enas.controllers import build_controller
-from enas.controllers.config import EvolutionConfig, UniformConfig
+from enas.controllers import EvolutionConfig, UniformConfig, build_controller
 from enas.errors import ConfigError, NotFiniteError, RunFolderError
 from enas.methods import ENAS, EVOLUTION, SHARED_RANDOM, UNIFORM, Spent, own_name, rivals
 from enas.recipes import RECIPES, recipe

@@ -244,7 +244,7 @@ def edited(lines: list[str], number: int, **changes: Any) -> list[str]:
         (
             3,
             {"test": "good"},
-            "line 3: no row of the table .*test: Input should be a valid number, not .good.",
+            "line 3: no row of the table .*test must be a number or None, not .good.",
         ),
         (1, {"data_hash": None}, "line 1: no head of a table, it lacks data_hash"),
         (1, {"recipe_hash": "0" * 12}, "is of trainings with other settings than this version"),

@@ -15,17 +15,16 @@ from scipy import stats
 from torch import Tensor
 
 from enas.architecture import Architecture, Decision, Graph, Space
-from enas.controllers import build_controller
-from enas.controllers.build import lstm_policy
-from enas.controllers.categorical import uniform_logits
-from enas.controllers.config import (
-    AUTHORS_MICRO,
+from enas.controllers import (
     ControllerConfig,
     IndependentConfig,
     LSTMConfig,
     ReinforceConfig,
     UniformConfig,
+    build_controller,
 )
+from enas.controllers.build import lstm_policy
+from enas.controllers.categorical import uniform_logits
 from enas.controllers.independent import IndependentPolicy
 from enas.errors import ConfigError
 from enas.health import (
@@ -45,6 +44,9 @@ from enas.spaces.micro.space import MicroSpace
 from enas.spaces.recurrent.space import RecurrentSpace
 from tests import tiny
 from tests.test_search import PlantedTask
+from tests.tiny import published
+
+AUTHORS_MICRO = published("micro-authors")
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from enas.cli import main
-from enas.config import CONTROLLERS
 from enas.controllers import Controller
 from enas.ensemble import EnsembleConfig, ensemble
 from enas.errors import ConfigError, RunFolderError
+from enas.recipes import CONTROLLERS, named_controllers
 from enas.report.summary import summary
 from enas.retrain import Network
 from enas.runs.images import ImageWorkshop
@@ -112,7 +112,7 @@ def test_killed_and_resumed_equals_uninterrupted(
 @pytest.mark.parametrize("name", CONTROLLERS)
 def test_every_controller_searches(space: str, tmp_path: Path, name: str) -> None:
     config = tiny.image_config(space)
-    config = replace(config, controller=config.controllers[name])
+    config = replace(config, controller=named_controllers(config.searched_space().name)[name])
     run = Run.create(tmp_path / "run", config, ("search", "derive"))
     execute(run, ("search", "derive"))
     assert run.architecture().space == config.searched_space()

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from enas.architecture import Architecture, Decision, Graph, Space
-from enas.controllers import build_controller
-from enas.controllers.config import UniformConfig
+from enas.controllers import UniformConfig, build_controller
 from enas.data.augmentation import AugmentConfig, normalise
 from enas.data.images import ImageData, ImageSet, ImageShape
 from enas.errors import ConfigError, NotFiniteError

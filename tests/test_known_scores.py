@@ -19,8 +19,7 @@ from nas_bench_graph.architecture import Arch, all_archs, gnn_list, link_list
 
 from enas.architecture import Architecture
 from enas.cli import main
-from enas.controllers import build_controller
-from enas.controllers.config import PAPER, EvolutionConfig, IndependentConfig, LSTMConfig, UniformConfig
+from enas.controllers import EvolutionConfig, IndependentConfig, LSTMConfig, UniformConfig, build_controller
 from enas.errors import ArchitectureError, ConfigError, DataError
 from enas.ground_truth import benchmark as module
 from enas.ground_truth.benchmark import (
@@ -46,6 +45,9 @@ from enas.spaces import architecture_from_json
 from enas.spaces.graph.space import OPERATIONS, STRUCTURES, GraphSpace
 from enas.spaces.recurrent.space import RecurrentSpace
 from enas.statistics import Interval, best_of_k
+from tests.tiny import published
+
+PAPER = published("recurrent-paper")
 
 SPACE = GraphSpace()
 SMALL = RecurrentSpace(3)

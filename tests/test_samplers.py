@@ -8,8 +8,7 @@ import torch
 from scipy import stats
 
 from enas.architecture import Architecture, Space
-from enas.controllers import build_controller
-from enas.controllers.config import IndependentConfig
+from enas.controllers import IndependentConfig, build_controller
 from enas.controllers.uniform import UniformController
 from enas.runtime.seeding import generator
 from enas.samplers import EXPLORERS, Fair, FromController, Mixture

@@ -13,8 +13,7 @@ import pytest
 import scipy.stats
 
 from enas import cli
-from enas.controllers import build_controller
-from enas.controllers.config import LSTMConfig, UniformConfig
+from enas.controllers import LSTMConfig, UniformConfig, build_controller
 from enas.derive import candidates
 from enas.errors import ConfigError, DataError, NotFiniteError
 from enas.ground_truth import scoring
@@ -32,7 +31,7 @@ from enas.ground_truth.scoring import (
     tau,
 )
 from enas.ground_truth.table import Row, Table, recipe_hash
-from enas.recipes import recipe
+from enas.recipes import named_controllers, recipe
 from enas.runtime.environment import environment
 from enas.runtime.seeding import generator
 from enas.runtime.stop import EXIT_STOPPED, Stopped, StopRequest
@@ -253,7 +252,7 @@ def test_search_of_a_recipe_has_its_rhythm_and_the_mini_spaces_budget(
 def test_names_are_joined_from_left_to_right(toy: MiniSpace) -> None:
     config = toy.config()
     changed = named_settings(config, "lstm+no-warmup+search.updates=7+controller.hidden=12+derive.rule=mode")
-    lstm = config.controllers["lstm"]
+    lstm = named_controllers(config.searched_space().name)["lstm"]
     assert isinstance(lstm, LSTMConfig)
     assert changed == replace(
         config,

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from enas.cli import settings
+from enas.controllers import LSTMConfig
+from enas.recipes import recipe
 from enas.runs.images import ImageRunConfig
 from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.checkpoint import CheckpointStore
@@ -141,3 +143,10 @@ def image_config(space: str, *more: str) -> ImageRunConfig:
     made = settings(f"{space}-quick", image_flags(space, *more))[0]
     assert isinstance(made, ImageRunConfig)
     return made
+
+
+def published(name: str) -> LSTMConfig:
+    """The controller of a recipe that follows the paper or the authors."""
+    controller = recipe(name).controller
+    assert isinstance(controller, LSTMConfig)
+    return controller

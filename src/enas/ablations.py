@@ -23,7 +23,7 @@ import torch
 
 from enas.architecture import Architecture, Kind
 from enas.config import Metric, RunConfig
-from enas.controllers.config import IndependentConfig, LSTMConfig, ReinforceConfig
+from enas.controllers import IndependentConfig, LSTMConfig, ReinforceConfig
 from enas.costs import parameter_count
 from enas.data.images import ImageShape
 from enas.ensemble import EnsembleConfig, EnsembleRecord, ensemble

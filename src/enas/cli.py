@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import io
 import itertools
 import json
@@ -18,6 +17,7 @@ import math
 import mimetypes
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
@@ -123,13 +123,12 @@ def show_text(text: str) -> int:
 
 def settings(name: str, argv: Sequence[str]) -> tuple[RunConfig, Path | None, str | None]:
     """A recipe's settings with the flags applied, the run folder asked for, and an architecture given by hand."""
-    from enas.config import CONTROLLERS
-    from enas.recipes import RECIPES, recipe
+    from enas.recipes import CONTROLLERS, RECIPES, named_controllers, recipe
 
     default = recipe(name)
     rest, chosen = take_controller(argv)
     if chosen is not None:
-        default = replace(default, controller=default.controllers[chosen])
+        default = replace(default, controller=named_controllers(default.searched_space().name)[chosen])
     options = make_dataclass(
         "Options",
         [
@@ -150,7 +149,7 @@ def settings(name: str, argv: Sequence[str]) -> tuple[RunConfig, Path | None, st
     )
     known = ["--run", "--architecture", *setting_names(default)]
     other = f"--controller {{{','.join(CONTROLLERS)}}} puts another controller in the recipe's place."
-    description = f"{inspect.cleandoc(RECIPES[name].__doc__ or '')}\n\n{other}"
+    description = f"{RECIPES[name]}\n\n{other}"
     markers = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
     flags = read_flags(options, rest, f"enas run {name}", known, description, markers)
     return flags.settings, flags.run, flags.architecture
@@ -158,7 +157,7 @@ def settings(name: str, argv: Sequence[str]) -> tuple[RunConfig, Path | None, st
 
 def take_controller(argv: Sequence[str]) -> tuple[list[str], str | None]:
     """Take `--controller NAME` out of the flags, since it changes which other flags there are."""
-    from enas.config import CONTROLLERS
+    from enas.recipes import CONTROLLERS
 
     rest, chosen = list(argv), None
     for index, word in enumerate(argv):
@@ -673,9 +672,9 @@ def parse_recipes(argv: list[str]) -> Action:
 
     only(argv, "--json")
     if argv:
-        return lambda: show_text(json.dumps({name: make.__doc__ for name, make in RECIPES.items()}, indent=2))
+        return lambda: show_text(json.dumps(dict(RECIPES), indent=2))
     return lambda: show_text(
-        "\n\n".join(f"{name}\n  {make.__doc__.strip()}" for name, make in RECIPES.items() if make.__doc__)
+        "\n\n".join(f"{name}\n{textwrap.indent(text, '  ')}" for name, text in RECIPES.items())
     )
 
 

@@ -6,7 +6,6 @@ A recipe (`enas.recipes`) is a function that returns one of these. The stages kn
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
@@ -16,13 +15,7 @@ from torch import nn
 
 from enas.architecture import Space
 from enas.constraints import Seed, Settings, Threads
-from enas.controllers.config import (
-    ControllerConfig,
-    EvolutionConfig,
-    IndependentConfig,
-    LSTMConfig,
-    UniformConfig,
-)
+from enas.controllers import ControllerConfig, IndependentConfig
 from enas.derive import DeriveConfig
 from enas.errors import ConfigError
 from enas.retrain import Network, RetrainConfig
@@ -41,16 +34,6 @@ class Metric(NamedTuple):
         return a < b if self.lower_is_better else a > b
 
 
-CONTROLLERS = ("independent", "uniform", "evolution", "lstm", "lstm-authors")
-"""Names by which a recipe's controller is replaced by another."""
-
-
-def named_controllers(paper: LSTMConfig, authors: LSTMConfig) -> Mapping[str, ControllerConfig]:
-    """The controllers called `CONTROLLERS`, those two with a space's own settings."""
-    settings = (IndependentConfig(), UniformConfig(), EvolutionConfig(), paper, authors)
-    return dict(zip(CONTROLLERS, settings, strict=True))
-
-
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -62,8 +45,6 @@ class RunConfig(Settings, ABC):
     """What networks are compared by."""
     on_own_data: ClassVar[str]
     """A command that runs the quick recipe on data of one's own, and what those are, as a comment."""
-    controllers: ClassVar[Mapping[str, ControllerConfig]]
-    """What the names of `CONTROLLERS` mean in the space: `lstm` is the paper's, `lstm-authors` the authors'."""
 
     seed: Seed = 0
     """Every random number of the run follows from it."""

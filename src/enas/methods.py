@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from enas.config import RunConfig
-from enas.controllers.config import EvolutionConfig, UniformConfig
+from enas.controllers import EvolutionConfig, UniformConfig
 from enas.runtime.files import read_json
 from enas.stages import Run
 

@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 from enas.architecture import Space
-from enas.controllers.config import LSTMConfig
-from enas.controllers.lstm_steps import Path, StepwisePolicy, cannot_decide, picked, refuse_settings
+from enas.controllers.lstm_steps import LSTMConfig, Path, StepwisePolicy, cannot_decide, picked
 
 
 class NodeDecisions(NamedTuple):
@@ -68,12 +67,12 @@ def nodes_of(space: Space) -> tuple[NodeDecisions, ...]:
 class LSTMPolicy(StepwisePolicy):
     """π(a) = Π of p(decision | all decisions before it), by an LSTM."""
 
+    meaningless = ("operation_tanh_reduce", "operation_prior")
     _distance_K: Tensor
 
     def __init__(self, space: Space, config: LSTMConfig, generator: torch.Generator) -> None:
         """Raises `ConfigError` if the space is not one of recurrent cells."""
         nodes = nodes_of(space)
-        refuse_settings(space, config, "operation_tanh_reduce", "operation_prior")
         functions = max((len(d.options) for d in space.decisions if d.kind == "function"), default=0)
         super().__init__(space, config, functions, generator)
         self.nodes = nodes
@@ -83,7 +82,7 @@ class LSTMPolicy(StepwisePolicy):
 
     def walk(self, path: Path) -> None:
         zeros_NS = self.zeros(path.n)
-        embedding_FG = self.embedding_FS @ self.input_SG  # the inputs' part of the gates, once for all steps
+        embedding_FG = self.embedding_inputs()
         anchors: list[Tensor] = []
         keys: list[Tensor] = []
         input_NG = self.empty_input(path.n)

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from enas.architecture import Space
-from enas.controllers.config import LSTMConfig
-from enas.controllers.lstm_steps import Path, StepwisePolicy, cannot_decide, refuse_settings
+from enas.controllers.lstm_steps import LSTMConfig, Path, StepwisePolicy, cannot_decide
 
 
 def layers_of(space: Space) -> int:
@@ -49,16 +48,17 @@ def layers_of(space: Space) -> int:
 class MacroLSTMPolicy(StepwisePolicy):
     """π(a) = Π of p(decision | all layers before, and the layer's operation), by an LSTM."""
 
+    meaningless = ("distance_prior", "operation_tanh_reduce", "operation_prior")
+
     def __init__(self, space: Space, config: LSTMConfig, generator: torch.Generator) -> None:
         """Raises `ConfigError` if the space is not one of whole networks."""
         layers = layers_of(space)
-        refuse_settings(space, config, "distance_prior", "operation_tanh_reduce", "operation_prior")
         super().__init__(space, config, len(space.decisions[0].options), generator)
         self.layers = layers
 
     def walk(self, path: Path) -> None:
         h_NS = c_NS = stem_NS = self.zeros(path.n)
-        embedding_FG = self.embedding_FS @ self.input_SG  # the inputs' part of the gates, once for all steps
+        embedding_FG = self.embedding_inputs()
         anchors, keys = [stem_NS], [stem_NS]  # of T[0], T[1], ...
         input_NG = empty_NG = self.empty_input(path.n)
         for layer in range(self.layers):

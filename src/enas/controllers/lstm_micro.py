@@ -26,8 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from enas.architecture import Space
-from enas.controllers.config import LSTMConfig
-from enas.controllers.lstm_steps import Path, StepwisePolicy, cannot_decide, picked, refuse_settings
+from enas.controllers.lstm_steps import LSTMConfig, Path, StepwisePolicy, cannot_decide, picked
 from enas.errors import ConfigError
 
 INPUTS = 2
@@ -67,10 +66,11 @@ def cells_of(space: Space) -> tuple[int, ...]:
 class MicroLSTMPolicy(StepwisePolicy):
     """π(a) = Π of p(decision | all decisions before it), by one run of an LSTM over all cells."""
 
+    meaningless = ("distance_prior",)
+
     def __init__(self, space: Space, config: LSTMConfig, generator: torch.Generator) -> None:
         """Raises `ConfigError` if the space is not one of cells."""
         cells = cells_of(space)
-        refuse_settings(space, config, "distance_prior")
         operations = next(decision.options for decision in space.decisions if decision.kind == "operation")
         super().__init__(space, config, len(operations), generator)
         self.cells = cells
@@ -81,7 +81,7 @@ class MicroLSTMPolicy(StepwisePolicy):
     def walk(self, path: Path) -> None:
         h_NS = c_NS = zeros_NS = self.zeros(path.n)
         empty_NG = self.empty_input(path.n)
-        embedding_FG = self.embedding_FS @ self.input_SG  # the inputs' part of the gates, once for all steps
+        embedding_FG = self.embedding_inputs()
         for cell, nodes in enumerate(self.cells):
             anchors, keys = [zeros_NS] * INPUTS, []
             for _ in range(INPUTS):

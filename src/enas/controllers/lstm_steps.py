@@ -17,16 +17,59 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tyro.conf import Suppress
 
 from enas.architecture import Space
+from enas.constraints import PositiveFloat, Settings, Width
 from enas.controllers.base import Policy, Proposals
 from enas.controllers.categorical import gumbel_noise
-from enas.controllers.config import LSTMConfig
+from enas.controllers.policy_gradient import ReinforceConfig
 from enas.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class LSTMConfig(Settings):
+    """The paper's controller: an LSTM that decides node after node. The defaults are the paper's, but for `reinforce`.
+
+    A setting that means nothing in a space is refused there unless it is at its default.
+    """
+
+    kind: Suppress[Literal["lstm"]] = field(default="lstm", kw_only=True)
+
+    hidden: Width = 100
+    """Units of the LSTM."""
+    init_range: PositiveFloat = 0.1
+    """All weights start uniform in ± this."""
+    temperature: PositiveFloat | None = 5.0
+    """Divides the logits, before the tanh; None does not."""
+    tanh_constant: PositiveFloat | None = 2.5
+    """Logits become this constant times their tanh, so none leaves ± the constant; None does not."""
+    distance_prior: bool = False
+    """Subtract (k - j)²/6 from the logit of node k reading node j, as the authors' recurrent codes do
+    (recurrent space)."""
+    tied_softmax: bool = False
+    """Use the embeddings of functions or operations as their softmax weights too, as the authors' corrected
+    code does."""
+    operation_tanh_reduce: PositiveFloat = 1.0
+    """Divides the tanh constant of operations (micro space)."""
+    operation_prior: Literal["none", "authors"] = "none"
+    """Favour separable convolutions at the start as much as the first released code does, by biases that are
+    added after the tanh and learn (micro space)."""
+    reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
+    """How the policy learns from rewards."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        reduce = self.operation_tanh_reduce
+        if reduce != 1 and self.tanh_constant is None:
+            raise ConfigError(f"operation_tanh_reduce must be 1 where tanh_constant is None, not {reduce}")
+
 
 Choose = Callable[[int, Tensor], Tensor]
 """From the position of the first of D decisions and their logits [N, D, k] to the options taken [N, D]."""
@@ -59,9 +102,22 @@ class Path:
 class StepwisePolicy(Policy):
     """A policy that takes its decisions one after another with an LSTM; a subclass says in which steps."""
 
+    meaningless: ClassVar[tuple[str, ...]] = ()
+    """The settings of `LSTMConfig` that say nothing about the spaces of a subclass."""
+
     def __init__(self, space: Space, config: LSTMConfig, functions: int, generator: torch.Generator) -> None:
-        """All weights start uniform in ± `config.init_range`, drawn from `generator`."""
+        """All weights start uniform in ± `config.init_range`, drawn from `generator`.
+
+        Raises `ConfigError` if a setting that is `meaningless` here is not at its default.
+        """
         super().__init__()
+        for setting in self.meaningless:
+            value, default = getattr(config, setting), getattr(LSTMConfig, setting)
+            if value != default:
+                raise ConfigError(
+                    f"{setting} = {value} means nothing to the lstm controller of the {space.name} space; "
+                    f"leave it at {default}."
+                )
         self.space = space
         self.options = max(len(decision.options) for decision in space.decisions)
         self.temperature = config.temperature
@@ -137,6 +193,10 @@ class StepwisePolicy(Policy):
         """The gates' part of an input that says nothing [N, G]."""
         return (self.empty_S @ self.input_SG).expand(n, -1)
 
+    def embedding_inputs(self) -> Tensor:
+        """The gates' part of the inputs that name a function or operation [F, G], once for all steps of a walk."""
+        return self.embedding_FS @ self.input_SG
+
     def step(self, input_NG: Tensor, h_NS: Tensor, c_NS: Tensor) -> tuple[Tensor, Tensor]:
         """One step of the LSTM, given the input's part of the gates: the new h and c."""
         gates_NG = torch.addmm(input_NG, h_NS, self.state_SG)
@@ -172,15 +232,3 @@ def cannot_decide(space: Space, needs: str) -> ConfigError:
         f"The lstm controller cannot decide the {space.name} space: it needs {needs}. "
         "Use the independent controller."
     )
-
-
-def refuse_settings(space: Space, config: LSTMConfig, *settings: str) -> None:
-    """Raise `ConfigError` if one of these settings, which say nothing about `space`, is not at its default."""
-    default = LSTMConfig()
-    for setting in settings:
-        value, left = getattr(config, setting), getattr(default, setting)
-        if value != left:
-            raise ConfigError(
-                f"{setting} = {value} means nothing to the lstm controller of the {space.name} space; "
-                f"leave it at {left}."
-            )

@@ -18,8 +18,9 @@ from typing import Any
 
 from enas.ablations import OfSettings, variants_of
 from enas.config import RunConfig
+from enas.controllers import ControllerConfig
 from enas.errors import ConfigError, RunFolderError, did_you_mean, shortened, shown
-from enas.recipes import recipe
+from enas.recipes import named_controllers, recipe
 from enas.search import SearchConfig
 from enas.settings import config_from_json, config_to_json
 
@@ -48,7 +49,10 @@ def named_settings(config: RunConfig, name: str) -> RunConfig:
 
 def pieces(config: RunConfig) -> Mapping[str, Change]:
     """All that a piece may be called."""
-    controllers = {name: other_controller(name) for name in config.controllers}
+    controllers = {
+        name: other_controller(settings)
+        for name, settings in named_controllers(config.searched_space().name).items()
+    }
     variants = {
         name: variant.change
         for name, variant in variants_of(config).items()
@@ -63,9 +67,9 @@ def pieces(config: RunConfig) -> Mapping[str, Change]:
     }
 
 
-def other_controller(name: str) -> Change:
-    """The controller of this name."""
-    return lambda config: replace(config, controller=config.controllers[name])
+def other_controller(settings: ControllerConfig) -> Change:
+    """A controller with these settings."""
+    return lambda config: replace(config, controller=settings)
 
 
 def of(name: str) -> Change:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from enas.controllers.config import AUTHORS, PAPER, PATIENT_REINFORCE, IndependentConfig
+from enas.controllers import LSTMConfig, ReinforceConfig
 from enas.data.sources import TextConfig
 from enas.derive import DeriveConfig
+from enas.recipes.common import PAPER_REINFORCE, PATIENT, PUBLISHED_DERIVE
 from enas.runs.recurrent import LanguageRetrainConfig, RecurrentConfig
 from enas.search import SearchConfig
 from enas.spaces.recurrent.net import CellConfig
@@ -47,7 +48,7 @@ def recurrent_quick() -> RecurrentConfig:
         search=SearchConfig(
             epochs=4, warmup=0.25, explore=1.0, updates=60, proposals=8, log_every=10, percentile_every=1
         ),
-        controller=IndependentConfig(PATIENT_REINFORCE),
+        controller=PATIENT,
         derive=DeriveConfig(
             "shortlist", samples=16, minibatches=4, shortlist=3, shortlist_epochs=1, ridge_candidate=True
         ),
@@ -94,7 +95,7 @@ def recurrent_default() -> RecurrentConfig:
             average=0.99,
         ),
         search=SearchConfig(epochs=10, warmup=0.3, explore=1.0, updates=60, proposals=8, percentile_every=2),
-        controller=IndependentConfig(PATIENT_REINFORCE),
+        controller=PATIENT,
         derive=DeriveConfig(
             "shortlist", samples=32, minibatches=8, shortlist=4, shortlist_epochs=1, ridge_candidate=True
         ),
@@ -137,8 +138,8 @@ def recurrent_paper() -> RecurrentConfig:
             reward=RewardConfig(scale=80.0, batch=64, bptt=35, statistics="moving"),
         ),
         search=SearchConfig(epochs=150, samples=1, updates=2000, proposals=1),
-        controller=PAPER,
-        derive=DeriveConfig("reward", samples=10, minibatches=1),
+        controller=LSTMConfig(reinforce=PAPER_REINFORCE),
+        derive=PUBLISHED_DERIVE,
         retrain=LanguageRetrainConfig(
             child=ChildTrainingConfig(
                 hidden=788,
@@ -179,8 +180,24 @@ def recurrent_authors() -> RecurrentConfig:
             reward=RewardConfig(scale=80.0, batch=128, bptt=35, windows="sequential"),
         ),
         search=SearchConfig(epochs=600, samples=1, updates=25, proposals=10, same_minibatch=False),
-        controller=AUTHORS,
-        derive=DeriveConfig("reward", samples=10, minibatches=1),
+        controller=LSTMConfig(
+            hidden=64,
+            init_range=0.01,
+            temperature=5.0,
+            tanh_constant=2.25,
+            distance_prior=True,
+            tied_softmax=True,
+            reinforce=ReinforceConfig(
+                learning_rate=5e-5,
+                baseline="ema",
+                decay=0.999,
+                baseline_start="zero",
+                normalise_advantages=False,
+                entropy_weight=1e-5,
+                entropy="taken-action-in-reward",
+            ),
+        ),
+        derive=PUBLISHED_DERIVE,
         retrain=LanguageRetrainConfig(
             child=ChildTrainingConfig(
                 hidden=800,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,14 +11,7 @@ from typing import ClassVar
 import torch
 
 from enas.architecture import Architecture, Space
-from enas.config import Metric, RunConfig, Workshop, named_controllers
-from enas.controllers.config import (
-    AUTHORS_MACRO,
-    AUTHORS_MICRO,
-    PAPER_MACRO,
-    PAPER_MICRO,
-    ControllerConfig,
-)
+from enas.config import Metric, RunConfig, Workshop
 from enas.data.image_sources import ImageConfig, load_images
 from enas.data.images import ImageData, ImageShape
 from enas.errors import ConfigError
@@ -75,7 +67,6 @@ class MacroConfig(ImageRunConfig):
     on_own_data: ClassVar[str] = (
         "enas run macro-quick --data.source FOLDER   # class folders of pictures of your own"
     )
-    controllers: ClassVar[Mapping[str, ControllerConfig]] = named_controllers(PAPER_MACRO, AUTHORS_MACRO)
 
     space: MacroSpace = field(default_factory=MacroSpace)
     """The networks that may be chosen."""
@@ -101,7 +92,6 @@ class MicroConfig(ImageRunConfig):
     on_own_data: ClassVar[str] = (
         "enas run micro-quick --data.source FOLDER   # class folders of pictures of your own"
     )
-    controllers: ClassVar[Mapping[str, ControllerConfig]] = named_controllers(PAPER_MICRO, AUTHORS_MICRO)
 
     space: MicroSpace = field(default_factory=MicroSpace)
     """The pairs of cells that may be chosen."""

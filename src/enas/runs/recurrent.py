@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import ClassVar
 import torch
 
 from enas.architecture import Architecture, Space
-from enas.config import Metric, RunConfig, Workshop, named_controllers
-from enas.controllers.config import AUTHORS, PAPER, ControllerConfig
+from enas.config import Metric, RunConfig, Workshop
 from enas.data.sources import TextConfig, load_text
 from enas.data.text import Corpus
 from enas.retrain import Network, RetrainConfig, load_weights
@@ -49,7 +47,6 @@ class RecurrentConfig(RunConfig):
     on_own_data: ClassVar[str] = (
         "enas run recurrent-quick --data.source FOLDER   # train.txt, valid.txt, test.txt of your own"
     )
-    controllers: ClassVar[Mapping[str, ControllerConfig]] = named_controllers(PAPER, AUTHORS)
 
     retrain: LanguageRetrainConfig = field(default_factory=LanguageRetrainConfig)
     """How the found cell, and what it is compared with, are trained from scratch."""

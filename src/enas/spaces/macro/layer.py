@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from enas import ops
-from enas.constraints import LARGEST_WIDTH, Bounds, PartialShare, PositiveFloat, Settings
+from enas.constraints import LARGEST_WIDTH, Interval, PartialShare, PositiveFloat, Settings
 from enas.ops import Maps
 from enas.spaces.blocks import DenseConv, JoinedConv, NormConfig, SeparableConv
 
@@ -28,7 +28,7 @@ SEPARABLE_WIDTHS = {"sep3x3": 3, "sep5x5": 5}
 class MacroNetConfig(Settings):
     """How the networks of the space compute, and how wide they are."""
 
-    filters: Annotated[int, Bounds(2, LARGEST_WIDTH)] = 36
+    filters: Annotated[int, Interval(ge=2, le=LARGEST_WIDTH)] = 36
     """Channels of the stem and of the layers before the first reduction."""
     double_channels: bool = False
     """Whether each reduction doubles the channels (the authors' final network) or keeps them (their search)."""
