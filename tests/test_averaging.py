@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from enas.architecture import Architecture
-from enas.cli import settings
 from enas.errors import ConfigError
 from enas.tasks.averaging import AveragedWeights
 from enas.tasks.base import SearchTask
 from enas.tasks.shared_scores import shared_scores
 from tests import tiny
+from tests.tiny import settings
 
 KEEP = 0.75
 SPACES = ("recurrent", "macro", "micro")

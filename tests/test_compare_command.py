@@ -560,8 +560,8 @@ def test_an_unfinished_search_and_other_settings_are_refused(text: Path, tmp_pat
     Run.create(folder, tiny.config(text), ("search", "derive"))
     with pytest.raises(RunFolderError, match="holds a search of other settings"):
         compare_run.compare_run(Run.open(run.folder), SMALL)
-    with pytest.raises(ConfigError, match="give the run folder"):
-        cli.check_command(["compare"])
+    with pytest.raises(ConfigError, match="RUN is missing"):
+        cli.parse(["compare"])
 
 
 def test_command_to_go_on_is_the_one_given() -> None:

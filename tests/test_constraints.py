@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 import enas
-from enas.cli import settings
 from enas.constraints import (
     LARGEST_SPACE,
     Count,
@@ -30,6 +29,7 @@ from enas.recipes import RECIPES, recipe
 from enas.settings import config_from_json, config_to_json
 from enas.spaces import space_from_json
 from enas.spaces.reading import read_text
+from tests.tiny import settings
 
 BAD = (math.nan, math.inf, -math.inf, -1, 0, 10**20, 1e39)
 

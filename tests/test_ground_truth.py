@@ -364,7 +364,7 @@ def test_a_stopped_build_ends_with_its_code_and_goes_on_with_the_same_command(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["table"], "enas table build|score|show"),
+        (["table"], "name a task: show, build, score"),
         (["table", "build", "recurrent"], "--run"),
         (["table", "build", "nowhere", "--run", "x"], "no mini-space 'nowhere'"),
         (["table", "build", "recurrent", "--run", "x", "--first", "0"], "--first must be at least 1"),

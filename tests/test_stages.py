@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from enas.cli import check_command
+from enas.cli import parse
 from enas.errors import ConfigError, DataError, NotFiniteError, RunFolderError
 from enas.recipes import CONTROLLERS, RECIPES, named_controllers, recipe
 from enas.report.summary import next_commands, summary
@@ -435,7 +435,7 @@ def test_next_commands_are_for_where_the_run_is_and_parse(
     for line in commands:
         words = shlex.split(line.partition("#")[0])
         assert words[0] == "enas"
-        check_command(words[1:])
+        parse(words[1:])
 
 
 # ---- what a run folder may be made to hold -----------------------------------------------------------------------------

@@ -3,12 +3,15 @@
 import json
 import random
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from enas.cli import settings
+from enas.cli import parse
+from enas.cli.stages import FromRecipe
+from enas.config import RunConfig
 from enas.controllers import LSTMConfig
 from enas.recipes import recipe
 from enas.runs.images import ImageRunConfig
@@ -54,7 +57,7 @@ def _words(given: list[str]) -> list[str]:
 
 def config(text: Path, *more: str) -> RecurrentConfig:
     """The settings of a tiny run on this text."""
-    made = settings("recurrent-quick", flags(text, *more))[0]
+    made = settings("recurrent-quick", flags(text, *more))
     assert isinstance(made, RecurrentConfig)
     return made
 
@@ -140,7 +143,7 @@ def image_flags(space: str, *more: str) -> list[str]:
 
 def image_config(space: str, *more: str) -> ImageRunConfig:
     """The settings of a tiny run on 60 digits; later flags win."""
-    made = settings(f"{space}-quick", image_flags(space, *more))[0]
+    made = settings(f"{space}-quick", image_flags(space, *more))
     assert isinstance(made, ImageRunConfig)
     return made
 
@@ -150,3 +153,10 @@ def published(name: str) -> LSTMConfig:
     controller = recipe(name).controller
     assert isinstance(controller, LSTMConfig)
     return controller
+
+
+def settings(name: str, flags: Sequence[str]) -> RunConfig:
+    """A recipe's settings with flags applied."""
+    command = parse(["run", name, *flags])
+    assert isinstance(command, FromRecipe)
+    return command.settings

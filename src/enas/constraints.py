@@ -87,20 +87,21 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raises `SettingError`, naming the setting, the value and what it must be."""
+        cls: Any = type(self)
         try:
-            _checker(type(self)).validate_python(
-                {field.name: getattr(self, field.name) for field in fields(self)}
-            )
+            _checker(cls).validate_python({field.name: getattr(self, field.name) for field in fields(cls)})
         except ValidationError as error:
-            raise SettingError(complaint(error, type(self))) from error
+            raise SettingError(complaint(error, cls)) from error
 
 
 @cache
 def _checker(cls: Any) -> TypeAdapter[Any]:
     """What checks the fields of a settings class; settings in it have checked themselves."""
     hints = get_type_hints(cls, include_extras=True)
-    kinds = {field.name: hints[field.name] for field in fields(cls)}
-    own = {name: InstanceOf[kind] if is_dataclass(kind) else kind for name, kind in kinds.items()}
+    kinds: Any = {field.name: hints[field.name] for field in fields(cls)}
+    own = {
+        name: Annotated[kind, InstanceOf()] if is_dataclass(kind) else kind for name, kind in kinds.items()
+    }
     values: Any = TypedDict(cls.__name__, own)  # type: ignore[misc] # its keys are known only now
     values.__pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
     return TypeAdapter(values)

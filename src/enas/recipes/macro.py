@@ -26,18 +26,17 @@ def macro_quick() -> MacroConfig:
     Source:   settings of this package, small enough to watch.
     """
     network = MacroNetConfig(filters=12, dropout=0.0)
-    return MacroConfig(
+    default = macro_default()
+    return replace(
+        default,
         threads=1,  # at this size a second thread gains nothing, and loses much on a busy machine
         data=ImageConfig("digits", valid=0.2),
         space=MacroSpace(layers=6),
         network=network,
         child_network=network,
         shared=ImageSharedConfig(on_digits(24), ImageRewardConfig(batch=128)),
-        search=SearchConfig(
-            epochs=24, warmup=0.25, explore=0.25, updates=8, proposals=8, log_every=10, percentile_every=6
-        ),
-        controller=IndependentConfig(),
-        derive=DeriveConfig("shortlist", samples=16, minibatches=2, shortlist=3, shortlist_epochs=4),
+        search=replace(default.search, epochs=24, updates=8, log_every=10, percentile_every=6),
+        derive=replace(default.derive, samples=16, minibatches=2, shortlist=3, shortlist_epochs=4),
         retrain=ImageRetrainConfig(random=3, child=ImageChildConfig(16, on_digits(16))),
     )
 

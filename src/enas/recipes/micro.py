@@ -26,20 +26,17 @@ def micro_quick() -> MicroConfig:
     Source:   settings of this package, small enough to watch.
     """
     network = MicroNetConfig(filters=8, layers=3, stem_multiplier=1, output="convolution", dropout=0.0)
-    return MicroConfig(
+    default = micro_default()
+    return replace(
+        default,
         threads=1,  # at this size a second thread gains nothing, and loses much on a busy machine
         data=ImageConfig("digits", valid=0.2),
         space=MicroSpace(nodes=3),
         network=network,
         child_network=network,
         shared=ImageSharedConfig(on_digits(24), ImageRewardConfig(batch=128), average=0.99),
-        search=SearchConfig(
-            epochs=24, warmup=0.5, explore=1.0, updates=12, proposals=8, log_every=10, percentile_every=6
-        ),
-        controller=PATIENT,
-        derive=DeriveConfig(
-            "shortlist", samples=16, minibatches=2, shortlist=3, shortlist_epochs=4, ridge_candidate=True
-        ),
+        search=replace(default.search, epochs=24, updates=12, log_every=10, percentile_every=6),
+        derive=replace(default.derive, samples=16, minibatches=2, shortlist=3, shortlist_epochs=4),
         retrain=ImageRetrainConfig(random=3, child=ImageChildConfig(16, on_digits(16))),
     )
 
