@@ -8,15 +8,15 @@ import pkgutil
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import pytest
+from pydantic.fields import FieldInfo
 
 import enas
 from enas.constraints import (
     LARGEST_SPACE,
     Count,
-    Interval,
     Part,
     PartialShare,
     PositiveFloat,
@@ -112,10 +112,25 @@ def settings_classes() -> list[type]:
     return list(found)
 
 
-def bounds_of(hint: Any) -> Iterator[Interval | None]:
+class Bounds(NamedTuple):
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+
+
+def bounds_in(field: FieldInfo) -> Bounds:
+    return Bounds(**{name: value for bound in field.metadata for name, value in vars_of(bound).items()})
+
+
+def vars_of(bound: Any) -> dict[str, float]:
+    return {name: getattr(bound, name) for name in Bounds._fields if hasattr(bound, name)}
+
+
+def bounds_of(hint: Any) -> Iterator[Bounds | None]:
     """The bounds of every number in a type; None for a number that has none."""
     if get_origin(hint) is Annotated:
-        own = [part for part in get_args(hint) if isinstance(part, Interval)]
+        own = [bounds_in(part) for part in get_args(hint) if isinstance(part, FieldInfo)]
         yield from own or bounds_of(get_args(hint)[0])
     elif hint in (int, float):
         yield None

@@ -19,6 +19,7 @@ Commands are the lines of fenced sh, bash, console and text blocks that begin wi
 """
 
 import ast
+import contextlib
 import os
 import re
 import shlex
@@ -191,9 +192,10 @@ def test_every_command_in_the_documentation_is_a_command() -> None:
     for document in documents():
         for command in commands(document):
             try:
-                parse(command)
+                with contextlib.suppress(SystemExit):  # after help
+                    parse(command)
                 right += 1
-            except (SystemExit, EnasError) as error:
+            except EnasError as error:
                 wrong.append(f"{document.relative_to(ROOT)}: enas {shlex.join(command)}: {error}")
     assert wrong == []
     assert right >= 5
@@ -203,7 +205,7 @@ def test_every_command_in_the_documentation_is_a_command() -> None:
     "command", [["run", "no-such-recipe"], ["fly"], ["run", "recurrent-quick", "--no-such-flag"]]
 )
 def test_a_command_that_is_none_is_noticed(command: list[str]) -> None:
-    with pytest.raises((SystemExit, EnasError)):
+    with pytest.raises(EnasError):
         parse(command)
 
 

@@ -357,7 +357,7 @@ def test_signal_to_noise_of_an_epoch_is_the_ratio_of_its_sums(tmp_path: Path) ->
 
 
 def test_single_proposals_have_no_signal_to_noise_and_uniform_search_has_health_too(tmp_path: Path) -> None:
-    for name, controller in (("lstm", LSTMConfig()), ("uniform", UniformConfig())):
+    for name, controller in (("lstm", published("micro-paper")), ("uniform", UniformConfig())):
         folder = tmp_path / name
         config = SearchConfig(epochs=1, updates=3, proposals=1, percentile_every=1)
         run(folder, toy_search(folder, config, controller, MicroSpace(2)))

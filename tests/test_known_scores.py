@@ -375,7 +375,7 @@ def test_the_command_prints_a_table_or_json(capsys: pytest.CaptureFixture[str], 
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        ([], "name a benchmark: nas-bench-graph"),
+        ([], "NAME is missing"),
         (["nas-bench-grap"], "did you mean 'nas-bench-graph'?"),
         (["nas-bench-graph", "--controllers", "evolutio"], "there is no controller 'evolutio'; did you mean"),
         (["nas-bench-graph", "--tables", "corra"], "there is no table 'corra'; did you mean 'cora'?"),

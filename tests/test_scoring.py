@@ -270,7 +270,7 @@ def test_names_are_joined_from_left_to_right(toy: MiniSpace) -> None:
         ("search.update=3", "there is no setting 'search.update'"),
         ("search=3", "there is no setting 'search'"),
         ("a.b.c=3", "there is no setting 'a.b.c'"),
-        ("search.updates=many", "search.updates=many: setting search.updates: "),
+        ("search.updates=many", "search.updates=many: setting search.updates must be a whole number"),
         ("search.warmup=2", "search.warmup=2: setting search.warmup must be at most 1, not 2"),
         ("", "--methods are some of default, independent"),
     ],

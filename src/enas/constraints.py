@@ -17,11 +17,9 @@ import math
 from dataclasses import fields, is_dataclass
 from functools import cache
 from types import NoneType
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, NamedTuple, cast, get_args, get_type_hints
 
-from annotated_types import Interval as Interval
-from pydantic import ConfigDict, InstanceOf, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
 
 from enas.errors import SettingError, did_you_mean, shown
 
@@ -42,43 +40,43 @@ LARGEST_FLOAT = 3.4028234663852886e38
 LARGEST_THREADS = 1024
 """Of threads and processes."""
 
-PositiveInt = Annotated[int, Interval(ge=1, le=LARGEST_COUNT)]
+PositiveInt = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 """A number of things, at least one."""
-Several = Annotated[int, Interval(ge=2, le=LARGEST_COUNT)]
+Several = Annotated[int, Field(ge=2, le=LARGEST_COUNT)]
 """A number of things, at least two."""
-Count = Annotated[int, Interval(ge=0, le=LARGEST_COUNT)]
+Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 """A number of things, or none."""
-Epochs = Annotated[int, Interval(ge=1, le=LARGEST_EPOCHS)]
+Epochs = Annotated[int, Field(ge=1, le=LARGEST_EPOCHS)]
 """Passes over the data."""
-SampleSize = Annotated[int, Interval(ge=1, le=LARGEST_SAMPLE)]
+SampleSize = Annotated[int, Field(ge=1, le=LARGEST_SAMPLE)]
 """A number of things that are in memory together."""
-SampleCount = Annotated[int, Interval(ge=0, le=LARGEST_SAMPLE)]
+SampleCount = Annotated[int, Field(ge=0, le=LARGEST_SAMPLE)]
 """The same, or none."""
-Width = Annotated[int, Interval(ge=1, le=LARGEST_WIDTH)]
+Width = Annotated[int, Field(ge=1, le=LARGEST_WIDTH)]
 """Channels or units of a layer."""
-Depth = Annotated[int, Interval(ge=1, le=LARGEST_SPACE)]
+Depth = Annotated[int, Field(ge=1, le=LARGEST_SPACE)]
 """Nodes of a cell, or layers of a network."""
-Pixels = Annotated[int, Interval(ge=0, le=LARGEST_SIDE)]
+Pixels = Annotated[int, Field(ge=0, le=LARGEST_SIDE)]
 """A length in an image."""
-Threads = Annotated[int, Interval(ge=1, le=LARGEST_THREADS)]
+Threads = Annotated[int, Field(ge=1, le=LARGEST_THREADS)]
 """Threads or processes that work at the same time."""
-Seed = Annotated[int, Interval(ge=-(2**63), le=2**63 - 1)]
+Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 """A number that random numbers follow from."""
-Share = Annotated[float, Interval(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 """A part of a whole."""
-PartialShare = Annotated[float, Interval(ge=0, lt=1)]
+PartialShare = Annotated[float, Field(ge=0, lt=1)]
 """A part of a whole that leaves something over."""
-SomeShare = Annotated[float, Interval(gt=0, le=1)]
+SomeShare = Annotated[float, Field(gt=0, le=1)]
 """A part of a whole that is not nothing."""
-InnerShare = Annotated[float, Interval(gt=0, lt=1)]
+InnerShare = Annotated[float, Field(gt=0, lt=1)]
 """A part of a whole that is neither nothing nor all."""
-Part = Annotated[int | float, Interval(gt=0, le=LARGEST_COUNT)]
+Part = Annotated[int | float, Field(gt=0, le=LARGEST_COUNT)]
 """A share below 1, or a number of things."""
-LearningRate = Annotated[float, Interval(gt=0, le=1000)]
+LearningRate = Annotated[float, Field(gt=0, le=1000)]
 """What Adam's steps are multiplied by, which are about 1 long for every weight."""
-PositiveFloat = Annotated[float, Interval(gt=0, lt=LARGEST_FLOAT)]
+PositiveFloat = Annotated[float, Field(gt=0, lt=LARGEST_FLOAT)]
 """A number above zero."""
-Weight = Annotated[float, Interval(ge=0, lt=LARGEST_FLOAT)]
+Weight = Annotated[float, Field(ge=0, lt=LARGEST_FLOAT)]
 """What a term of a loss is multiplied by."""
 
 
@@ -97,14 +95,15 @@ class Settings:
 @cache
 def _checker(cls: Any) -> TypeAdapter[Any]:
     """What checks the fields of a settings class; settings in it have checked themselves."""
+    instance_of, named_tuple = (
+        cast(Any, InstanceOf),
+        cast(Any, NamedTuple),
+    )  # of types that are known only now
     hints = get_type_hints(cls, include_extras=True)
-    kinds: Any = {field.name: hints[field.name] for field in fields(cls)}
-    own = {
-        name: Annotated[kind, InstanceOf()] if is_dataclass(kind) else kind for name, kind in kinds.items()
-    }
-    values: Any = TypedDict(cls.__name__, own)  # type: ignore[misc] # its keys are known only now
-    values.__pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-    return TypeAdapter(values)
+    kinds = {field.name: hints[field.name] for field in fields(cls)}
+    own = {name: instance_of[kind] if is_dataclass(kind) else kind for name, kind in kinds.items()}
+    config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    return TypeAdapter(named_tuple(cls.__name__, list(own.items())), config=config)
 
 
 NEEDS = {
@@ -123,8 +122,7 @@ NEEDS = {
     "dataclass_type": "an object",
     "too_long": "{max_length} values",
     "literal_error": "{expected}",
-    "union_tag_not_found": "an object with a {discriminator}",
-    "union_tag_invalid": "of the kind {expected_tags}",
+    "model_attributes_type": "an object",
     "is_instance_of": "a {class}",
 }
 """What a value must be, by pydantic's name of what is wrong with it."""
@@ -140,6 +138,10 @@ def complaint(error: ValidationError, cls: type) -> str:
     kind, context = wrong["type"], wrong.get("ctx", {})
     if isinstance(context.get("error"), SettingError):
         return f"{place}.{context['error']}".lstrip(".")
+    if kind == "union_tag_invalid":
+        return f"{place}.kind must be one of {context['expected_tags']}, not {shown(context['tag'])}"
+    if kind == "union_tag_not_found":
+        return f"{place}.kind is missing"
     if kind == "missing":
         return f"{place} is missing"
     if kind == "unexpected_keyword_argument":

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from enas.architecture import Architecture
 from enas.config import RunConfig
-from enas.constraints import LARGEST_SAMPLE, Epochs, Interval, SampleCount, Settings, Threads
+from enas.constraints import LARGEST_SAMPLE, Epochs, SampleCount, Settings, Threads
 from enas.errors import ConfigError, DataError
 from enas.ground_truth.minispaces import table_for
 from enas.ground_truth.table import last_if_diverged
@@ -43,7 +44,7 @@ TOP_SHARE = 0.2
 class RankConfig(Settings):
     """Compare the order that a search's shared weights give architectures with what they reach trained alone."""
 
-    architectures: Annotated[int, Interval(ge=5, le=LARGEST_SAMPLE)] = 40
+    architectures: Annotated[int, Field(ge=5, le=LARGEST_SAMPLE)] = 40
     """Architectures drawn uniformly from the space. Where a table has their trainings, all of the space are taken."""
     repeats: SampleCount = 20
     """How many of them are trained with a second seed, for the ceiling."""

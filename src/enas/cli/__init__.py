@@ -10,10 +10,10 @@ a signal after saving; 130 interrupted without saving.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from enas import __version__
-from enas.cli.flags import Command, read, subcommands
+from enas.cli.flags import read, subcommands
 from enas.errors import EnasError, shortened
 from enas.runtime.allocator import keep_freed_memory
 from enas.runtime.progress import say
@@ -72,8 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     with standard_streams():
         try:
-            words = sys.argv[1:] if argv is None else argv
-            return show_text(f"enas {__version__}") if list(words) == ["--version"] else parse(words)()
+            return parse(sys.argv[1:] if argv is None else argv)()
         except Stopped as stopped:
             say(str(stopped))
             return stopped.exit_code
@@ -85,10 +84,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return EXIT_INTERRUPTED
 
 
-def parse(argv: Sequence[str]) -> Command:
-    """The command of a command line. Raises `ConfigError` for an unknown command, recipe or setting, and `SystemExit` after
+def parse(argv: Sequence[str]) -> Callable[[], int]:
+    """What a command line does. Raises `ConfigError` for an unknown command, recipe or setting, and `SystemExit` after
     printing help."""
     words = list(argv) or ["--help"]
+    if words == ["--version"]:
+        return lambda: show_text(f"enas {__version__}")
     command = read(subcommands("command", COMMANDS, words), words, ABOUT)
     command.check()
     return command

@@ -6,7 +6,7 @@ import contextlib
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from importlib import import_module
 from typing import Annotated, Any, Union, get_type_hints
@@ -85,10 +85,11 @@ def loaded(load: Load, words: list[str]) -> Chosen:
         return load(words)
     module, _, attribute = load.partition(":")
     place: Any = getattr(import_module(module), attribute)
-    return (
-        Chosen(Annotated[place, tyro.conf.FlagCreatePairsOff], place)
-        if isinstance(place, type)
-        else place(words)
+    if not isinstance(place, type):
+        chosen: Chosen = place(words)
+        return chosen
+    return Chosen(
+        Annotated[place, tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName], place
     )
 
 
@@ -123,15 +124,14 @@ def read(chosen: Chosen, words: Sequence[str], about: str) -> Command:
 def flag_names(options: Any, prefix: str = "--") -> list[str]:
     """The flags of a class of options or of an instance, those of settings within settings with dots: `--search.epochs`."""
     names = []
-    hints = get_type_hints(options if isinstance(options, type) else type(options), include_extras=True)
+    kind = options if isinstance(options, type) else type(options)
+    plain, hints = get_type_hints(kind), get_type_hints(kind, include_extras=True)
     for option in fields(options):
         if {tyro.conf.Positional, tyro.conf.Suppress}.isdisjoint(
             getattr(hints[option.name], "__metadata__", ())
         ):
             name = prefix if option.name == "settings" else f"{prefix}{option.name.replace('_', '-')}."
-            value = getattr(options, option.name, None)
-            if isinstance(options, type) and option.default_factory is not MISSING:
-                value = option.default_factory()
+            value = plain[option.name] if options is kind else getattr(options, option.name)
             names += flag_names(value, name) if is_dataclass(value) else [name.removesuffix(".")]
     return names
 

@@ -15,7 +15,7 @@ from enas.controllers.lstm import LSTMPolicy
 from enas.controllers.lstm_macro import MacroLSTMPolicy
 from enas.controllers.lstm_micro import MicroLSTMPolicy
 from enas.controllers.lstm_sequence import SequenceLSTMPolicy
-from enas.controllers.lstm_steps import LSTMConfig, StepwisePolicy
+from enas.controllers.lstm_steps import LSTMConfig, StepwisePolicy, cannot_decide
 from enas.controllers.policy_gradient import PolicyGradientController
 from enas.controllers.uniform import UniformConfig, UniformController
 from enas.errors import ConfigError
@@ -60,8 +60,13 @@ def lstm_policy(space: Space, config: LSTMConfig, generator: torch.Generator) ->
     kinds = {decision.kind for decision in space.decisions}
     if "structure" in kinds or (kinds == {"operation"} and len(space.decisions) > 1):
         return SequenceLSTMPolicy(space, config, generator)
+    if len({d.options for d in space.decisions if d.kind in ("function", "operation")}) > 1:
+        raise cannot_decide(space)
+    kind: type[LSTMPolicy | MacroLSTMPolicy | MicroLSTMPolicy] = LSTMPolicy
     if kinds <= {"operation", "skip"}:
-        return MacroLSTMPolicy(space, config, generator)
-    if kinds <= {"source", "operation"} and "operation" in kinds:
-        return MicroLSTMPolicy(space, config, generator)
-    return LSTMPolicy(space, config, generator)
+        kind = MacroLSTMPolicy
+    elif kinds <= {"source", "operation"} and "operation" in kinds:
+        kind = MicroLSTMPolicy
+    policy = kind(space, config, generator)
+    policy.mode()  # refuses a space whose decisions are not what the steps take
+    return policy

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tyro.conf import Suppress
 
-from enas.architecture import Space
+from enas.architecture import Kind, Space
 from enas.constraints import PositiveFloat, Settings, Width
 from enas.controllers.base import Policy, Proposals
 from enas.controllers.categorical import gumbel_noise
@@ -78,25 +78,33 @@ Choose = Callable[[int, Tensor], Tensor]
 class Path:
     """The decisions that N proposals have taken so far, in the order of the space."""
 
-    def __init__(self, n: int, options: int, choose: Choose) -> None:
+    def __init__(self, n: int, space: Space, choose: Choose) -> None:
         self.n = n
-        self.options = options
+        self.space = space
+        self.options = max(len(decision.options) for decision in space.decisions)
         self.choose = choose
         self.position = 0
         self.choices: list[Tensor] = []
         self.logits: list[Tensor] = []
 
-    def take_together(self, logits_NDk: Tensor) -> Tensor:
-        """Take the next D decisions, none of which depends on another of them; return the options taken [N, D]."""
+    def take_together(self, kind: Kind, node: int, logits_NDk: Tensor) -> Tensor:
+        """Take the next D decisions, none of which depends on another of them; return the options taken [N, D].
+
+        Raises `ConfigError` if the space's next decisions are not of this kind, of this node, among so many options.
+        """
+        _, d, k = logits_NDk.shape
+        asked = self.space.decisions[self.position : self.position + d]
+        if [(each.kind, each.node, len(each.options)) for each in asked] != [(kind, node, k)] * d:
+            raise cannot_decide(self.space)
         choices_ND = self.choose(self.position, logits_NDk)
-        self.position += logits_NDk.shape[1]
+        self.position += d
         self.choices.append(choices_ND)
-        self.logits.append(F.pad(logits_NDk, (0, self.options - logits_NDk.shape[2]), value=-math.inf))
+        self.logits.append(F.pad(logits_NDk, (0, self.options - k), value=-math.inf))
         return choices_ND
 
-    def take(self, logits_Nk: Tensor) -> Tensor:
+    def take(self, kind: Kind, node: int, logits_Nk: Tensor) -> Tensor:
         """Take the next decision; return the options taken [N]."""
-        return self.take_together(logits_Nk.unsqueeze(1)).squeeze(1)
+        return self.take_together(kind, node, logits_Nk.unsqueeze(1)).squeeze(1)
 
 
 class StepwisePolicy(Policy):
@@ -108,7 +116,8 @@ class StepwisePolicy(Policy):
     def __init__(self, space: Space, config: LSTMConfig, functions: int, generator: torch.Generator) -> None:
         """All weights start uniform in ± `config.init_range`, drawn from `generator`.
 
-        Raises `ConfigError` if a setting that is `meaningless` here is not at its default.
+        Raises `ConfigError` if a setting that is `meaningless` here is not at its default. Whether the steps are those of
+        the space's decisions shows when they are first taken.
         """
         super().__init__()
         for setting in self.meaningless:
@@ -179,8 +188,10 @@ class StepwisePolicy(Policy):
 
     def _decide(self, n: int, choose: Choose) -> tuple[Tensor, Tensor]:
         """Take all decisions in order; return the options taken [N, L] and the logits [N, L, K]."""
-        path = Path(n, self.options, choose)
+        path = Path(n, self.space, choose)
         self.walk(path)
+        if path.position != len(self.space.decisions):
+            raise cannot_decide(self.space)
         return torch.cat(path.choices, 1), torch.cat(path.logits, 1)
 
     # ---- the pieces of a walk --------------------------------------------------------------------------------
@@ -226,9 +237,10 @@ def picked(anchors: Sequence[Tensor], source_N: Tensor) -> Tensor:
     return torch.stack(tuple(anchors))[source_N, torch.arange(len(source_N), device=source_N.device)]
 
 
-def cannot_decide(space: Space, needs: str) -> ConfigError:
-    """The error for a space whose decisions a controller does not understand."""
+def cannot_decide(space: Space) -> ConfigError:
+    """The error for a space whose decisions a controller does not take."""
     return ConfigError(
-        f"The lstm controller cannot decide the {space.name} space: it needs {needs}. "
+        f"The lstm controller cannot decide the {space.name} space: its decisions are not, in order, those of nodes that "
+        "choose among the earlier ones and among the same functions or operations everywhere. "
         "Use the independent controller."
     )

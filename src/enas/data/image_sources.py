@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from enas.constraints import LARGEST_SIDE, Interval, Part, PositiveInt, Seed, Settings
+from pydantic import Field
+
+from enas.constraints import LARGEST_SIDE, Part, PositiveInt, Seed, Settings
 from enas.data.digits import read_digits
 from enas.data.image_arrays import Channels, read_image_arrays
 from enas.data.image_folder import read_image_folder
@@ -30,7 +32,7 @@ class ImageConfig(Settings):
     """Where the files of `cifar10` or `fashion-mnist` are; by default in a folder of their published name in
     $ENAS_DATA, or else in the cache folder of the platform."""
 
-    size: Annotated[int, Interval(ge=1, le=LARGEST_SIDE)] | None = None
+    size: Annotated[int, Field(ge=1, le=LARGEST_SIDE)] | None = None
     """Scale the pictures of a folder to size × size pixels, cutting what is longer; by default all pictures
     must be of one size."""
 
