@@ -698,7 +698,7 @@ def test_checkpoint_of_a_search_without_a_key_is_named(run: Run, key: str) -> No
     (run.folder / "architecture.json").unlink()
     (run.folder / "search.json").unlink()
     with pytest.raises(
-        RunFolderError, match=rf"step-00000024\.pt does not hold what this run saves \(.*{key}: Field"
+        RunFolderError, match=rf"step-00000024\.pt does not hold what this run saves \(.*{key} is missing"
     ):
         execute(run, ("search",))
     with pytest.raises(RunFolderError, match=r"step-00000024\.pt does not hold what this run saves"):

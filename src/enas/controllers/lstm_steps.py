@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -71,18 +71,17 @@ class LSTMConfig(Settings):
             raise ConfigError(f"operation_tanh_reduce must be 1 where tanh_constant is None, not {reduce}")
 
 
-Choose = Callable[[int, Tensor], Tensor]
-"""From the position of the first of D decisions and their logits [N, D, k] to the options taken [N, D]."""
-
-
 class Path:
-    """The decisions that N proposals have taken so far, in the order of the space."""
+    """The decisions that N proposals have taken so far, in the order of the space.
 
-    def __init__(self, n: int, space: Space, choose: Choose) -> None:
-        self.n = n
+    They are those given [N, L]; or else the options of the highest logit, after adding noise [N, L, K] if there is some.
+    """
+
+    def __init__(self, space: Space, n: int, given_NL: Tensor | None, noise_NLK: Tensor | None) -> None:
         self.space = space
-        self.options = max(len(decision.options) for decision in space.decisions)
-        self.choose = choose
+        self.n = n
+        self.given_NL = given_NL
+        self.noise_NLK = noise_NLK
         self.position = 0
         self.choices: list[Tensor] = []
         self.logits: list[Tensor] = []
@@ -93,13 +92,18 @@ class Path:
         Raises `ConfigError` if the space's next decisions are not of this kind, of this node, among so many options.
         """
         _, d, k = logits_NDk.shape
-        asked = self.space.decisions[self.position : self.position + d]
+        here = slice(self.position, self.position + d)
+        asked = self.space.decisions[here]
         if [(each.kind, each.node, len(each.options)) for each in asked] != [(kind, node, k)] * d:
             raise cannot_decide(self.space)
-        choices_ND = self.choose(self.position, logits_NDk)
+        if self.given_NL is not None:
+            choices_ND = self.given_NL[:, here]
+        else:
+            noise_NDk = 0 if self.noise_NLK is None else self.noise_NLK[:, here, :k]
+            choices_ND = (logits_NDk.detach() + noise_NDk).argmax(-1)
         self.position += d
         self.choices.append(choices_ND)
-        self.logits.append(F.pad(logits_NDk, (0, self.options - k), value=-math.inf))
+        self.logits.append(logits_NDk)
         return choices_ND
 
     def take(self, kind: Kind, node: int, logits_Nk: Tensor) -> Tensor:
@@ -152,12 +156,7 @@ class StepwisePolicy(Policy):
 
     def sample(self, n: int, generator: torch.Generator) -> Proposals:
         noise_NLK = gumbel_noise((n, len(self.space.decisions), self.options), generator, like=self.empty_S)
-
-        def draw(position: int, logits_NDk: Tensor) -> Tensor:
-            _, d, k = logits_NDk.shape
-            return (logits_NDk.detach() + noise_NLK[:, position : position + d, :k]).argmax(-1)
-
-        return Proposals.from_logits(*self._decide(n, draw))
+        return Proposals.from_logits(*self._decide(n, noise_NLK=noise_NLK))
 
     def score(self, choices_NL: Tensor) -> Proposals:
         return Proposals.from_logits(choices_NL, self.logits(choices_NL))
@@ -165,7 +164,7 @@ class StepwisePolicy(Policy):
     def mode(self) -> tuple[int, ...]:
         """Greedy decoding: the most probable option at each step. A more probable architecture may exist."""
         with torch.no_grad():
-            choices_NL, _ = self._decide(1, lambda _, logits_NDk: logits_NDk.argmax(-1))
+            choices_NL, _ = self._decide(1)
         return tuple(choices_NL[0].tolist())
 
     def logit_bounds(self) -> tuple[Tensor, Tensor]:
@@ -180,19 +179,18 @@ class StepwisePolicy(Policy):
         )
 
     def logits(self, choices_NL: Tensor) -> Tensor:
-        def follow(position: int, logits_NDk: Tensor) -> Tensor:
-            return choices_NL[:, position : position + logits_NDk.shape[1]]
+        return self._decide(len(choices_NL), given_NL=choices_NL)[1]
 
-        _, logits_NLK = self._decide(len(choices_NL), follow)
-        return logits_NLK
-
-    def _decide(self, n: int, choose: Choose) -> tuple[Tensor, Tensor]:
+    def _decide(
+        self, n: int, given_NL: Tensor | None = None, noise_NLK: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Take all decisions in order; return the options taken [N, L] and the logits [N, L, K]."""
-        path = Path(n, self.space, choose)
+        path = Path(self.space, n, given_NL, noise_NLK)
         self.walk(path)
         if path.position != len(self.space.decisions):
             raise cannot_decide(self.space)
-        return torch.cat(path.choices, 1), torch.cat(path.logits, 1)
+        logits = [F.pad(each, (0, self.options - each.shape[2]), value=-math.inf) for each in path.logits]
+        return torch.cat(path.choices, 1), torch.cat(logits, 1)
 
     # ---- the pieces of a walk --------------------------------------------------------------------------------
 
