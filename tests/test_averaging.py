@@ -11,12 +11,12 @@ import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from enas.architecture import Architecture
-from enas.cli import settings
 from enas.errors import ConfigError
 from enas.shared_weights import SharedWeights
 from enas.task import Task
 from enas.trainer import Trainer
 from tests import tiny
+from tests.tiny import settings
 
 KEEP = 0.75
 SPACES = ("recurrent", "macro", "micro")

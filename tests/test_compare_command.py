@@ -15,8 +15,7 @@ from torch import Tensor
 from enas import cli
 from enas.architecture import Architecture
 from enas.config import Metric, RunConfig
-from enas.controllers import build_controller
-from enas.controllers.config import EvolutionConfig, UniformConfig
+from enas.controllers import EvolutionConfig, UniformConfig, build_controller
 from enas.errors import ConfigError, NotFiniteError, RunFolderError
 from enas.evidence import compare as compare_run
 from enas.evidence.compare import CompareConfig, random_searches
@@ -563,8 +562,8 @@ def test_an_unfinished_search_and_other_settings_are_refused(text: Path, tmp_pat
     Run.create(folder, tiny.config(text), ("search", "derive"))
     with pytest.raises(RunFolderError, match="holds a run of other settings"):
         compare_run.compare_run(Run.open(run.folder), SMALL)
-    with pytest.raises(ConfigError, match="give the run folder"):
-        cli.check_command(["compare"])
+    with pytest.raises(ConfigError, match="RUN is missing"):
+        cli.parse(["compare"])
 
 
 def test_command_to_go_on_is_the_one_given() -> None:

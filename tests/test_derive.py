@@ -12,8 +12,7 @@ import torch
 from scipy import stats
 
 from enas.architecture import Architecture
-from enas.controllers import Controller, build_controller
-from enas.controllers.config import IndependentConfig, UniformConfig
+from enas.controllers import Controller, IndependentConfig, UniformConfig, build_controller
 from enas.derive import Candidate, DeriveConfig, candidates, pick, ranks
 from enas.effects import Effects, fit_effects
 from enas.errors import ConfigError, NotFiniteError, RunFolderError

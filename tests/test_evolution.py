@@ -11,7 +11,7 @@ import scipy.stats
 import torch
 
 from enas.architecture import Space
-from enas.controllers.config import EvolutionConfig
+from enas.controllers import EvolutionConfig
 from enas.controllers.evolution import EvolutionController
 from enas.errors import ConfigError, RunFolderError
 from enas.spaces.macro.space import MacroSpace

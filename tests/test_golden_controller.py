@@ -13,12 +13,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from enas.controllers import ReinforceConfig
 from enas.controllers.base import Proposals
-from enas.controllers.config import AUTHORS, ReinforceConfig
 from enas.controllers.lstm import LSTMPolicy
 from enas.controllers.policy_gradient import PolicyGradientController
 from enas.controllers.reinforce import ema_baseline, policy_gradient_loss, taken_action_entropy
 from enas.spaces.recurrent.space import RecurrentSpace
+from tests.tiny import published
+
+AUTHORS = published("recurrent-authors")
 
 FUNCTIONS = ("tanh", "relu", "sigmoid", "identity")
 NODES = {"big8": 8, "init9": 9}

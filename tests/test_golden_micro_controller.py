@@ -17,10 +17,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from enas.controllers import LSTMConfig
 from enas.controllers.base import Proposals
-from enas.controllers.config import AUTHORS_MICRO, LSTMConfig
 from enas.controllers.lstm_micro import MicroLSTMPolicy
 from enas.spaces.micro.space import MicroSpace
+from tests.tiny import published
+
+AUTHORS_MICRO = published("micro-authors")
 
 SETTINGS = {
     "script": LSTMConfig(

@@ -15,17 +15,16 @@ from scipy import stats
 from torch import Tensor
 
 from enas.architecture import Architecture, Decision, Graph, Space
-from enas.controllers import build_controller
-from enas.controllers.build import lstm_policy
-from enas.controllers.categorical import uniform_logits
-from enas.controllers.config import (
-    AUTHORS_MICRO,
+from enas.controllers import (
     ControllerConfig,
     IndependentConfig,
     LSTMConfig,
     ReinforceConfig,
     UniformConfig,
+    build_controller,
 )
+from enas.controllers.build import lstm_policy
+from enas.controllers.categorical import uniform_logits
 from enas.controllers.independent import IndependentPolicy
 from enas.errors import ConfigError
 from enas.health import (
@@ -44,6 +43,9 @@ from enas.spaces.micro.space import MicroSpace
 from enas.spaces.recurrent.space import RecurrentSpace
 from tests import tiny
 from tests.test_search import PlantedWeights, go_on, search_of
+from tests.tiny import published
+
+AUTHORS_MICRO = published("micro-authors")
 
 
 @dataclass(frozen=True)
@@ -346,7 +348,7 @@ def test_signal_to_noise_of_an_epoch_is_the_ratio_of_its_sums(tmp_path: Path) ->
 
 
 def test_single_proposals_have_no_signal_to_noise_and_uniform_search_has_health_too(tmp_path: Path) -> None:
-    for name, controller in (("lstm", LSTMConfig()), ("uniform", UniformConfig())):
+    for name, controller in (("lstm", published("micro-paper")), ("uniform", UniformConfig())):
         folder = tmp_path / name
         config = SearchConfig(epochs=1, updates=3, proposals=1, percentile_every=1)
         run(folder, toy_search(folder, config, controller, MicroSpace(2)))

@@ -13,11 +13,11 @@ import torch
 
 from enas.child_training import ChildTraining
 from enas.cli import main
-from enas.config import CONTROLLERS
 from enas.controllers import Controller
 from enas.data.images import ImageData
 from enas.errors import ConfigError
 from enas.evidence.ensemble import EnsembleConfig, ensemble
+from enas.recipes import CONTROLLERS, named_controllers
 from enas.report.summary import summary
 from enas.retrain import Network
 from enas.runtime.files import read_json
@@ -113,7 +113,7 @@ def test_killed_and_resumed_equals_uninterrupted(
 @pytest.mark.parametrize("name", CONTROLLERS)
 def test_every_controller_searches(space: str, tmp_path: Path, name: str) -> None:
     config = tiny.image_config(space)
-    config = replace(config, controller=config.controllers[name])
+    config = replace(config, controller=named_controllers(config.searched_space().name)[name])
     run = Run.create(tmp_path / "run", config, ("search", "derive"))
     execute(run, ("search", "derive"))
     assert run.architecture().space == config.searched_space()

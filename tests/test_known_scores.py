@@ -19,8 +19,7 @@ from nas_bench_graph.architecture import Arch, all_archs, gnn_list, link_list
 
 from enas.architecture import Architecture
 from enas.cli import main
-from enas.controllers import build_controller
-from enas.controllers.config import PAPER, EvolutionConfig, IndependentConfig, LSTMConfig, UniformConfig
+from enas.controllers import EvolutionConfig, IndependentConfig, LSTMConfig, UniformConfig, build_controller
 from enas.errors import ArchitectureError, ConfigError, DataError
 from enas.evidence import benchmark as module
 from enas.evidence.benchmark import (
@@ -46,6 +45,9 @@ from enas.runtime.seeding import generator
 from enas.spaces import architecture_from_json
 from enas.spaces.graph.space import OPERATIONS, STRUCTURES, GraphSpace
 from enas.spaces.recurrent.space import RecurrentSpace
+from tests.tiny import published
+
+PAPER = published("recurrent-paper")
 
 SPACE = GraphSpace()
 SMALL = RecurrentSpace(3)
@@ -373,7 +375,7 @@ def test_the_command_prints_a_table_or_json(capsys: pytest.CaptureFixture[str], 
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        ([], "name a benchmark: nas-bench-graph"),
+        ([], "NAME is missing"),
         (["nas-bench-grap"], "did you mean 'nas-bench-graph'?"),
         (["nas-bench-graph", "--controllers", "evolutio"], "there is no controller 'evolutio'; did you mean"),
         (["nas-bench-graph", "--tables", "corra"], "there is no table 'corra'; did you mean 'cora'?"),

@@ -10,10 +10,13 @@ from torch import Tensor, nn
 
 from enas.controllers import LSTMConfig, UniformConfig, build_controller
 from enas.controllers.base import Proposals
-from enas.controllers.config import AUTHORS_MACRO, PAPER_MACRO
 from enas.controllers.lstm_macro import MacroLSTMPolicy
 from enas.controllers.reinforce import skip_penalty, taken_action_entropy
 from enas.spaces.macro.space import MacroSpace
+from tests.tiny import published
+
+PAPER_MACRO = published("macro-paper")
+AUTHORS_MACRO = published("macro-authors")
 
 SPACE = MacroSpace(4)
 NO, YES = 0, 1

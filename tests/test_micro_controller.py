@@ -11,10 +11,13 @@ from torch import Tensor
 
 from enas.architecture import Architecture, Decision, Graph, Space
 from enas.controllers import LSTMConfig, build_controller
-from enas.controllers.config import AUTHORS_MICRO, PAPER_MICRO
 from enas.controllers.lstm_micro import MicroLSTMPolicy
 from enas.errors import ConfigError
 from enas.spaces.micro.space import MicroSpace
+from tests.tiny import published
+
+PAPER_MICRO = published("micro-paper")
+AUTHORS_MICRO = published("micro-authors")
 
 NORMAL, REDUCTION = slice(0, 20), slice(20, 40)
 """Where the decisions of the two cells of five nodes stand."""

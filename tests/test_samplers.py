@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from enas.architecture import Architecture, Space
-from enas.controllers.config import IndependentConfig
+from enas.controllers import IndependentConfig
 from enas.controllers.uniform import UniformController
 from enas.runtime.seeding import generator
 from enas.samplers import Fair, Uniform

@@ -13,8 +13,7 @@ import pytest
 import scipy.stats
 
 from enas import cli
-from enas.controllers import build_controller
-from enas.controllers.config import LSTMConfig, UniformConfig
+from enas.controllers import LSTMConfig, UniformConfig, build_controller
 from enas.derive import candidates
 from enas.errors import ConfigError, DataError, NotFiniteError, RunFolderError
 from enas.evidence.tables import score as scoring
@@ -31,7 +30,7 @@ from enas.evidence.tables.score import (
     tau,
 )
 from enas.evidence.tables.table import SPLITS, Row, Table, recipe_hash
-from enas.recipes import recipe
+from enas.recipes import named_controllers, recipe
 from enas.runtime.environment import environment
 from enas.runtime.seeding import generator
 from enas.runtime.stop import EXIT_STOPPED, Stopped, StopRequest
@@ -252,7 +251,7 @@ def test_search_of_a_recipe_has_its_rhythm_and_the_mini_spaces_budget(
 def test_names_are_joined_from_left_to_right(toy: MiniSpace) -> None:
     config = toy.config()
     changed = named_settings(config, "lstm+no-warmup+search.updates=7+controller.hidden=12+derive.rule=mode")
-    lstm = config.controllers["lstm"]
+    lstm = named_controllers(config.searched_space().name)["lstm"]
     assert isinstance(lstm, LSTMConfig)
     assert changed == replace(
         config,
@@ -270,8 +269,8 @@ def test_names_are_joined_from_left_to_right(toy: MiniSpace) -> None:
         ("search.update=3", "there is no setting 'search.update'"),
         ("search=3", "search=3: search must be a SearchConfig, not 3"),
         ("a.b.c=3", "there is no setting 'a.b.c'"),
-        ("search.updates=many", "search.updates=many: updates must be a whole number, not 'many'"),
-        ("search.warmup=2", "search.warmup=2: warmup must be at most 1, not 2"),
+        ("search.updates=many", "search.updates=many: setting search.updates must be a whole number"),
+        ("search.warmup=2", "search.warmup=2: setting search.warmup must be at most 1, not 2"),
         ("", "--methods are some of default, independent"),
     ],
 )

@@ -13,8 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from enas.architecture import Architecture
-from enas.controllers import build_controller
-from enas.controllers.config import ControllerConfig, IndependentConfig, UniformConfig
+from enas.controllers import ControllerConfig, IndependentConfig, UniformConfig, build_controller
 from enas.errors import ConfigError, NotFiniteError
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import JsonlLog, read_jsonl

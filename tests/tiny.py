@@ -3,12 +3,17 @@
 import json
 import random
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from enas.cli import settings
+from enas.cli import parse
+from enas.cli.stages import FromRecipe
+from enas.config import RunConfig
+from enas.controllers import LSTMConfig
+from enas.recipes import recipe
 from enas.runs.images import ImageRunConfig
 from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.checkpoint import CheckpointStore
@@ -52,7 +57,7 @@ def _words(given: list[str]) -> list[str]:
 
 def config(text: Path, *more: str) -> RecurrentConfig:
     """The settings of a tiny run on this text."""
-    made = settings("recurrent-quick", flags(text, *more))[0]
+    made = settings("recurrent-quick", flags(text, *more))
     assert isinstance(made, RecurrentConfig)
     return made
 
@@ -138,6 +143,20 @@ def image_flags(space: str, *more: str) -> list[str]:
 
 def image_config(space: str, *more: str) -> ImageRunConfig:
     """The settings of a tiny run on 60 digits; later flags win."""
-    made = settings(f"{space}-quick", image_flags(space, *more))[0]
+    made = settings(f"{space}-quick", image_flags(space, *more))
     assert isinstance(made, ImageRunConfig)
     return made
+
+
+def published(name: str) -> LSTMConfig:
+    """The controller of a recipe that follows the paper or the authors."""
+    controller = recipe(name).controller
+    assert isinstance(controller, LSTMConfig)
+    return controller
+
+
+def settings(name: str, flags: Sequence[str]) -> RunConfig:
+    """A recipe's settings with flags applied."""
+    command = parse(["run", name, *flags])
+    assert isinstance(command, FromRecipe)
+    return command.settings

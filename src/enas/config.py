@@ -17,13 +17,7 @@ from torch import nn
 from enas.architecture import Architecture, Space
 from enas.child_training import ChildTraining
 from enas.constraints import Seed, Settings, Threads
-from enas.controllers.config import (
-    ControllerConfig,
-    EvolutionConfig,
-    IndependentConfig,
-    LSTMConfig,
-    UniformConfig,
-)
+from enas.controllers import ControllerConfig, IndependentConfig
 from enas.derive import DeriveConfig
 from enas.errors import ConfigError
 from enas.retrain import Network, RetrainConfig, score_in
@@ -71,16 +65,6 @@ class Hardware(TypedDict):
     dtype: torch.dtype
 
 
-CONTROLLERS = ("independent", "uniform", "evolution", "lstm", "lstm-authors")
-"""Names by which a recipe's controller is replaced by another."""
-
-
-def named_controllers(paper: LSTMConfig, authors: LSTMConfig) -> Mapping[str, ControllerConfig]:
-    """The controllers called `CONTROLLERS`, those two with a space's own settings."""
-    settings = (IndependentConfig(), UniformConfig(), EvolutionConfig(), paper, authors)
-    return dict(zip(CONTROLLERS, settings, strict=True))
-
-
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -92,8 +76,6 @@ class RunConfig(Settings, ABC):
     """What networks are compared by."""
     on_own_data: ClassVar[str]
     """A command that runs the quick recipe on data of one's own, and what those are, as a comment."""
-    controllers: ClassVar[Mapping[str, ControllerConfig]]
-    """What the names of `CONTROLLERS` mean in the space: `lstm` is the paper's, `lstm-authors` the authors'."""
     paper: ClassVar[Mapping[str, str]] = {}
     """What the paper states of variants of the recipe, by the names that `enas ablate` gives them."""
 

@@ -1,4 +1,4 @@
-"""What a setting may be: bounds stand in its type, and hold wherever settings are made.
+"""What a setting may be: bounds stand in its type, and pydantic holds them wherever settings are made.
 
 A settings class is a frozen dataclass that derives from `Settings`. Its fields are checked when it is made, by a recipe,
 by flags, from config.json and by `dataclasses.replace` alike: a number must be of its kind and finite, and keep the bounds
@@ -14,12 +14,14 @@ that its type names.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import fields, is_dataclass
 from functools import cache
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Annotated, Any, NamedTuple, cast, get_args, get_type_hints
 
-from enas.errors import SettingError, shown
+from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
+
+from enas.errors import SettingError, did_you_mean, shown
 
 LARGEST_COUNT = 10**9
 """Of steps, epochs, tokens and whatever else is counted one by one."""
@@ -38,62 +40,43 @@ LARGEST_FLOAT = 3.4028234663852886e38
 LARGEST_THREADS = 1024
 """Of threads and processes."""
 
-
-@dataclass(frozen=True)
-class Bounds:
-    """The numbers from `low` to `high`, both among them unless they are said to be left out."""
-
-    low: float
-    high: float
-    without_low: bool = False
-    without_high: bool = False
-
-    def broken_by(self, value: float) -> str | None:
-        """What the number would have to be, if it is too small or too large."""
-        if value < self.low or (self.without_low and value == self.low):
-            return f"{'above' if self.without_low else 'at least'} {self.low}"
-        if value > self.high or (self.without_high and value == self.high):
-            return f"{'below' if self.without_high else 'at most'} {self.high}"
-        return None
-
-
-PositiveInt = Annotated[int, Bounds(1, LARGEST_COUNT)]
+PositiveInt = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 """A number of things, at least one."""
-Several = Annotated[int, Bounds(2, LARGEST_COUNT)]
+Several = Annotated[int, Field(ge=2, le=LARGEST_COUNT)]
 """A number of things, at least two."""
-Count = Annotated[int, Bounds(0, LARGEST_COUNT)]
+Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 """A number of things, or none."""
-Epochs = Annotated[int, Bounds(1, LARGEST_EPOCHS)]
+Epochs = Annotated[int, Field(ge=1, le=LARGEST_EPOCHS)]
 """Passes over the data."""
-SampleSize = Annotated[int, Bounds(1, LARGEST_SAMPLE)]
+SampleSize = Annotated[int, Field(ge=1, le=LARGEST_SAMPLE)]
 """A number of things that are in memory together."""
-SampleCount = Annotated[int, Bounds(0, LARGEST_SAMPLE)]
+SampleCount = Annotated[int, Field(ge=0, le=LARGEST_SAMPLE)]
 """The same, or none."""
-Width = Annotated[int, Bounds(1, LARGEST_WIDTH)]
+Width = Annotated[int, Field(ge=1, le=LARGEST_WIDTH)]
 """Channels or units of a layer."""
-Depth = Annotated[int, Bounds(1, LARGEST_SPACE)]
+Depth = Annotated[int, Field(ge=1, le=LARGEST_SPACE)]
 """Nodes of a cell, or layers of a network."""
-Pixels = Annotated[int, Bounds(0, LARGEST_SIDE)]
+Pixels = Annotated[int, Field(ge=0, le=LARGEST_SIDE)]
 """A length in an image."""
-Threads = Annotated[int, Bounds(1, LARGEST_THREADS)]
+Threads = Annotated[int, Field(ge=1, le=LARGEST_THREADS)]
 """Threads or processes that work at the same time."""
-Seed = Annotated[int, Bounds(-(2**63), 2**63 - 1)]
+Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 """A number that random numbers follow from."""
-Share = Annotated[float, Bounds(0, 1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 """A part of a whole."""
-PartialShare = Annotated[float, Bounds(0, 1, without_high=True)]
+PartialShare = Annotated[float, Field(ge=0, lt=1)]
 """A part of a whole that leaves something over."""
-SomeShare = Annotated[float, Bounds(0, 1, without_low=True)]
+SomeShare = Annotated[float, Field(gt=0, le=1)]
 """A part of a whole that is not nothing."""
-InnerShare = Annotated[float, Bounds(0, 1, without_low=True, without_high=True)]
+InnerShare = Annotated[float, Field(gt=0, lt=1)]
 """A part of a whole that is neither nothing nor all."""
-Part = Annotated[int | float, Bounds(0, LARGEST_COUNT, without_low=True)]
+Part = Annotated[int | float, Field(gt=0, le=LARGEST_COUNT)]
 """A share below 1, or a number of things."""
-LearningRate = Annotated[float, Bounds(0, 1000, without_low=True)]
+LearningRate = Annotated[float, Field(gt=0, le=1000)]
 """What Adam's steps are multiplied by, which are about 1 long for every weight."""
-PositiveFloat = Annotated[float, Bounds(0, LARGEST_FLOAT, without_low=True, without_high=True)]
+PositiveFloat = Annotated[float, Field(gt=0, lt=LARGEST_FLOAT)]
 """A number above zero."""
-Weight = Annotated[float, Bounds(0, LARGEST_FLOAT, without_high=True)]
+Weight = Annotated[float, Field(ge=0, lt=LARGEST_FLOAT)]
 """What a term of a loss is multiplied by."""
 
 
@@ -103,55 +86,87 @@ class Settings:
     def __post_init__(self) -> None:
         """Raises `SettingError`, naming the setting, the value and what it must be."""
         cls: Any = type(self)
-        for name, hint in _hints(cls).items():
-            needs = _unmet(getattr(self, name), hint)
-            if needs is not None:
-                raise SettingError(f"{name} must be {needs}, not {shown(getattr(self, name))}")
+        try:
+            _checker(cls).validate_python({field.name: getattr(self, field.name) for field in fields(cls)})
+        except ValidationError as error:
+            raise SettingError(complaint(error, cls)) from error
 
 
 @cache
-def _hints(cls: Any) -> dict[str, Any]:
-    """The types of the fields of a settings class, with their bounds."""
+def _checker(cls: Any) -> TypeAdapter[Any]:
+    """What checks the fields of a settings class; settings in it have checked themselves."""
+    instance_of, named_tuple = (
+        cast(Any, InstanceOf),
+        cast(Any, NamedTuple),
+    )  # of types that are known only now
     hints = get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(cls)}
+    kinds = {field.name: hints[field.name] for field in fields(cls)}
+    own = {name: instance_of[kind] if is_dataclass(kind) else kind for name, kind in kinds.items()}
+    config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    return TypeAdapter(named_tuple(cls.__name__, list(own.items())), config=config)
 
 
-def _unmet(value: object, hint: Any) -> str | None:
-    """What a value of this type must be, if this one is not."""
-    arguments = get_args(hint)
-    match get_origin(hint):
-        case origin if origin is Annotated:
-            bounds = [part for part in arguments[1:] if isinstance(part, Bounds)]
-            needs = [_unmet(value, arguments[0]), *(_broken(value, bound) for bound in bounds)]
-            return next((need for need in needs if need is not None), None)
-        case origin if origin in (Union, UnionType):
-            needs = [_unmet(value, argument) for argument in arguments if argument is not NoneType]
-            if None in needs or (value is None and NoneType in arguments):
-                return None
-            return str(needs[-1]) + (" or None" if NoneType in arguments else "")
-        case origin if origin is Literal:
-            return None if value in arguments else f"one of {', '.join(map(str, arguments))}"
-        case origin if origin is tuple and isinstance(value, tuple):
-            each = arguments[:1] * len(value) if arguments[-1] is ... else arguments
-            if len(each) != len(value):
-                return f"{len(each)} values"
-            return next((f"made of what is {n}" for n in map(_unmet, value, each) if n is not None), None)
-    return _wrong_kind(value, get_origin(hint) or hint)
+NEEDS = {
+    "greater_than": "above {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "below {lt}",
+    "less_than_equal": "at most {le}",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "True or False",
+    "string_type": "text",
+    "tuple_type": "several values",
+    "list_type": "several values",
+    "dict_type": "an object",
+    "dataclass_type": "an object",
+    "too_long": "{max_length} values",
+    "literal_error": "{expected}",
+    "model_attributes_type": "an object",
+    "is_instance_of": "a {class}",
+}
+"""What a value must be, by pydantic's name of what is wrong with it."""
 
 
-def _broken(value: object, bound: Bounds) -> str | None:
-    return bound.broken_by(value) if isinstance(value, int | float) else None
+def complaint(error: ValidationError, cls: type) -> str:
+    """What is wrong in values of a dataclass, in one line: the name of the field, with dots, and what it must be."""
+    errors = error.errors(include_url=False)
+    place, hint = _place(errors[0]["loc"], cls)
+    wrong = [each for each in errors if _place(each["loc"], cls)[0] == place][
+        -1
+    ]  # of a union, what its last type asks
+    kind, context = wrong["type"], wrong.get("ctx", {})
+    if isinstance(context.get("error"), SettingError):
+        return f"{place}.{context['error']}".lstrip(".")
+    if kind == "union_tag_invalid":
+        return f"{place}.kind must be one of {context['expected_tags']}, not {shown(context['tag'])}"
+    if kind == "union_tag_not_found":
+        return f"{place}.kind is missing"
+    if kind == "missing":
+        return f"{place} is missing"
+    if kind == "unexpected_keyword_argument":
+        owner, name = _place(errors[0]["loc"][:-1], cls)[1], str(errors[0]["loc"][-1])
+        near = did_you_mean(name, (field.name for field in fields(owner)))
+        return f"{'.'.join(filter(None, (place, name)))} is not known; {near}".removesuffix("; ").rstrip()
+    infinite = isinstance(wrong["input"], float) and not math.isfinite(wrong["input"])
+    if kind not in NEEDS and not infinite:
+        return f"{place}: {wrong['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+    bounds = {name: f"{bound:.17g}" if isinstance(bound, float) else bound for name, bound in context.items()}
+    optional = " or None" if NoneType in get_args(hint) else ""
+    needs = "finite" if infinite else NEEDS[kind].format(**bounds)
+    return f"{place or 'it'} must be {needs}{optional}, not {shown(wrong['input'])}"
 
 
-def _wrong_kind(value: object, kind: Any) -> str | None:
-    """What a value must be that is not of a plain type."""
-    if kind is float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return "a number"
-        return None if -math.inf < value < math.inf else "finite"
-    if kind is int:
-        return None if isinstance(value, int) and not isinstance(value, bool) else "a whole number"
-    if not isinstance(kind, type):
-        return None
-    names = {bool: "True or False", str: "text", tuple: "several values"}
-    return None if isinstance(value, kind) else names.get(kind, f"a {kind.__name__}")
+def _place(loc: tuple[int | str, ...], cls: Any) -> tuple[str, Any]:
+    """The name of a place in a dataclass, without what pydantic calls the types of a union; and its type."""
+    names: list[str] = []
+    for part in loc:
+        if is_dataclass(cls):
+            cls = get_type_hints(cls).get(str(part))
+            if cls is not None:
+                names.append(str(part))
+        elif isinstance(part, int):
+            names.append(str(part))
+        else:
+            cls = next((kind for kind in get_args(cls) if getattr(kind, "kind", None) == part), cls)
+    return ".".join(names), cls

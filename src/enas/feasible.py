@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from enas.config import RunConfig
-from enas.controllers import build_controller
-from enas.controllers.config import IndependentConfig, LSTMConfig
+from enas.controllers import IndependentConfig, LSTMConfig, build_controller
 from enas.controllers.reinforce import leave_one_out_baseline
 from enas.errors import ConfigError
 from enas.retrain import Network, random_architectures

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from enas.config import RunConfig
-from enas.controllers.config import ControllerConfig
-from enas.errors import RunFolderError, shortened
+from enas.errors import RunFolderError
 from enas.runs.images import MacroConfig, MicroConfig
 from enas.runs.recurrent import RecurrentConfig
-from enas.runtime.records import WrongRecord, validated
+from enas.runtime.records import WrongRecord, record_in, validated
 
 CONFIGS: dict[str, type[RunConfig]] = {
     "recurrent": RecurrentConfig,
@@ -19,9 +18,6 @@ CONFIGS: dict[str, type[RunConfig]] = {
     "micro": MicroConfig,
 }
 """The kinds of run, by the name that config.json carries."""
-
-CONTROLLERS: dict[str, type] = {cls.__name__: cls for cls in get_args(ControllerConfig)}
-"""The kinds of controller, likewise."""
 
 
 Work = Literal["search", "derive", "training"]
@@ -62,14 +58,13 @@ class ConfigRecord:
     """What config.json holds."""
 
     kind: Literal["recurrent", "macro", "micro"]
-    controller: str
     settings: dict[str, Any]
 
 
 def settings_for(work: Work, config: RunConfig) -> dict[str, Any]:
     """The settings that a stage's work depends on, as plain values by their names with dots."""
     record = config_to_json(config)
-    named = {"kind": record["kind"], "controller": record["controller"], **flat(record["settings"])}
+    named = {"kind": record["kind"], **flat(record["settings"])}
     return {
         name: value
         for name, value in named.items()
@@ -91,30 +86,13 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def config_to_json(config: RunConfig) -> dict[str, Any]:
     """The settings as plain values, with the kind of run they are for."""
     kind = next(name for name, cls in CONFIGS.items() if type(config) is cls)
-    return {"kind": kind, "controller": type(config.controller).__name__, "settings": asdict(config)}
+    return {"kind": kind, "settings": asdict(config)}
 
 
-def config_from_json(record: dict[str, Any]) -> RunConfig:
+def config_from_json(record: object) -> RunConfig:
     """The settings written by `config_to_json`. Raises `RunFolderError` naming the setting that is wrong."""
+    read = record_in("config.json", record, ConfigRecord, "Was it written by another version?")
     try:
-        read = validated(ConfigRecord, record)
-        kind, controller = CONFIGS[read.kind], CONTROLLERS[read.controller]
-        values = read.settings["controller"]
-    except (KeyError, WrongRecord) as error:
-        raise RunFolderError(
-            f"config.json lacks or does not know {shortened(str(error))}; was it written by a newer version?"
-        ) from error
-    settings = {**read.settings, "controller": _read(controller, values, "controller")}
-    config: RunConfig = _read(kind, settings)
-    return config
-
-
-def _read(cls: type, values: Any, *place: str) -> Any:
-    """A dataclass, and those in it, from plain values. Raises `RunFolderError` for a wrong value or an unknown name."""
-    try:
-        return validated(cls, values, strict=False, closed=True)
+        return validated(CONFIGS[read.kind], read.settings, closed=True)
     except WrongRecord as error:
-        name = ".".join(part for part in (*place, error.place) if part)
-        reason = "there is no such setting" if error.unknown else error.reason
-        joint = " " if error.of_setting else ": "
-        raise RunFolderError(f"config.json, setting {name}{joint}{reason}") from error
+        raise RunFolderError(f"config.json, setting {error}") from error

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from enas.architecture import Architecture, Space
-from enas.controllers.categorical import entropies, log_probs, uniform_logits
+from enas.controllers.categorical import entropies, log_probs, maximum_entropy, uniform_logits
 from enas.errors import ConfigError, NotFiniteError
 
 
@@ -141,8 +141,18 @@ def check_rewards(space: Space, proposals: Proposals, rewards_N: Tensor) -> None
             f"its shape is {tuple(rewards_N.shape)}"
         )
     for choices, reward in zip(proposals.choices_NL.tolist(), rewards_N.tolist(), strict=True):
-        if not abs(reward) < float("inf"):
+        if not math.isfinite(reward):
             raise NotFiniteError(
                 f"The reward of {space.architecture(choices)} is {reward}; the controller learnt nothing. "
                 "Lower the learning rate of the supernet."
             )
+
+
+def reward_and_entropy(space: Space, proposals: Proposals, rewards_N: Tensor) -> dict[str, float]:
+    """What every controller logs: see `Controller.feedback`."""
+    entropy, largest = float(proposals.entropy_N.detach().mean()), maximum_entropy(space)
+    return {
+        "reward": float(rewards_N.mean()),
+        "entropy": entropy,
+        "entropy_share": entropy / largest if largest else 1.0,
+    }

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Discriminator
 
 from enas.architecture import Space
 from enas.controllers.base import Controller
-from enas.controllers.config import (
-    ControllerConfig,
-    EvolutionConfig,
-    IndependentConfig,
-    LSTMConfig,
-    UniformConfig,
-)
-from enas.controllers.evolution import EvolutionController
-from enas.controllers.independent import IndependentPolicy
+from enas.controllers.evolution import EvolutionConfig, EvolutionController
+from enas.controllers.independent import IndependentConfig, IndependentPolicy
 from enas.controllers.lstm import LSTMPolicy
 from enas.controllers.lstm_macro import MacroLSTMPolicy
 from enas.controllers.lstm_micro import MicroLSTMPolicy
 from enas.controllers.lstm_sequence import SequenceLSTMPolicy
-from enas.controllers.lstm_steps import StepwisePolicy
+from enas.controllers.lstm_steps import LSTMConfig, StepwisePolicy, cannot_decide
 from enas.controllers.policy_gradient import PolicyGradientController
-from enas.controllers.uniform import UniformController
+from enas.controllers.uniform import UniformConfig, UniformController
 from enas.errors import ConfigError
+
+ControllerConfig = Annotated[
+    UniformConfig | EvolutionConfig | IndependentConfig | LSTMConfig, Discriminator("kind")
+]
+"""The settings of any controller; which one, says `kind` in config.json and `--controller` on the command line."""
 
 
 def build_controller(
@@ -33,19 +34,21 @@ def build_controller(
     A controller is small: the CPU is usually its fastest place, whatever device the supernet is on. Raises
     `ConfigError` if the controller cannot decide the space, or has settings that mean nothing there.
     """
-    if isinstance(config, UniformConfig):
-        return UniformController(space, device)
-    if isinstance(config, EvolutionConfig):
-        return EvolutionController(space, config, device)
-    if isinstance(config, IndependentConfig):
-        if config.reinforce.skip_weight and config.reinforce.skip_penalty == "reward":
-            raise ConfigError(
-                "The skip penalty of an independent policy is the same for every proposal, so as part of the "
-                "reward it teaches nothing; set skip_penalty to regulariser."
-            )
-        return PolicyGradientController(IndependentPolicy(space).to(device), config.reinforce)
-    policy = lstm_policy(space, config, torch.Generator().manual_seed(seed))
-    return PolicyGradientController(policy.to(device), config.reinforce)
+    match config:
+        case UniformConfig():
+            return UniformController(space, device)
+        case EvolutionConfig():
+            return EvolutionController(space, config, device)
+        case IndependentConfig():
+            if config.reinforce.skip_weight and config.reinforce.skip_penalty == "reward":
+                raise ConfigError(
+                    "The skip penalty of an independent policy is the same for every proposal, so as part of the "
+                    "reward it teaches nothing; set skip_penalty to regulariser."
+                )
+            return PolicyGradientController(IndependentPolicy(space).to(device), config.reinforce)
+        case LSTMConfig():
+            policy = lstm_policy(space, config, torch.Generator().manual_seed(seed))
+            return PolicyGradientController(policy.to(device), config.reinforce)
 
 
 def lstm_policy(space: Space, config: LSTMConfig, generator: torch.Generator) -> StepwisePolicy:
@@ -57,8 +60,13 @@ def lstm_policy(space: Space, config: LSTMConfig, generator: torch.Generator) ->
     kinds = {decision.kind for decision in space.decisions}
     if "structure" in kinds or (kinds == {"operation"} and len(space.decisions) > 1):
         return SequenceLSTMPolicy(space, config, generator)
+    if len({d.options for d in space.decisions if d.kind in ("function", "operation")}) > 1:
+        raise cannot_decide(space)
+    kind: type[LSTMPolicy | MacroLSTMPolicy | MicroLSTMPolicy] = LSTMPolicy
     if kinds <= {"operation", "skip"}:
-        return MacroLSTMPolicy(space, config, generator)
-    if kinds <= {"source", "operation"} and "operation" in kinds:
-        return MicroLSTMPolicy(space, config, generator)
-    return LSTMPolicy(space, config, generator)
+        kind = MacroLSTMPolicy
+    elif kinds <= {"source", "operation"} and "operation" in kinds:
+        kind = MicroLSTMPolicy
+    policy = kind(space, config, generator)
+    policy.mode()  # refuses a space whose decisions are not what the steps take
+    return policy

@@ -40,6 +40,12 @@ def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator, like: Tenso
     return exponential.clamp_(min=torch.finfo(like.dtype).tiny).log_().neg_().to(like.device)
 
 
+def sample(logits_LK: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """`n` independent choices of an option for every decision [N, L]."""
+    noise_NLK = gumbel_noise((n, *logits_LK.shape), generator, like=logits_LK)
+    return (logits_LK.detach() + noise_NLK).argmax(-1)
+
+
 def log_probs(logits_NLK: Tensor, choices_NL: Tensor) -> Tensor:
     """log p of the option taken at every decision [N, L]. `logits_NLK` may have one row for all N."""
     log_p_NLK = logits_NLK.log_softmax(-1).expand(len(choices_NL), -1, -1)

@@ -13,16 +13,30 @@ Shape letters: N proposals, L decisions, K options, P members of the population.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from tyro.conf import Suppress
 
 from enas.architecture import Space
-from enas.controllers.base import Controller, Proposals, check_rewards
-from enas.controllers.categorical import gumbel_noise, maximum_entropy, uniform_logits
-from enas.controllers.config import EvolutionConfig
+from enas.constraints import SampleSize, Settings
+from enas.controllers.base import Controller, Proposals, check_rewards, reward_and_entropy
+from enas.controllers.categorical import sample, uniform_logits
 from enas.errors import RunFolderError
+
+
+@dataclass(frozen=True)
+class EvolutionConfig(Settings):
+    """Regularised evolution (Real et al. 2019)."""
+
+    kind: Suppress[Literal["evolution"]] = field(default="evolution", kw_only=True)
+
+    population: SampleSize = 50
+    """Architectures alive; so many are drawn uniformly at first."""
+    tournament: SampleSize = 10
+    """Members drawn, with replacement, of which the best is mutated."""
 
 
 class EvolutionController(Controller):
@@ -41,10 +55,8 @@ class EvolutionController(Controller):
 
     def propose(self, n: int, generator: torch.Generator) -> Proposals:
         if len(self.rewards_P) < self.config.population or not self._mutable:
-            noise_NLK = gumbel_noise((n, *self._uniform_LK.shape), generator, like=self._uniform_LK)
-            return Proposals.from_logits(
-                (self._uniform_LK + noise_NLK).argmax(-1), self._uniform_LK.unsqueeze(0)
-            )
+            choices_NL = sample(self._uniform_LK, n, generator)
+            return Proposals.from_logits(choices_NL, self._uniform_LK.unsqueeze(0))
         choices_NL = self._mutants(n, generator)
         return Proposals.from_logits(choices_NL, self._logits(choices_NL))
 
@@ -55,11 +67,8 @@ class EvolutionController(Controller):
         choices_PL = torch.cat((self.choices_PL, proposals.choices_NL.to(self.device)))
         rewards_P = torch.cat((self.rewards_P, rewards_N.detach().cpu().double().to(self.device)))
         self.choices_PL, self.rewards_P = choices_PL[-size:], rewards_P[-size:]
-        entropy, largest = float(proposals.entropy_N.mean()), maximum_entropy(self.space)
         return {
-            "reward": float(rewards_N.mean()),
-            "entropy": entropy,
-            "entropy_share": entropy / largest if largest else 1.0,
+            **reward_and_entropy(self.space, proposals, rewards_N),
             "best_reward": float(self.rewards_P.max()),
         }
 
@@ -84,10 +93,8 @@ class EvolutionController(Controller):
                 f"The saved state of the controller does not fit the evolution of this {self.space.name} space; "
                 "resume with the controller and the space of that run."
             )
-        self.choices_PL, self.rewards_P = (
-            choices_PL.clone().to(self.device),
-            rewards_P.clone().to(self.device),
-        )
+        self.choices_PL = choices_PL.clone().to(self.device)
+        self.rewards_P = rewards_P.clone().to(self.device)
 
     def parent_probabilities(self) -> Tensor:
         """How probably each member wins a tournament [P]; members of equal reward share what is theirs."""

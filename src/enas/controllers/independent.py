@@ -6,12 +6,30 @@ and entropy are exact.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
+from tyro.conf import Suppress
 
 from enas.architecture import Space
+from enas.constraints import Settings
 from enas.controllers.base import Policy, Proposals
-from enas.controllers.categorical import gumbel_noise, uniform_logits
+from enas.controllers.categorical import sample, uniform_logits
+from enas.controllers.policy_gradient import ReinforceConfig
+
+
+@dataclass(frozen=True)
+class IndependentConfig(Settings):
+    """One distribution per decision, independent of the other decisions; meant for 4 to 8 proposals an update."""
+
+    kind: Suppress[Literal["independent"]] = field(default="independent", kw_only=True)
+
+    reinforce: ReinforceConfig = field(
+        default_factory=lambda: ReinforceConfig(learning_rate=0.2, entropy_weight=0.15)
+    )
+    """How the policy learns from rewards: within a few dozen updates, part of the entropy kept in long searches."""
 
 
 class IndependentPolicy(Policy):
@@ -35,8 +53,7 @@ class IndependentPolicy(Policy):
 
     def sample(self, n: int, generator: torch.Generator) -> Proposals:
         logits_LK = self.table()
-        noise_NLK = gumbel_noise((n, *logits_LK.shape), generator, like=logits_LK)
-        return Proposals.from_logits((logits_LK.detach() + noise_NLK).argmax(-1), logits_LK.unsqueeze(0))
+        return Proposals.from_logits(sample(logits_LK, n, generator), logits_LK.unsqueeze(0))
 
     def score(self, choices_NL: Tensor) -> Proposals:
         return Proposals.from_logits(choices_NL, self.table().unsqueeze(0))

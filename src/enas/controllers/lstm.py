@@ -15,104 +15,62 @@ Shape letters: those of `lstm_steps`, k also the number of a node.
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from enas.architecture import Space
-from enas.controllers.config import LSTMConfig
-from enas.controllers.lstm_steps import Path, StepwisePolicy, cannot_decide, picked, refuse_settings
-
-
-class NodeDecisions(NamedTuple):
-    """Where a node's decisions stand among the space's; None for one that it does not take."""
-
-    source: int | None = None
-    function: int | None = None
-
-
-NOTHING = NodeDecisions()
-
-
-def nodes_of(space: Space) -> tuple[NodeDecisions, ...]:
-    """The decisions of nodes 0, 1, ...
-
-    Raises `ConfigError` unless nodes come in order, each deciding at most a source, among all nodes before
-    it, and then a function, among the same functions at every node.
-    """
-    decisions = space.decisions
-    nodes = [NOTHING] * (1 + max(decision.node for decision in decisions))
-    kinds: dict[int, list[str]] = {}
-    for position, decision in enumerate(decisions):
-        kinds.setdefault(decision.node, []).append(decision.kind)
-        if decision.kind == "source":
-            nodes[decision.node] = nodes[decision.node]._replace(source=position)
-        else:
-            nodes[decision.node] = nodes[decision.node]._replace(function=position)
-    if not (
-        all(before.node <= after.node for before, after in pairwise(decisions))
-        and all(of_node in (["source"], ["function"], ["source", "function"]) for of_node in kinds.values())
-        and all(len(d.options) == d.node for d in decisions if d.kind == "source")
-        and len({d.options for d in decisions if d.kind == "function"}) <= 1
-    ):
-        raise cannot_decide(
-            space,
-            "nodes in order, each with at most a source among all earlier nodes and then a function, "
-            "the same functions everywhere",
-        )
-    return tuple(nodes)
+from enas.architecture import Kind, Space
+from enas.controllers.lstm_steps import LSTMConfig, Path, StepwisePolicy, picked
 
 
 class LSTMPolicy(StepwisePolicy):
     """π(a) = Π of p(decision | all decisions before it), by an LSTM."""
 
+    meaningless = ("operation_tanh_reduce", "operation_prior")
     _distance_K: Tensor
 
     def __init__(self, space: Space, config: LSTMConfig, generator: torch.Generator) -> None:
-        """Raises `ConfigError` if the space is not one of recurrent cells."""
-        nodes = nodes_of(space)
-        refuse_settings(space, config, "operation_tanh_reduce", "operation_prior")
         functions = max((len(d.options) for d in space.decisions if d.kind == "function"), default=0)
         super().__init__(space, config, functions, generator)
-        self.nodes = nodes
+        self.nodes: list[list[Kind]] = [[] for _ in range(1 + max(d.node for d in space.decisions))]
+        """What each node decides."""
+        for decision in space.decisions:
+            self.nodes[decision.node].append(decision.kind)
         self.distance_prior = config.distance_prior
-        distance_K = torch.arange(len(nodes) - 1, 0, -1, dtype=torch.get_default_dtype())
+        distance_K = torch.arange(len(self.nodes) - 1, 0, -1, dtype=torch.get_default_dtype())
         self.register_buffer("_distance_K", distance_K, persistent=False)
 
     def walk(self, path: Path) -> None:
         zeros_NS = self.zeros(path.n)
-        embedding_FG = self.embedding_FS @ self.input_SG  # the inputs' part of the gates, once for all steps
+        embedding_FG = self.embedding_inputs()
         anchors: list[Tensor] = []
         keys: list[Tensor] = []
         input_NG = self.empty_input(path.n)
         h_NS = c_NS = zeros_NS
-        for k, node in enumerate(self.nodes):
-            if node == NOTHING:
+        for k, kinds in enumerate(self.nodes):
+            if not kinds:
                 anchors.append(zeros_NS)
                 keys.append(zeros_NS)
                 continue
             h_NS, c_NS = self.step(input_NG, h_NS, c_NS)
             anchors.append(h_NS)
             keys.append(h_NS @ self.key_SS)
-            if node.source is not None:
-                source_N = path.take(self._source_logits(h_NS, keys[:k]))
+            if "source" in kinds and k > 0:
+                source_N = path.take("source", k, self._source_logits(h_NS, keys[:k]))
                 distance_N = (k - source_N).to(zeros_NS.dtype)
                 input_NG = (picked(anchors, source_N) / (0.1 + distance_N).unsqueeze(1)) @ self.input_SG
-            if node.function is not None:
+            if "function" in kinds:
                 h_NS, c_NS = self.step(input_NG, h_NS, c_NS)
-                input_NG = embedding_FG[path.take(self.squash(h_NS @ self.softmax_FS.T))]
+                input_NG = embedding_FG[path.take("function", k, self.squash(h_NS @ self.softmax_FS.T))]
 
     def logit_bounds(self) -> tuple[Tensor, Tensor]:
         """Those of the squash, the distance of a source subtracted."""
         low_LK, high_LK = super().logit_bounds()
         if self.distance_prior:
-            for k, node in enumerate(self.nodes):
-                if node.source is not None:
-                    penalty_k = self._distance_K[-k:].cpu().square() / 6
-                    low_LK[node.source, :k] -= penalty_k
-                    high_LK[node.source, :k] -= penalty_k
+            for position, decision in enumerate(self.space.decisions):
+                if decision.kind == "source":
+                    penalty_k = self._distance_K[-decision.node :].cpu().square() / 6
+                    low_LK[position, : decision.node] -= penalty_k
+                    high_LK[position, : decision.node] -= penalty_k
         return low_LK, high_LK
 
     def _source_logits(self, h_NS: Tensor, keys: list[Tensor]) -> Tensor:

@@ -20,56 +20,33 @@ import torch
 from torch import Tensor
 
 from enas.architecture import Space
-from enas.controllers.config import LSTMConfig
-from enas.controllers.lstm_steps import Path, StepwisePolicy, cannot_decide, refuse_settings
-
-
-def layers_of(space: Space) -> int:
-    """The number of layers.
-
-    Raises `ConfigError` unless layer i = 0, 1, ... decides an operation, the same ones at every layer, and
-    then i skip connections, no or yes.
-    """
-    decisions = space.decisions
-    layers = sum(decision.kind == "operation" for decision in decisions)
-    asked = [(decision.kind, decision.node) for decision in decisions]
-    if not (
-        asked == [(kind, i) for i in range(layers) for kind in ("operation", *["skip"] * i)]
-        and len({d.options for d in decisions if d.kind == "operation"}) == 1
-        and all(len(d.options) == 2 for d in decisions if d.kind == "skip")
-    ):
-        raise cannot_decide(
-            space,
-            "layers 0, 1, ... in order, each with an operation, the same ones everywhere, and then one skip "
-            "decision, no or yes, for each layer before it",
-        )
-    return layers
+from enas.controllers.lstm_steps import LSTMConfig, Path, StepwisePolicy
 
 
 class MacroLSTMPolicy(StepwisePolicy):
     """π(a) = Π of p(decision | all layers before, and the layer's operation), by an LSTM."""
 
+    meaningless = ("distance_prior", "operation_tanh_reduce", "operation_prior")
+
     def __init__(self, space: Space, config: LSTMConfig, generator: torch.Generator) -> None:
-        """Raises `ConfigError` if the space is not one of whole networks."""
-        layers = layers_of(space)
-        refuse_settings(space, config, "distance_prior", "operation_tanh_reduce", "operation_prior")
         super().__init__(space, config, len(space.decisions[0].options), generator)
-        self.layers = layers
+        self.layers = sum(decision.kind == "operation" for decision in space.decisions)
 
     def walk(self, path: Path) -> None:
         h_NS = c_NS = stem_NS = self.zeros(path.n)
-        embedding_FG = self.embedding_FS @ self.input_SG  # the inputs' part of the gates, once for all steps
+        embedding_FG = self.embedding_inputs()
         anchors, keys = [stem_NS], [stem_NS]  # of T[0], T[1], ...
         input_NG = empty_NG = self.empty_input(path.n)
         for layer in range(self.layers):
             h_NS, c_NS = self.step(input_NG, h_NS, c_NS)
-            operation_N = path.take(self.squash(h_NS @ self.softmax_FS.T))
+            operation_N = path.take("operation", layer, self.squash(h_NS @ self.softmax_FS.T))
             h_NS, c_NS = self.step(embedding_FG[operation_N], h_NS, c_NS)
             if layer == 0:
                 input_NG = empty_NG
             else:
                 z_Nj = self.attend(h_NS, keys[:layer])
-                skips_Nj = path.take_together(torch.stack((-z_Nj, z_Nj), -1)).to(z_Nj.dtype)
+                logits_Nj2 = torch.stack((-z_Nj, z_Nj), -1)
+                skips_Nj = path.take_together("skip", layer, logits_Nj2).to(z_Nj.dtype)
                 input_NG = self._taken(anchors[:layer], skips_Nj) @ self.input_SG
             anchors.append(h_NS)
             keys.append(h_NS @ self.key_SS)

@@ -26,8 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from enas.architecture import Space
-from enas.controllers.config import LSTMConfig
-from enas.controllers.lstm_steps import Path, StepwisePolicy, cannot_decide, picked, refuse_settings
+from enas.controllers.lstm_steps import LSTMConfig, Path, StepwisePolicy, picked
 from enas.errors import ConfigError
 
 INPUTS = 2
@@ -40,62 +39,41 @@ AUTHORS_PRIOR = ((1.10 / 2.5 + 0.25, -0.25), (1.10 / 2.5, 0.0))
 """Its logits at the start: (separable, other) in the normal and in the reduction cell."""
 
 
-def cells_of(space: Space) -> tuple[int, ...]:
-    """The number of computed nodes of each cell.
-
-    Raises `ConfigError` unless node n = 2, 3, ... of a cell decides two sources, among all nodes before it,
-    and then two operations, the same ones everywhere.
-    """
-    decisions = space.decisions
-    firsts = [number for number, decision in enumerate(decisions[::4]) if decision.node == INPUTS]
-    cells = tuple(end - first for first, end in pairwise([*firsts, len(decisions) // 4]))
-    asked = [(decision.kind, decision.node) for decision in decisions]
-    of_node = ("source", "source", "operation", "operation")
-    if not (
-        asked == [(kind, INPUTS + i) for nodes in cells for i in range(nodes) for kind in of_node]
-        and all(len(d.options) == d.node for d in decisions if d.kind == "source")
-        and len({d.options for d in decisions if d.kind == "operation"}) == 1
-    ):
-        raise cannot_decide(
-            space,
-            "cells of nodes 2, 3, ... in order, each with two sources among all earlier nodes and then two "
-            "operations, the same ones everywhere",
-        )
-    return cells
-
-
 class MicroLSTMPolicy(StepwisePolicy):
     """π(a) = Π of p(decision | all decisions before it), by one run of an LSTM over all cells."""
 
+    meaningless = ("distance_prior",)
+
     def __init__(self, space: Space, config: LSTMConfig, generator: torch.Generator) -> None:
-        """Raises `ConfigError` if the space is not one of cells."""
-        cells = cells_of(space)
-        refuse_settings(space, config, "distance_prior")
         operations = next(decision.options for decision in space.decisions if decision.kind == "operation")
         super().__init__(space, config, len(operations), generator)
-        self.cells = cells
+        nodes = space.decisions[::4]  # the first of the four decisions of every node
+        firsts = [number for number, decision in enumerate(nodes) if decision.node == INPUTS]
+        self.cells = tuple(end - first for first, end in pairwise([*firsts, len(nodes)]))
+        """The number of computed nodes of each cell."""
         self.operation_tanh_reduce = config.operation_tanh_reduce
         self.bias_F = nn.Parameter(torch.zeros(len(operations)))
-        self.prior_MF = None if config.operation_prior == "none" else authors_prior(space, cells, operations)
+        self.prior_MF = None if config.operation_prior == "none" else self._authors_prior(operations)
 
     def walk(self, path: Path) -> None:
         h_NS = c_NS = zeros_NS = self.zeros(path.n)
         empty_NG = self.empty_input(path.n)
-        embedding_FG = self.embedding_FS @ self.input_SG  # the inputs' part of the gates, once for all steps
+        embedding_FG = self.embedding_inputs()
         for cell, nodes in enumerate(self.cells):
             anchors, keys = [zeros_NS] * INPUTS, []
             for _ in range(INPUTS):
                 h_NS, c_NS = self.step(empty_NG, h_NS, c_NS)
                 keys.append(h_NS @ self.key_SS)
-            for _ in range(nodes):
+            for node in range(INPUTS, INPUTS + nodes):
                 input_NG = empty_NG
                 for _ in range(2):
                     h_NS, c_NS = self.step(input_NG, h_NS, c_NS)
-                    source_N = path.take(self.attend(h_NS, keys))
+                    source_N = path.take("source", node, self.attend(h_NS, keys))
                     input_NG = picked(anchors, source_N) @ self.input_SG
                 for _ in range(2):
                     h_NS, c_NS = self.step(input_NG, h_NS, c_NS)
-                    input_NG = embedding_FG[path.take(self._operation_logits(h_NS, cell))]
+                    operation_N = path.take("operation", node, self._operation_logits(h_NS, cell))
+                    input_NG = embedding_FG[operation_N]
                 h_NS, c_NS = self.step(input_NG, h_NS, c_NS)
                 anchors.append(h_NS)
                 keys.append(h_NS @ self.key_SS)
@@ -115,18 +93,16 @@ class MicroLSTMPolicy(StepwisePolicy):
         logits_NF = self.squash(h_NS @ self.softmax_FS.T + self.bias_F, self.operation_tanh_reduce)
         return logits_NF if self.prior_MF is None else logits_NF + self.prior_MF[cell]
 
+    def _authors_prior(self, operations: tuple[str, ...]) -> nn.Parameter:
+        """Biases that start where the first released code starts [M, F]; those of a normal cell if there is only one.
 
-def authors_prior(space: Space, cells: tuple[int, ...], operations: tuple[str, ...]) -> nn.Parameter:
-    """Biases that start where the first released code starts [M, F]; those of a normal cell if there is only one.
-
-    Raises `ConfigError` for more than a normal and a reduction cell.
-    """
-    if len(cells) > len(AUTHORS_PRIOR):
-        raise ConfigError(
-            f"operation_prior = authors is for a normal and a reduction cell, not for the {len(cells)} of the "
-            f"{space.name} space; leave it at none."
-        )
-    priors = AUTHORS_PRIOR[: len(cells)]
-    return nn.Parameter(
-        torch.tensor([[sep if name in SEPARABLE else other for name in operations] for sep, other in priors])
-    )
+        Raises `ConfigError` for more than a normal and a reduction cell.
+        """
+        if len(self.cells) > len(AUTHORS_PRIOR):
+            raise ConfigError(
+                f"operation_prior = authors is for a normal and a reduction cell, not for the {len(self.cells)} of the "
+                f"{self.space.name} space; leave it at none."
+            )
+        priors = AUTHORS_PRIOR[: len(self.cells)]
+        rows = [[sep if name in SEPARABLE else other for name in operations] for sep, other in priors]
+        return nn.Parameter(torch.tensor(rows))

@@ -12,15 +12,15 @@ from __future__ import annotations
 import torch
 
 from enas.architecture import Space
-from enas.controllers.config import LSTMConfig
-from enas.controllers.lstm_steps import Path, StepwisePolicy, refuse_settings
+from enas.controllers.lstm_steps import LSTMConfig, Path, StepwisePolicy
 
 
 class SequenceLSTMPolicy(StepwisePolicy):
     """π(a) = Π of p(decision | all decisions before it), by an LSTM."""
 
+    meaningless = ("distance_prior", "operation_tanh_reduce", "operation_prior")
+
     def __init__(self, space: Space, config: LSTMConfig, generator: torch.Generator) -> None:
-        refuse_settings(space, config, "distance_prior", "operation_tanh_reduce", "operation_prior")
         starts: dict[tuple[str, ...], int] = {}
         rows = 0
         for decision in space.decisions:
@@ -29,16 +29,16 @@ class SequenceLSTMPolicy(StepwisePolicy):
                 rows += len(decision.options)
         super().__init__(space, config, rows, generator)
         del self.key_SS, self.query_SS, self.attention_S
-        self.rows = [
-            slice(starts[decision.options], starts[decision.options] + len(decision.options))
-            for decision in space.decisions
-        ]
-        """Of each decision, where its options stand among all."""
+        self.starts = starts
+        """Where the options of decisions stand among all."""
 
     def walk(self, path: Path) -> None:
         h_NS = c_NS = self.zeros(path.n)
-        embedding_FG = self.embedding_FS @ self.input_SG  # the inputs' part of the gates, once for all steps
+        embedding_FG = self.embedding_inputs()
         input_NG = self.empty_input(path.n)
-        for rows in self.rows:
+        for decision in self.space.decisions:
+            first = self.starts[decision.options]
+            rows = slice(first, first + len(decision.options))
             h_NS, c_NS = self.step(input_NG, h_NS, c_NS)
-            input_NG = embedding_FG[rows][path.take(self.squash(h_NS @ self.softmax_FS[rows].T))]
+            logits_NK = self.squash(h_NS @ self.softmax_FS[rows].T)
+            input_NG = embedding_FG[rows][path.take(decision.kind, decision.node, logits_NK)]

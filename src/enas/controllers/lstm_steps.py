@@ -16,52 +16,121 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tyro.conf import Suppress
 
-from enas.architecture import Space
+from enas.architecture import Kind, Space
+from enas.constraints import PositiveFloat, Settings, Width
 from enas.controllers.base import Policy, Proposals
 from enas.controllers.categorical import gumbel_noise
-from enas.controllers.config import LSTMConfig
+from enas.controllers.policy_gradient import ReinforceConfig
 from enas.errors import ConfigError
 
-Choose = Callable[[int, Tensor], Tensor]
-"""From the position of the first of D decisions and their logits [N, D, k] to the options taken [N, D]."""
+
+@dataclass(frozen=True)
+class LSTMConfig(Settings):
+    """The paper's controller: an LSTM that decides node after node. The defaults are the paper's, but for `reinforce`.
+
+    A setting that means nothing in a space is refused there unless it is at its default.
+    """
+
+    kind: Suppress[Literal["lstm"]] = field(default="lstm", kw_only=True)
+
+    hidden: Width = 100
+    """Units of the LSTM."""
+    init_range: PositiveFloat = 0.1
+    """All weights start uniform in ± this."""
+    temperature: PositiveFloat | None = 5.0
+    """Divides the logits, before the tanh; None does not."""
+    tanh_constant: PositiveFloat | None = 2.5
+    """Logits become this constant times their tanh, so none leaves ± the constant; None does not."""
+    distance_prior: bool = False
+    """Subtract (k - j)²/6 from the logit of node k reading node j, as the authors' recurrent codes do
+    (recurrent space)."""
+    tied_softmax: bool = False
+    """Use the embeddings of functions or operations as their softmax weights too, as the authors' corrected
+    code does."""
+    operation_tanh_reduce: PositiveFloat = 1.0
+    """Divides the tanh constant of operations (micro space)."""
+    operation_prior: Literal["none", "authors"] = "none"
+    """Favour separable convolutions at the start as much as the first released code does, by biases that are
+    added after the tanh and learn (micro space)."""
+    reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
+    """How the policy learns from rewards."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        reduce = self.operation_tanh_reduce
+        if reduce != 1 and self.tanh_constant is None:
+            raise ConfigError(f"operation_tanh_reduce must be 1 where tanh_constant is None, not {reduce}")
 
 
 class Path:
-    """The decisions that N proposals have taken so far, in the order of the space."""
+    """The decisions that N proposals have taken so far, in the order of the space.
 
-    def __init__(self, n: int, options: int, choose: Choose) -> None:
+    They are those given [N, L]; or else the options of the highest logit, after adding noise [N, L, K] if there is some.
+    """
+
+    def __init__(self, space: Space, n: int, given_NL: Tensor | None, noise_NLK: Tensor | None) -> None:
+        self.space = space
         self.n = n
-        self.options = options
-        self.choose = choose
+        self.given_NL = given_NL
+        self.noise_NLK = noise_NLK
         self.position = 0
         self.choices: list[Tensor] = []
         self.logits: list[Tensor] = []
 
-    def take_together(self, logits_NDk: Tensor) -> Tensor:
-        """Take the next D decisions, none of which depends on another of them; return the options taken [N, D]."""
-        choices_ND = self.choose(self.position, logits_NDk)
-        self.position += logits_NDk.shape[1]
+    def take_together(self, kind: Kind, node: int, logits_NDk: Tensor) -> Tensor:
+        """Take the next D decisions, none of which depends on another of them; return the options taken [N, D].
+
+        Raises `ConfigError` if the space's next decisions are not of this kind, of this node, among so many options.
+        """
+        _, d, k = logits_NDk.shape
+        here = slice(self.position, self.position + d)
+        asked = self.space.decisions[here]
+        if [(each.kind, each.node, len(each.options)) for each in asked] != [(kind, node, k)] * d:
+            raise cannot_decide(self.space)
+        if self.given_NL is not None:
+            choices_ND = self.given_NL[:, here]
+        else:
+            noise_NDk = 0 if self.noise_NLK is None else self.noise_NLK[:, here, :k]
+            choices_ND = (logits_NDk.detach() + noise_NDk).argmax(-1)
+        self.position += d
         self.choices.append(choices_ND)
-        self.logits.append(F.pad(logits_NDk, (0, self.options - logits_NDk.shape[2]), value=-math.inf))
+        self.logits.append(logits_NDk)
         return choices_ND
 
-    def take(self, logits_Nk: Tensor) -> Tensor:
+    def take(self, kind: Kind, node: int, logits_Nk: Tensor) -> Tensor:
         """Take the next decision; return the options taken [N]."""
-        return self.take_together(logits_Nk.unsqueeze(1)).squeeze(1)
+        return self.take_together(kind, node, logits_Nk.unsqueeze(1)).squeeze(1)
 
 
 class StepwisePolicy(Policy):
     """A policy that takes its decisions one after another with an LSTM; a subclass says in which steps."""
 
+    meaningless: ClassVar[tuple[str, ...]] = ()
+    """The settings of `LSTMConfig` that say nothing about the spaces of a subclass."""
+
     def __init__(self, space: Space, config: LSTMConfig, functions: int, generator: torch.Generator) -> None:
-        """All weights start uniform in ± `config.init_range`, drawn from `generator`."""
+        """All weights start uniform in ± `config.init_range`, drawn from `generator`.
+
+        Raises `ConfigError` if a setting that is `meaningless` here is not at its default. Whether the steps are those of
+        the space's decisions shows when they are first taken.
+        """
         super().__init__()
+        for setting in self.meaningless:
+            value, default = getattr(config, setting), getattr(LSTMConfig, setting)
+            if value != default:
+                raise ConfigError(
+                    f"{setting} = {value} means nothing to the lstm controller of the {space.name} space; "
+                    f"leave it at {default}."
+                )
         self.space = space
         self.options = max(len(decision.options) for decision in space.decisions)
         self.temperature = config.temperature
@@ -87,12 +156,7 @@ class StepwisePolicy(Policy):
 
     def sample(self, n: int, generator: torch.Generator) -> Proposals:
         noise_NLK = gumbel_noise((n, len(self.space.decisions), self.options), generator, like=self.empty_S)
-
-        def draw(position: int, logits_NDk: Tensor) -> Tensor:
-            _, d, k = logits_NDk.shape
-            return (logits_NDk.detach() + noise_NLK[:, position : position + d, :k]).argmax(-1)
-
-        return Proposals.from_logits(*self._decide(n, draw))
+        return Proposals.from_logits(*self._decide(n, noise_NLK=noise_NLK))
 
     def score(self, choices_NL: Tensor) -> Proposals:
         return Proposals.from_logits(choices_NL, self.logits(choices_NL))
@@ -100,7 +164,7 @@ class StepwisePolicy(Policy):
     def mode(self) -> tuple[int, ...]:
         """Greedy decoding: the most probable option at each step. A more probable architecture may exist."""
         with torch.no_grad():
-            choices_NL, _ = self._decide(1, lambda _, logits_NDk: logits_NDk.argmax(-1))
+            choices_NL, _ = self._decide(1)
         return tuple(choices_NL[0].tolist())
 
     def logit_bounds(self) -> tuple[Tensor, Tensor]:
@@ -115,17 +179,18 @@ class StepwisePolicy(Policy):
         )
 
     def logits(self, choices_NL: Tensor) -> Tensor:
-        def follow(position: int, logits_NDk: Tensor) -> Tensor:
-            return choices_NL[:, position : position + logits_NDk.shape[1]]
+        return self._decide(len(choices_NL), given_NL=choices_NL)[1]
 
-        _, logits_NLK = self._decide(len(choices_NL), follow)
-        return logits_NLK
-
-    def _decide(self, n: int, choose: Choose) -> tuple[Tensor, Tensor]:
+    def _decide(
+        self, n: int, given_NL: Tensor | None = None, noise_NLK: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Take all decisions in order; return the options taken [N, L] and the logits [N, L, K]."""
-        path = Path(n, self.options, choose)
+        path = Path(self.space, n, given_NL, noise_NLK)
         self.walk(path)
-        return torch.cat(path.choices, 1), torch.cat(path.logits, 1)
+        if path.position != len(self.space.decisions):
+            raise cannot_decide(self.space)
+        logits = [F.pad(each, (0, self.options - each.shape[2]), value=-math.inf) for each in path.logits]
+        return torch.cat(path.choices, 1), torch.cat(logits, 1)
 
     # ---- the pieces of a walk --------------------------------------------------------------------------------
 
@@ -136,6 +201,10 @@ class StepwisePolicy(Policy):
     def empty_input(self, n: int) -> Tensor:
         """The gates' part of an input that says nothing [N, G]."""
         return (self.empty_S @ self.input_SG).expand(n, -1)
+
+    def embedding_inputs(self) -> Tensor:
+        """The gates' part of the inputs that name a function or operation [F, G], once for all steps of a walk."""
+        return self.embedding_FS @ self.input_SG
 
     def step(self, input_NG: Tensor, h_NS: Tensor, c_NS: Tensor) -> tuple[Tensor, Tensor]:
         """One step of the LSTM, given the input's part of the gates: the new h and c."""
@@ -166,21 +235,10 @@ def picked(anchors: Sequence[Tensor], source_N: Tensor) -> Tensor:
     return torch.stack(tuple(anchors))[source_N, torch.arange(len(source_N), device=source_N.device)]
 
 
-def cannot_decide(space: Space, needs: str) -> ConfigError:
-    """The error for a space whose decisions a controller does not understand."""
+def cannot_decide(space: Space) -> ConfigError:
+    """The error for a space whose decisions a controller does not take."""
     return ConfigError(
-        f"The lstm controller cannot decide the {space.name} space: it needs {needs}. "
+        f"The lstm controller cannot decide the {space.name} space: its decisions are not, in order, those of nodes that "
+        "choose among the earlier ones and among the same functions or operations everywhere. "
         "Use the independent controller."
     )
-
-
-def refuse_settings(space: Space, config: LSTMConfig, *settings: str) -> None:
-    """Raise `ConfigError` if one of these settings, which say nothing about `space`, is not at its default."""
-    default = LSTMConfig()
-    for setting in settings:
-        value, left = getattr(config, setting), getattr(default, setting)
-        if value != left:
-            raise ConfigError(
-                f"{setting} = {value} means nothing to the lstm controller of the {space.name} space; "
-                f"leave it at {left}."
-            )

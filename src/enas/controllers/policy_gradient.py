@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from enas.controllers.base import Controller, Policy, Proposals, check_rewards
-from enas.controllers.categorical import maximum_entropy, uniform_logits
-from enas.controllers.config import ReinforceConfig
+from enas.constraints import InnerShare, LearningRate, PartialShare, PositiveFloat, Settings, Weight
+from enas.controllers.base import Controller, Policy, Proposals, check_rewards, reward_and_entropy
+from enas.controllers.categorical import sample, uniform_logits
 from enas.controllers.reinforce import (
     ema_baseline,
     leave_one_out_baseline,
@@ -20,9 +21,43 @@ from enas.controllers.reinforce import (
     skip_penalty,
     taken_action_entropy,
 )
-from enas.controllers.uniform import UniformController
 from enas.errors import ConfigError, NotFiniteError, RunFolderError
 from enas.health import attainable_probabilities, gradient_power, relative_probabilities
+
+
+@dataclass(frozen=True)
+class ReinforceConfig(Settings):
+    """How a policy learns from rewards: REINFORCE with Adam. The defaults are careful ones, for any policy."""
+
+    learning_rate: LearningRate = 0.05
+    """Adam's learning rate."""
+    betas: tuple[PartialShare, PartialShare] = (0.9, 0.999)
+    """Adam's decay rates of the gradient's mean and square."""
+    eps: PositiveFloat = 1e-8
+    """Adam's epsilon."""
+    baseline: Literal["leave-one-out", "ema"] = "leave-one-out"
+    """What is subtracted from a reward: the mean of the update's other rewards, or a moving average."""
+    decay: PartialShare = 0.99
+    """Share of the moving average kept at each reward (baseline 'ema')."""
+    baseline_start: Literal["zero", "first-reward"] = "first-reward"
+    """Where the moving average starts (baseline 'ema'). From zero, early advantages are all positive."""
+    normalise_advantages: bool = True
+    """Scale the advantages of an update to a root mean square of 1: the scale of rewards stops mattering."""
+    entropy_weight: Weight = 0.1
+    """Weight of the entropy (nats), which keeps the policy from collapsing early."""
+    entropy: Literal["regulariser", "reward", "taken-action-in-reward"] = "regulariser"
+    """Where the entropy enters: the loss, with gradient; the reward (paper); or the reward, where only the
+    taken option's p log(1/p) counts (authors' recurrent and macro codes)."""
+    skip_weight: Weight = 0.0
+    """Weight of the skip penalty: the KL divergence (nats) of the probability of each skip connection from
+    `skip_rate`, summed over the bits of a layer, averaged over the layers. For spaces with skip decisions."""
+    skip_rate: InnerShare = 0.4
+    """ρ: the probability of a skip connection at which the penalty is 0."""
+    skip_penalty: Literal["regulariser", "reward"] = "regulariser"
+    """Where the skip penalty enters: the loss, with gradient (authors' code); or the reward (paper), where it
+    can only favour the paths on which it is small, so that an independent policy learns nothing from it."""
+    max_grad_norm: PositiveFloat | None = None
+    """Clip the gradient to this norm; None does not clip."""
 
 
 class PolicyGradientController(Controller):
@@ -88,36 +123,31 @@ class PolicyGradientController(Controller):
         grad_norm = self._descend(loss)
         if self.config.baseline == "ema":
             self.moving_average = float(baseline_N[-1])
-        entropy, largest = float(entropy_N.detach().mean()), maximum_entropy(self.space)
-        skips = {"skip_penalty": float(penalty_N.detach().mean())} if self.has_skips else {}
-        power = {}
-        if logits_NLK is not None:
-            signal, noise = gradient_power(logits_NLK, proposals.choices_NL, reward_N)
-            power = {"gradient_signal": signal, "gradient_noise": noise}
-        return {
-            "reward": float(rewards_N.mean()),
+        learnt = {
+            **reward_and_entropy(self.space, proposals, rewards_N),
             "baseline": float(baseline_N.mean()),
             "advantage": float(advantage_N.mean()),
-            "entropy": entropy,
-            "entropy_share": entropy / largest if largest else 1.0,
             "loss": float(loss.detach()),
             "grad_norm": grad_norm,
-            **power,
-            **skips,
         }
+        if logits_NLK is not None:
+            signal, noise = gradient_power(logits_NLK, proposals.choices_NL, reward_N)
+            learnt |= {"gradient_signal": signal, "gradient_noise": noise}
+        if self.has_skips:
+            learnt["skip_penalty"] = float(penalty_N.detach().mean())
+        return learnt
 
     @torch.no_grad()
     def prior(self, generator: torch.Generator) -> dict[str, float]:
         """Along 64 uniformly random paths, which reach options that the policy itself would rarely take."""
-        choices_NL = UniformController(self.space).propose(64, generator).choices_NL
-        logits_NLK = self.policy.logits(choices_NL.to(self.device))
+        uniform_LK = uniform_logits(self.space)
+        logits_NLK = self.policy.logits(sample(uniform_LK, 64, generator).to(self.device))
         smallest, largest = relative_probabilities(self.space, logits_NLK)
         attainable_LK = attainable_probabilities(*self.policy.logit_bounds())
-        exists_LK = uniform_logits(self.space) == 0
         return {
             "initial_smallest": smallest,
             "initial_largest": largest,
-            "attainable": float(attainable_LK[exists_LK].min()),
+            "attainable": float(attainable_LK[uniform_LK == 0].min()),
         }
 
     def mode(self) -> tuple[int, ...]:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from tyro.conf import Suppress
 
 from enas.architecture import Space
+from enas.constraints import Settings
 from enas.controllers.base import Controller, Proposals, check_rewards
-from enas.controllers.categorical import gumbel_noise, maximum_entropy, uniform_logits
+from enas.controllers.categorical import maximum_entropy, sample, uniform_logits
 from enas.errors import RunFolderError
+
+
+@dataclass(frozen=True)
+class UniformConfig(Settings):
+    """Random architectures, whatever the rewards."""
+
+    kind: Suppress[Literal["uniform"]] = field(default="uniform", kw_only=True)
 
 
 class UniformController(Controller):
@@ -22,8 +32,7 @@ class UniformController(Controller):
         self._logits_LK = uniform_logits(space).to(device)
 
     def propose(self, n: int, generator: torch.Generator) -> Proposals:
-        noise_NLK = gumbel_noise((n, *self._logits_LK.shape), generator, like=self._logits_LK)
-        return Proposals.from_logits((self._logits_LK + noise_NLK).argmax(-1), self._logits_LK.unsqueeze(0))
+        return Proposals.from_logits(sample(self._logits_LK, n, generator), self._logits_LK.unsqueeze(0))
 
     def feedback(self, proposals: Proposals, rewards_N: Tensor) -> dict[str, float]:
         check_rewards(self.space, proposals, rewards_N)

@@ -12,9 +12,10 @@ from functools import cached_property
 from typing import Annotated, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from enas.constraints import LARGEST_SIDE, Bounds, Part, PositiveInt, Seed, Settings
+from enas.constraints import LARGEST_SIDE, Part, PositiveInt, Seed, Settings
 from enas.data.own_files import SPLITS, Split, located, printable
 from enas.errors import DataError
 
@@ -35,7 +36,7 @@ class ImageConfig(Settings):
     folder: str | None = None
     """Where the files of `cifar10` or `fashion-mnist` are; by default in a folder of their published name in
     $ENAS_DATA, or else in the cache folder of the platform."""
-    size: Annotated[int, Bounds(1, LARGEST_SIDE)] | None = None
+    size: Annotated[int, Field(ge=1, le=LARGEST_SIDE)] | None = None
     """Scale the pictures of a folder to size × size pixels, cutting what is longer; by default all pictures
     must be of one size."""
     channels: Channels | None = None

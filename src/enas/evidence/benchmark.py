@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import tyro
 
-from enas.config import named_controllers
 from enas.constraints import PositiveInt, SampleSize, Settings, Several
-from enas.controllers.config import AUTHORS, PAPER, ControllerConfig, UniformConfig
+from enas.controllers import ControllerConfig, LSTMConfig, UniformConfig
 from enas.errors import ConfigError, did_you_mean, shown
 from enas.evidence.known_scores import KnownScores, Trial, search_known
 from enas.evidence.nas_bench_graph import SHA256, load_table
@@ -29,6 +28,7 @@ from enas.evidence.statistics import (
     random_equivalents,
 )
 from enas.paths import OptionalPath
+from enas.recipes import named_controllers
 from enas.runtime.files import append_jsonl
 from enas.runtime.progress import progress
 from enas.runtime.seeding import derive_seed
@@ -41,7 +41,11 @@ POINTS = 100.0
 """Scores are shares; differences are told in points."""
 LOADERS = {"nas-bench-graph": (tuple(SHA256), load_table)}
 """What `enas benchmark` knows: the names of the tables, and what reads one."""
-NAMED = named_controllers(PAPER, replace(AUTHORS, distance_prior=False))
+
+NAMED = {
+    name: replace(config, distance_prior=False) if isinstance(config, LSTMConfig) else config
+    for name, config in named_controllers("recurrent").items()
+}
 """The controllers by name; on a table, `lstm` has the settings of the paper's recurrent search."""
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from enas.config import RunConfig
-from enas.controllers.config import EvolutionConfig, UniformConfig
+from enas.controllers import EvolutionConfig, UniformConfig
 
 ENAS, EVOLUTION, UNIFORM, SHARED_RANDOM = "enas", "evolution", "uniform", "shared-random"
 

@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from enas.architecture import Architecture
-from enas.constraints import LARGEST_SAMPLE, Bounds, Epochs, SampleCount, Settings, Threads
+from enas.constraints import LARGEST_SAMPLE, Epochs, SampleCount, Settings, Threads
 from enas.errors import ConfigError, DataError
 from enas.evidence.agreement import RankAgreement, agreement_if_any, top
 from enas.evidence.pictures import scatter_svg
@@ -43,7 +44,7 @@ COMPARED = {
 class RankConfig(Settings):
     """Compare the order that a search's shared weights give architectures with what they reach trained alone."""
 
-    architectures: Annotated[int, Bounds(5, LARGEST_SAMPLE)] = 40
+    architectures: Annotated[int, Field(ge=5, le=LARGEST_SAMPLE)] = 40
     """Architectures drawn uniformly from the space. Where a table has their trainings, all of the space are taken."""
     repeats: SampleCount = 20
     """How many of them are trained with a second seed, for the ceiling."""

@@ -1,35 +1,42 @@
 """Recipes: whole runs as functions that return one complete typed config.
 
-Each says what it does, the command, what to expect and where that figure comes from. A variant of a recipe calls it and
-changes fields with `dataclasses.replace`. Letters of sources: "paper" is Pham et al. 2018; "authors" is their corrected
-recurrent code, google-research/enas_lm; "first code" is melodyguan/enas, whose language model its authors withdrew in
-2019 and whose convolutional searches are the only ones that they published.
+The docstring of each says what it does, the command, what to expect and where that figure comes from. A variant of a recipe
+calls it and changes fields with `dataclasses.replace`. The modules of recipes take seconds to import, for torch. So
+docstrings are read from the source, and a module is imported when one of its recipes is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ast
+import importlib
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import TYPE_CHECKING
 
-from enas.config import RunConfig
 from enas.errors import ConfigError, did_you_mean, shown
-from enas.recipes.macro import macro_authors, macro_default, macro_paper, macro_quick
-from enas.recipes.micro import micro_authors, micro_default, micro_paper, micro_quick
-from enas.recipes.recurrent import recurrent_authors, recurrent_default, recurrent_paper, recurrent_quick
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {
-    "recurrent-quick": recurrent_quick,
-    "recurrent-default": recurrent_default,
-    "recurrent-paper": recurrent_paper,
-    "recurrent-authors": recurrent_authors,
-    "macro-quick": macro_quick,
-    "macro-default": macro_default,
-    "macro-paper": macro_paper,
-    "macro-authors": macro_authors,
-    "micro-quick": micro_quick,
-    "micro-default": micro_default,
-    "micro-paper": micro_paper,
-    "micro-authors": micro_authors,
-}
+if TYPE_CHECKING:
+    from enas.config import RunConfig
+    from enas.controllers import ControllerConfig
+
+SPACES = ("recurrent", "macro", "micro")
+"""The modules of recipes; the recipe `macro-quick` is the function `macro_quick` of `macro`."""
+
+CONTROLLERS = ("independent", "uniform", "evolution", "lstm", "lstm-authors")
+"""Names of the controllers that may take the place of a recipe's."""
+
+
+def _documented() -> Mapping[str, str]:
+    return {
+        node.name.replace("_", "-"): ast.get_docstring(node) or ""
+        for space in SPACES
+        for node in ast.parse(files(__package__).joinpath(f"{space}.py").read_text("utf-8")).body
+        if isinstance(node, ast.FunctionDef)
+    }
+
+
+RECIPES = _documented()
+"""Every recipe's docstring by the recipe's name."""
 
 
 def recipe(name: str) -> RunConfig:
@@ -38,4 +45,15 @@ def recipe(name: str) -> RunConfig:
         raise ConfigError(
             f"there is no recipe {shown(name)}; {did_you_mean(name, RECIPES)}The recipes are {', '.join(RECIPES)}"
         )
-    return RECIPES[name]()
+    module = importlib.import_module(f"enas.recipes.{name.partition('-')[0]}")
+    config: RunConfig = getattr(module, name.replace("-", "_"))()
+    return config
+
+
+def named_controllers(space: str) -> Mapping[str, ControllerConfig]:
+    """The controllers called `CONTROLLERS` in a space: `lstm` is that of the paper's recipe, `lstm-authors` the authors'."""
+    from enas.controllers import EvolutionConfig, IndependentConfig, UniformConfig
+
+    published = (recipe(f"{space}-paper").controller, recipe(f"{space}-authors").controller)
+    settings = (IndependentConfig(), UniformConfig(), EvolutionConfig(), *published)
+    return dict(zip(CONTROLLERS, settings, strict=True))

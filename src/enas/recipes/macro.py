@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from enas.controllers.config import AUTHORS_MACRO, PAPER_MACRO, IndependentConfig
-from enas.data.augmentation import AugmentConfig
+from dataclasses import replace
+
+from enas.controllers import IndependentConfig, LSTMConfig
 from enas.data.images import ImageConfig
 from enas.derive import DeriveConfig
+from enas.recipes.common import PAPER_REINFORCE, PUBLISHED_DERIVE
+from enas.recipes.images import FIRST_CODE_REINFORCE, on_digits, retraining, training
 from enas.runs.images import ImageRetrainConfig, MacroConfig
 from enas.search import SearchConfig
 from enas.spaces.macro.net import MacroNetConfig
 from enas.spaces.macro.space import MacroSpace
-from enas.tasks.image_settings import (
-    CosineConfig,
-    ImageChildConfig,
-    ImageRewardConfig,
-    ImageSharedConfig,
-    ImageTrainingConfig,
-    MomentumConfig,
-)
+from enas.tasks.image_settings import ImageChildConfig, ImageRewardConfig, ImageSharedConfig
 
 
 def macro_quick() -> MacroConfig:
@@ -28,37 +24,19 @@ def macro_quick() -> MacroConfig:
               on a core of an AMD EPYC. See docs/results.md.
     Source:   settings of this package, small enough to watch.
     """
-    training = ImageTrainingConfig(
-        batch=64,
-        cosine=CosineConfig(0.1, 0.001, first_period=24),
-        momentum=MomentumConfig(weight_decay=1e-4),
-        augmentation=AugmentConfig(pad=1, flip=False),
-    )
     network = MacroNetConfig(filters=12, dropout=0.0)
-    return MacroConfig(
+    default = macro_default()
+    return replace(
+        default,
         threads=1,  # at this size a second thread gains nothing, and loses much on a busy machine
         data=ImageConfig("digits", valid=0.2),
         space=MacroSpace(layers=6),
         network=network,
         child_network=network,
-        shared=ImageSharedConfig(training, ImageRewardConfig(batch=128)),
-        search=SearchConfig(
-            epochs=24, warmup=0.25, explore=0.25, updates=8, proposals=8, log_every=10, percentile_every=6
-        ),
-        controller=IndependentConfig(),
-        derive=DeriveConfig("shortlist", samples=16, minibatches=2, shortlist=3, shortlist_epochs=4),
-        retrain=ImageRetrainConfig(
-            random=3,
-            child=ImageChildConfig(
-                epochs=16,
-                training=ImageTrainingConfig(
-                    batch=64,
-                    cosine=CosineConfig(0.1, 0.001, first_period=16),
-                    momentum=MomentumConfig(weight_decay=1e-4),
-                    augmentation=AugmentConfig(pad=1, flip=False),
-                ),
-            ),
-        ),
+        shared=ImageSharedConfig(on_digits(24), ImageRewardConfig(batch=128)),
+        search=replace(default.search, epochs=24, updates=8, log_every=10, percentile_every=6),
+        derive=replace(default.derive, samples=16, minibatches=2, shortlist=3, shortlist_epochs=4),
+        retrain=ImageRetrainConfig(random=3, child=ImageChildConfig(16, on_digits(16))),
     )
 
 
@@ -74,33 +52,19 @@ def macro_default() -> MacroConfig:
               random ones); n = 1 each. See docs/results.md.
     Source:   settings of this package.
     """
+    child = training(128, 0.05, 0.0001, period=150, decay=3e-4, cutout=16)
     return MacroConfig(
         data=ImageConfig("cifar10"),
         space=MacroSpace(layers=12),
         network=MacroNetConfig(filters=36, dropout=0.1),
         child_network=MacroNetConfig(filters=96, double_channels=True, dropout=0.5),
-        shared=ImageSharedConfig(
-            ImageTrainingConfig(batch=128, cosine=CosineConfig(0.05, 0.001, first_period=70)),
-            ImageRewardConfig(batch=512),
-        ),
+        shared=ImageSharedConfig(training(128, 0.05, 0.001, period=70), ImageRewardConfig(batch=512)),
         search=SearchConfig(
             epochs=70, warmup=0.25, explore=0.25, updates=20, proposals=8, percentile_every=10
         ),
         controller=IndependentConfig(),
         derive=DeriveConfig("shortlist", samples=32, minibatches=4, shortlist=5, shortlist_epochs=10),
-        retrain=ImageRetrainConfig(
-            random=3,
-            child=ImageChildConfig(
-                epochs=150,
-                train_on="all",
-                training=ImageTrainingConfig(
-                    batch=128,
-                    cosine=CosineConfig(0.05, 0.0001, first_period=150),
-                    momentum=MomentumConfig(weight_decay=3e-4),
-                    augmentation=AugmentConfig(cutout=16),
-                ),
-            ),
-        ),
+        retrain=replace(retraining(150, child), random=3),
     )
 
 
@@ -108,16 +72,14 @@ def macro_paper() -> MacroConfig:
     """The paper's search for a whole network on CIFAR-10, setting by setting (§2.3, §3.2).
 
     What the paper leaves open (filters, dropout, the mini-batch of the reward) is taken from the first code. With
-    --retrain.child-network.filters 128 it is the paper's wider network, 512 channels in the highest layers.
+    --child-network.filters 128 it is the paper's wider network, 512 channels in the highest layers.
 
     Command:  enas run macro-paper        (meant for a GPU)
     Expect:   the paper states a test error of 4.23 % for its network, 3.87 % for the wider one. Not run to the end for
               this project.
     Source:   paper, Table 2.
     """
-    training = ImageTrainingConfig(
-        batch=128, cosine=CosineConfig(0.05, 0.001), momentum=MomentumConfig(weight_decay=1e-4)
-    )
+    trained = training(128, 0.05, 0.001)
     return MacroConfig(
         data=ImageConfig("cifar10"),
         space=MacroSpace(layers=12),
@@ -125,11 +87,15 @@ def macro_paper() -> MacroConfig:
         child_network=MacroNetConfig(
             filters=96, double_channels=True, merge="concat", order="relu-conv-norm", dropout=0.5
         ),
-        shared=ImageSharedConfig(training, ImageRewardConfig(batch=128, statistics="moving")),
+        shared=ImageSharedConfig(trained, ImageRewardConfig(batch=128, statistics="moving")),
         search=SearchConfig(epochs=310, samples=1, updates=2000, proposals=1),
-        controller=PAPER_MACRO,
-        derive=DeriveConfig("reward", samples=10, minibatches=1),
-        retrain=ImageRetrainConfig(child=ImageChildConfig(epochs=310, train_on="all", training=training)),
+        controller=LSTMConfig(
+            reinforce=replace(
+                PAPER_REINFORCE, entropy_weight=0.1, skip_weight=0.8, skip_rate=0.4, skip_penalty="reward"
+            )
+        ),
+        derive=PUBLISHED_DERIVE,
+        retrain=retraining(310, trained),
     )
 
 
@@ -145,31 +111,26 @@ def macro_authors() -> MacroConfig:
               project.
     Source:   scripts of melodyguan/enas.
     """
-    return MacroConfig(
-        data=ImageConfig("cifar10"),
-        space=MacroSpace(layers=12),
+    paper = macro_paper()
+    return replace(
+        paper,
         network=MacroNetConfig(
             filters=36, merge="sum", order="conv-norm-relu", operation_norm_eps=1e-3, dropout=0.1
         ),
-        child_network=MacroNetConfig(
-            filters=96, double_channels=True, merge="concat", order="relu-conv-norm", dropout=0.5
-        ),
-        shared=ImageSharedConfig(
-            ImageTrainingConfig(
-                batch=128, cosine=CosineConfig(0.05, 0.0005), momentum=MomentumConfig(weight_decay=5e-4)
+        shared=replace(paper.shared, training=training(128, 0.05, 0.0005, decay=5e-4)),
+        search=replace(paper.search, updates=50, proposals=20, same_minibatch=False),
+        controller=LSTMConfig(
+            hidden=64,
+            temperature=None,
+            tanh_constant=1.5,
+            reinforce=replace(
+                FIRST_CODE_REINFORCE,
+                learning_rate=1e-3,
+                entropy="taken-action-in-reward",
+                skip_weight=0.8,
+                skip_rate=0.4,
+                skip_penalty="regulariser",
             ),
-            ImageRewardConfig(batch=128, statistics="moving"),
         ),
-        search=SearchConfig(epochs=310, samples=1, updates=50, proposals=20, same_minibatch=False),
-        controller=AUTHORS_MACRO,
-        derive=DeriveConfig("reward", samples=10, minibatches=1),
-        retrain=ImageRetrainConfig(
-            child=ImageChildConfig(
-                epochs=310,
-                train_on="all",
-                training=ImageTrainingConfig(
-                    batch=100, cosine=CosineConfig(0.05, 0.001), momentum=MomentumConfig(weight_decay=4e-4)
-                ),
-            )
-        ),
+        retrain=retraining(310, training(100, 0.05, 0.001, decay=4e-4)),
     )

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from enas.controllers.config import AUTHORS_MICRO, PAPER_MICRO, PATIENT_REINFORCE, IndependentConfig
-from enas.data.augmentation import AugmentConfig
+from dataclasses import replace
+
+from enas.controllers import LSTMConfig
 from enas.data.images import ImageConfig
 from enas.derive import DeriveConfig
+from enas.recipes.common import PAPER_REINFORCE, PATIENT, PUBLISHED_DERIVE
+from enas.recipes.images import FIRST_CODE_REINFORCE, on_digits, retraining, training
 from enas.runs.images import ImageRetrainConfig, MicroConfig
 from enas.search import SearchConfig
 from enas.spaces.micro.net import MicroNetConfig
 from enas.spaces.micro.space import MicroSpace
-from enas.tasks.image_settings import (
-    CosineConfig,
-    ImageChildConfig,
-    ImageRewardConfig,
-    ImageSharedConfig,
-    ImageTrainingConfig,
-    MomentumConfig,
-)
+from enas.tasks.image_settings import ImageChildConfig, ImageRewardConfig, ImageSharedConfig
 
 
 def micro_quick() -> MicroConfig:
@@ -28,37 +24,19 @@ def micro_quick() -> MicroConfig:
               on a core of an AMD EPYC. See docs/results.md.
     Source:   settings of this package, small enough to watch.
     """
-    augmentation = AugmentConfig(pad=1, flip=False)
     network = MicroNetConfig(filters=8, layers=3, stem_multiplier=1, output="convolution", dropout=0.0)
-    return MicroConfig(
+    default = micro_default()
+    return replace(
+        default,
         threads=1,  # at this size a second thread gains nothing, and loses much on a busy machine
         data=ImageConfig("digits", valid=0.2),
         space=MicroSpace(nodes=3),
         network=network,
         child_network=network,
-        shared=ImageSharedConfig(
-            ImageTrainingConfig(
-                batch=64, cosine=CosineConfig(0.1, 0.001, first_period=24), augmentation=augmentation
-            ),
-            ImageRewardConfig(batch=128),
-            average=0.99,
-        ),
-        search=SearchConfig(
-            epochs=24, warmup=0.5, explore=1.0, updates=12, proposals=8, log_every=10, percentile_every=6
-        ),
-        controller=IndependentConfig(PATIENT_REINFORCE),
-        derive=DeriveConfig(
-            "shortlist", samples=16, minibatches=2, shortlist=3, shortlist_epochs=4, ridge_candidate=True
-        ),
-        retrain=ImageRetrainConfig(
-            random=3,
-            child=ImageChildConfig(
-                epochs=16,
-                training=ImageTrainingConfig(
-                    batch=64, cosine=CosineConfig(0.1, 0.001, first_period=16), augmentation=augmentation
-                ),
-            ),
-        ),
+        shared=ImageSharedConfig(on_digits(24), ImageRewardConfig(batch=128), average=0.99),
+        search=replace(default.search, epochs=24, updates=12, log_every=10, percentile_every=6),
+        derive=replace(default.derive, samples=16, minibatches=2, shortlist=3, shortlist_epochs=4),
+        retrain=ImageRetrainConfig(random=3, child=ImageChildConfig(16, on_digits(16))),
     )
 
 
@@ -76,34 +54,21 @@ def micro_default() -> MicroConfig:
               mean), 42.9 and 45.8 % (20 random pairs), no difference shown. See docs/results.md.
     Source:   settings of this package.
     """
+    child = training(144, 0.05, 0.0001, period=300, decay=3e-4, cutout=16)
     return MicroConfig(
         data=ImageConfig("cifar10"),
         space=MicroSpace(nodes=5),
         network=MicroNetConfig(filters=20, layers=6, output="convolution", dropout=0.1),
         child_network=MicroNetConfig(filters=36, layers=18, auxiliary=True, drop_path_keep=0.7, dropout=0.2),
         shared=ImageSharedConfig(
-            ImageTrainingConfig(batch=160, cosine=CosineConfig(0.05, 0.001, first_period=70)),
-            ImageRewardConfig(batch=512),
-            average=0.99,
+            training(160, 0.05, 0.001, period=70), ImageRewardConfig(batch=512), average=0.99
         ),
         search=SearchConfig(epochs=70, warmup=0.5, explore=1.0, updates=30, proposals=8, percentile_every=10),
-        controller=IndependentConfig(PATIENT_REINFORCE),
+        controller=PATIENT,
         derive=DeriveConfig(
             "shortlist", samples=32, minibatches=4, shortlist=5, shortlist_epochs=10, ridge_candidate=True
         ),
-        retrain=ImageRetrainConfig(
-            random=3,
-            child=ImageChildConfig(
-                epochs=300,
-                train_on="all",
-                training=ImageTrainingConfig(
-                    batch=144,
-                    cosine=CosineConfig(0.05, 0.0001, first_period=300),
-                    momentum=MomentumConfig(weight_decay=3e-4),
-                    augmentation=AugmentConfig(cutout=16),
-                ),
-            ),
-        ),
+        retrain=replace(retraining(300, child), random=3),
     )
 
 
@@ -119,9 +84,7 @@ def micro_paper() -> MicroConfig:
               project.
     Source:   paper, Table 2.
     """
-    training = ImageTrainingConfig(
-        batch=128, cosine=CosineConfig(0.05, 0.001), momentum=MomentumConfig(weight_decay=1e-4)
-    )
+    trained = training(128, 0.05, 0.001)
     return MicroConfig(
         data=ImageConfig("cifar10"),
         space=MicroSpace(nodes=5),
@@ -129,11 +92,11 @@ def micro_paper() -> MicroConfig:
         child_network=MicroNetConfig(
             filters=36, layers=18, base_convolution=True, auxiliary=True, drop_path_keep=0.6, dropout=0.2
         ),
-        shared=ImageSharedConfig(training, ImageRewardConfig(batch=128)),
+        shared=ImageSharedConfig(trained, ImageRewardConfig(batch=128)),
         search=SearchConfig(epochs=310, samples=1, updates=2000, proposals=1),
-        controller=PAPER_MICRO,
-        derive=DeriveConfig("reward", samples=10, minibatches=1),
-        retrain=ImageRetrainConfig(child=ImageChildConfig(epochs=310, train_on="all", training=training)),
+        controller=LSTMConfig(reinforce=replace(PAPER_REINFORCE, entropy_weight=0.1)),
+        derive=PUBLISHED_DERIVE,
+        retrain=retraining(310, trained),
     )
 
 
@@ -149,31 +112,20 @@ def micro_authors() -> MicroConfig:
               project.
     Source:   scripts of melodyguan/enas.
     """
-    return MicroConfig(
-        data=ImageConfig("cifar10"),
-        space=MicroSpace(nodes=5),
-        network=MicroNetConfig(
-            filters=20, layers=6, output="convolution", reduction="factorized", auxiliary=True, dropout=0.1
+    paper = micro_paper()
+    return replace(
+        paper,
+        network=replace(paper.network, reduction="factorized", auxiliary=True),
+        child_network=replace(paper.child_network, layers=15),
+        shared=ImageSharedConfig(training(160, 0.05, 0.0005, decay=2e-4), ImageRewardConfig(batch=160)),
+        search=replace(paper.search, epochs=150, updates=30, proposals=10, same_minibatch=False),
+        controller=LSTMConfig(
+            hidden=64,
+            temperature=None,
+            tanh_constant=1.10,
+            operation_tanh_reduce=2.5,
+            operation_prior="authors",
+            reinforce=FIRST_CODE_REINFORCE,
         ),
-        child_network=MicroNetConfig(
-            filters=36, layers=15, base_convolution=True, auxiliary=True, drop_path_keep=0.6, dropout=0.2
-        ),
-        shared=ImageSharedConfig(
-            ImageTrainingConfig(
-                batch=160, cosine=CosineConfig(0.05, 0.0005), momentum=MomentumConfig(weight_decay=2e-4)
-            ),
-            ImageRewardConfig(batch=160),
-        ),
-        search=SearchConfig(epochs=150, samples=1, updates=30, proposals=10, same_minibatch=False),
-        controller=AUTHORS_MICRO,
-        derive=DeriveConfig("reward", samples=10, minibatches=1),
-        retrain=ImageRetrainConfig(
-            child=ImageChildConfig(
-                epochs=630,
-                train_on="all",
-                training=ImageTrainingConfig(
-                    batch=144, cosine=CosineConfig(0.05, 0.0001), momentum=MomentumConfig(weight_decay=4e-4)
-                ),
-            )
-        ),
+        retrain=retraining(630, training(144, 0.05, 0.0001, decay=4e-4)),
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from enas.controllers.config import AUTHORS, PAPER, PATIENT_REINFORCE, IndependentConfig
+from dataclasses import replace
+
+from enas.controllers import LSTMConfig
 from enas.data.text import TextConfig
 from enas.derive import DeriveConfig
+from enas.recipes.common import PAPER_REINFORCE, PATIENT, PUBLISHED_DERIVE
 from enas.runs.recurrent import LanguageRetrainConfig, RecurrentConfig
 from enas.search import SearchConfig
 from enas.spaces.recurrent.net import CellConfig
@@ -32,7 +35,9 @@ def recurrent_quick() -> RecurrentConfig:
     """
     windows = WindowConfig(batch=32, bptt=25)
     light = RegularisationConfig(DropoutConfig(cell_input=0.1, output=0.1), l2=1e-7)
-    return RecurrentConfig(
+    default = recurrent_default()
+    return replace(
+        default,
         threads=1,  # at this width a second thread gains little, and loses much on a busy machine
         data=TextConfig(
             "stdlib",
@@ -42,22 +47,14 @@ def recurrent_quick() -> RecurrentConfig:
             max_test_tokens=20_000,
         ),
         space=RecurrentSpace(nodes=6),
-        cell=CellConfig(sharing="source", norm="output"),
         shared=SharedConfig(
             hidden=100,
-            training=LanguageTrainingConfig(
-                windows, SGDConfig(10.0, decay=1.0, clip=0.25), light, init_range=0.05
-            ),
+            training=replace(default.shared.training, windows=windows, regularisation=light),
             reward=RewardConfig(batch=32, bptt=25),
             average=0.99,
         ),
-        search=SearchConfig(
-            epochs=4, warmup=0.25, explore=1.0, updates=60, proposals=8, log_every=10, percentile_every=1
-        ),
-        controller=IndependentConfig(PATIENT_REINFORCE),
-        derive=DeriveConfig(
-            "shortlist", samples=16, minibatches=4, shortlist=3, shortlist_epochs=1, ridge_candidate=True
-        ),
+        search=replace(default.search, epochs=4, warmup=0.25, log_every=10, percentile_every=1),
+        derive=replace(default.derive, samples=16, minibatches=4, shortlist=3),
         retrain=LanguageRetrainConfig(
             child=ChildTrainingConfig(
                 hidden=100,
@@ -101,7 +98,7 @@ def recurrent_default() -> RecurrentConfig:
             average=0.99,
         ),
         search=SearchConfig(epochs=10, warmup=0.3, explore=1.0, updates=60, proposals=8, percentile_every=2),
-        controller=IndependentConfig(PATIENT_REINFORCE),
+        controller=PATIENT,
         derive=DeriveConfig(
             "shortlist", samples=32, minibatches=8, shortlist=4, shortlist_epochs=1, ridge_candidate=True
         ),
@@ -144,8 +141,8 @@ def recurrent_paper() -> RecurrentConfig:
             reward=RewardConfig(scale=80.0, batch=64, bptt=35, statistics="moving"),
         ),
         search=SearchConfig(epochs=150, samples=1, updates=2000, proposals=1),
-        controller=PAPER,
-        derive=DeriveConfig("reward", samples=10, minibatches=1),
+        controller=LSTMConfig(reinforce=PAPER_REINFORCE),
+        derive=PUBLISHED_DERIVE,
         retrain=LanguageRetrainConfig(
             child=ChildTrainingConfig(
                 hidden=788,
@@ -169,8 +166,9 @@ def recurrent_authors() -> RecurrentConfig:
     """
     search_dropout = DropoutConfig(words=0.10, embeddings=0.20, cell_input=0.75, state=0.25, output=0.75)
     child_dropout = DropoutConfig(words=0.125, embeddings=0.175, cell_input=0.725, state=0.225, output=0.75)
-    return RecurrentConfig(
-        data=TextConfig("ptb"),
+    paper = recurrent_paper()
+    return replace(
+        paper,
         space=RecurrentSpace(
             nodes=9, functions=("tanh", "relu", "sigmoid", "identity"), input_function="tanh"
         ),
@@ -185,9 +183,21 @@ def recurrent_authors() -> RecurrentConfig:
             ),
             reward=RewardConfig(scale=80.0, batch=128, bptt=35, windows="sequential"),
         ),
-        search=SearchConfig(epochs=600, samples=1, updates=25, proposals=10, same_minibatch=False),
-        controller=AUTHORS,
-        derive=DeriveConfig("reward", samples=10, minibatches=1),
+        search=replace(paper.search, epochs=600, updates=25, proposals=10, same_minibatch=False),
+        controller=LSTMConfig(
+            hidden=64,
+            init_range=0.01,
+            tanh_constant=2.25,
+            distance_prior=True,
+            tied_softmax=True,
+            reinforce=replace(
+                PAPER_REINFORCE,
+                learning_rate=5e-5,
+                decay=0.999,
+                entropy_weight=1e-5,
+                entropy="taken-action-in-reward",
+            ),
+        ),
         retrain=LanguageRetrainConfig(
             child=ChildTrainingConfig(
                 hidden=800,

@@ -13,14 +13,7 @@ import torch
 
 from enas.architecture import Architecture, Space
 from enas.child_training import ChildTraining
-from enas.config import Metric, RunConfig, named_controllers
-from enas.controllers.config import (
-    AUTHORS_MACRO,
-    AUTHORS_MICRO,
-    PAPER_MACRO,
-    PAPER_MICRO,
-    ControllerConfig,
-)
+from enas.config import Metric, RunConfig
 from enas.costs import parameter_count
 from enas.data.images import ImageConfig, ImageData, ImageShape
 from enas.data.sources import load_images
@@ -141,7 +134,6 @@ class MacroConfig(ImageRunConfig):
     on_own_data: ClassVar[str] = (
         "enas run macro-quick --data.source FOLDER   # class folders of pictures of your own"
     )
-    controllers: ClassVar[Mapping[str, ControllerConfig]] = named_controllers(PAPER_MACRO, AUTHORS_MACRO)
     paper: ClassVar[Mapping[str, str]] = {
         "random": "5.86 % error, found 4.23 %",
         "frozen": "8.92 % error of one, 5.49 % together; found 4.23 %",
@@ -172,7 +164,6 @@ class MicroConfig(ImageRunConfig):
     on_own_data: ClassVar[str] = (
         "enas run micro-quick --data.source FOLDER   # class folders of pictures of your own"
     )
-    controllers: ClassVar[Mapping[str, ControllerConfig]] = named_controllers(PAPER_MICRO, AUTHORS_MICRO)
     paper: ClassVar[Mapping[str, str]] = {
         "random": "6.77 % error, found 3.54 %",
         "random-connections": "2.1 points more error",

@@ -9,8 +9,7 @@ from typing import Any, ClassVar, Self
 
 from enas.architecture import Architecture, Space
 from enas.child_training import ChildTraining
-from enas.config import Metric, RunConfig, named_controllers
-from enas.controllers.config import AUTHORS, PAPER, ControllerConfig
+from enas.config import Metric, RunConfig
 from enas.data.sources import load_text
 from enas.data.text import Corpus, TextConfig
 from enas.retrain import Network, RetrainConfig
@@ -41,7 +40,6 @@ class RecurrentConfig(RunConfig):
     on_own_data: ClassVar[str] = (
         "enas run recurrent-quick --data.source FOLDER   # train.txt, valid.txt, test.txt of your own"
     )
-    controllers: ClassVar[Mapping[str, ControllerConfig]] = named_controllers(PAPER, AUTHORS)
     paper: ClassVar[Mapping[str, str]] = {
         "random": "test perplexity 81.2, found 55.8",
         "identity-or-sigmoid": "perplexity higher by up to 8",

@@ -11,63 +11,38 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import GenericAlias
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from enas.errors import RunFolderError, SettingError, shown
+from enas.constraints import complaint
+from enas.errors import RunFolderError, shown
 from enas.runtime.files import read_json, read_jsonl
 
 T = TypeVar("T")
 
 
 class WrongRecord(ValueError):
-    """Values are not those of a record."""
+    """Values are not those of a record; the message begins with the field's name, inner ones after dots."""
 
-    def __init__(self, place: str, reason: str, *, unknown: bool = False, of_setting: bool = False) -> None:
-        joint = " " if of_setting else ": "
-        super().__init__(f"{place}{joint}{reason}" if place else reason)
-        self.place = place
-        """The field, inner ones after dots; empty for the record itself."""
-        self.reason = reason
-        self.unknown = unknown
-        """Whether there is no such field."""
-        self.of_setting = of_setting
-        """Whether a setting's own bounds are broken: the reason goes on after its name."""
+
+_adapter = functools.cache(TypeAdapter)
 
 
 def validated(kind: type[T], values: object, *, strict: bool = True, closed: bool = False) -> T:
     """The dataclass `kind`, and those in it, from plain values.
 
-    `strict` takes JSON's own types only: no `true` or `"1"` for 1. `closed` refuses names that are no fields. Numbers are
-    finite. Raises `WrongRecord` for a value that is missing or wrong.
+    `strict` takes JSON's own types only: no `true` or `"1"` for 1. `closed` refuses names that are no fields, and suggests
+    the nearest. Raises `WrongRecord` for a value that is missing or wrong.
     """
+    adapter: TypeAdapter[T] = _adapter(kind)  # type: ignore[arg-type] # mypy takes a type for no argument to be cached
+    extra: Any = "forbid" if closed else "ignore"
     try:
-        adapter = _adapter(cast(Any, kind), strict, closed)
-        record: T = (
-            adapter.validate_json(json.dumps([values])) if strict else adapter.validate_python((values,))
-        )[0]
-        return record
+        if strict:
+            return adapter.validate_json(json.dumps(values), strict=True, extra=extra)
+        return adapter.validate_python(values, extra=extra)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:])
-        unknown, reason = first["type"] == "unexpected_keyword_argument", first["msg"]
-        if isinstance(broken := first.get("ctx", {}).get("error"), SettingError):
-            name, _, needs = str(broken).partition(" ")
-            place = f"{place}.{name}" if place else name
-            raise WrongRecord(place, needs, of_setting=True) from error
-        if first["type"] not in ("missing", "unexpected_keyword_argument", "value_error", "json_invalid"):
-            reason += f", not {shown(first['input'])}"
-        raise WrongRecord(place, reason.removeprefix("Value error, "), unknown=unknown) from error
-
-
-@functools.cache
-def _adapter(kind: Any, strict: bool, closed: bool) -> TypeAdapter[Any]:
-    # Pydantic takes settings for a container only, not for a dataclass that has none of its own.
-    container: Any = GenericAlias(tuple, (kind,))
-    extra: Literal["forbid", "ignore"] = "forbid" if closed else "ignore"
-    return TypeAdapter(container, config=ConfigDict(extra=extra, strict=strict, allow_inf_nan=not strict))
+        raise WrongRecord(complaint(error, kind)) from error
 
 
 def read_record(path: str | os.PathLike[str], kind: type[T], advice: str) -> T:
@@ -85,16 +60,8 @@ def record_in(path: str | os.PathLike[str], values: object, kind: type[T], advic
 
 def read_records(path: str | os.PathLike[str], kind: type[T], advice: str) -> list[T]:
     """The records of a file of JSON lines. Raises `RunFolderError` naming the file, the record and the field."""
-    records = []
-    for number, values in enumerate(read_jsonl(path), start=1):
-        try:
-            records.append(validated(kind, values))
-        except WrongRecord as error:
-            raise RunFolderError(f"{path}, record {number}: {error}. {advice}") from error
-    return records
-
-
-# ---- the settings that something was made with -------------------------------------------------------------------------
+    lines = enumerate(read_jsonl(path), start=1)
+    return [record_in(f"{path}, record {number}", values, kind, advice) for number, values in lines]
 
 
 def check_settings(

@@ -108,6 +108,13 @@ def reader_may_go() -> Iterator[None]:
         raise SystemExit(0) from None
 
 
+def show_text(text: str) -> int:
+    """Print to standard output; returns the exit code 0. See `printing`."""
+    with printing():
+        print(text)
+    return 0
+
+
 def _open_if_closed(number: int) -> None:
     try:
         os.fstat(number)

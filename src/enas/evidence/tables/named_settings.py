@@ -19,7 +19,7 @@ from typing import Any
 from enas.config import RunConfig
 from enas.errors import ConfigError, SettingError, did_you_mean, shortened, shown
 from enas.evidence.variants import Change, OfSettings, setting, variants_of, with_settings
-from enas.recipes import recipe
+from enas.recipes import named_controllers, recipe
 from enas.search import SearchConfig
 from enas.settings import config_from_json, config_to_json
 
@@ -51,7 +51,10 @@ def pieces(config: RunConfig) -> Mapping[str, Change]:
     """All that a piece may be called."""
     return {
         "default": setting({}),
-        **{name: setting({"controller": controller}) for name, controller in config.controllers.items()},
+        **{
+            name: setting({"controller": controller})
+            for name, controller in named_controllers(config.searched_space().name).items()
+        },
         "paper": searched_as("paper"),
         "authors": searched_as("authors"),
         **{

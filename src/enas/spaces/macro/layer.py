@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from enas import ops
-from enas.constraints import LARGEST_WIDTH, Bounds, PartialShare, PositiveFloat, Settings
+from enas.constraints import LARGEST_WIDTH, PartialShare, PositiveFloat, Settings
 from enas.ops import Maps
 from enas.spaces.blocks import DenseConv, JoinedConv, NormConfig, SeparableConv
 
@@ -28,7 +29,7 @@ SEPARABLE_WIDTHS = {"sep3x3": 3, "sep5x5": 5}
 class MacroNetConfig(Settings):
     """What the networks of the space compute, and their width."""
 
-    filters: Annotated[int, Bounds(2, LARGEST_WIDTH)] = 36
+    filters: Annotated[int, Field(ge=2, le=LARGEST_WIDTH)] = 36
     """Channels of the stem and of the layers before the first reduction."""
     double_channels: bool = False
     """Whether each reduction doubles the channels (the authors' final network) or keeps them (their search)."""

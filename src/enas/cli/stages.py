@@ -1,0 +1,205 @@
+"""The commands that begin a run from a recipe, and those that go on with one."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import tyro
+
+from enas.architecture import Architecture
+from enas.cli.flags import FLAT, Chosen, Command, controller_in, subcommands
+from enas.config import RunConfig
+from enas.errors import ConfigError, FolderInUseError, RunFolderError, shortened
+from enas.paths import OptionalPath, UserPath
+from enas.recipes import CONTROLLERS, RECIPES, named_controllers, recipe
+from enas.report.summary import summary
+from enas.runtime.lock import run_lock
+from enas.runtime.progress import say
+from enas.runtime.streams import show_text
+from enas.stages import ALL_STAGES, Run, StageName, execute, put_architecture
+
+RunFolder = Annotated[
+    UserPath,
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="RUN", help="The folder of a run, for example runs/recurrent-quick."),
+]
+
+
+# ---- from a recipe -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FromRecipe(Command):
+    """The settings of a recipe, and what else a command that begins with one is told."""
+
+    settings: Annotated[RunConfig, FLAT]
+    recipe: tyro.conf.Suppress[str]
+    run: OptionalPath = None
+    """Folder of the run; by default runs/RECIPE."""
+    controller: Annotated[str | None, tyro.conf.arg(metavar="{" + ",".join(CONTROLLERS) + "}")] = None
+    """Puts another controller in the place of the recipe's."""
+
+
+@dataclass(frozen=True)
+class Begin(FromRecipe):
+    """A new run."""
+
+    stages: ClassVar[tuple[StageName, ...]] = ALL_STAGES
+
+    def __call__(self) -> int:
+        """Begin a run in a new folder and run its stages."""
+        return begin(self, self.stages, None)
+
+
+@dataclass(frozen=True)
+class BeginSearch(Begin):
+    """A new run, of which only the search is made."""
+
+    stages: ClassVar[tuple[StageName, ...]] = ("search",)
+
+
+@dataclass(frozen=True)
+class BeginRetrain(FromRecipe):
+    """A new run without a search."""
+
+    architecture: str | None = None
+    """The architecture, as a string, instead of a search."""
+
+    def check(self) -> None:
+        """Raises `ConfigError` without an architecture, and `ArchitectureError` for one that the space does not have."""
+        if self.architecture is None:
+            raise ConfigError(
+                f"'enas retrain {self.recipe}' needs --architecture; to search for one, use 'enas run {self.recipe}'"
+            )
+        self.settings.searched_space().parse(self.architecture)
+
+    def __call__(self) -> int:
+        """Train a given architecture from scratch, and test it."""
+        given = self.settings.searched_space().parse(self.architecture or "")
+        return begin(self, ("retrain", "test"), given)
+
+
+def of_recipe(
+    options: type[FromRecipe], words: list[str], more: Callable[[RunConfig], str] | None = None
+) -> Chosen:
+    """A subcommand for each recipe, whose settings are the defaults of the flags; `more` is said in its help."""
+
+    def load(name: str, rest: list[str]) -> Chosen:
+        config = recipe(name)
+        if (controller := controller_in(rest, CONTROLLERS)) is not None:
+            config = replace(config, controller=named_controllers(config.searched_space().name)[controller])
+        markers = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
+        return Chosen(Annotated[(options, *markers)], options(config, name))
+
+    def about(name: str) -> str:
+        if words[:1] != [name]:
+            return RECIPES[name].partition("\n")[0]
+        return RECIPES[name] if more is None else f"{RECIPES[name]}\n\n{more(recipe(name))}"
+
+    return subcommands("recipe", {name: (about(name), partial(load, name)) for name in RECIPES}, words)
+
+
+def run(words: list[str]) -> Chosen:
+    """`run RECIPE [--SETTING VALUE …]`."""
+    return of_recipe(Begin, words)
+
+
+def search(words: list[str]) -> Chosen:
+    """`search RECIPE [--SETTING VALUE …]`."""
+    return of_recipe(BeginSearch, words)
+
+
+def retrain(words: list[str]) -> Chosen:
+    """`retrain RUN`, or `retrain RECIPE --architecture STRING`: no search, an architecture from elsewhere."""
+    return of_recipe(BeginRetrain, words) if words and words[0] in RECIPES else Chosen(Retrain, Retrain)
+
+
+def begin(options: FromRecipe, stages: tuple[StageName, ...], given: Architecture | None) -> int:
+    """Begin a run in a new folder and run its stages."""
+    with contextlib.ExitStack() as held:
+        if options.run is not None:
+            folder = take_folder(held, options.run)
+        else:
+            folder = take_free_folder(held, Path("runs") / options.recipe)
+        run = Run.create(folder, options.settings, stages)
+        if given is not None:
+            put_architecture(folder, given)
+        say(f"run folder: {folder}")
+        execute(run, stages)
+    return show_text(summary(run))
+
+
+def take_folder(held: contextlib.ExitStack, folder: Path) -> Path:
+    """Make a folder and hold its lock. Raises `RunFolderError` if it cannot be made, and `FolderInUseError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot make the folder {shortened(str(folder))}: {error.strerror}; choose another with --run"
+        ) from error
+    held.enter_context(run_lock(folder))
+    return folder
+
+
+def take_free_folder(held: contextlib.ExitStack, wanted: Path) -> Path:
+    """Hold the first of NAME, NAME-2, NAME-3, … that holds no run, and that no other process has just taken."""
+    for number in itertools.count(1):
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        if (folder / "config.json").exists():
+            continue
+        with contextlib.ExitStack() as lock:
+            try:
+                take_folder(lock, folder)
+            except FolderInUseError:
+                continue
+            if not (folder / "config.json").exists():  # another process may have begun, and ended, since
+                held.enter_context(lock.pop_all())
+                return folder
+    raise AssertionError("numbers do not end")
+
+
+# ---- on a run ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Resume(Command):
+    """Go on with a run after a stop or a crash, exactly."""
+
+    run: RunFolder
+    stages: ClassVar[tuple[StageName, ...] | None] = None
+    """None for those that the run was begun with."""
+
+    def __call__(self) -> int:
+        """Run the stages, and say what came out."""
+        run = Run.open(self.run)
+        with run_lock(self.run):
+            execute(run, run.stages if self.stages is None else self.stages)
+        return show_text(summary(run))
+
+
+@dataclass(frozen=True)
+class Derive(Resume):
+    """Pick an architecture from a finished search."""
+
+    stages: ClassVar[tuple[StageName, ...] | None] = ("derive",)
+
+
+@dataclass(frozen=True)
+class Retrain(Resume):
+    """Train a run's architecture from scratch, and what it is compared with; then test. 'enas retrain RECIPE
+    --architecture TEXT' trains an architecture that you have."""
+
+    stages: ClassVar[tuple[StageName, ...] | None] = ("retrain", "test")
+
+
+@dataclass(frozen=True)
+class Test(Resume):
+    """Read the test data, once a network."""
+
+    stages: ClassVar[tuple[StageName, ...] | None] = ("test",)

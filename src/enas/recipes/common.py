@@ -1,0 +1,29 @@
+"""Settings that several recipes share.
+
+Sources: "paper" is Pham et al. 2018; "authors" is their corrected recurrent code, google-research/enas_lm; "first code" is
+melodyguan/enas, whose language model its authors withdrew in 2019 and whose convolutional searches are the only ones that
+they published.
+"""
+
+from __future__ import annotations
+
+from enas.controllers import IndependentConfig, ReinforceConfig
+from enas.derive import DeriveConfig
+
+PATIENT = IndependentConfig(ReinforceConfig(learning_rate=0.05, entropy_weight=0.1))
+"""For searches of several hundred updates, whose rewards change with the shared weights: takes the mean over some hundred
+updates, where a faster policy would settle on what the weights favour at the moment."""
+
+PAPER_REINFORCE = ReinforceConfig(
+    learning_rate=3.5e-4,
+    baseline="ema",
+    decay=0.99,
+    baseline_start="zero",
+    normalise_advantages=False,
+    entropy_weight=1e-4,
+    entropy="reward",
+)
+"""The paper's; where it is silent (decay and start of the moving average) the first code's."""
+
+PUBLISHED_DERIVE = DeriveConfig("reward", samples=10, minibatches=1)
+"""How the paper and the authors pick an architecture."""
