@@ -35,6 +35,8 @@ from enas.cpu.registry import operand_type, takes, takes_over
 Maps = Tensor | Deferred
 
 _NO_PLANES = np.empty((0, 0), np.float32)
+_MANY = 1_000_000
+"""Numbers of maps from which on a kernel adds those faster on which nothing is still to be done."""
 
 
 @takes_over("computed")
@@ -61,6 +63,12 @@ def total(xs: Sequence[Maps], factors: Sequence[Tensor | None] | None = None) ->
     factors = [None] * len(xs) if factors is None else factors
     if len(xs) == 1 and isinstance(xs[0], Tensor) and factors[0] is None:
         return xs[0]
+    if (
+        all(isinstance(x, Tensor) for x in xs)
+        and xs[0].shape.numel() < _MANY
+        and all(f is None for f in factors)
+    ):
+        return None
     alike = all(x.shape == xs[0].shape for x in xs)  # kernels read memory without asking
     return _summed(list(map(deferred, xs)), factors) if alike and takes(*xs) else None
 
