@@ -204,17 +204,6 @@ def train_network(
     return write_result(folder, result, settings)
 
 
-def record_diverged(
-    network: Network,
-    training: ChildTraining,
-    folder: Path,
-    error: NotFiniteError,
-    settings: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Leave the result of a training whose loss or gradient stopped being finite: what is known, and no scores."""
-    return write_result(folder, {**network.to_json(), **training.size(), "diverged": str(error)}, settings)
-
-
 def write_result(
     folder: Path, result: dict[str, Any], settings: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:

@@ -42,7 +42,6 @@ from enas.retrain import (
     load_weights,
     networks_to_train,
     read_result,
-    record_diverged,
     train_network,
     write_result,
 )
@@ -315,7 +314,8 @@ class Run:
             if network.role == "found":
                 raise
             say(f"{error}. It counts as diverged, and the run goes on.")
-            return record_diverged(network, training, folder, error, settings)
+            result = {**network.to_json(), **training.size(), "diverged": str(error)}
+            return write_result(folder, result, settings)
 
     def trained(self, network: Network, weights: Path) -> nn.Module:
         """A network as an ordinary module, with weights that its training left."""
