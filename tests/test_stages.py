@@ -767,7 +767,7 @@ def test_other_controller_is_named_before_its_settings(run: Run) -> None:
     config = replace(run.config, controller=named_controllers(run.config.searched_space().name)["lstm"])
     edit(run.folder / "config.json", **config_to_json(config))
     with pytest.raises(
-        RunFolderError, match=r"controller is 'LSTMConfig' in config\.json, but .* 'IndependentConfig'"
+        RunFolderError, match=r"controller\.kind is 'lstm' in config\.json, but .* 'independent'"
     ):
         execute(Run.open(run.folder), ("search",))
 
