@@ -23,7 +23,6 @@ from enas.spaces.recurrent.net import (
     ChildCell,
     SupernetCell,
     cell_plan,
-    recurrent_space,
 )
 from enas.spaces.recurrent.space import RecurrentSpace, read_authors_string
 from enas.tasks.language_model import LanguageModel
@@ -249,7 +248,7 @@ def test_the_size_of_the_published_children(string: str, hidden: int, count: int
     architecture = read_authors_string(string)
     with torch.device("meta"):  # shapes only
         child = build_child(architecture, 10_000, ChildTrainingConfig(hidden), CellConfig(), seed=0)
-    assert parameters_of(child) == child_parameters(recurrent_space(architecture), 10_000, hidden) == count
+    assert parameters_of(child) == child_parameters(RecurrentSpace.of(architecture), 10_000, hidden) == count
 
 
 def test_the_size_of_the_first_code_s_supernet() -> None:

@@ -259,7 +259,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     if read.diverged is None:
         for name in ("best_epoch", "seconds", "weights"):
             if vars(read)[name] is None:
-                raise RunFolderError(f"{path}: {name}: Field required. {advice}")
+                raise RunFolderError(f"{path}: {name} is missing. {advice}")
     return {**result, **network.to_json()}
 
 
