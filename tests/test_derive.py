@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,8 @@ def sampled(weights: SharedWeights, controller: Controller) -> list[Architecture
         return controller.propose(SAMPLES, generator(SEED, "derive")).architectures(weights.space)
 
 
-def no_training(architecture: Architecture) -> float:
-    raise AssertionError(f"{architecture} must not be trained")
+def no_training(architectures: Sequence[Architecture]) -> list[float]:
+    raise AssertionError(f"{architectures} must not be trained")
 
 
 def test_candidates_are_the_mode_then_distinct_samples_in_the_order_drawn(
@@ -129,9 +130,9 @@ def test_rule_reward_passes_over_a_mode_that_was_not_sampled(weights: SharedWeig
 def test_rule_shortlist_trains_the_first_and_picks_the_lowest_loss(found: list[Candidate]) -> None:
     trained: list[Architecture] = []
 
-    def train(architecture: Architecture) -> float:
-        trained.append(architecture)
-        return abs(len(trained) - 3.0)  # the third is best
+    def train(architectures: Sequence[Architecture]) -> list[float]:
+        trained.extend(architectures)
+        return [abs(number - 3.0) for number in range(1, len(architectures) + 1)]  # the third is best
 
     picked = pick(found, DeriveConfig("shortlist", shortlist=4), train)
     assert trained == [candidate.architecture for candidate in found[:4]]
@@ -141,7 +142,9 @@ def test_rule_shortlist_trains_the_first_and_picks_the_lowest_loss(found: list[C
 
 def test_shortlist_may_be_longer_than_the_candidates(found: list[Candidate]) -> None:
     picked = pick(
-        found, DeriveConfig("shortlist", shortlist=10_000), lambda architecture: -sum(architecture.choices)
+        found,
+        DeriveConfig("shortlist", shortlist=10_000),
+        lambda architectures: [-sum(a.choices) for a in architectures],
     )
     assert sum(picked.architecture.choices) == max(sum(c.architecture.choices) for c in found)
 
@@ -200,9 +203,9 @@ def test_rule_ridge_and_order_ridge_follow_the_prediction(
     assert sum(picked.architecture.choices) == max(sum(a.choices) for a in weights.space.enumerate())
     trained: list[Architecture] = []
 
-    def train(architecture: Architecture) -> float:
-        trained.append(architecture)
-        return float(len(trained))
+    def train(architectures: Sequence[Architecture]) -> list[float]:
+        trained.extend(architectures)
+        return [float(number) for number in range(len(architectures))]
 
     pick(listed, DeriveConfig("shortlist", shortlist=4, shortlist_order="ridge"), train)
     expected = sorted((c.architecture for c in listed), key=lambda a: -effects.predict(a))[:4]
@@ -212,9 +215,9 @@ def test_rule_ridge_and_order_ridge_follow_the_prediction(
 def test_order_reward_trains_those_with_the_highest_rewards(found: list[Candidate]) -> None:
     trained: list[Architecture] = []
 
-    def train(architecture: Architecture) -> float:
-        trained.append(architecture)
-        return 0.0
+    def train(architectures: Sequence[Architecture]) -> list[float]:
+        trained.extend(architectures)
+        return [0.0] * len(architectures)
 
     pick(found, DeriveConfig("shortlist", shortlist=3, shortlist_order="reward"), train)
     assert trained == [c.architecture for c in sorted(found, key=lambda c: -c.reward)[:3]]

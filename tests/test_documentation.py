@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -358,6 +359,34 @@ def test_evidence_knows_no_single_space_or_task() -> None:
     of_one = re.compile(r"enas\.(runs|spaces|tasks|data)\.\w+|enas\.recipes\.(recurrent|macro|micro)\b")
     allowed = {"enas.spaces.space_from_json", "enas.data.published", "enas.data.published.read_checked"}
     assert [pair for pair in sorted(modules) if of_one.match(pair[1]) and pair[1] not in allowed] == []
+
+
+def imported_at_once(file: Path) -> set[str]:
+    """The modules of this package that are imported when a file is, not later by a function, nor for types alone."""
+    found: set[str] = set()
+    waiting: list[ast.stmt] = list(ast.parse(file.read_text(encoding="utf-8")).body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.If | ast.Try) and "TYPE_CHECKING" not in ast.unparse(node):
+            waiting += [*node.body, *node.orelse]
+    return found
+
+
+def test_no_module_imports_itself_by_a_circle() -> None:
+    names = {file: ".".join(file.relative_to(ROOT / "src").with_suffix("").parts) for file in SOURCES}
+    modules = {name.removesuffix(".__init__"): file for file, name in names.items()}
+    graph = {name: imported_at_once(file) & set(modules) - {name} for name, file in modules.items()}
+    order = list(TopologicalSorter(graph).static_order())  # raises `CycleError`, naming the circle
+    assert set(order) == set(modules)
+
+
+def test_no_file_is_longer_than_a_reader_can_hold() -> None:
+    lines = {file.name: len(file.read_text(encoding="utf-8").splitlines()) for file in SOURCES}
+    assert {name: count for name, count in lines.items() if count > 400} == {}
 
 
 def test_data_know_no_networks() -> None:

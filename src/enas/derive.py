@@ -22,8 +22,8 @@ from enas.shared_weights import SharedWeights
 
 Rule = Literal["reward", "mode", "shortlist", "ridge"]
 Order = Literal["drawn", "reward", "ridge"]
-Train = Callable[[Architecture], float]
-"""Trains an architecture from scratch for a short while; returns its validation loss."""
+Train = Callable[[Sequence[Architecture]], Sequence[float]]
+"""Trains architectures from scratch for a short while; returns their validation losses."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def pick(found: Sequence[Candidate], config: DeriveConfig, train: Train) -> Cand
         drawn = [candidate for candidate in found if candidate.log_prob is not None or not candidate.is_mode]
         return max(drawn, key=lambda candidate: candidate.shared_score)
     shortlist = sorted(found, key=ORDERS[config.shortlist_order])[: config.shortlist]
-    losses = [train(candidate.architecture) for candidate in shortlist]
+    losses = list(train([candidate.architecture for candidate in shortlist]))
     for candidate, loss in zip(shortlist, losses, strict=True):
         candidate.trained_loss = loss
     return shortlist[losses.index(min(losses))]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from enas.architecture import Architecture
-from enas.derive import candidates, pick
+from enas.derive import Train, candidates, pick
 from enas.effects import Effects, Groups, archive_effects
 from enas.errors import ArchitectureError, EnasError, NotFiniteError, RunFolderError, enas_command
 from enas.report.drawing import write_svg
@@ -27,9 +27,14 @@ from enas.runtime.records import check_settings
 from enas.runtime.stop import StopRequest
 from enas.search import START, Search
 from enas.settings import settings_for
+from enas.trainings import Job, train_all
 from enas.watch import Watch
+from enas.workers import LocalExecutor
 
 __all__ = ["ALL_STAGES", "Run", "StageName", "derive", "derive_by", "execute", "put_architecture", "search"]
+
+WORTH_PROCESSES = 30.0
+"""Seconds of training in all from which on processes are started for it, which takes seconds itself."""
 
 # ---- search ------------------------------------------------------------------------------------------------------------
 
@@ -132,16 +137,16 @@ def derive(run: Run, stop: StopRequest) -> None:
             check_settings(record.settings, now, run.folder / "architecture.json", otherwise)
         return
 
-    def train(architecture: Architecture) -> float:
-        network = Network("candidate", architecture, run.config.seed)
-        result = run.train(network, "derive", stop, run.config.derive.shortlist_epochs)
-        return math.inf if "diverged" in result else score_in(result, "valid_loss")
+    def train(architectures: Sequence[Architecture]) -> list[float]:
+        networks = [Network("candidate", architecture, run.config.seed) for architecture in architectures]
+        results = train_networks(run, "derive", networks, stop, run.config.derive.shortlist_epochs)
+        return [math.inf if "diverged" in result else score_in(result, "valid_loss") for result in results]
 
     derive_by(run, train)
 
 
-def derive_by(run: Run, train: Callable[[Architecture], float]) -> None:
-    """Pick an architecture; `train` says what the short training of one comes to, its validation loss."""
+def derive_by(run: Run, train: Train) -> None:
+    """Pick an architecture; `train` says what the short trainings of some come to, their validation losses."""
     weights, controller = run.searched()
     config = run.config.derive
     effects = logged_effects(run)
@@ -220,8 +225,27 @@ def put_architecture(folder: Path, architecture: Architecture) -> None:
 
 def retrain(run: Run, stop: StopRequest) -> None:
     """Train the found architecture from scratch, and what it is compared with."""
-    for network in run.networks():
-        run.train(network, "retrain", stop)
+    train_networks(run, "retrain", run.networks(), stop)
+
+
+def train_networks(
+    run: Run, part: str, networks: Sequence[Network], stop: StopRequest, epochs: int | None = None
+) -> list[dict[str, Any]]:
+    """Train networks under RUN/PART, for another number of `epochs` than the recipe's if given; returns their results.
+
+    They are trained side by side in processes of their own, if the run says how many threads one takes, which last digits
+    may depend on, and if that is worth the start of processes.
+    """
+    missing = [network for network in networks if run.result(network, part, epochs) is None]
+    executor = LocalExecutor.for_run(run.config)
+    if run.config.threads is not None and min(executor.at_once, len(missing)) > 1:
+        example = run.child_training(missing[0], epochs)
+        if example.estimate().seconds * example.total_steps * len(missing) > WORTH_PROCESSES:
+            jobs = [Job(run.folder, part, network, epochs) for network in missing]
+            for outcome in train_all(run, jobs, executor, stop, part):
+                if outcome.ending == "died":
+                    say(f"{outcome.reason}; its training goes on here, after the others")
+    return [run.train(network, part, stop, epochs) for network in networks]
 
 
 def test(run: Run, stop: StopRequest) -> None:

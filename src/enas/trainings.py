@@ -17,13 +17,13 @@ from typing import Any, Literal
 from enas.child_training import ChildTraining
 from enas.errors import RunFolderError
 from enas.retrain import Network, network_from_json, read_result
+from enas.run import Run
 from enas.runtime.checkpoint import check_still_there
 from enas.runtime.compiling import compiling_told
 from enas.runtime.files import read_json, write_json
 from enas.runtime.progress import estimate_line, progress, say
 from enas.runtime.records import read_record
 from enas.runtime.stop import StopRequest
-from enas.stages import Run
 
 JOB, LOG = "job.json", "log.txt"
 
@@ -144,7 +144,12 @@ class Executor(ABC):
 
 
 def train_all(
-    run: Run, jobs: Sequence[Job], executor: Executor, stop: StopRequest, stage: str, command: str
+    run: Run,
+    jobs: Sequence[Job],
+    executor: Executor,
+    stop: StopRequest,
+    stage: str,
+    command: str = "enas resume",
 ) -> Iterator[Outcome]:
     """Train jobs of one run, and show their progress as one; the outcomes as they come, those finished before first.
 

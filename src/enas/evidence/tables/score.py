@@ -137,7 +137,7 @@ def score_of(run: Run, table: Table) -> dict[str, Any]:
     truth = {split: table.truth(split) for split in SPLITS}
     sampled = controller.propose(SAMPLES, generator(run.config.seed, "score")).architectures(weights.space)
     mode = weights.space.architecture(controller.mode())
-    derive_by(run, lambda architecture: -truth["valid"][architecture])
+    derive_by(run, lambda architectures: [-truth["valid"][a] for a in architectures])
     picked = run.architecture()
     shared_N = np.array(weights.scores(list(truth["valid"])))
     record: dict[str, Any] = {"samples": SAMPLES, "mode": str(mode), "picked": str(picked)}
