@@ -269,8 +269,8 @@ def test_names_are_joined_from_left_to_right(toy: MiniSpace) -> None:
         ("search.update=3", "there is no setting 'search.update'"),
         ("search=3", "search=3: search must be a SearchConfig, not 3"),
         ("a.b.c=3", "there is no setting 'a.b.c'"),
-        ("search.updates=many", "search.updates=many: setting search.updates must be a whole number"),
-        ("search.warmup=2", "search.warmup=2: setting search.warmup must be at most 1, not 2"),
+        ("search.updates=many", "search.updates=many: updates must be a whole number, not 'many'"),
+        ("search.warmup=2", "search.warmup=2: warmup must be at most 1, not 2"),
         ("", "--methods are some of default, independent"),
     ],
 )
