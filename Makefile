@@ -1,5 +1,5 @@
 # make demo   sets up .venv and runs the quick recipe to a drawn cell and its test perplexity
-# make test   sets up .venv and runs everything that must hold: ruff, mypy, pytest
+# make test   sets up .venv and runs everything that must hold: ruff, mypy, pytest; also without kernels and AVX-512
 # make lint   only ruff and mypy
 # make docs   builds the documentation as a site, in site/
 # make clean  removes .venv and what building and testing left behind; runs/ stays
@@ -9,13 +9,20 @@
 PYTHON = python3.11 python3 python
 VENV = .venv
 BIN = $(VENV)/bin
+PYTEST = $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
 demo: $(VENV)/.installed
 	$(BIN)/enas run recurrent-quick
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4
+	$(PYTEST) --durations=20
+	ENAS_KERNELS=off $(PYTEST) -m "not slow" $(COMPUTES)
+	$(BIN)/python tests/avx2_only.py $(PYTEST) -m "not slow" $(COMPUTES)
+
+# What runs a second time without kernels, and a third time as on a processor without AVX-512.
+COMPUTES = $(addprefix tests/test_, $(addsuffix .py, operations blocks macro_net micro_net recurrent_net language_model \
+	plain_modules golden_child image_training language_training image_search search usable resume))
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

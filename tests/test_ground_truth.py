@@ -153,6 +153,7 @@ def test_a_table_grows_row_by_row_and_repeats_none(
     assert rows_without_seconds(again) == rows_without_seconds(whole)[:3]
 
 
+@pytest.mark.slow
 def test_a_build_in_processes_equals_one_in_this_process(toy: MiniSpace, tmp_path: Path) -> None:
     table = build(toy, BuildOptions(tmp_path / "table", first=3, workers=2))
     alone = Run.create(tmp_path / "alone", toy.config(), ("retrain",))
@@ -176,6 +177,7 @@ def test_first_row_of_a_mini_space_is_the_same_in_every_build(name: str, tmp_pat
     assert replace(first, seconds=None) == replace(second, seconds=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPACES)
 def test_first_row_of_the_shipped_table_is_what_training_gives_here(name: str, tmp_path: Path) -> None:
     space = MINI_SPACES[name]

@@ -41,6 +41,7 @@ print(sum(average_pool_backward.stats.cache_hits.values()), digest.hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_a_kernel_read_back_from_the_disk_rounds_as_one_just_compiled(tmp_path: Path) -> None:
     def run() -> list[str]:
         environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}

@@ -12,6 +12,7 @@ EVERY = 120
 """All changes take an hour."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["recurrent", "micro"])
 def test_killed_at_changes_of_files_and_at_random_moments_a_run_comes_to_the_same(kind: str) -> None:
     asked = ["--kinds", kind, "--every", str(EVERY), "--random", "3", "--processes", "0"]

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from enas import stages
 from enas.child_training import ChildTraining
 from enas.errors import ConfigError, EnasError, NotFiniteError, RunFolderError
 from enas.retrain import Network, random_architectures
@@ -89,6 +91,7 @@ def expected(run: Run, job: Job, elsewhere: Path) -> dict[str, Any]:
     return content(elsewhere / "retrain" / job.network.id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["recurrent", "macro"])
 def test_trainings_in_processes_equal_those_of_the_stage_bit_for_bit(
     space: str, config: RecurrentConfig, tmp_path: Path
@@ -103,6 +106,38 @@ def test_trainings_in_processes_equal_those_of_the_stage_bit_for_bit(
         assert content(job.folder) == expected(run, job, tmp_path / f"alone-{number}")
         assert job.result() == read_json(job.folder / "result.json")
     assert finish(run, jobs, Forbidden()) == [outcome_of(job, job.result() or {}) for job in jobs]
+
+
+@pytest.mark.parametrize(("threads", "worth"), [(1, -1.0), (1, 1e9), (None, -1.0)])
+def test_a_stage_trains_side_by_side_what_takes_long(
+    threads: int | None,
+    worth: float,
+    config: RecurrentConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stages, "WORTH_PROCESSES", worth)
+    handed: list[str] = []
+
+    class Watched(InThisProcess):
+        at_once = 2
+
+        def run(self, jobs: Sequence[Job], *others: Any) -> Iterator[Outcome]:
+            handed.extend(job.network.id for job in jobs)
+            return super().run(jobs, *others)
+
+    monkeypatch.setattr(LocalExecutor, "for_run", lambda config: Watched())
+    run = Run.create(tmp_path / "run", replace(config, threads=threads), ("retrain", "test"))
+    stages.put_architecture(run.folder, run.config.space.sample(random.Random(1)))
+    first, *others = run.networks()
+    run.train(first, "retrain", StopRequest())
+    stages.retrain(run, StopRequest())
+    side_by_side = threads is not None and worth < 0 and len(others) > 1
+    assert handed == ([network.id for network in others] if side_by_side else [])
+    assert [result["id"] for result in run.results()] == [network.id for network in (first, *others)]
+    for network in others:
+        job = Job(run.folder, "retrain", network)
+        assert content(job.folder) == expected(run, job, tmp_path / network.id)
 
 
 def test_what_is_finished_comes_first_and_is_not_repeated(run: Run) -> None:
@@ -145,6 +180,7 @@ def test_a_training_that_diverges_is_a_result_with_a_name(run: Run, monkeypatch:
     assert {outcome.ending for outcome in finish(run, jobs, Forbidden())} == {"trained", "diverged"}
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_a_result_with_a_name_and_its_training_goes_on_later(
     config: RecurrentConfig, tmp_path: Path
 ) -> None:
@@ -179,6 +215,7 @@ def test_a_killed_worker_is_a_result_with_a_name_and_its_training_goes_on_later(
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.slow
 def test_a_stop_saves_what_is_under_way_and_says_how_to_go_on(
     config: RecurrentConfig, tmp_path: Path
 ) -> None:
@@ -235,6 +272,7 @@ except ConfigError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_is_told_so_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     ended = subprocess.run(

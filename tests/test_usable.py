@@ -326,6 +326,7 @@ print(len(before), compiled() == before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["macro", "micro"])
 def test_an_estimate_compiles_all_that_the_search_needs(space: str) -> None:
     done = subprocess.run(
