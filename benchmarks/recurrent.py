@@ -40,10 +40,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from enas.architecture import Architecture
-from enas.controllers import LSTMConfig, build_controller
+from enas.controllers import build_controller
 from enas.cpu.products import packs
 from enas.data.text import Corpus
 from enas.ops import recurrence
+from enas.recipes import recipe
 from enas.runs.recurrent import build_supernet
 from enas.runtime.allocator import keep_freed_memory
 from enas.runtime.devices import products_in
@@ -373,7 +374,7 @@ def measure_memory(hidden: int, dtype_name: str) -> None:
 def measure_controller(rounds: int) -> None:
     """One update of eight proposals against eight updates of one, with the paper's LSTM."""
     space = RecurrentSpace(nodes=12)
-    controller = build_controller(LSTMConfig(), space, 0)
+    controller = build_controller(recipe("recurrent-paper").controller, space, 0)
     generator = torch.Generator().manual_seed(0)
     rewards_N = torch.rand(8, generator=generator)
 
