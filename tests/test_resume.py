@@ -3,12 +3,13 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -153,6 +154,21 @@ def one_line(ended: Ended) -> str:
     assert len(lines) == 1
     assert ended.stderr.rstrip().endswith(lines[0])
     return lines[0]
+
+
+def test_python_of_the_readme_works(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "recurrent-quick").symlink_to(whole.folder)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(program, names)
+    assert capsys.readouterr().out.strip().endswith(f"is one of {4**6 * 120}")
+    tokens, rows, words = names["logits_TBV"].shape
+    assert (tokens, rows, words) == (20, 1, len(names["run"].data.vocabulary))
 
 
 def test_whole_run_has_every_result(whole: Whole) -> None:

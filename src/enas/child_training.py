@@ -38,7 +38,7 @@ class ChildTraining:
         self.done = 0
         """Steps of the training."""
         self.epoch, self.step_of_epoch = 0, 0
-        self.sums = dict.fromkeys(task.averaged, 0.0)
+        self.sums = dict.fromkeys(task.reported, 0.0)
         """Of what the steps of the epoch logged."""
         self.scores: list[Score] = []
         """On the validation data, after each epoch."""

@@ -327,6 +327,7 @@ def recurrence(
         return (masked_BD @ weight_DE).to(s_BD.dtype)
 
     def highway(s_BD: Tensor, product_BE: Tensor, function: str) -> Tensor:
+        # c·f(a) + (1 - c)·s with c = sigmoid(g), as the paper writes it
         candidate_BD, gate_BD = product_BE.chunk(2, dim=-1)
         return s_BD + torch.sigmoid(gate_BD) * (ACTIVATIONS[function](candidate_BD) - s_BD)
 

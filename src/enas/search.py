@@ -45,8 +45,8 @@ class SearchConfig(Settings):
     proposals: SampleSize = 1
     """Architectures rewarded for one controller update."""
     stop_entropy: Share | None = None
-    """Share of the largest possible entropy at which the controller's updates end; the shared weights are trained on.
-    A policy that is trained to certainty picks worse than one that is stopped early; None goes on to the end."""
+    """When the entropy falls to this share of the largest possible, the controller stops learning; the shared weights keep
+    training. A policy that is trained to certainty picks worse than one that is stopped early; None goes on to the end."""
     same_minibatch: bool = True
     """Whether the proposals of an update are rewarded on the same validation minibatch, which takes the minibatch's own
     difficulty out of their comparison, or each on one of its own (paper, authors)."""
@@ -129,8 +129,11 @@ class Search:
         return self.weights.train_step(epoch, step, self.paths(epoch, step))
 
     def paths(self, epoch: int, step: int) -> list[Architecture]:
-        """The M architectures whose weights are trained next: without the controller in the warm-up and in a share of the
-        steps after it, in the others as its policy samples them."""
+        """The M architectures whose weights are trained next.
+
+        In the warm-up, and in a share `explore` of the later steps, they are sampled without the controller. Otherwise the
+        controller samples them.
+        """
         draw = generator(self.seed, "weights", epoch, step)
         warms_up = epoch < self.config.warmup_epochs
         if warms_up or float(torch.rand((), generator=draw)) < self.config.explore:
@@ -194,8 +197,8 @@ class Search:
         return place
 
     def places(self, start: Place) -> Iterator[tuple[Place, Place]]:
-        """Every step from `start` on, with the one that comes after it as far as can be told before it is done: the
-        entropy may end the controller's updates at any of them."""
+        """Every step from `start` on, paired with the step that is expected next. That may change: a low entropy can end the
+        controller's updates early."""
         place = self.resolved(start)
         while place.epoch < self.config.epochs:
             following = self.resolved(place._replace(step=place.step + 1))

@@ -59,7 +59,7 @@ class SharedWeights:
         minibatch = self.task.reward_minibatch(purpose, draw)
         with self.evaluating(purpose, draw) as ready:
             measured = [self.task.measure(ready(one), minibatch, one) for one in architectures]
-        return self.task.rewards(torch.stack(measured).cpu())
+        return self.task.rewards_from(torch.stack(measured).cpu())
 
     def scores(self, architectures: Sequence[Architecture]) -> list[float]:
         """The scores of architectures on all validation data, higher ones better, with the norms and the size of minibatch
@@ -84,8 +84,10 @@ class SharedWeights:
     def evaluating(
         self, *purpose: str | int, statistics: NormStatistics | None = None
     ) -> Iterator[Callable[[Architecture], nn.Module]]:
-        """Inside, the function given makes the network ready to evaluate an architecture, until the next, and returns it;
-        afterwards it is as it was. `purpose` says on which minibatches norms are recalibrated."""
+        """Yields a function. Called with an architecture, it returns the network, ready to evaluate it until the next call.
+
+        On exit the network is as it was. `purpose` says on which minibatches norms are recalibrated.
+        """
         model, norms = self.trainer.evaluated, self.trainer.norms()
         chosen = self.task.statistics if statistics is None else statistics
 
@@ -99,8 +101,8 @@ class SharedWeights:
 
     @contextlib.contextmanager
     def finetuned(self, architecture: Architecture, minibatches: int, epoch: int) -> Iterator[None]:
-        """Inside, the weights have been trained on so many minibatches by this architecture alone, the first ones of
-        `epoch`, with its learning rate.
+        """Inside, the weights have been trained further, for this architecture alone, on the first `minibatches` of `epoch`,
+        at that epoch's learning rate.
 
         Training starts from the averaged weights; the originals are restored afterwards, bit for bit. Raises
         `NotFiniteError`, with everything as it was, if the loss is NaN.
@@ -139,7 +141,7 @@ class SharedWeights:
 
 
 def with_every_operation(space: Space, rng: random.Random) -> list[Architecture]:
-    """Random architectures, a few, of which each has an operation or function that those before it lack; all are there."""
+    """A few random architectures that together use every operation and function. Each adds at least one."""
     missing = {
         option
         for decision in space.decisions

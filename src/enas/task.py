@@ -50,8 +50,8 @@ class Task(ABC):
 
     watched: ClassVar[str] = "loss"
     """The key of what a step logs that is shown beside the progress."""
-    averaged: ClassVar[tuple[str, ...]] = ("loss",)
-    """Keys of what a step logs whose means over an epoch are told."""
+    reported: ClassVar[tuple[str, ...]] = ("loss",)
+    """Logged keys whose mean over an epoch is reported."""
     metric: ClassVar[str]
     """The key of the score that is shown beside the progress."""
     clip: float | None
@@ -131,7 +131,7 @@ class Task(ABC):
         """What the reward of an architecture is computed from, a scalar."""
 
     @abstractmethod
-    def rewards(self, measured_N: Tensor) -> Tensor:
+    def rewards_from(self, measured_N: Tensor) -> Tensor:
         """The rewards [N] of what was measured; higher ones are better."""
 
     @abstractmethod
@@ -200,6 +200,6 @@ def _as_they_are(norms: Norms) -> contextlib.AbstractContextManager[None]:
 
 
 def set_mode(model: nn.Module, training: bool) -> None:
-    """Set a network's mode, which takes a while for thousands of modules, if it has another."""
+    """Switch between training and evaluation, only if needed: the switch is slow for thousands of modules."""
     if model.training is not training:
         model.train(training)

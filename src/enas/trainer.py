@@ -54,7 +54,7 @@ class Trainer:
     def add_gradients(
         self, minibatch: Minibatch, epoch: int, step: int, architectures: Sequence[Architecture | None] = OWN
     ) -> dict[str, float]:
-        """Add up the mean gradient of the architectures, 1/M Σ ∇L(m_i, ω); returns the mean of what they log."""
+        """Compute the mean gradient of the M architectures, 1/M Σ ∇L(m_i, ω); returns the mean of what they log."""
         set_mode(self.model, training=True)
         share = 1 / len(architectures)
         log: dict[str, float] = {}
@@ -76,8 +76,11 @@ class Trainer:
     # ---- the network to evaluate ---------------------------------------------------------------------------------------
 
     def start_average(self, rule: Callable[[Any, Any, Any], None]) -> AveragedModel:
-        """From now on, evaluate an average of the weights after every step, the first of which it begins with; `rule` takes
-        the weights into it, as torch's `AveragedModel` has it. Moving statistics of norms are not averaged."""
+        """Start to average the weights, beginning with those after the next step; `evaluated` is then the averaged network.
+
+        `rule` says how weights enter the average, as torch's `AveragedModel` has it. Moving statistics of norms are not
+        averaged.
+        """
         self.averaged = AveragedModel(self.model, multi_avg_fn=rule)
         return self.averaged
 
@@ -117,7 +120,7 @@ class Trainer:
     def estimate(
         self, architecture: Architecture | None = None, to_compile: Iterable[Architecture] = ()
     ) -> Estimate:
-        """Time and memory of a step, measured on steps that are not taken: nothing changes.
+        """Time and memory of a step. Its gradients are computed and thrown away, so nothing changes.
 
         Before that, the kernels that `to_compile` needs are compiled on a part of a minibatch.
         """

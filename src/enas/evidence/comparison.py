@@ -99,7 +99,7 @@ class Contest:
     seconds_ratio: float | None
     """The same of seconds, those of the final training included; None where the method's were too few to be timed."""
     equal_budget: bool
-    """Whether the rival had as much as the method by one of these two counts at least."""
+    """Whether evaluations or seconds were equal, within 10 %."""
     claim: str
     """What the numbers carry, in words."""
 
@@ -242,7 +242,7 @@ def _contest(
 
 
 def claim(better: Interval, rival: str, paired: bool, ratios: Sequence[float]) -> str:
-    """What may be said: nothing, if by every count of the budget it is the one with less that came out worse.
+    """What may be said: nothing, if the one that came out worse had clearly less budget by every count.
 
     `ratios` are the rival's budget over the method's: of evaluations, of seconds, as far as they are known.
     """

@@ -28,7 +28,7 @@ from enas.tasks.image_settings import ImageRewardConfig, ImageTrainingConfig
 class ImageTask(Task):
     """Telling the classes of images."""
 
-    averaged: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+    reported: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     metric: ClassVar[str] = "accuracy"
 
     def __init__(
@@ -119,7 +119,7 @@ class ImageTask(Task):
         scores_BK = outputs_of(model, minibatch.images_BCHW, architecture).logits_BK
         return is_right(scores_BK, minibatch.labels_B).float().mean()
 
-    def rewards(self, measured_N: Tensor) -> Tensor:
+    def rewards_from(self, measured_N: Tensor) -> Tensor:
         return measured_N
 
     def describe_reward(self, reward: float) -> dict[str, float]:

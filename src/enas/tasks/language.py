@@ -131,7 +131,7 @@ class LanguageTask(Task):
         features = language_model.features(minibatch.tokens_TB, state, **path(architecture))
         return nll(language_model, features, minibatch.targets_TB).mean()
 
-    def rewards(self, measured_N: Tensor) -> Tensor:
+    def rewards_from(self, measured_N: Tensor) -> Tensor:
         return self.reading.scale * torch.exp(-measured_N)
 
     def describe_reward(self, reward: float) -> dict[str, float]:
