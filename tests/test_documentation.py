@@ -389,6 +389,14 @@ def test_no_file_is_longer_than_a_reader_can_hold() -> None:
     assert {name: count for name, count in lines.items() if count > 400} == {}
 
 
+def test_controllers_know_decisions_and_no_networks() -> None:
+    allowed = ("enas.controllers", "enas.architecture", "enas.constraints", "enas.errors", "enas.health")
+    modules = {(file.name, m) for file in SOURCES if file.parent.name == "controllers" for m in imports(file)}
+    assert [
+        pair for pair in sorted(modules) if pair[1].startswith("enas") and not pair[1].startswith(allowed)
+    ] == []
+
+
 def test_data_know_no_networks() -> None:
     allowed = ("enas.data", "enas.errors", "enas.constraints", "enas.runtime")
     modules = {(file.name, m) for file in SOURCES if file.parent.name == "data" for m in imports(file)}
