@@ -109,11 +109,11 @@ class ChildTraining:
         return weights
 
     def size(self) -> dict[str, Any]:
-        """What there is to say about the network before it is trained: `parameters`, `epochs` of the training, …"""
+        """What is known before the training: `parameters`, `epochs`, …"""
         return {**self.task.size(self.model), "epochs": self.epochs}
 
     def result(self) -> dict[str, Any]:
-        """`size`, and what there is to say about the network once it is trained."""
+        """`size`, and the scores of the trained network."""
         if not self.scores:
             return {**self.size(), "best_epoch": self.epochs}
         best = self._best_epoch()

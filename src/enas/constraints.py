@@ -34,7 +34,7 @@ LARGEST_WIDTH = 65_536
 LARGEST_SIDE = 4096
 """Of an image, in pixels."""
 LARGEST_SPACE = 256
-"""Of nodes of a cell and of layers of a network. A macro network of so many has 32,896 decisions."""
+"""Of nodes of a cell and of layers of a network. A macro network of 256 layers has 32,896 decisions."""
 LARGEST_FLOAT = 3.4028234663852886e38
 """Of what becomes float32."""
 LARGEST_THREADS = 1024

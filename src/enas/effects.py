@@ -241,5 +241,5 @@ def fit_effects(
 
 
 def rounded(value: float, decimals: int) -> float:
-    """With so many decimals, and no zero below 0."""
+    """Rounded to `decimals`, and never -0."""
     return round(value, decimals) + 0.0

@@ -35,7 +35,7 @@ def gradient_power(logits_NLK: Tensor, choices_NL: Tensor, reward_N: Tensor) -> 
     baseline two proposals' estimates are correlated: the mean of their inner products is (1 + 1/(N-1)²) |G|², which is
     divided out. Logits are the parameters of an independent policy; for another, the ones along its paths stand for them.
 
-    Raises `ConfigError` for fewer than 2 proposals, of which no noise can be told.
+    Raises `ConfigError` for fewer than 2 proposals, which show no noise.
     """
     n = len(choices_NL)
     if n < 2:

@@ -164,7 +164,7 @@ class Run:
             ) from error
         path = self.folder / "environment.json"
         if not path.exists():
-            say(f"{path} is missing and written again: whether the data have changed since cannot be told")
+            say(f"{path} is missing and written again; whether the data have changed is unknown")
             self.write_environment(data)
         then = read_record(path, EnvironmentRecord, "Put the original back, or begin a new run")
         if then.data_hash != data.hash:

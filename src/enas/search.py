@@ -1,7 +1,7 @@
 """The search: train the shared weights ω, then the controller θ, and again (paper §2.2).
 
-Works for any task and any `Controller`: random search, evolution and ENAS are this loop with another controller. How it is
-doing is told to a `Watcher` (`enas.watch`). Letters: N proposals, L decisions.
+Works for any task and any `Controller`: random search, evolution and ENAS are this loop with another controller. A `Watcher`
+(`enas.watch`) reports how it is doing. Letters: N proposals, L decisions.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ START = Place(0, "weights", 0)
 
 
 class Watcher(Protocol):
-    """Who is told how a search is doing; nothing of the search depends on it."""
+    """Looks on and reports how a search is doing; the search does not depend on it."""
 
     def trained(self, number: int, epoch: int, log: dict[str, float], *, last: bool) -> None:
         """A training step was taken, the `number`-th step of the search and the `last` training step of its epoch."""

@@ -29,7 +29,7 @@ FREE = (
     *("data.source", "data.folder", "data.download", "data.allow_overlap"),
     # when it is saved
     *("search.checkpoint_every", "search.keep_checkpoints", "retrain.checkpoint_every"),
-    # what is told
+    # what is reported
     *("search.log_every", "search.percentile_every", "search.percentile_samples", "search.collapse_share"),
 )
 """Settings that may be changed in config.json at any time: what is computed does not depend on them."""

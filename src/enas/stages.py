@@ -183,7 +183,7 @@ def derive_by(run: Run, train: Train) -> None:
 
 
 def earlier_weights(run: Run, count: int) -> Iterator[dict[str, Any]]:
-    """States of the shared weights at so many checkpoints before the newest, one at a time, the latest first.
+    """States of the shared weights at `count` checkpoints before the newest, one at a time, the latest first.
 
     Says so if there are fewer; one from before the first step is none.
     """

@@ -34,7 +34,7 @@ class Loss:
         self.total = total
         """What is descended, with every regulariser that is computed from the minibatch."""
         self.logged = logged
-        """What is told of it, without gradient; `loss`, the loss alone, among it."""
+        """What is logged of it, without gradient; `loss`, the loss alone, is among it."""
 
     def backward(self, share: float) -> None:
         """Add `share` times the gradient to the parameters."""
@@ -120,7 +120,7 @@ class Task(ABC):
 
     @abstractmethod
     def order(self, score: Score) -> tuple[float, ...]:
-        """What scores are compared by, higher ones better; the first is what rankings are told in."""
+        """The sort key of a score, higher is better; rankings show its first number."""
 
     @abstractmethod
     def reward_minibatch(self, purpose: str, draw: int) -> Minibatch:

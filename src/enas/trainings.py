@@ -137,9 +137,9 @@ class Executor(ABC):
     ) -> Iterator[Outcome]:
         """Train jobs that were put into their folders; their outcomes as they come.
 
-        `on_step` is told now and then how many steps a job has done. After a stop request no training is begun, those
-        under way are saved, and the iteration ends. Raises an `EnasError` that would meet every training, such as a
-        full disk, after the others have been saved.
+        `on_step` is called now and then with the number of steps that a job has done. After a stop request no training is
+        begun, those under way are saved, and the iteration ends. Raises an `EnasError` that would meet every training, such
+        as a full disk, after the others have been saved.
         """
 
 

@@ -73,7 +73,7 @@ class LocalExecutor(Executor):
     """Processes of this machine."""
 
     def __init__(self, workers: int, threads: int) -> None:
-        """So many processes, each computing with so many threads."""
+        """`workers` processes, each computing with `threads` threads."""
         self.workers = workers
         self.threads = threads
 
@@ -222,7 +222,7 @@ def interrupts_held() -> Iterator[None]:
     """Inside, Ctrl-C and the loss of the terminal wait, where the system can hold them back; a process started here never
     sees one.
 
-    A terminal sends both to all processes. The workers are told by their parent, also while they still start.
+    A terminal sends both to all processes. The parent passes them on to the workers, also while these still start.
     """
     if sys.platform == "win32":
         yield

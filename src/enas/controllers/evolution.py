@@ -34,7 +34,7 @@ class EvolutionConfig(Settings):
     kind: Suppress[Literal["evolution"]] = field(default="evolution", kw_only=True)
 
     population: SampleSize = 50
-    """Architectures alive; so many are drawn uniformly at first."""
+    """Architectures alive. At first this many are drawn uniformly."""
     tournament: SampleSize = 10
     """Members drawn, with replacement, of which the best is mutated."""
 

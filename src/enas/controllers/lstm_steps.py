@@ -89,7 +89,7 @@ class Path:
     def take_together(self, kind: Kind, node: int, logits_NDk: Tensor) -> Tensor:
         """Take the next D decisions, none of which depends on another of them; return the options taken [N, D].
 
-        Raises `ConfigError` if the space's next decisions are not of this kind, of this node, among so many options.
+        Raises `ConfigError` if the space's next decisions are not of this kind and node, with this number of options.
         """
         _, d, k = logits_NDk.shape
         here = slice(self.position, self.position + d)

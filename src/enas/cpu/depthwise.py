@@ -52,7 +52,7 @@ def _correlate(
     strips = builder.udiv(W, word(lanes))
 
     def go_down(count: int, first: Any) -> None:
-        """Compute so many strips row by row, from number `first` of all images on."""
+        """Compute `count` strips row by row, from strip `first` of all images on."""
         # of the output rows i + m, .., i - m at row i of the input, strip by strip
         sums = [registers.variables(width) for _ in range(count)]
         sources, outs = [], []

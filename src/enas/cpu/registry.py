@@ -69,7 +69,7 @@ def known(conv: nn.Conv2d, groups: int = 1) -> bool:
 
 
 def few_enough(columns: int, shape: Sequence[int]) -> bool:
-    """Whether filters of so many channels times their width are few enough for kernels to be faster than the library.
+    """Whether channels times width are few enough for kernels to be faster than the library.
 
     The limits are those that `benchmarks/operations.py` shows, for maps [B, C, H, W] of this shape.
     """
@@ -123,7 +123,7 @@ def why_no_kernels() -> str | None:
 
 @cache
 def instructions() -> frozenset[str]:
-    """The instruction sets that numba compiles for, by LLVM's names: the processor's, unless numba is told otherwise."""
+    """The instruction sets that numba compiles for, by LLVM's names: the processor's, unless numba's settings say others."""
     from numba.core.registry import cpu_target
 
     features = cpu_target.target_context.codegen().magic_tuple()[2]

@@ -20,7 +20,7 @@ LENGTH_SD = 5.0
 LENGTH_EXCESS = 20
 """Most steps above the full length."""
 END_MARGIN = 3
-"""A pass is over once at most so many columns are left."""
+"""A pass is over once at most this many columns are left."""
 
 
 class Window(NamedTuple):

@@ -38,7 +38,7 @@ RANDOM = "uniform"
 ALL = "all"
 """The name of the row of all tables together."""
 POINTS = 100.0
-"""Scores are shares; differences are told in points."""
+"""Scores are shares; differences are shown in points."""
 LOADERS = {"nas-bench-graph": (tuple(SHA256), load_table)}
 """What `enas benchmark` knows: the names of the tables, and what reads one."""
 

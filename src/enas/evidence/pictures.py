@@ -15,7 +15,7 @@ from enas.evidence.comparison import Comparison, Record
 POINT, BEST_POINT, INK, GRID = "#4477aa", "#cc6677", "#222222", "#dddddd"
 """Colours: of points, of those that stand out, of words, of the lines behind them."""
 WIDE = 4.0
-"""Scores whose largest is so many times the smallest are drawn logarithmically, as perplexities may be."""
+"""If the largest score is this many times the smallest, the axis is logarithmic, as for perplexities."""
 
 Span = tuple[float, float]
 

@@ -33,7 +33,7 @@ class OfSettings:
     """What is changed, in a line."""
     change: Change
     ensemble: int = 0
-    """Sample so many architectures at the end of the search and let them classify together, instead of retraining."""
+    """Sample this many architectures at the end of the search and let them classify together, instead of retraining."""
 
     def fits(self, config: RunConfig) -> bool:
         """Whether the recipe's settings can be so."""

@@ -26,7 +26,7 @@ def training(
 
 
 def on_digits(epochs: int) -> ImageTrainingConfig:
-    """One cosine over so many epochs; digits have a side, so none is flipped."""
+    """One cosine over `epochs`; digits have a side, so none is flipped."""
     augmentation = AugmentConfig(pad=1, flip=False)
     return replace(training(64, 0.1, 0.001, epochs), augmentation=augmentation)
 

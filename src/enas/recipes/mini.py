@@ -109,7 +109,7 @@ def trained_alone(rate: float, epochs: int) -> ImageRetrainConfig:
 
 
 def few_images(rate: float, epochs: int) -> ImageTrainingConfig:
-    """The recipe of both kinds of weights, one fall of the learning rate over so many epochs."""
+    """The recipe of shared and of own weights: the learning rate falls once over `epochs`."""
     return ImageTrainingConfig(
         batch=50,
         cosine=CosineConfig(rate, 0.001, first_period=epochs),

@@ -72,7 +72,7 @@ def progress(
         total: how many units there are.
         unit: what is counted, in the plural.
         done: units done before, by the run that this one resumes.
-        interval: off a terminal, print at most one line in so many seconds; the last is always printed.
+        interval: off a terminal, print at most one line in this many seconds; the last is always printed.
         stream: standard error, unless given.
         clock: returns seconds.
     """

@@ -34,7 +34,7 @@ class NormConfig(NamedTuple):
     decay: float = 0.9
 
     def build(self, channels: int) -> nn.BatchNorm2d:
-        """A norm of its own for so many channels."""
+        """A norm of its own for this number of channels."""
         return nn.BatchNorm2d(channels, self.eps, momentum=1 - self.decay)
 
 
@@ -189,7 +189,7 @@ def linear(channels: int, out: int, generator: torch.Generator, fan_in: int | No
 
 
 def check_shape(shape: ImageShape, halvings: int) -> None:
-    """Raise `ConfigError` if a network that halves its images so many times cannot take these."""
+    """Raise `ConfigError` if these images are too small to be halved as often as the network does."""
     if shape.channels < 1:
         raise ConfigError(f"images need at least one channel, not {shape.channels}")
     if shape.classes < 2:

@@ -120,4 +120,4 @@ READERS: dict[str, Callable[[str], Architecture]] = {
     MacroSpace.name: read_macro,
     MicroSpace.name: read_micro,
 }
-"""How a string is read once its space is known, its size being told by the string."""
+"""How a string is read once its space is known. The string shows the size of the space."""

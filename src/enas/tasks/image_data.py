@@ -66,7 +66,7 @@ class TrainingImages:
         return self._order[1]
 
     def samples(self, count: int, draw: torch.Generator) -> list[Tensor]:
-        """So many minibatches of distinct images, not augmented; fewer if there are not so many images."""
+        """`count` minibatches of distinct images, not augmented; fewer if there are too few images."""
         chosen_N = torch.randperm(len(self.images), generator=draw)[: count * self.config.batch]
         parts = chosen_N.to(self.device).split(self.config.batch)
         return [normalise(self.images.images_NCHW[part_B], self.normalisation) for part_B in parts]
@@ -82,7 +82,7 @@ class EvaluationImages:
         self.labels_N = images.labels_N.cpu()
 
     def sample(self, count: int, draw: torch.Generator) -> Minibatch:
-        """So many distinct images; all of them if there are not so many."""
+        """`count` distinct images; all of them if there are fewer."""
         chosen_B = torch.randperm(len(self.images), generator=draw)[:count]
         chosen = self.images[chosen_B.to(self.device)]
         return Minibatch(normalise(chosen.images_NCHW, self.normalisation), chosen.labels_N)

@@ -93,7 +93,7 @@ class BuildOptions(Settings):
     run: UserPath
     """Folder of the trainings. What is finished there is not repeated."""
     first: PositiveInt | None = None
-    """Only so many of the first rows."""
+    """Train only this many rows, from the first on."""
     workers: Threads | None = None
     """Processes that train at the same time; by default as many as there are cores for."""
 

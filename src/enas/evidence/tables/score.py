@@ -43,7 +43,7 @@ SCORE = "score.json"
 SAMPLES = 16
 EQUIVALENTS = "picked_random_equivalents"
 FIGURES = ("samples_percentile", "picked_percentile", EQUIVALENTS, "shared_weights_kendall")
-"""What is told of a method, the first two also in pairs of equal seeds."""
+"""What is reported of a method; the first two also in pairs of equal seeds."""
 
 
 @dataclass(frozen=True)

@@ -17,5 +17,5 @@ class Cell(nn.Module):
     """The width D."""
 
     def initial_state(self, batch: int) -> Any:
-        """The state before the first word of a text, for so many rows: zeros [B, D], unless a cell has another."""
+        """The state before the first word of a text, for `batch` rows: zeros [B, D], unless a cell has another."""
         return next(self.parameters()).new_zeros(batch, self.hidden)
