@@ -403,6 +403,8 @@ def test_candidates_record_what_the_shortlist_was_picked_by(run: Run) -> None:
 def test_summary_has_every_network_and_commands_that_parse(run: Run) -> None:
     said = summary(run)
     assert str(run.architecture()) in said
+    (picture,) = re.findall(r"^its picture: (.*)$", said, flags=re.MULTILINE)
+    assert Path(picture).read_text(encoding="utf-8").startswith("<?xml")
     for result in run.results():
         (row,) = [line for line in said.splitlines() if line.startswith(f"{result['role']} {result['id']}")]
         assert f"{result['parameters']:,}" in row

@@ -19,6 +19,9 @@ def summary(run: Run) -> str:
     if (run.folder / "architecture.json").exists():
         architecture = run.architecture()
         parts += [text_for(architecture.graph()), str(architecture)]
+        picture = run.folder / "architecture.svg"
+        if picture.exists():
+            parts.append(f"its picture: {picture}")
     results = run.results()
     if results:
         parts.append(table(results, run.config.metric))
