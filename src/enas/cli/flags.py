@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
@@ -34,15 +35,15 @@ class Chosen:
     """The words of the command that say which."""
 
 
-class Command:
+class Command(ABC):
     """The options of a command, which is called to run it."""
 
     def check(self) -> None:
         """Raise an `EnasError` for options that cannot work together."""
 
+    @abstractmethod
     def __call__(self) -> int:
         """Run the command; returns the exit code."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
