@@ -38,7 +38,7 @@ class Chosen:
 class Command(ABC):
     """The options of a command, which is called to run it."""
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027 # most options can work together
         """Raise an `EnasError` for options that cannot work together."""
 
     @abstractmethod
