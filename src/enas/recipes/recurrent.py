@@ -29,8 +29,8 @@ def recurrent_quick() -> RecurrentConfig:
     """A cell of 6 nodes on Python's own standard library, in minutes on a laptop. No download.
 
     Command:  enas run recurrent-quick
-    Expect:   test perplexities 59.1 (found cell), 57.3 (LSTM of equal size), 82.1 (a random cell); n = 1 each, about
-              5 minutes on 1 core of an AMD EPYC; CPython 3.11.7's library. See docs/results.md.
+    Expect:   test perplexities 59.1 (found cell), 57.3 (LSTM of equal size), 82.1 (a random cell); n = 1 each, in
+              3 to 4 minutes on 2 cores of an AMD EPYC; CPython 3.11.7's library. See docs/results.md.
     Source:   settings of this package, small enough to watch.
     """
     windows = WindowConfig(batch=32, bptt=25)
