@@ -48,15 +48,14 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from enas import cli  # noqa: E402
-from enas.evidence import compare as compare_run  # noqa: E402
-from enas.runtime.files import read_json, read_jsonl  # noqa: E402
-from enas.trainings import LOG  # noqa: E402
-from tests import tiny  # noqa: E402
-from tests.test_trainings import InThisProcess  # noqa: E402
+from enas import cli
+from enas.evidence import compare as compare_run
+from enas.runtime.files import read_json, read_jsonl
+from enas.trainings import LOG
+from tests import tiny
+from tests.test_trainings import InThisProcess
 
 STAGES = ("search", "derive", "retrain", "test", "compare")
 KINDS = ("recurrent", "micro")
@@ -405,8 +404,8 @@ def main() -> int:
 def kill(kind: str, folder: Path, text: Path, asked: argparse.Namespace) -> list[bool]:
     """Do what is asked to one kind of run: for each thing done, whether all came out equal."""
     processes = compare_run.LocalExecutor.for_run
-    in_this_process: Any = lambda config, workers=None: InThisProcess()  # noqa: E731
-    compare_run.LocalExecutor.for_run = in_this_process
+    in_this_process: Any = InThisProcess
+    compare_run.LocalExecutor.for_run = lambda config, workers=None: in_this_process()
     flags = tiny.flags(text, *FLAGS) if kind == "recurrent" else tiny.image_flags(kind, *FLAGS)
     warm = ["run", f"{kind}-quick", *flags, "--run", str(folder / f"warm-{kind}")]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:

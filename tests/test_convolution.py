@@ -18,11 +18,10 @@ from enas.runtime.devices import products_in
 pytest.importorskip("numba")
 
 from enas.cpu.deferred import Deferred
-from enas.cpu.registry import takes, why_no_kernels, wide_filters_pay
+from enas.cpu.registry import takes, wide_filters_pay
+from tests import needs
 
-pytestmark = pytest.mark.skipif(
-    why_no_kernels() is not None, reason="compiled kernels cannot be used here, or are turned off"
-)
+pytestmark = needs.KERNELS
 
 ROUNDING = 3e-5  # of float32, over sums of some thousand terms, relative to the largest value
 CPU = torch.device("cpu")

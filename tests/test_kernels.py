@@ -14,11 +14,9 @@ from enas import ops
 pytest.importorskip("numba")
 
 from enas.cpu.deferred import Deferred
-from enas.cpu.registry import why_no_kernels
+from tests import needs
 
-pytestmark = pytest.mark.skipif(
-    why_no_kernels() is not None, reason="compiled kernels cannot be used here, or are turned off"
-)
+pytestmark = needs.KERNELS
 
 # Whether the kernel was read from the disk, and a hash of the gradients of pooled feature maps of many sizes.
 PROGRAM = """

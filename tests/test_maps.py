@@ -18,11 +18,10 @@ from enas.ops import Maps, Operation
 pytest.importorskip("numba")
 
 from enas.cpu.deferred import Deferred
-from enas.cpu.registry import takes, why_no_kernels
+from enas.cpu.registry import takes
+from tests import needs
 
-pytestmark = pytest.mark.skipif(
-    why_no_kernels() is not None, reason="compiled kernels cannot be used here, or are turned off"
-)
+pytestmark = needs.KERNELS
 
 How = Callable[[Operation[..., Any]], Callable[..., Any]]
 Function = Callable[[Sequence[Maps], How], Maps]

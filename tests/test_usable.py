@@ -23,7 +23,7 @@ from enas.shared_weights import with_every_operation
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
 from enas.stages import Run, run_search, search_of
-from tests import tiny
+from tests import needs, tiny
 
 pytest.importorskip("numba")
 
@@ -31,11 +31,8 @@ from numba.core import caching, config
 
 from enas.cpu import kept, probe
 from enas.cpu.compiler import kernel
-from enas.cpu.registry import why_no_kernels
 
-pytestmark = pytest.mark.skipif(
-    why_no_kernels() is not None, reason="compiled kernels cannot be used here, or are turned off"
-)
+pytestmark = needs.KERNELS
 
 # ---- whether they can be used ------------------------------------------------------------------------------------------
 
@@ -307,7 +304,7 @@ import gc, random, sys
 from pathlib import Path
 from numba.core.dispatcher import Dispatcher
 from enas.cpu.kept import KernelCache
-from tests import tiny
+from tests import needs, tiny
 
 def compiled():
     gc.collect()

@@ -282,11 +282,15 @@ def train_in(
             with contextlib.suppress(OSError):
                 connection.send(("step", training.done))
 
-    try:
-        log = open(folder / LOG, "a", encoding="utf-8")  # noqa: SIM115  # closed below
-    except OSError as error:
-        return "failed", f"Cannot write {folder / LOG}: {error.strerror}. Was the run deleted while this ran?"
-    with log, contextlib.redirect_stderr(log):
+    with contextlib.ExitStack() as opened:
+        try:
+            log = opened.enter_context(open(folder / LOG, "a", encoding="utf-8"))
+        except OSError as error:
+            return (
+                "failed",
+                f"Cannot write {folder / LOG}: {error.strerror}. Was the run deleted while this ran?",
+            )
+        opened.enter_context(contextlib.redirect_stderr(log))
         try:
             job = Job.read(folder)
             if job.run not in runs:

@@ -90,6 +90,4 @@ def parse(argv: Sequence[str]) -> Callable[[], int]:
     words = list(argv) or ["--help"]
     if words == ["--version"]:
         return lambda: show_text(f"enas {__version__}")
-    command = read(subcommands("command", COMMANDS, words), words, ABOUT)
-    command.check()
-    return command
+    return read(subcommands("command", COMMANDS, words), words, ABOUT).checked()

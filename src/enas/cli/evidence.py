@@ -6,7 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import tyro
 
@@ -99,9 +99,10 @@ class OnTable(Command, ABC):
     def ask(self) -> str:
         """Do it, and say what came out."""
 
-    def check(self) -> None:
+    def checked(self) -> Self:
         """Raises `ConfigError` for a mini-space that there is not."""
         mini_space(self.name)
+        return self
 
     def __call__(self) -> int:
         """Do it, and print what came out."""
@@ -187,12 +188,13 @@ class Ablate(FromRecipe):
         """The variants."""
         return [name for some in self.variant for name in some]
 
-    def check(self) -> None:
+    def checked(self) -> Self:
         """Raises `ConfigError` for no variants, unknown ones, and ones that change nothing."""
         if not self.names:
             known = " ".join(variants.variants_of(self.settings))
             raise ConfigError(f"name variants: --variant {known}; see 'enas ablate {self.recipe} --help'")
         variants.named(self.settings, self.names)
+        return self
 
     def __call__(self) -> int:
         """Run the recipe and the variants, and print the table."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from functools import partial
+from functools import partial, reduce
 from importlib import import_module
-from typing import Annotated, Any, Union, get_type_hints
+from typing import Annotated, Any, Self, get_type_hints
 
 import tyro
 
@@ -38,8 +39,9 @@ class Chosen:
 class Command(ABC):
     """The options of a command, which is called to run it."""
 
-    def check(self) -> None:  # noqa: B027 # most options can work together
-        """Raise an `EnasError` for options that cannot work together."""
+    def checked(self) -> Self:
+        """The command itself. Raises an `EnasError` for options that cannot work together."""
+        return self
 
     @abstractmethod
     def __call__(self) -> int:
@@ -74,7 +76,7 @@ def subcommands(what: str, commands: Mapping[str, tuple[str, Load]], words: Sequ
                 default = found.options
         kinds.append(Annotated[kind, tyro.conf.subcommand(each, description=about, default=default)])
     return Chosen(
-        Union[tuple(kinds)],  # noqa: UP007 # of kinds that are known only now
+        reduce(operator.or_, kinds),
         found.options,
         (name, *found.names),
     )

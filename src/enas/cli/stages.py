@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 import tyro
 
@@ -71,13 +71,14 @@ class BeginRetrain(FromRecipe):
     architecture: str | None = None
     """The architecture, as a string, instead of a search."""
 
-    def check(self) -> None:
+    def checked(self) -> Self:
         """Raises `ConfigError` without an architecture, and `ArchitectureError` for one that the space does not have."""
         if self.architecture is None:
             raise ConfigError(
                 f"'enas retrain {self.recipe}' needs --architecture; to search for one, use 'enas run {self.recipe}'"
             )
         self.settings.searched_space().parse(self.architecture)
+        return self
 
     def __call__(self) -> int:
         """Train a given architecture from scratch, and test it."""

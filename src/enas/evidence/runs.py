@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +104,9 @@ def train_networks(
 def command_line(command: str, options: Settings) -> str:
     """The command that goes on after a stop, up to the run folder: options that are not the default, as flags."""
     flags = [
-        f"--{field.name.replace('_', '-')}={value}"
-        for field in fields(options)  # type: ignore[arg-type]  # all settings are dataclasses
-        if field.name not in ("run", "json") and (value := getattr(options, field.name)) != field.default
+        f"--{name.replace('_', '-')}={value}"
+        for name, value in vars(options).items()
+        if name not in ("run", "json") and value != getattr(type(options), name, None)
     ]
     return f"{command} {shlex.join(flags)}".strip()
 

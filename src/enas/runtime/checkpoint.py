@@ -2,13 +2,14 @@
 
 import contextlib
 import hashlib
+import io
 import logging
 import os
 import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -92,7 +93,8 @@ class CheckpointStore:
                     raise error.__context__ from None
                 raise
             file.seek(0)
-            file.write(_SEAL + hashlib.file_digest(file, "sha256").digest())  # type: ignore[arg-type] # at its end now
+            digest = hashlib.file_digest(cast(io.BufferedRandom, file), "sha256")  # reads to the end
+            file.write(_SEAL + digest.digest())
         self._prune(step)
         return path
 

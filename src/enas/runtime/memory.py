@@ -28,11 +28,13 @@ def available_memory_mib() -> float | None:
     return min((mib for mib in (machine, _left_in_cgroups()) if mib is not None), default=None)
 
 
-def _windows_memory() -> tuple[float, float]:
-    """Total and available memory, from MEMORYSTATUSEX of the Windows API: eight numbers of 64 bits."""
-    status = (ctypes.c_ulonglong * 8)(64)  # the first is the length of all
-    ctypes.WinDLL("kernel32").GlobalMemoryStatusEx(ctypes.byref(status))  # type: ignore[attr-defined,unused-ignore]
-    return status[1] / MIB, status[2] / MIB
+if sys.platform == "win32":
+
+    def _windows_memory() -> tuple[float, float]:
+        """Total and available memory, from MEMORYSTATUSEX of the Windows API: eight numbers of 64 bits."""
+        status = (ctypes.c_ulonglong * 8)(64)  # the first is the length of all
+        ctypes.WinDLL("kernel32").GlobalMemoryStatusEx(ctypes.byref(status))
+        return status[1] / MIB, status[2] / MIB
 
 
 def _available_linux() -> float | None:

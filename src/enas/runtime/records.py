@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -35,7 +35,7 @@ def validated(kind: type[T], values: object, *, strict: bool = True, closed: boo
     `strict` takes JSON's own types only: no `true` or `"1"` for 1. `closed` refuses names that are no fields, and suggests
     the nearest. Raises `WrongRecord` for a value that is missing or wrong.
     """
-    adapter: TypeAdapter[T] = _adapter(kind)  # type: ignore[arg-type] # mypy takes a type for no argument to be cached
+    adapter: TypeAdapter[T] = _adapter(cast(Hashable, kind))
     extra: Any = "forbid" if closed else "ignore"
     try:
         if strict:

@@ -23,7 +23,7 @@ class _Forgiving(io.TextIOBase):
         self._stream = io.StringIO() if stream is None else stream
 
     @property
-    def encoding(self) -> str:  # type: ignore[override]
+    def encoding(self) -> str:  # type: ignore[override] # typeshed has an attribute, which the base does not let set
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     def isatty(self) -> bool:
