@@ -139,7 +139,7 @@ def derive(run: Run, stop: StopRequest) -> None:
 
     def train(architectures: Sequence[Architecture]) -> list[float]:
         networks = [Network("candidate", architecture, run.config.seed) for architecture in architectures]
-        results = train_networks(run, "derive", networks, stop, run.config.derive.shortlist_epochs)
+        results = train_missing(run, "derive", networks, stop, run.config.derive.shortlist_epochs)
         return [math.inf if "diverged" in result else score_in(result, "valid_loss") for result in results]
 
     derive_by(run, train)
@@ -225,27 +225,33 @@ def put_architecture(folder: Path, architecture: Architecture) -> None:
 
 def retrain(run: Run, stop: StopRequest) -> None:
     """Train the found architecture from scratch, and what it is compared with."""
-    train_networks(run, "retrain", run.networks(), stop)
+    train_missing(run, "retrain", run.networks(), stop)
 
 
-def train_networks(
+def train_missing(
     run: Run, part: str, networks: Sequence[Network], stop: StopRequest, epochs: int | None = None
 ) -> list[dict[str, Any]]:
-    """Train networks under RUN/PART, for another number of `epochs` than the recipe's if given; returns their results.
+    """Train those networks under RUN/PART that are not trained yet, and return the results of all.
 
-    They are trained side by side in processes of their own, if the run says how many threads one takes, which last digits
-    may depend on, and if that is worth the start of processes.
+    `epochs` is another length than the recipe's. Where it is worth the start of processes, they are trained side by side, if
+    the run says how many threads a training takes: last digits may depend on that.
     """
     missing = [network for network in networks if run.result(network, part, epochs) is None]
     executor = LocalExecutor.for_run(run.config)
-    if run.config.threads is not None and min(executor.at_once, len(missing)) > 1:
-        example = run.child_training(missing[0], epochs)
-        if example.estimate().seconds * example.total_steps * len(missing) > WORTH_PROCESSES:
-            jobs = [Job(run.folder, part, network, epochs) for network in missing]
-            for outcome in train_all(run, jobs, executor, stop, part):
-                if outcome.ending == "died":
-                    say(f"{outcome.reason}; its training goes on here, after the others")
+    several = run.config.threads is not None and min(executor.at_once, len(missing)) > 1
+    if several and len(missing) * training_seconds(run, missing[0], epochs, stop) > WORTH_PROCESSES:
+        jobs = [Job(run.folder, part, network, epochs) for network in missing]
+        for outcome in train_all(run, jobs, executor, stop, part):
+            if outcome.ending == "died":
+                say(f"{outcome.reason}; its training goes on here, after the others")
     return [run.train(network, part, stop, epochs) for network in networks]
+
+
+def training_seconds(run: Run, network: Network, epochs: int | None, stop: StopRequest) -> float:
+    """About how long a network's training takes."""
+    training = run.child_training(network, epochs)
+    with compiling_told(stop, run.folder):
+        return training.estimate().seconds * training.total_steps
 
 
 def test(run: Run, stop: StopRequest) -> None:
