@@ -111,6 +111,10 @@ class Space(ABC):
         """
         return ()
 
+    def reduced(self, architecture: Architecture) -> Architecture:
+        """The architecture without what has no part in its output: itself, unless the space says otherwise."""
+        return architecture
+
     def count(self) -> int:
         """The exact number of architectures: the product of the numbers of options."""
         return math.prod(len(decision.options) for decision in self.decisions)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from enas.config import RunConfig
 from enas.errors import RunFolderError
-from enas.runs.images import MacroConfig, MicroConfig
+from enas.runs.images import MacroConfig, MicroConfig, NASBench201Config
 from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.records import WrongRecord, record_in, validated
 
@@ -16,6 +16,7 @@ CONFIGS: dict[str, type[RunConfig]] = {
     "recurrent": RecurrentConfig,
     "macro": MacroConfig,
     "micro": MicroConfig,
+    "nasbench201": NASBench201Config,
 }
 """The kinds of run, by the name that config.json carries."""
 
@@ -57,7 +58,7 @@ NEEDED: dict[Work, tuple[str, ...]] = {
 class ConfigRecord:
     """What config.json holds."""
 
-    kind: Literal["recurrent", "macro", "micro"]
+    kind: Literal["recurrent", "macro", "micro", "nasbench201"]
     settings: dict[str, Any]
 
 

@@ -6,14 +6,14 @@ Letters: S seeds, T tables.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import tyro
 
 from enas.constraints import PositiveInt, SampleSize, Settings, Several
-from enas.controllers import ControllerConfig, LSTMConfig, UniformConfig
+from enas.controllers import ControllerConfig, UniformConfig
 from enas.errors import ConfigError, did_you_mean, shown
 from enas.evidence.known_scores import KnownScores, Trial, search_known
 from enas.evidence.nas_bench_graph import SHA256, load_table
@@ -42,10 +42,7 @@ POINTS = 100.0
 LOADERS = {"nas-bench-graph": (tuple(SHA256), load_table)}
 """What `enas benchmark` knows: the names of the tables, and what reads one."""
 
-NAMED = {
-    name: replace(config, distance_prior=False) if isinstance(config, LSTMConfig) else config
-    for name, config in named_controllers("recurrent").items()
-}
+NAMED = named_controllers("graph")
 """The controllers by name; on a table, `lstm` has the settings of the paper's recurrent search."""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from enas.config import RunConfig
     from enas.controllers import ControllerConfig
 
-SPACES = ("recurrent", "macro", "micro")
+SPACES = ("recurrent", "macro", "micro", "nasbench201")
 """The modules of recipes; the recipe `macro-quick` is the function `macro_quick` of `macro`."""
 
 CONTROLLERS = ("independent", "uniform", "evolution", "lstm", "lstm-authors")
@@ -51,9 +52,18 @@ def recipe(name: str) -> RunConfig:
 
 
 def named_controllers(space: str) -> Mapping[str, ControllerConfig]:
-    """The controllers called `CONTROLLERS` in a space: `lstm` is that of the paper's recipe, `lstm-authors` the authors'."""
-    from enas.controllers import EvolutionConfig, IndependentConfig, UniformConfig
+    """The controllers called `CONTROLLERS` in a space: `lstm` is that of the paper's recipe, `lstm-authors` the authors'.
 
-    published = (recipe(f"{space}-paper").controller, recipe(f"{space}-authors").controller)
+    In a space without such recipes they have the settings of those for recurrent cells, but for the prior on distances.
+    """
+    from enas.controllers import EvolutionConfig, IndependentConfig, LSTMConfig, UniformConfig
+
+    has_published = f"{space}-paper" in RECIPES
+    source = space if has_published else "recurrent"
+    published = [recipe(f"{source}-{by}").controller for by in ("paper", "authors")]
+    if not has_published:
+        published = [
+            replace(config, distance_prior=False) for config in published if isinstance(config, LSTMConfig)
+        ]
     settings = (IndependentConfig(), UniformConfig(), EvolutionConfig(), *published)
     return dict(zip(CONTROLLERS, settings, strict=True))

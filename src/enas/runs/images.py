@@ -26,6 +26,8 @@ from enas.spaces.macro.net import MacroChild, MacroNetConfig, MacroSupernet
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.net import MicroChild, MicroNetConfig, MicroSupernet
 from enas.spaces.micro.space import MicroSpace
+from enas.spaces.nasbench201.net import NASBench201Child, NASBench201NetConfig, NASBench201Supernet
+from enas.spaces.nasbench201.space import NASBench201Space
 from enas.tasks.image_settings import ImageChildConfig, ImageSharedConfig
 from enas.tasks.images import ImageTask
 
@@ -184,3 +186,28 @@ class MicroConfig(ImageRunConfig):
 
     def child(self, architecture: Architecture, shape: ImageShape, draw: torch.Generator) -> ImageChild:
         return MicroChild(architecture, self.child_network, shape, draw)
+
+
+@dataclass(frozen=True)
+class NASBench201Config(ImageRunConfig):
+    """Searching a cell of NAS-Bench-201, whose accuracies on CIFAR-10 are known for every cell."""
+
+    on_own_data: ClassVar[str] = (
+        "enas run nasbench201-quick --data.source FOLDER   # class folders of pictures of your own"
+    )
+
+    space: NASBench201Space = field(default_factory=NASBench201Space)
+    """The cells that may be chosen."""
+    network: NASBench201NetConfig = field(default_factory=NASBench201NetConfig)
+    """The network around the cells in the search."""
+    child_network: NASBench201NetConfig = field(default_factory=NASBench201NetConfig)
+    """The one that is trained from scratch."""
+
+    def searched_space(self) -> Space:
+        return self.space
+
+    def supernet(self, shape: ImageShape, draw: torch.Generator) -> ImageSupernet:
+        return NASBench201Supernet(self.space, self.network, shape, draw)
+
+    def child(self, architecture: Architecture, shape: ImageShape, draw: torch.Generator) -> ImageChild:
+        return NASBench201Child(architecture, self.child_network, shape, draw)

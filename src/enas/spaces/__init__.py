@@ -13,10 +13,11 @@ from enas.runtime.records import WrongRecord, validated
 from enas.spaces.graph.space import GraphSpace
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
+from enas.spaces.nasbench201.space import NASBench201Space
 from enas.spaces.recurrent.space import RecurrentSpace
 
 SPACES: dict[str, type[Space]] = {
-    space.name: space for space in (RecurrentSpace, MacroSpace, MicroSpace, GraphSpace)
+    space.name: space for space in (RecurrentSpace, MacroSpace, MicroSpace, NASBench201Space, GraphSpace)
 }
 
 

@@ -88,14 +88,20 @@ class DenseConv(nn.Module):
     """A convolution of odd width k over all channels, and its norm."""
 
     def __init__(
-        self, channels: int, out: int, width: int, generator: torch.Generator, norm: NormConfig
+        self,
+        channels: int,
+        out: int,
+        width: int,
+        generator: torch.Generator,
+        norm: NormConfig,
+        stride: int = 1,
     ) -> None:
         super().__init__()
-        self.conv = convolution(channels, out, width, generator)
+        self.conv = convolution(channels, out, width, generator, stride=stride)
         self.norm = norm.build(out)
 
     def forward(self, x: Maps) -> Maps:
-        """norm(conv(x)) [B, O, H, W]."""
+        """norm(conv(x)) [B, O, H / stride, W / stride]."""
         return ops.conv_norm(x, self.conv, self.norm)
 
 

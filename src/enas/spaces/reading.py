@@ -1,9 +1,10 @@
 """Reads an architecture string that does not name its space.
 
 Words tell their space: `sep5x5(0)` is a layer of a macro network, `sep5x5(0)+identity(1)` a node of a micro cell,
-`tanh(1)` a node of a recurrent cell. Numbers may fit several spaces by coincidence, the more rarely the fewer strings of
-that length a space has. So numbers are read for the smallest space that they fit if every other one is at least a thousand
-times larger, and refused as ambiguous otherwise. The name of a space and a colon, as in `macro: 0 3 0`, always decide.
+`tanh(1)` a node of a recurrent cell, `skip_connect~1` an edge of a cell of NAS-Bench-201. Numbers may fit several spaces by
+coincidence, the more rarely the fewer strings of that length a space has. So numbers are read for the smallest space that
+they fit if every other one is at least a thousand times larger, and refused as ambiguous otherwise. The name of a space and
+a colon, as in `macro: 0 3 0`, always decide.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from enas.spaces.macro.space import OPERATIONS as MACRO_OPERATIONS
 from enas.spaces.macro.space import MacroSpace, split_layers
 from enas.spaces.micro.space import CELLS, ONE_CELL, MicroSpace, split_cells
 from enas.spaces.micro.space import OPERATIONS as MICRO_OPERATIONS
+from enas.spaces.nasbench201.space import NASBench201Space
 from enas.spaces.notation import numbers_in
 from enas.spaces.recurrent.space import FUNCTIONS, RecurrentSpace, read_authors_string
 
@@ -63,6 +65,8 @@ def read_numbers(text: str) -> Architecture:
 
 def space_of_words(text: str) -> str:
     """The name of the space whose words a string has. Raises `ArchitectureError` if no word is known."""
+    if "~" in text:
+        return NASBench201Space.name
     words = re.findall(r"[a-z]\w*", text)
     if re.search(r"[+|;]", text) or set(words) & {*CELLS, ONE_CELL}:
         return MicroSpace.name
@@ -119,5 +123,6 @@ READERS: dict[str, Callable[[str], Architecture]] = {
     RecurrentSpace.name: read_recurrent,
     MacroSpace.name: read_macro,
     MicroSpace.name: read_micro,
+    NASBench201Space.name: NASBench201Space().parse,
 }
 """How a string is read once its space is known. The string shows the size of the space."""

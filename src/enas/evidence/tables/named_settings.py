@@ -19,7 +19,7 @@ from typing import Any
 from enas.config import RunConfig
 from enas.errors import ConfigError, SettingError, did_you_mean, shortened, shown
 from enas.evidence.variants import Change, OfSettings, setting, variants_of, with_settings
-from enas.recipes import named_controllers, recipe
+from enas.recipes import RECIPES, named_controllers, recipe
 from enas.search import SearchConfig
 from enas.settings import config_from_json, config_to_json
 
@@ -55,8 +55,11 @@ def pieces(config: RunConfig) -> Mapping[str, Change]:
             name: setting({"controller": controller})
             for name, controller in named_controllers(config.searched_space().name).items()
         },
-        "paper": searched_as("paper"),
-        "authors": searched_as("authors"),
+        **{
+            name: searched_as(name)
+            for name in ("paper", "authors")
+            if f"{config.searched_space().name}-{name}" in RECIPES
+        },
         **{
             name: variant.change
             for name, variant in variants_of(config).items()

@@ -1,0 +1,1 @@
+"""The cells of NAS-Bench-201."""
