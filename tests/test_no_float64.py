@@ -71,7 +71,7 @@ def test_a_search_and_a_training(space: str, tmp_path: Path, monkeypatch: pytest
         monkeypatch.setattr(f"enas.{module}.pick_device", lambda name: DEVICE)
     with Pretended():
         run = Run.create(tmp_path / "run", config, ("search",))
-        search, _ = search_of(run)
+        search, _ = search_of(run, lambda architectures: [])
         search.train_weights(0, 0)
         assert search.train_controller(1, 0)["reward"] > 0
         mode = search.weights.space.architecture(search.controller.mode())

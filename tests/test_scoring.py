@@ -22,6 +22,7 @@ from enas.evidence.tables.named_settings import named_settings, pieces
 from enas.evidence.tables.score import (
     SAMPLES,
     ScoreOptions,
+    Truth,
     describe,
     score_methods,
     score_of,
@@ -36,6 +37,7 @@ from enas.runtime.seeding import generator
 from enas.runtime.stop import EXIT_STOPPED, Stopped, StopRequest
 from enas.settings import config_from_json, config_to_json
 from enas.stages import Run
+from enas.verification import Train
 from tests import tiny
 
 
@@ -68,7 +70,7 @@ def known(toy: MiniSpace, table: Table, tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_score_is_what_the_table_says_of_policy_pick_and_shared_weights(
     toy: MiniSpace, table: Table, tmp_path: Path
 ) -> None:
-    record = score_search(toy.config(), table, tmp_path / "run", StopRequest())
+    record = score_search(toy.config(), Truth.of(table), tmp_path / "run", StopRequest())
     run = Run.open(tmp_path / "run")
     assert not list((tmp_path / "run").glob("*/*/result.json"))  # nothing was trained
     weights, controller = run.searched()
@@ -96,22 +98,23 @@ def test_a_score_is_what_the_table_says_of_policy_pick_and_shared_weights(
 def test_a_finished_search_is_not_repeated(
     toy: MiniSpace, table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = score_search(toy.config(), table, tmp_path / "run", StopRequest())
+    first = score_search(toy.config(), Truth.of(table), tmp_path / "run", StopRequest())
 
     def forbidden(*_: Any) -> None:
         raise AssertionError("searched twice")
 
     monkeypatch.setattr(scoring, "search", forbidden)
-    assert score_search(toy.config(), table, tmp_path / "run", StopRequest()) == first
+    assert score_search(toy.config(), Truth.of(table), tmp_path / "run", StopRequest()) == first
 
 
 def test_a_stopped_search_goes_on_and_scores_the_same(toy: MiniSpace, table: Table, tmp_path: Path) -> None:
     stop = StopRequest()
     stop.request("SIGTERM")
     with pytest.raises(Stopped):
-        score_search(toy.config(), table, tmp_path / "stopped", stop)
+        score_search(toy.config(), Truth.of(table), tmp_path / "stopped", stop)
     records = [
-        score_search(toy.config(), table, tmp_path / name, StopRequest()) for name in ("stopped", "whole")
+        score_search(toy.config(), Truth.of(table), tmp_path / name, StopRequest())
+        for name in ("stopped", "whole")
     ]
     assert records[0] | {"seconds": 0} == records[1] | {"seconds": 0}
 
@@ -120,28 +123,30 @@ def test_a_table_of_other_trainings_or_data_is_refused(toy: MiniSpace, table: Ta
     config: Any = toy.config()
     other = replace(config, precision="bf16", allow_slow=True)
     with pytest.raises(DataError, match="other settings"):
-        score_search(other, table, tmp_path / "a", StopRequest())
+        score_search(other, Truth.of(table), tmp_path / "a", StopRequest())
     with pytest.raises(DataError, match="other data"):
-        score_search(config, replace(table, data_hash="0" * 12), tmp_path / "b", StopRequest())
+        score_search(config, Truth.of(replace(table, data_hash="0" * 12)), tmp_path / "b", StopRequest())
     with pytest.raises(DataError, match="lacks architectures"):
-        score_search(config, replace(table, rows=table.rows[:9]), tmp_path / "c", StopRequest())
-    score_search(config, table, tmp_path / "d", StopRequest())
+        Truth.of(replace(table, rows=table.rows[:9]))
+    score_search(config, Truth.of(table), tmp_path / "d", StopRequest())
     (tmp_path / "d" / "score.json").unlink()
     with pytest.raises(RunFolderError, match="other settings"):
-        score_search(replace(config, controller=UniformConfig()), table, tmp_path / "d", StopRequest())
+        score_search(
+            replace(config, controller=UniformConfig()), Truth.of(table), tmp_path / "d", StopRequest()
+        )
 
 
 def test_samples_of_a_uniform_policy_are_at_one_half_on_average(
     toy: MiniSpace, table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(toy.config(), controller=UniformConfig())
-    score_search(config, table, tmp_path / "run", StopRequest())
+    score_search(config, Truth.of(table), tmp_path / "run", StopRequest())
     found = []
     for seed in range(10):
         run = Run.open(tmp_path / "run")
         draw = functools.partial(generator, seed)  # other samples of the same policy
         monkeypatch.setattr("enas.evidence.tables.score.generator", lambda _, *use, draw=draw: draw(*use))
-        found.append(score_of(run, table)["test"]["samples_percentile"])
+        found.append(score_of(run, Truth.of(table))["test"]["samples_percentile"])
     # A mean of 10 · 16 draws with standard deviation 0.29: within 4.5 standard errors.
     assert np.mean(found) == pytest.approx(0.5, abs=0.103)
 
@@ -153,6 +158,8 @@ def test_methods_are_compared_in_pairs_of_equal_seeds() -> None:
             "picked_percentile": picked,
             "picked_random_equivalents": equivalents,
             "shared_weights_kendall": None,
+            "corrected_kendall": None,
+            "corrected_kendall_of_top": None,
         }
         return {"valid": one, "test": one, "seconds": 2.0}
 
@@ -181,11 +188,11 @@ def test_command_searches_every_method_and_seed_and_resumes(
     searched: list[str] = []
     search = scoring.search
 
-    def stopping(run: Run, stop: StopRequest) -> None:
+    def stopping(run: Run, stop: StopRequest, train: Train) -> None:
         searched.append(run.folder.name)
         if len(searched) == 3:
             stop.request("SIGTERM")
-        search(run, stop)
+        search(run, stop, train)
 
     monkeypatch.setattr(scoring, "search", stopping)
     assert cli.main(argv) == EXIT_STOPPED
@@ -304,11 +311,11 @@ def test_a_search_that_diverges_is_counted_and_not_repeated(
     begun: list[str] = []
     search = scoring.search
 
-    def diverging(run: Run, stop: StopRequest) -> None:
+    def diverging(run: Run, stop: StopRequest, train: Train) -> None:
         begun.append(run.folder.name)
         if run.folder.name in ("default-seed1", "uniform-seed3"):
             raise NotFiniteError("the loss is nan")
-        search(run, stop)
+        search(run, stop, train)
 
     monkeypatch.setattr(scoring, "search", diverging)
     options = ScoreOptions(tmp_path / "x", methods="default,uniform", seeds=4, file=known)
@@ -324,8 +331,8 @@ def test_a_search_that_diverges_is_counted_and_not_repeated(
 
 
 def test_score_of_a_run_can_be_taken_again(toy: MiniSpace, table: Table, tmp_path: Path) -> None:
-    record = score_search(toy.config(), table, tmp_path / "run", StopRequest())
-    assert {**score_of(Run.open(tmp_path / "run"), table), "seconds": record["seconds"]} == record
+    record = score_search(toy.config(), Truth.of(table), tmp_path / "run", StopRequest())
+    assert {**score_of(Run.open(tmp_path / "run"), Truth.of(table)), "seconds": record["seconds"]} == record
 
 
 def test_architectures_whose_shared_score_is_no_number_count_as_the_worst() -> None:

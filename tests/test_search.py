@@ -91,7 +91,7 @@ def search_of(
     folder.mkdir(exist_ok=True)
     metrics = Metrics(JsonlLog(folder / "metrics.jsonl"))
     watch = Watch(config, weights, made, seed, metrics)
-    return Search(config, weights, made, seed, JsonlLog(folder / "archive.jsonl"), watch, metrics)
+    return Search(config, weights, made, seed, JsonlLog(folder / "archive.jsonl"), watch)
 
 
 def go_on(search: Search, folder: Path, stop: StopRequest) -> None:

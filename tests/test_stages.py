@@ -669,7 +669,7 @@ def saved_again(store: CheckpointStore, change: Callable[[dict[str, Any]], objec
     store.save(*newest)
 
 
-SEARCH_KEYS = ("place", "weights", "controller", "explorer", "watcher", "metrics", "archive")
+SEARCH_KEYS = ("place", "weights", "controller", "explorer", "watcher", "metrics", "verifier", "archive")
 
 
 @pytest.mark.parametrize("key", SEARCH_KEYS)

@@ -279,11 +279,11 @@ def test_a_stop_during_the_estimate_of_a_search_ends_it_before_its_first_step(
     with StopRequest() as stop:
         stop.request("SIGTERM")
         with pytest.raises(Stopped):
-            run_search(*search_of(run), run.search_checkpoints(), stop, run.folder)
+            run_search(*search_of(run, lambda architectures: []), run.search_checkpoints(), stop, run.folder)
     assert run.search_checkpoints().steps() == []
     monkeypatch.undo()
     with StopRequest() as stop:  # and it can be gone on with
-        run_search(*search_of(run), run.search_checkpoints(), stop, run.folder)
+        run_search(*search_of(run, lambda architectures: []), run.search_checkpoints(), stop, run.folder)
     assert run.search_end() is not None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypedDict
 
@@ -24,6 +24,7 @@ from enas.retrain import Network, RetrainConfig, score_in
 from enas.runtime.devices import pick_device
 from enas.search import SearchConfig
 from enas.shared_weights import SharedWeights
+from enas.verification import VerifyConfig
 
 
 class Metric(NamedTuple):
@@ -95,6 +96,8 @@ class RunConfig(Settings, ABC):
     """Length and rhythm of the search."""
     controller: ControllerConfig = field(default_factory=IndependentConfig)
     """What proposes architectures, and how it learns."""
+    verify: VerifyConfig = field(default_factory=VerifyConfig)
+    """Which architectures are trained alone during the search, and how that corrects its rewards."""
     derive: DeriveConfig = field(default_factory=DeriveConfig)
     """How an architecture is picked at the end of the search."""
     retrain: RetrainConfig = field(default_factory=RetrainConfig)
@@ -106,6 +109,11 @@ class RunConfig(Settings, ABC):
         if asked > kept:
             raise ConfigError(
                 f"derive.checkpoints = {asked} needs as many kept: raise search.keep_checkpoints, which is {kept}"
+            )
+        if self.derive.shortlist_order == "corrected" and not self.verify.trainings:
+            raise ConfigError(
+                "derive.shortlist_order = corrected needs architectures that are trained during the search: raise "
+                "verify.trainings, which is 0"
             )
 
     # ---- the task of a run, and its networks ---------------------------------------------------------------------------
@@ -130,6 +138,10 @@ class RunConfig(Settings, ABC):
     def child_training(self, network: Network, epochs: int | None = None) -> ChildTraining:
         """A network's training from scratch, at its start. `epochs` shortens it, and keeps the validation data out of what
         is trained on."""
+
+    def costs(self, architecture: Architecture) -> Sequence[float]:
+        """What a network of an architecture costs, of which its score may depend; by default nothing that differs."""
+        return ()
 
     def references(self) -> list[Network]:
         """Networks of another kind than the space's that the found architecture is compared with: none by default."""

@@ -19,9 +19,10 @@ from enas.controllers.base import Controller
 from enas.effects import Effects
 from enas.runtime.seeding import generator
 from enas.shared_weights import SharedWeights
+from enas.verification import Verification
 
 Rule = Literal["reward", "mode", "shortlist", "ridge"]
-Order = Literal["drawn", "reward", "ridge"]
+Order = Literal["drawn", "reward", "ridge", "corrected"]
 Train = Callable[[Sequence[Architecture]], Sequence[float]]
 """Trains architectures from scratch for a short while; returns their validation losses."""
 
@@ -45,7 +46,8 @@ class DeriveConfig(Settings):
     """Epochs each of the shortlist is trained for, with the recipe of the retraining."""
     shortlist_order: Order = "drawn"
     """Which candidates are the first: the policy's most probable one, then its samples as `drawn`; or those of the
-    highest `reward` with the shared weights, or of the highest reward predicted by `ridge` regression."""
+    highest `reward` with the shared weights; of the highest reward predicted by `ridge` regression; or of the highest
+    score `corrected` by the trainings of `verify`, whose architectures are then candidates too."""
     ridge_candidate: bool = False
     """Whether the architecture of the highest reward predicted by ridge regression, of all in the space, is a candidate
     too, right after the policy's most probable one; without rewards there is none."""
@@ -78,6 +80,8 @@ class Candidate:
     middle of their places; None with a single checkpoint, whose rewards say the same."""
     predicted: float | None = None
     """Reward predicted by ridge regression of the logged rewards; None without any."""
+    corrected: float | None = None
+    """Score by the trainings of the search's verification, as a normal score; None without one."""
     trained_loss: float | None = None
     """Validation loss after the short training, if it had one; lower is better, infinite if the training diverged."""
 
@@ -85,6 +89,11 @@ class Candidate:
     def shared_score(self) -> float:
         """What candidates are compared by with the shared weights; higher is better."""
         return self.reward if self.rank is None else -self.rank
+
+    @property
+    def corrected_score(self) -> float:
+        """What candidates are compared by after the verification; higher is better."""
+        return -math.inf if self.corrected is None else self.corrected
 
     @property
     def ridge_score(self) -> float:
@@ -147,6 +156,7 @@ def candidates(
     seed: int,
     *,
     effects: Effects | None = None,
+    verification: Verification | None = None,
     earlier: Iterable[dict[str, Any]] = (),
     epoch: int = 0,
 ) -> list[Candidate]:
@@ -156,7 +166,12 @@ def candidates(
     last of them. `epoch` is the one whose minibatches and learning rate a fine-tuning takes.
     """
     found = collect(weights.space, controller, config, seed, effects)
+    if verification is not None:
+        known = {candidate.architecture for candidate in found}
+        found += [Candidate(one, False, None) for one in verification.architectures if one not in known]
+    found = distinct(weights.space, found)
     architectures = [candidate.architecture for candidate in found]
+    corrected_N = None if verification is None else verification.predicted(architectures)
     scores = [shared_rewards(weights, architectures, config, epoch)]
     for state in earlier:
         weights.load_state_dict(state)
@@ -167,7 +182,18 @@ def candidates(
         candidate.reward = reward
         candidate.rank = rank if len(scores) > 1 else None
         candidate.predicted = None if effects is None else effects.predict(candidate.architecture)
+    if corrected_N is not None:
+        for candidate, corrected in zip(found, corrected_N.tolist(), strict=True):
+            candidate.corrected = corrected
     return found
+
+
+def distinct(space: Space, found: Sequence[Candidate]) -> list[Candidate]:
+    """The first of the candidates that compute the same."""
+    first: dict[Architecture, Candidate] = {}
+    for candidate in found:
+        first.setdefault(space.reduced(candidate.architecture), candidate)
+    return list(first.values())
 
 
 # ---- picking ----------------------------------------------------------------------------------------------------------
@@ -177,6 +203,7 @@ ORDERS: dict[Order, Callable[[Candidate], float]] = {
     "drawn": lambda candidate: 0.0,
     "reward": lambda candidate: -candidate.shared_score,
     "ridge": lambda candidate: -candidate.ridge_score,
+    "corrected": lambda candidate: -candidate.corrected_score,
 }
 """What the candidates are sorted by, ascending; equal ones stay in the order they were collected in."""
 

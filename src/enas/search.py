@@ -1,14 +1,15 @@
 """The search: train the shared weights ω, then the controller θ, and again (paper §2.2).
 
 Works for any task and any `Controller`: random search, evolution and ENAS are this loop with another controller. A `Watcher`
-(`enas.watch`) reports how it is doing. Letters: N proposals, L decisions.
+(`enas.watch`) reports how it is doing. A `Verifier` (`enas.verification`), if there is one, trains some architectures alone
+between the two, and corrects rewards by what they come to. Letters: N proposals, L decisions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
 
@@ -22,7 +23,9 @@ from enas.runtime.seeding import generator
 from enas.samplers import EXPLORERS, Exploration
 from enas.shared_weights import SharedWeights
 
-Phase = Literal["weights", "controller"]
+Phase = Literal["weights", "verification", "controller"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+"""In the order that an epoch has them."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,14 @@ START = Place(0, "weights", 0)
 class Watcher(Protocol):
     """Looks on and reports how a search is doing; the search does not depend on it."""
 
+    metrics: Metrics
+    """Where it logs."""
+
     def trained(self, number: int, epoch: int, log: dict[str, float], *, last: bool) -> None:
         """A training step was taken, the `number`-th step of the search and the `last` training step of its epoch."""
+
+    def verified(self, number: int, epoch: int, log: dict[str, float]) -> None:
+        """Architectures were trained alone."""
 
     def learnt(self, number: int, epoch: int, log: dict[str, float], *, last: bool, ended: bool) -> None:
         """The controller was updated, for the `last` time in this epoch; `ended` if for good."""
@@ -97,8 +106,27 @@ class Watcher(Protocol):
         """Take over what `state_dict` returned."""
 
 
+class Verifier(Protocol):
+    """Trains some architectures alone, and says what that makes of rewards with the shared weights."""
+
+    def rounds(self, epoch: int) -> int:
+        """How many rounds of trainings follow the weight steps of an epoch."""
+
+    def verify(self, epoch: int) -> dict[str, float]:
+        """One round of trainings; returns what to log."""
+
+    def corrected(self, architectures: list[Architecture], rewards_N: torch.Tensor) -> torch.Tensor:
+        """The rewards [N] that the controller gets."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that resuming needs."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+
+
 class Search:
-    """The two kinds of step, and the order that they are taken in."""
+    """The kinds of step, and the order that they are taken in."""
 
     def __init__(
         self,
@@ -108,9 +136,9 @@ class Search:
         seed: int,
         archive: JsonlLog,
         watcher: Watcher,
-        metrics: Metrics,
+        verifier: Verifier | None = None,
     ) -> None:
-        """`archive` gets every rewarded architecture, `metrics` what `watcher` logs."""
+        """`archive` gets every rewarded architecture, with its reward as the shared weights have it."""
         self.config = config
         self.weights = weights
         self.controller = controller
@@ -118,7 +146,7 @@ class Search:
         self.archive = archive
         self.explorer = EXPLORERS[config.exploration](weights.space, seed)
         self.watcher = watcher
-        self.metrics = metrics
+        self.verifier = verifier
         self.updates_end: tuple[int, int] | None = None
         """Epoch and step of the last controller update, once the entropy has ended them."""
 
@@ -148,7 +176,10 @@ class Search:
         proposals = self.controller.propose(self.config.proposals, draw)
         architectures = proposals.architectures(self.weights.space)
         rewards_N = self.rewards(architectures, update=epoch * self.config.updates + step)
-        log = self.controller.feedback(proposals, rewards_N)
+        corrected_N = (
+            rewards_N if self.verifier is None else self.verifier.corrected(architectures, rewards_N)
+        )
+        log = self.controller.feedback(proposals, corrected_N)
         if self.config.stop_entropy is not None and log["entropy_share"] <= self.config.stop_entropy:
             self.updates_end = (epoch, step)
         for architecture, reward in zip(architectures, rewards_N.tolist(), strict=True):
@@ -171,6 +202,10 @@ class Search:
         if phase == "weights":
             log = self.train_weights(epoch, step)
             self.watcher.trained(number, epoch, log, last=following[:2] != place[:2])
+        elif phase == "verification":
+            assert self.verifier is not None  # or it would have no rounds
+            log = self.verifier.verify(epoch)
+            self.watcher.verified(number, epoch, log)
         else:
             log = self.train_controller(epoch, step)
             last = self.resolved(following).epoch != epoch
@@ -183,6 +218,8 @@ class Search:
         """How many steps a phase of an epoch has."""
         if phase == "weights":
             return self.weights.steps(epoch)
+        if phase == "verification":
+            return 0 if self.verifier is None else self.verifier.rounds(epoch)
         if epoch < self.config.warmup_epochs:
             return 0
         if self.updates_end is None or epoch < self.updates_end[0]:
@@ -192,8 +229,11 @@ class Search:
     def resolved(self, place: Place) -> Place:
         """The place itself if it is a step, otherwise the first step after it, or the end."""
         while place.epoch < self.config.epochs and place.step >= self.phase_steps(place.epoch, place.phase):
-            weights = place.phase == "weights"
-            place = Place(place.epoch, "controller", 0) if weights else Place(place.epoch + 1, "weights", 0)
+            *others, last = PHASES
+            if place.phase == last:
+                place = Place(place.epoch + 1, PHASES[0], 0)
+            else:
+                place = Place(place.epoch, PHASES[others.index(place.phase) + 1], 0)
         return place
 
     def places(self, start: Place) -> Iterator[tuple[Place, Place]]:
@@ -206,11 +246,8 @@ class Search:
             place = self.resolved(following)
 
     def total_steps(self) -> int:
-        """Steps of both phases of the whole search."""
-        epochs = range(self.config.epochs)
-        return sum(
-            self.phase_steps(epoch, "weights") + self.phase_steps(epoch, "controller") for epoch in epochs
-        )
+        """Steps of all phases of the whole search."""
+        return sum(self.phase_steps(epoch, phase) for epoch in range(self.config.epochs) for phase in PHASES)
 
     # ---- state ---------------------------------------------------------------------------------------------------------
 
@@ -223,7 +260,8 @@ class Search:
             "explorer": self.explorer.state_dict(),
             "updates_end": None if self.updates_end is None else list(self.updates_end),
             "watcher": self.watcher.state_dict(),
-            "metrics": asdict(self.metrics.state()),
+            "metrics": asdict(self.watcher.metrics.state()),
+            "verifier": None if self.verifier is None else self.verifier.state_dict(),
             "archive": asdict(self.archive.digest()),
         }
 
@@ -239,7 +277,9 @@ class Search:
         self.explorer.load_state_dict(read.explorer)
         self.updates_end = read.updates_end
         self.watcher.load_state_dict(read.watcher)
-        self.metrics.restore(read.metrics)
+        self.watcher.metrics.restore(read.metrics)
+        if self.verifier is not None and read.verifier is not None:
+            self.verifier.load_state_dict(read.verifier)
         self.archive.rewind(read.archive.bytes, read.archive.sha256)
         return Place(*read.place)
 
@@ -255,5 +295,6 @@ class SearchState:
     updates_end: tuple[int, int] | None
     watcher: dict[str, Any]
     metrics: MetricsState
+    verifier: dict[str, Any] | None
     archive: Digest
     """Of archive.jsonl up to here."""

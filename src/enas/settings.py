@@ -47,6 +47,7 @@ NEEDED: dict[Work, tuple[str, ...]] = {
         "shared",
         "search",
         "controller",
+        "verify",
     ),
     "derive": ("derive",),
     "training": ("kind", "precision", "data", "space", "cell", "child_network", "retrain.child"),

@@ -6,10 +6,12 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from enas import verification
 from enas.architecture import Architecture
 from enas.derive import Train, candidates, pick
 from enas.effects import Effects, Groups, archive_effects
@@ -27,7 +29,9 @@ from enas.runtime.records import check_settings
 from enas.runtime.stop import StopRequest
 from enas.search import START, Search
 from enas.settings import settings_for
+from enas.shared_weights import SharedWeights
 from enas.trainings import Job, train_all
+from enas.verification import Verification, Verifying
 from enas.watch import Watch
 from enas.workers import LocalExecutor
 
@@ -39,34 +43,49 @@ WORTH_PROCESSES = 30.0
 # ---- search ------------------------------------------------------------------------------------------------------------
 
 
-def search(run: Run, stop: StopRequest) -> None:
-    """Train the shared weights and the controller (paper §2.2)."""
+def search(run: Run, stop: StopRequest, train: verification.Train | None = None) -> None:
+    """Train the shared weights and the controller (paper §2.2).
+
+    `train` says what the trainings of a verification come to; by default they are done.
+    """
     # Once an architecture is derived, nothing reads the search's checkpoint any more.
     derived = (run.folder / "architecture.json").exists()
     if run.search_record() is not None and (derived or run.search_end() is not None):
         return
-    searching, watch = search_of(run)
+    searching, watch = search_of(run, train or partial(train_alone, run, stop))
     run_search(searching, watch, run.search_checkpoints(), stop, run.folder)
     write_json(
         run.folder / "search.json",
         {
             "steps": searching.total_steps(),
             "updates_end": searching.updates_end,
-            "seconds": round(searching.metrics.seconds(), 3),
+            "seconds": round(watch.metrics.seconds(), 3),
             "archive": asdict(searching.archive.digest()),
             "settings": settings_for("search", run.config),
         },
     )
 
 
-def search_of(run: Run) -> tuple[Search, Watch]:
+def search_of(run: Run, train: verification.Train) -> tuple[Search, Watch]:
     """The search of a run, at its start, and who looks on."""
     config, folder = run.config, run.folder
     weights, controller = run.shared_weights(), run.search_controller()
     board = tensorboard_writer(folder / "tensorboard") if config.tensorboard else None
     metrics, archive = Metrics(JsonlLog(folder / "metrics.jsonl"), board), JsonlLog(folder / "archive.jsonl")
     watch = Watch(config.search, weights, controller, config.seed, metrics)
-    return Search(config.search, weights, controller, config.seed, archive, watch, metrics), watch
+    verifier = None
+    if config.verify.trainings:
+        verifier = Verifying(
+            config.verify, config.search, weights, controller, config.costs, train, config.seed
+        )
+    return Search(config.search, weights, controller, config.seed, archive, watch, verifier), watch
+
+
+def train_alone(run: Run, stop: StopRequest, architectures: Sequence[Architecture]) -> list[float]:
+    """Train architectures for the short while that a verification asks for; their scores, -infinity where one diverged."""
+    networks = [Network("candidate", architecture, run.config.seed) for architecture in architectures]
+    results = train_missing(run, "verify", networks, stop, run.config.verify.epochs)
+    return [run.config.metric.score(result) for result in results]
 
 
 def run_search(
@@ -81,7 +100,7 @@ def run_search(
     checkpoints.prune()
     if found is None:
         done, start = 0, START
-        search.metrics.restore(MetricsState())  # drops what a start without a checkpoint has logged
+        watch.metrics.restore(MetricsState())  # drops what a start without a checkpoint has logged
         search.archive.rewind(0)
         with compiling_told(stop, run):
             estimated = estimate(search, watch)
@@ -107,7 +126,8 @@ def run_search(
                 bar.total = search.total_steps()
             bar.advance(1, epoch=place.epoch + 1, **watch.shown(log))
             at_end = following.epoch == search.config.epochs
-            if stop.requested or at_end or done % search.config.checkpoint_every == 0:
+            before_trainings = following.phase == "verification"  # which may take long, and be stopped
+            if stop.requested or at_end or before_trainings or done % search.config.checkpoint_every == 0:
                 checkpoints.save(done, search.state_dict(following))
             if stop.requested and not at_end:
                 raise stop.stopped(run)
@@ -148,6 +168,7 @@ def derive(run: Run, stop: StopRequest) -> None:
 def derive_by(run: Run, train: Train) -> None:
     """Pick an architecture; `train` says what the short trainings of some come to, their validation losses."""
     weights, controller = run.searched()
+    known = verified(run, weights)
     config = run.config.derive
     effects = logged_effects(run)
     if effects is not None:
@@ -164,11 +185,12 @@ def derive_by(run: Run, train: Train) -> None:
         config,
         run.config.seed,
         effects=effects,
+        verification=known,
         earlier=earlier_weights(run, config.checkpoints - 1),
         epoch=run.config.search.epochs - 1,
     )
     seconds = time.monotonic() - began
-    del weights  # its memory is needed for the shortlist's trainings
+    del weights, known  # their memory is needed for the shortlist's trainings
     picked = pick(found, config, train).architecture
     write_json(run.folder / "candidates.json", [candidate.to_json() for candidate in found])
     if effects is not None:
@@ -180,6 +202,17 @@ def derive_by(run: Run, train: Train) -> None:
     }
     write_json(run.folder / "derive.json", record)
     put_architecture(run.folder, picked)
+
+
+def verified(run: Run, weights: SharedWeights) -> Verification | None:
+    """The verification of a finished search; None if it had none."""
+    end = run.search_end()
+    if end is None or end[1].verifier is None:
+        return None
+    found = Verification(run.config.verify, weights, run.config.costs, run.config.seed)
+    with fitting(end[0]):
+        found.load_state_dict(end[1].verifier)
+    return found
 
 
 def earlier_weights(run: Run, count: int) -> Iterator[dict[str, Any]]:

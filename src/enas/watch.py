@@ -70,6 +70,10 @@ class Watch:
             self.metrics.record("search/weights", number, epoch=epoch, **mean)
             self.sums, self.steps = {}, 0
 
+    def verified(self, number: int, epoch: int, log: dict[str, float]) -> None:
+        """Every round of trainings is logged."""
+        self.metrics.record("search/verification", number, epoch=epoch, **log)
+
     def learnt(self, number: int, epoch: int, log: dict[str, float], *, last: bool, ended: bool) -> None:
         """Every update is logged, and after the last of an epoch how the policy is doing."""
         if ended:
@@ -89,8 +93,8 @@ class Watch:
 
     def shown(self, log: dict[str, float]) -> dict[str, float]:
         """What of a step is shown beside the progress."""
-        keys = ("reward", "entropy_share") if "reward" in log else (self.weights.task.watched,)
-        return {key: log[key] for key in keys}
+        keys = ("reward", "entropy_share", self.weights.task.watched)
+        return {key: log[key] for key in keys if key in log}
 
     # ---- how the policy is doing ---------------------------------------------------------------------------------------
 

@@ -96,6 +96,10 @@ class ImageRunConfig(RunConfig):
         )
         return ChildTraining(self.model(network), task, length)
 
+    def costs(self, architecture: Architecture) -> tuple[float, ...]:
+        """Its parameters, which are quick to count, and grow with its multiply-adds."""
+        return (float(parameters(self, architecture, self.images.shape)),)
+
     def child_settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = asdict(self)["child_network"]
         return settings

@@ -1,23 +1,28 @@
-"""Searches on a mini-space, scored against the truth: no training but the search's own, about a minute each.
+"""Searches on a space whose architectures' scores are known, judged by these.
 
-A shortlist is not trained: what its trainings come to is looked up in the table, by validation data. What was found is
-then judged on validation and on test data. Every search is a run folder of its own, `RUN/METHOD-seedS/`, and resumes.
+On a mini-space, trainings of architectures alone, for the verification and for a shortlist, are looked up in its table, by
+validation data: there is no training but the search's own, about a minute each. Where the scores are of other trainings than
+the run's, they are done. What was found is judged on validation and on test data. Every search is a run folder of its own,
+`RUN/METHOD-seedS/`, and resumes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
+from enas.architecture import Architecture
 from enas.config import RunConfig
 from enas.constraints import SampleSize, Seed, Settings
 from enas.errors import DataError
-from enas.evidence.runs import aligned, command_line, finish_or_diverge, run_in
+from enas.evidence.agreement import top
+from enas.evidence.runs import Stage, aligned, command_line, finish_or_diverge, run_in
 from enas.evidence.statistics import (
     Floats,
     mean,
@@ -29,7 +34,7 @@ from enas.evidence.statistics import (
 )
 from enas.evidence.tables.minispaces import mini_space, table_of
 from enas.evidence.tables.named_settings import named_settings
-from enas.evidence.tables.table import SPLITS, Table, recipe_hash
+from enas.evidence.tables.table import SPLITS, Split, Table, recipe_hash
 from enas.paths import OptionalPath, UserPath
 from enas.runtime.files import read_json, write_json
 from enas.runtime.lock import run_lock
@@ -37,13 +42,21 @@ from enas.runtime.progress import say
 from enas.runtime.records import record_in
 from enas.runtime.seeding import generator
 from enas.runtime.stop import Stopped, StopRequest
-from enas.stages import Run, derive_by, search
+from enas.stages import Run, derive, derive_by, search, verified
 
 SCORE = "score.json"
 SAMPLES = 16
 EQUIVALENTS = "picked_random_equivalents"
-FIGURES = ("samples_percentile", "picked_percentile", EQUIVALENTS, "shared_weights_kendall")
-"""What is reported of a method; the first two also in pairs of equal seeds."""
+FIGURES = (
+    "samples_percentile",
+    "picked_percentile",
+    EQUIVALENTS,
+    "shared_weights_kendall",
+    "corrected_kendall",
+    "corrected_kendall_of_top",
+)
+"""What is reported of a method; the first two also in pairs of equal seeds. The last three are Kendall's tau with the truth:
+of the shared weights' scores, and of those corrected by a verification, over all and within the best fifth."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +89,7 @@ class ScoreRecord:
 
 def score_methods(name: str, options: ScoreOptions) -> dict[str, Any]:
     """Every search of every method, and what they come to together."""
-    table, config = table_of(name, options.file), mini_space(name).config()
+    truth, config = Truth.of(table_of(name, options.file)), mini_space(name).config()
     chosen = {method: named_settings(config, method) for method in options.methods.split(",")}
     options.run.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[dict[str, Any]]] = {method: [] for method in chosen}
@@ -86,14 +99,40 @@ def score_methods(name: str, options: ScoreOptions) -> dict[str, Any]:
                 say(f"{name}: {method}, seed {seed}")
                 settings, folder = replace(chosen[method], seed=seed), options.run / f"{method}-seed{seed}"
                 try:
-                    records.append(score_search(settings, table, folder, stop))
+                    records.append(score_search(settings, truth, folder, stop))
                 except Stopped as stopped:
                     command = f"{command_line(f'enas table score {name}', options)} --run"
                     raise stop.stopped(options.run, command) from stopped
     return summarise(found)
 
 
-def score_search(config: RunConfig, table: Table, folder: Path, stop: StopRequest) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Truth:
+    """What the architectures of a space score when they are trained alone."""
+
+    scores: Mapping[Split, Mapping[Architecture, float]]
+    """On the validation and on the test data, by architecture."""
+    compared: Sequence[Architecture]
+    """Those whose order by the shared weights is compared with the truth."""
+    table: Table | None = None
+    """Where a run's own trainings are looked up; None if they are done."""
+
+    @classmethod
+    def of(cls, table: Table) -> Truth:
+        """What a table says. Raises `DataError` if it lacks architectures of its space."""
+        if not table.complete:
+            raise DataError(
+                f"the table {table.name} lacks architectures of its space; let 'enas table build' finish it"
+            )
+        scores = {split: table.truth(split) for split in SPLITS}
+        return cls(scores, list(scores["valid"]), table)
+
+    def lookup(self, architectures: Sequence[Architecture]) -> list[float]:
+        """What trainings come to on the validation data."""
+        return [self.scores["valid"][architecture] for architecture in architectures]
+
+
+def score_search(config: RunConfig, truth: Truth, folder: Path, stop: StopRequest) -> dict[str, Any]:
     """Search with these settings and score the outcome; one that is done is not repeated. Where the shared weights
     diverge, the record has only `diverged`.
 
@@ -105,23 +144,27 @@ def score_search(config: RunConfig, table: Table, folder: Path, stop: StopReques
         return record
     folder.mkdir(parents=True, exist_ok=True)
     run = run_in(folder, config, ("search",))
-    check_fit(table, config, run.data.hash)
-    why = finish_or_diverge(run, (search,), stop)
+    stages: list[Stage] = [search, derive]
+    if truth.table is not None:
+        check_fit(truth.table, config, run.data.hash)
+        stages = [partial(search, train=truth.lookup), partial(derive_from, truth)]
+    why = finish_or_diverge(run, stages, stop)
     if why is not None:
         return {"diverged": why}
     searched = run.search_record()
     assert searched is not None  # just now
-    record = {**score_of(run, table), "seconds": searched.seconds}
+    record = {**score_of(run, truth), "seconds": searched.seconds}
     write_json(folder / SCORE, record)
     return record
 
 
+def derive_from(truth: Truth, run: Run, stop: StopRequest) -> None:
+    """Pick an architecture by trainings that are looked up."""
+    derive_by(run, lambda architectures: [-score for score in truth.lookup(architectures)])
+
+
 def check_fit(table: Table, config: RunConfig, data_hash: str) -> None:
-    """Raise `DataError` unless the table has the trainings of this run, all of them."""
-    if not table.complete:
-        raise DataError(
-            f"the table {table.name} lacks architectures of its space; let 'enas table build' finish it"
-        )
+    """Raise `DataError` unless the table has the trainings of this run."""
     if recipe_hash(config) != recipe_hash(table.config):
         raise DataError(f"the table {table.name} is of trainings with other settings than this run's")
     if data_hash != table.data_hash:
@@ -131,24 +174,30 @@ def check_fit(table: Table, config: RunConfig, data_hash: str) -> None:
         )
 
 
-def score_of(run: Run, table: Table) -> dict[str, Any]:
-    """How good a finished search is by the table: its policy, what it picks, and its shared weights."""
+def score_of(run: Run, truth: Truth) -> dict[str, Any]:
+    """How good a finished search is by the truth: its policy, what it picked, and its shared weights."""
     weights, controller = run.searched()
-    truth = {split: table.truth(split) for split in SPLITS}
     sampled = controller.propose(SAMPLES, generator(run.config.seed, "score")).architectures(weights.space)
-    mode = weights.space.architecture(controller.mode())
-    derive_by(run, lambda architectures: [-truth["valid"][a] for a in architectures])
-    picked = run.architecture()
-    shared_N = np.array(weights.scores(list(truth["valid"])))
+    mode, picked = weights.space.architecture(controller.mode()), run.architecture()
+    shared_N = np.array(weights.scores(truth.compared))
+    verification = verified(run, weights)
+    corrected_N = None if verification is None else verification.predicted(truth.compared)
     record: dict[str, Any] = {"samples": SAMPLES, "mode": str(mode), "picked": str(picked)}
-    for split, known in truth.items():
-        known_N = np.array([known[a] for a in truth["valid"]])
+    for split, known in truth.scores.items():
+        all_ = np.array(list(known.values()))
+        known_N = np.array([known[a] for a in truth.compared])
+        best = top(known_N)
         record[split] = {
-            "samples_percentile": percentile([known[a] for a in sampled], known_N),
-            "mode_percentile": percentile([known[mode]], known_N),
-            "picked_percentile": percentile([known[picked]], known_N),
-            EQUIVALENTS: random_equivalents(known[picked], known_N),
+            "samples_percentile": percentile([known[a] for a in sampled], all_),
+            "mode_percentile": percentile([known[mode]], all_),
+            "picked_percentile": percentile([known[picked]], all_),
+            EQUIVALENTS: random_equivalents(known[picked], all_),
             "shared_weights_kendall": tau(shared_N, known_N),
+            "corrected_kendall": None if corrected_N is None else tau(corrected_N, known_N),
+            "corrected_kendall_of_top": None
+            if corrected_N is None
+            else tau(corrected_N[best], known_N[best]),
+            "picked": known[picked],
         }
     return record
 
@@ -233,7 +282,7 @@ def describe(record: Mapping[str, Any]) -> str:
         )
         return f"{value} [{low}, {high}]" if low else value
 
-    rows = [("method", "seeds", "samples", "picked", "k*", "tau", "s a search")]
+    rows = [("method", "seeds", "samples", "picked", "k*", "tau", "corrected tau", "of top", "s a search")]
     for method, said in record["methods"].items():
         cells = (interval(said["test"][key], 1 if key == EQUIVALENTS else 2) for key in FIGURES)
         lost = f" ({said['diverged']} diverged, left out)" if said["diverged"] else ""
