@@ -147,6 +147,27 @@ class RunConfig(Settings, ABC):
         """Networks of another kind than the space's that the found architecture is compared with: none by default."""
         return []
 
+    @property
+    def child_epochs(self) -> int:
+        """The length of a training from scratch."""
+        own: Any = self.retrain
+        epochs: int = own.child.epochs
+        return epochs
+
+    def with_epochs(self, search: int, child: int) -> Self:
+        """These settings with a search and trainings from scratch of other lengths, and schedules that stretch with them."""
+        settings: Any = self  # of every task, `shared` and `retrain.child` have a recipe of training
+        shared, own = settings.shared, settings.retrain.child
+        of_shared = shared.training.stretched(search / self.search.epochs)
+        of_child = own.training.stretched(child / own.epochs)
+        changed: Self = replace(
+            settings,
+            search=replace(self.search, epochs=search),
+            shared=replace(shared, training=of_shared),
+            retrain=replace(settings.retrain, child=replace(own, epochs=child, training=of_child)),
+        )
+        return changed
+
     def alone(self) -> Self:
         """These settings without networks that the found one is compared with."""
         return replace(self, retrain=replace(self.retrain, random=0))

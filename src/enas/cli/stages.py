@@ -13,12 +13,14 @@ from typing import Annotated, ClassVar, Self
 import tyro
 
 from enas.architecture import Architecture
+from enas.budget import seconds_of, within
 from enas.cli.flags import FLAT, Chosen, Command, controller_in, subcommands
 from enas.config import RunConfig
 from enas.errors import ConfigError, FolderInUseError, RunFolderError, shortened
 from enas.paths import OptionalPath, UserPath
 from enas.recipes import CONTROLLERS, RECIPES, named_controllers, recipe
 from enas.report.summary import summary
+from enas.runtime.devices import set_threads
 from enas.runtime.lock import run_lock
 from enas.runtime.progress import say
 from enas.runtime.streams import show_text
@@ -52,9 +54,22 @@ class Begin(FromRecipe):
 
     stages: ClassVar[tuple[StageName, ...]] = ALL_STAGES
 
+    budget: Annotated[str | None, tyro.conf.arg(metavar="TIME")] = None
+    """A time such as 30m: the search and all trainings are shortened, in the recipe's proportions, to take about that long
+    on this machine."""
+
+    def checked(self) -> Self:
+        """Raises `ConfigError` for a budget that is no time."""
+        if self.budget is not None:
+            seconds_of(self.budget)
+        return self
+
     def __call__(self) -> int:
         """Begin a run in a new folder and run its stages."""
-        return begin(self, self.stages, None)
+        if self.budget is None:
+            return begin(self, self.stages, None)
+        set_threads(self.settings.threads)
+        return begin(replace(self, settings=within(self.settings, self.budget)), self.stages, None)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from enas.constraints import Epochs, InnerShare, PartialShare, PositiveFloat, PositiveInt, Settings, Weight
@@ -70,6 +70,11 @@ class ImageTrainingConfig(Settings):
     """How training images are varied."""
     auxiliary_weight: Weight = 0.4
     """Weight of the auxiliary head's cross-entropy, for networks that have one."""
+
+    def stretched(self, factor: float) -> ImageTrainingConfig:
+        """The recipe with periods of the learning rate that are `factor` times as long."""
+        period = max(1, round(factor * self.cosine.first_period))
+        return replace(self, cosine=replace(self.cosine, first_period=period))
 
 
 @dataclass(frozen=True)

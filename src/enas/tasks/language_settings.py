@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from enas.constraints import (
@@ -97,6 +97,12 @@ class LanguageTrainingConfig(Settings):
     """Dropout, L2, activation and slowness terms."""
     init_range: PositiveFloat = 0.04
     """Weights start as U(-init_range, init_range)."""
+
+    def stretched(self, factor: float) -> LanguageTrainingConfig:
+        """The recipe with a learning rate that decays `factor` times as late and as slowly."""
+        sgd = self.sgd
+        later = replace(sgd, decay=sgd.decay ** (1 / factor), decay_from=round(factor * sgd.decay_from))
+        return replace(self, sgd=later)
 
 
 @dataclass(frozen=True)

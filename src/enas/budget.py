@@ -1,0 +1,162 @@
+"""Planning a run within a time: the recipe with all its lengths scaled alike, so that its proportions stay.
+
+What a step costs is measured on this machine before anything is trained. Lengths are epochs: of the search, of the trainings
+that verify it, of the shortlist's, and of the retraining. Schedules that end with a training end with it again.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from enas.child_training import evaluate
+from enas.config import RunConfig
+from enas.errors import ConfigError, shown
+from enas.retrain import Network
+from enas.runtime.progress import duration, say
+from enas.runtime.seeding import derive_seed
+from enas.workers import LocalExecutor
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+EXAMPLES = 3
+"""Random architectures whose training is timed."""
+OVERHEAD = 0.05
+"""Share of the time for what is not counted: starting, saving, logging, testing."""
+
+
+def seconds_of(text: str) -> float:
+    """The seconds of a time such as `90s`, `30m`, `1h30m`. Raises `ConfigError` if it is none."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ConfigError(f"a budget is a time such as 90s, 30m or 1h30m, not {shown(text)}")
+    return sum(float(number) * UNITS[unit] for number, unit in parts)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds that a run's parts take on a machine."""
+
+    weights: float
+    """Of a pass of the shared weights over the training data."""
+    reward: float
+    """Of one reward."""
+    child: float
+    """Of an epoch of a training alone, its evaluation included: the mean of some random architectures."""
+    at_once: int
+    """Trainings that run side by side."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The epochs of a run's parts."""
+
+    search: int
+    verify: int
+    shortlist: int
+    retrain: int
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Lengths:
+        """Those of a recipe."""
+        return cls(
+            config.search.epochs,
+            config.verify.epochs,
+            config.derive.shortlist_epochs,
+            config.child_epochs,
+        )
+
+    def scaled(self, factor: float) -> Lengths:
+        """All lengths times `factor`, at least 1."""
+        return Lengths(*(max(1, round(factor * epochs)) for epochs in vars(self).values()))
+
+
+def seconds_needed(config: RunConfig, lengths: Lengths, costs: Costs, networks: int) -> float:
+    """How long a run takes whose parts have these lengths. `networks` are retrained."""
+    search, derive, verify = replace(config.search, epochs=lengths.search), config.derive, config.verify
+    learning = search.epochs - search.warmup_epochs
+    rewards = learning * search.updates * search.proposals
+    if search.percentile_every is not None:
+        rewards += 2 * search.percentile_samples * (learning // search.percentile_every)
+    rewards += derive.samples * derive.minibatches
+    alone = [networks * [lengths.retrain]]
+    if verify.trainings:
+        alone += [count * [lengths.verify] for count in verify.plan(search).values()]
+    if derive.rule == "shortlist":
+        alone.append(derive.shortlist * [lengths.shortlist])
+    rounds = sum(-(-len(part) // costs.at_once) * part[0] for part in alone)
+    work = search.epochs * search.samples * costs.weights + rewards * costs.reward + rounds * costs.child
+    return work * (1 + OVERHEAD)
+
+
+def planned(config: RunConfig, seconds: float, costs: Costs, networks: int) -> RunConfig:
+    """The settings with the greatest lengths, in the recipe's proportions and at most the recipe's, that take this long.
+
+    Raises `ConfigError` if even one epoch of each part takes longer.
+    """
+    recipe = Lengths.of(config)
+    steps = sorted({factor for epochs in vars(recipe).values() for factor in _factors(epochs)}, reverse=True)
+    for factor in steps:
+        lengths = recipe.scaled(factor)
+        if seconds_needed(config, lengths, costs, networks) <= seconds:
+            return with_lengths(config, lengths)
+    least = seconds_needed(config, recipe.scaled(0), costs, networks)
+    raise ConfigError(
+        f"a budget of {duration(seconds)} is too short: one epoch of each part takes about {duration(least)} here. Allow "
+        "more, or take less data, fewer networks (--retrain.random, --verify.trainings) or smaller ones"
+    )
+
+
+def _factors(epochs: int) -> Sequence[float]:
+    """The factors at which a length of the recipe changes."""
+    return [1.0, *((count + 0.5) / epochs - 1e-9 for count in range(1, epochs))]
+
+
+def with_lengths(config: RunConfig, lengths: Lengths) -> RunConfig:
+    """The settings with these lengths."""
+    changed = config.with_epochs(lengths.search, lengths.retrain)
+    return replace(
+        changed,
+        verify=replace(config.verify, epochs=lengths.verify),
+        derive=replace(config.derive, shortlist_epochs=lengths.shortlist),
+    )
+
+
+def measured(config: RunConfig) -> Costs:
+    """What steps cost here, by a few that change nothing."""
+    weights = config.shared_weights()
+    step, reward = weights.estimate()
+    passes = step.seconds * weights.steps(0)
+    del weights
+    rng = random.Random(derive_seed(config.seed, "budget"))
+    epochs = []
+    for _ in range(EXAMPLES):
+        training = config.child_training(
+            Network("candidate", config.searched_space().sample(rng), config.seed), 1
+        )
+        training.estimate()  # its kernels are compiled then
+        steps = training.estimate().seconds * training.task.steps(0)
+        began = time.perf_counter()
+        evaluate(training.model, training.task, "valid")
+        epochs.append(steps + time.perf_counter() - began)
+    at_once = 1 if config.threads is None else LocalExecutor.for_run(config).at_once
+    return Costs(passes, reward, sum(epochs) / len(epochs), at_once)
+
+
+def within(config: RunConfig, budget: str) -> RunConfig:
+    """The settings planned for a budget; says what they are."""
+    seconds = seconds_of(budget)
+    networks = 1 + config.retrain.random + len(config.references())
+    costs = measured(config)
+    found = planned(config, seconds, costs, networks)
+    lengths = Lengths.of(found)
+    needed = duration(seconds_needed(config, lengths, costs, networks))
+    parts = [f"{lengths.search} epochs of search", f"{lengths.retrain} of retraining"]
+    if config.verify.trainings:
+        parts.insert(1, f"{lengths.verify} of each verifying training")
+    if config.derive.rule == "shortlist":
+        parts.insert(-1, f"{lengths.shortlist} of each of the shortlist")
+    say(f"budget {duration(seconds)}: {', '.join(parts)}; about {needed}")
+    return found

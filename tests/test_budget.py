@@ -1,0 +1,118 @@
+"""A run planned within a time: the arithmetic of its parts, and lengths in the recipe's proportions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from enas import cli
+from enas.budget import Costs, Lengths, measured, planned, seconds_needed, seconds_of, with_lengths
+from enas.config import RunConfig
+from enas.errors import ConfigError
+from enas.recipes import recipe
+from enas.run import Run
+from enas.verification import VerifyConfig
+from tests import tiny
+
+COSTS = Costs(weights=10.0, reward=0.1, child=5.0, at_once=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("1.5h", 5400), ("2d", 172_800)]
+)
+def test_times(text: str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "30 m", "m", "-3m", "1h30", "nan"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="a budget is a time such as"):
+        seconds_of(text)
+
+
+def test_the_parts_of_a_run_add_up() -> None:
+    config = recipe("micro-default")
+    search = replace(
+        config.search, epochs=10, warmup=0.5, updates=3, proposals=8, samples=2, percentile_every=None
+    )
+    derive = replace(config.derive, rule="shortlist", samples=4, minibatches=2, shortlist=3)
+    verify = VerifyConfig(trainings=5, rounds=2)
+    config = replace(config, search=search, derive=derive, verify=verify)
+    lengths = Lengths(search=10, verify=2, shortlist=3, retrain=7)
+    weights = 10 * 2 * 10.0
+    rewards = (5 * 3 * 8 + 4 * 2) * 0.1
+    # side by side by two: 2 + 3 verifying trainings, 3 of the shortlist, 4 networks in the end
+    trainings = (1 * 2 + 2 * 2 + 2 * 3 + 2 * 7) * 5.0
+    assert seconds_needed(config, lengths, COSTS, 4) == pytest.approx(1.05 * (weights + rewards + trainings))
+    alone = replace(config, verify=VerifyConfig(), derive=replace(derive, rule="mode"))
+    assert seconds_needed(alone, lengths, COSTS, 4) == pytest.approx(1.05 * (weights + rewards + 2 * 7 * 5.0))
+
+
+@pytest.mark.parametrize(
+    "name", ["recurrent-default", "macro-default", "micro-default", "nasbench201-default"]
+)
+@pytest.mark.parametrize("share", [0.35, 0.6, 0.9])
+def test_a_plan_uses_its_time_and_keeps_the_proportions(name: str, share: float) -> None:
+    config = recipe(name)
+    whole = seconds_needed(config, Lengths.of(config), COSTS, 4)
+    found = planned(config, share * whole, COSTS, 4)
+    lengths, before = Lengths.of(found), Lengths.of(config)
+    needed = seconds_needed(found, lengths, COSTS, 4)
+    assert 0.8 * share * whole < needed <= share * whole
+    factor = lengths.search / before.search
+    for now, then in zip(vars(lengths).values(), vars(before).values(), strict=True):
+        assert now == 1 or abs(now - factor * then) <= 0.5 + then / before.search
+    assert planned(config, 2 * whole, COSTS, 4) == config
+
+
+def test_too_little_time_is_refused_with_the_least() -> None:
+    with pytest.raises(
+        ConfigError, match=r"a budget of 3 s is too short: one epoch of each part takes about"
+    ):
+        planned(recipe("macro-default"), 3, COSTS, 4)
+
+
+def rates(config: RunConfig, epochs: int) -> list[float]:
+    task = config.retrain.child.training  # type: ignore[attr-defined]
+    schedule = task.cosine if hasattr(task, "cosine") else task.sgd
+    return [schedule.rate(epoch) for epoch in range(epochs)]
+
+
+@pytest.mark.parametrize("name", ["micro-quick", "recurrent-paper"])
+def test_schedules_stretch_with_the_lengths(name: str) -> None:
+    config = recipe(name)
+    lengths = Lengths.of(config)
+    half = with_lengths(config, replace(lengths, retrain=lengths.retrain // 2))
+    full, shorter = rates(config, lengths.retrain), rates(half, lengths.retrain // 2)
+    assert shorter[0] == pytest.approx(full[0])
+    assert shorter[-1] == pytest.approx(full[-2], rel=0.1)
+
+
+def test_a_budget_that_is_no_time_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "micro-quick", "--budget", "soon"]) == 2
+    assert capsys.readouterr().err.endswith("a budget is a time such as 90s, 30m or 1h30m, not 'soon'\n")
+
+
+def test_a_run_is_planned_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("enas.budget.measured", lambda config: Costs(1.0, 0.01, 0.5, 1))
+    flags = tiny.image_flags("micro", "--search.epochs", "40", "--retrain.child.epochs", "40")
+    words = ["run", "micro-quick", *flags, "--budget", "20s", "--run", str(tmp_path / "run")]
+    assert cli.main(words) == 0
+    run = Run.open(tmp_path / "run")
+    assert (run.config.search.epochs, run.config.child_epochs) == (
+        8,
+        8,
+    )  # 8 + 0.4 + 2 · 0.5 + 2 · 8 · 0.5, and 5 %
+    assert "budget 20 s: " in capsys.readouterr().err
+
+
+def test_costs_are_measured_and_nothing_is_left_changed() -> None:
+    config = tiny.image_config("micro")
+    found = measured(config)
+    assert min(found.weights, found.reward, found.child) > 0
+    assert found.at_once >= 1
+    assert config == tiny.image_config("micro")
