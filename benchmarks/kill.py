@@ -13,7 +13,8 @@ changes     each stage is killed at its first change of a file in the run folder
             truncating, syncing, renaming, deleting, making a folder. Between two of them nothing happens that a kill could
             leave behind.
 random      `enas run` and `enas compare` are killed at random moments and resumed, again and again, until they are done.
-processes   `enas compare` is killed likewise while it trains in processes of their own, which find their parent gone.
+processes   `enas compare` is killed likewise while it trains in processes of their own, which find their parent gone, and
+            save. So a checkpoint that is older than the newest may be left beside it.
 
 Equal means: the same files and folders, `.lock` and what processes say (log.txt) apart, with the same bytes.
 Only times differ, which are the values of the keys in `TIMES` in JSON, and a line in the picture of a comparison;
@@ -337,13 +338,19 @@ class Count:
         return self.equal == self.finished
 
 
-def judged(reference: Reference, stage: str) -> list[str]:
-    """Finish a stage that was killed; what is then wrong with the run folder."""
+def judged(reference: Reference, stage: str, *, saved: bool = False) -> list[str]:
+    """Finish a stage that was killed; what is then wrong with the run folder. With `saved`, older checkpoints are not."""
     wrong = reference.finish(stage)
     if wrong is not None:
         return [wrong]
     try:
-        return differences(content(reference.run), reference.content[stage])
+        found = content(reference.run)
+        newest = {str(Path(name).parent): name for name in sorted(found) if name.endswith(".pt")}
+        older = {name for name in found if name.endswith(".pt") and name not in newest.values()}
+        expected = reference.content[stage]
+        if saved:
+            found = {name: value for name, value in found.items() if name in expected or name not in older}
+        return differences(found, expected)
     except Exception as error:  # a file that cannot be read is a difference, too
         return [f"{type(error).__name__}: {error}"]
 
@@ -363,8 +370,10 @@ def at_operations(reference: Reference, stage: str, every: int) -> Count:
     return count
 
 
-def at_random(reference: Reference, stages: Sequence[str], kills: int, seed: int) -> Count:
-    """Kill these at random moments, and go on, run after run, until there were so many kills and the last run is done."""
+def at_random(
+    reference: Reference, stages: Sequence[str], kills: int, seed: int, *, saved: bool = False
+) -> Count:
+    """Kill these at random moments, and go on, run after run, until that many kills are done and the last run is, too."""
     count, rng = Count(), random.Random(f"{reference.kind} {stages} {seed}")
     while count.kills < kills:
         reference.put_back(stages[0])
@@ -375,7 +384,7 @@ def at_random(reference: Reference, stages: Sequence[str], kills: int, seed: int
                 pid = fork(reference.command(stage), reference.log, reference.run)
                 killed = kill_after(pid, rng.uniform(0, 1.2 * reference.seconds[stage])) == -signal.SIGKILL
                 count.kills += killed
-            wrong = wrong or judged(reference, stage)
+            wrong = wrong or judged(reference, stage, saved=saved)
         count.add(wrong, f"after {count.kills} kills in all")
     return count
 
@@ -434,7 +443,7 @@ def kill(kind: str, folder: Path, text: Path, asked: argparse.Namespace) -> list
     if asked.processes:
         compare_run.LocalExecutor.for_run = processes
         reference.seconds["compare"] += START
-        count = at_random(reference, ("compare",), asked.processes, asked.seed)
+        count = at_random(reference, ("compare",), asked.processes, asked.seed, saved=True)
         equal.append(count.print(kind=kind, killed="compare in processes, at random moments"))
     return equal
 

@@ -220,7 +220,7 @@ def test_help_has_every_setting_with_its_meaning(capsys: pytest.CaptureFixture[s
     offered = set(re.findall(r"^[│|\s]*(--[a-z][\w.-]*)", said, re.MULTILINE))
     default = recipe("recurrent-quick")
     config = replace(default, controller=named_controllers("recurrent")[controller])
-    assert offered - {"--help", "--controller"} == {"--run", *flag_names(config)}
+    assert offered - {"--help", "--controller"} == {"--run", "--budget", *flag_names(config)}
     words = " ".join(said.replace("│", " ").replace("|", " ").split())
     assert "Every random number of the run follows from it." in words
     assert "Puts another controller in the place of the recipe's." in words

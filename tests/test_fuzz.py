@@ -515,7 +515,7 @@ def same_outcome(expected: dict[str, Any], run: Path, damaged: set[str]) -> None
 
 # ---- flags -------------------------------------------------------------------------------------------------------------
 
-FLAGS = {name: ("--run", "--controller", *flag_names(recipe(name))) for name in RECIPES}
+FLAGS = {name: ("--run", "--controller", "--budget", *flag_names(recipe(name))) for name in RECIPES}
 OTHER_COMMANDS = {
     "rank": ("runs/none", "--architectures", "--repeats", "--epochs", "--workers", "--json"),
     "compare": ("runs/none", "--seeds", "--samples", "--rivals", "--epochs", "--workers", "--json"),

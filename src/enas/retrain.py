@@ -50,6 +50,9 @@ class RetrainConfig(Settings):
     """Also train this many uniformly random architectures of the space."""
     checkpoint_every: PositiveInt = 200
     """Training steps between checkpoints; there is one after every epoch too."""
+    short_schedule: Literal["cut", "squeezed"] = "cut"
+    """The learning rate of a training that is shorter than the recipe's, for a shortlist or a verification: the recipe's
+    schedule `cut` off, or `squeezed` into the shorter time."""
 
 
 @dataclass(frozen=True)

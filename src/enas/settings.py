@@ -50,7 +50,16 @@ NEEDED: dict[Work, tuple[str, ...]] = {
         "verify",
     ),
     "derive": ("derive",),
-    "training": ("kind", "precision", "data", "space", "cell", "child_network", "retrain.child"),
+    "training": (
+        "kind",
+        "precision",
+        "data",
+        "space",
+        "cell",
+        "child_network",
+        "retrain.child",
+        "retrain.short_schedule",
+    ),
 }
 """What a stage's work depends on, the settings below these names. The seed of a training is in the name of its folder."""
 

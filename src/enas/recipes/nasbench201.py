@@ -10,6 +10,7 @@ from enas.recipes.micro import micro_default, micro_quick
 from enas.runs.images import ImageRetrainConfig, NASBench201Config
 from enas.spaces.nasbench201.net import NASBench201NetConfig
 from enas.tasks.image_settings import ImageChildConfig, ImageRewardConfig, ImageSharedConfig
+from enas.verification import VerifyConfig
 
 
 def nasbench201_quick() -> NASBench201Config:
@@ -43,17 +44,26 @@ def nasbench201_default() -> NASBench201Config:
     """
     default = micro_default()
     network = NASBench201NetConfig(filters=8, cells=1)
-    alone = training(64, 0.1, 0.001, period=20, decay=5e-4)
+    alone = training(64, 0.1, 0.001, period=30, decay=5e-4)
     return NASBench201Config(
         threads=1,
-        data=ImageConfig("cifar10", valid=5_000, max_train=15_000),
+        data=ImageConfig("cifar10", valid=4_000, max_train=14_000),
         network=network,
         child_network=network,
         shared=ImageSharedConfig(
-            training(64, 0.05, 0.001, period=20, decay=5e-4), ImageRewardConfig(batch=256), average=0.99
+            training(64, 0.05, 0.001, period=16, decay=5e-4), ImageRewardConfig(batch=256), average=0.99
         ),
-        search=replace(default.search, epochs=20, percentile_every=5),
+        search=replace(default.search, epochs=16, percentile_every=4),
         controller=default.controller,
-        derive=default.derive,
-        retrain=ImageRetrainConfig(random=3, child=ImageChildConfig(20, alone)),
+        verify=VerifyConfig(trainings=24, rounds=4, epochs=10),
+        derive=replace(
+            default.derive,
+            shortlist=6,
+            shortlist_epochs=30,
+            shortlist_order="corrected",
+            ridge_candidate=False,
+        ),
+        retrain=ImageRetrainConfig(
+            random=3, child=ImageChildConfig(30, alone, evaluation="recalibrated"), short_schedule="squeezed"
+        ),
     )

@@ -85,9 +85,10 @@ class ImageRunConfig(RunConfig):
         length = child.epochs if epochs is None else epochs
         # A short training is there to choose by: the validation images must stay out.
         train_on = child.train_on if epochs is None else "train"
+        squeezed = epochs is not None and self.retrain.short_schedule == "squeezed"
         task = ImageTask(
             self.images,
-            child.training,
+            child.training.stretched(length / child.epochs) if squeezed else child.training,
             child.reading(),
             train_on=train_on,
             epochs=length,

@@ -84,8 +84,10 @@ class RecurrentConfig(RunConfig):
 
     def child_training(self, network: Network, epochs: int | None = None) -> ChildTraining:
         child = self.retrain.child
-        task = LanguageTask(self.corpus, child.training, child.reading(), seed=network.seed, **self.hardware)
         length = child.epochs if epochs is None else epochs
+        squeezed = epochs is not None and self.retrain.short_schedule == "squeezed"
+        training = child.training.stretched(length / child.epochs) if squeezed else child.training
+        task = LanguageTask(self.corpus, training, child.reading(), seed=network.seed, **self.hardware)
         return ChildTraining(self.model(network), task, length, child.averaging.starts)
 
     def alone(self) -> Self:
