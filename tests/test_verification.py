@@ -313,3 +313,24 @@ def test_an_order_by_trainings_needs_trainings() -> None:
     config = tiny.image_config("micro")
     with pytest.raises(ConfigError, match=r"raise verify\.trainings, which is 0"):
         replace(config, derive=replace(config.derive, shortlist_order="corrected"))
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_the_alarm_rings_only_where_the_trainings_do_not_bear_the_policy_out(
+    sign: float, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The truth likes what has no weights, or dislikes it; a policy of skip connections alone."""
+    monkeypatch.setitem(WORTH, "skip_connect", sign * 4)
+    search_, verifying = planted_search(tmp_path, 1.0, VerifyConfig(trainings=16, rounds=1), [])
+    verifying.verify(0)
+    watch = search_.watcher
+    assert isinstance(watch, Watch)
+    watch.verification = verifying
+    skips = SPACE.parse(
+        "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|skip_connect~1|skip_connect~2|"
+    )
+    monkeypatch.setattr(search_.controller, "mode", lambda: skips.choices)
+    assert watch.health(1, ended=False)["collapsed"] == (sign < 0)
+    assert ("may have collapsed" in capsys.readouterr().err) == (sign < 0)
+    watch.verification = None
+    assert watch.health(1, ended=False)["collapsed"] == 1

@@ -72,12 +72,12 @@ def search_of(run: Run, train: verification.Train) -> tuple[Search, Watch]:
     weights, controller = run.shared_weights(), run.search_controller()
     board = tensorboard_writer(folder / "tensorboard") if config.tensorboard else None
     metrics, archive = Metrics(JsonlLog(folder / "metrics.jsonl"), board), JsonlLog(folder / "archive.jsonl")
-    watch = Watch(config.search, weights, controller, config.seed, metrics)
     verifier = None
     if config.verify.trainings:
         verifier = Verifying(
             config.verify, config.search, weights, controller, config.costs, train, config.seed
         )
+    watch = Watch(config.search, weights, controller, config.seed, metrics, verifier)
     return Search(config.search, weights, controller, config.seed, archive, watch, verifier), watch
 
 

@@ -93,6 +93,7 @@ class Verification:
         self.costs = costs
         self.seed = seed
         self.space = weights.space
+        self.uniform = UniformController(self.space)
         self.records: list[Verified] = []
         self.correction: Correction | None = None
 
@@ -128,6 +129,11 @@ class Verification:
         own = dict(zip(map(reduced, trained), own_N.tolist(), strict=True))
         predicted_N = self.correction.predict(architectures, shared_N).tolist()
         return np.array([own.get(reduced(a), p) for a, p in zip(architectures, predicted_N, strict=True)])
+
+    def standing(self, architectures: Sequence[Architecture], epoch: int) -> float:
+        """The mean percentile of these among random architectures, by corrected score."""
+        random = sampled(self.uniform, generator(self.seed, "standing", epoch))
+        return percentile(self.predicted(architectures), self.predicted(random))
 
     def corrected(self, architectures: Sequence[Architecture], rewards_N: Tensor) -> Tensor:
         """The rewards [N] for the policy, of architectures that the shared weights gave these rewards."""
@@ -168,7 +174,6 @@ class Verifying(Verification):
         self.controller = controller
         self.untrained = controller.state_dict()
         """The controller's state before it has learnt anything."""
-        self.uniform = UniformController(self.space)
         self.train = train
 
     def rounds(self, epoch: int) -> int:
@@ -201,7 +206,7 @@ class Verifying(Verification):
 
         if self.correction is not None:
             draw = generator(self.seed, "verification", epoch)
-            pool = [*self.sampled(self.controller, draw), *self.sampled(self.uniform, draw)]
+            pool = [*sampled(self.controller, draw), *sampled(self.uniform, draw)]
             inputs_ND = self.correction.inputs(pool, self.shared_scores(pool))
             rng = np.random.default_rng(derive_seed(self.seed, "verification", epoch))
             for _ in range(count - math.ceil(self.config.explore * count)):
@@ -211,11 +216,6 @@ class Verifying(Verification):
         for _ in range(count - len(chosen)):
             first_new(fair.sample(POOL, generator(0)), uniform=True)
         return chosen
-
-    def sampled(self, controller: Controller, draw: torch.Generator) -> list[Architecture]:
-        """Some architectures of a controller."""
-        with torch.no_grad():
-            return controller.propose(POOL, draw).architectures(self.space)
 
     # ---- what the trainings say ----------------------------------------------------------------------------------------
 
@@ -245,9 +245,7 @@ class Verifying(Verification):
         """Let the policy begin anew if by the model its samples are worse than random ones."""
         if self.correction is None or not self.config.correct:
             return {}
-        draw = generator(self.seed, "restart", epoch)
-        own, uniform = self.sampled(self.controller, draw), self.sampled(self.uniform, draw)
-        place = percentile(self.predicted(own), self.predicted(uniform))
+        place = self.standing(sampled(self.controller, generator(self.seed, "restart", epoch)), epoch)
         restarts = place < 0.5 and epoch > min(self.plan)
         if restarts:
             self.controller.load_state_dict(self.untrained)
@@ -256,6 +254,12 @@ class Verifying(Verification):
                 "policy begins anew"
             )
         return {"policy_percentile": place, "policy_restarted": float(restarts)}
+
+
+def sampled(controller: Controller, draw: torch.Generator) -> list[Architecture]:
+    """Some architectures of a controller."""
+    with torch.no_grad():
+        return controller.propose(POOL, draw).architectures(controller.space)
 
 
 def kendall(scores_N: Floats, trained_N: Floats) -> Interval | None:

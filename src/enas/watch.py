@@ -18,6 +18,7 @@ from enas.runtime.progress import say
 from enas.runtime.seeding import generator
 from enas.search import SearchConfig
 from enas.shared_weights import SharedWeights
+from enas.verification import Verification
 
 POWER = ("gradient_signal", "gradient_noise")
 
@@ -32,13 +33,16 @@ class Watch:
         controller: Controller,
         seed: int,
         metrics: Metrics,
+        verification: Verification | None = None,
     ) -> None:
+        """With a `verification`, a policy that its trainings hold better than random is not reported as collapsed."""
         self.config = config
         self.weights = weights
         self.controller = controller
         self.uniform = UniformController(weights.space)
         self.seed = seed
         self.metrics = metrics
+        self.verification = verification
         self.sums: dict[str, float] = {}
         """Of what the training steps since the last record logged."""
         self.steps = 0
@@ -106,7 +110,7 @@ class Watch:
             found["gradient_snr"] = signal / noise
         free = parameter_free(self.weights.space, self.controller.mode())
         if free is not None:
-            alarm = collapsed(free, self.config.collapse_share)
+            alarm = collapsed(free, self.config.collapse_share) and not self.borne_out(epoch)
             found |= {
                 "parameter_free": free.share,
                 "parameter_free_of_random": free.expected / free.asked,
@@ -118,6 +122,14 @@ class Watch:
         if self.measures_percentile(epoch, ended):
             found["percentile"] = self.policy_percentile(epoch)
         return found
+
+    def borne_out(self, epoch: int) -> bool:
+        """Whether trainings alone hold the policy's mode better than most random architectures."""
+        if self.verification is None or self.verification.correction is None:
+            return False
+        return (
+            self.verification.standing([self.weights.space.architecture(self.controller.mode())], epoch) > 0.5
+        )
 
     def measures_percentile(self, epoch: int, ended: bool) -> bool:
         """Whether the policy's samples are compared with random architectures after an epoch's updates."""
