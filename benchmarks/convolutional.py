@@ -40,7 +40,7 @@ from torch.nn import functional as F
 from enas.architecture import Architecture, Space
 from enas.data.augmentation import AugmentConfig
 from enas.data.images import ImageData, ImageSet, ImageShape
-from enas.runtime.allocator import keep_freed_memory
+from enas.runtime.memory import keep_freed_memory
 from enas.shared_weights import SharedWeights
 from enas.spaces.image_network import ImageSupernet
 from enas.spaces.macro.net import MacroNetConfig, MacroSupernet

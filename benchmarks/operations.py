@@ -31,8 +31,8 @@ from torch import Tensor, nn
 
 from enas import ops
 from enas.ops import Maps, Operation
-from enas.runtime.allocator import keep_freed_memory
 from enas.runtime.devices import products_in
+from enas.runtime.memory import keep_freed_memory
 from enas.spaces.recurrent.net import cell_plan
 
 CPU = torch.device("cpu")

@@ -46,8 +46,8 @@ from enas.data.text import Corpus
 from enas.ops import recurrence
 from enas.recipes import recipe
 from enas.runs.recurrent import build_supernet
-from enas.runtime.allocator import keep_freed_memory
 from enas.runtime.devices import products_in
+from enas.runtime.memory import keep_freed_memory
 from enas.shared_weights import SharedWeights
 from enas.spaces.recurrent.net import CellConfig, cell_plan
 from enas.spaces.recurrent.space import RecurrentSpace, read_authors_string

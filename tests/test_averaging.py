@@ -67,14 +67,14 @@ def test_average_is_the_exponential_moving_average_of_the_weights_after_each_ste
     weights = [KEEP**4, *(KEEP ** (4 - step) * (1 - KEEP) for step in range(1, 5))]
     assert sum(weights) == pytest.approx(1)
     expected = sum(weight * one for weight, one in zip(weights, history, strict=True))
-    torch.testing.assert_close(trainer.evaluated.weight, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(trainer.evaluation_model.weight, expected, rtol=1e-12, atol=1e-12)
     assert torch.equal(model.weight, history[-1])
 
 
 def test_without_averaging_the_model_itself_is_rewarded_with() -> None:
     model = torch.nn.Linear(3, 2)
     trainer = trainer_of(model)
-    assert trainer.evaluated is model
+    assert trainer.evaluation_model is model
     assert "average" not in trainer.state_dict()
 
 
@@ -91,7 +91,7 @@ def test_rewards_are_those_of_a_task_whose_weights_are_the_average(space: str, t
     )
     trained = zip(weights.trainer.model.parameters(), plain.trainer.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in trained)  # averaging takes no part in the training
-    plain.trainer.model.load_state_dict(weights.trainer.evaluated.state_dict())
+    plain.trainer.model.load_state_dict(weights.trainer.evaluation_model.state_dict())
     assert torch.equal(weights.rewards(pair, "test", 0), plain.rewards(pair, "test", 0))
     assert weights.scores(pair) == plain.scores(pair)
 
@@ -120,7 +120,7 @@ def test_finetuning_trains_the_average_and_puts_everything_back(space: str, tmp_
     state = copy.deepcopy(weights.state_dict())
     del state["average"]
     plain.load_state_dict(state)
-    plain.trainer.model.load_state_dict(weights.trainer.evaluated.state_dict())
+    plain.trainer.model.load_state_dict(weights.trainer.evaluation_model.state_dict())
     for step in range(2):
         plain.train_step(1, step, [pair[0]])
     with weights.finetuned(pair[0], 2, 1):

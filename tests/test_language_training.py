@@ -628,14 +628,14 @@ def test_the_average_is_the_mean_of_the_weights_since_its_start() -> None:
     while not training.at_epoch_end():
         training.step()
         seen.append(parameters_of(training.model))
-        for name, average in parameters_of(training.trainer.evaluated).items():
+        for name, average in parameters_of(training.trainer.evaluation_model).items():
             expected = torch.stack([weights[name].double() for weights in seen]).mean(0)
             torch.testing.assert_close(average.double(), expected, rtol=1e-5, atol=1e-6)
     assert len(seen) > 5
     record = training.end_epoch()  # which evaluates the average and trains on with the weights
     assert_same(parameters_of(training.model), seen[-1])
     other = child_training()
-    other.model.load_state_dict(training.trainer.evaluated.state_dict())
+    other.model.load_state_dict(training.trainer.evaluation_model.state_dict())
     assert record["valid_loss"] == evaluate(other.model, corpus().valid, 3, 15)
 
 

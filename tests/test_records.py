@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from enas.errors import ArchitectureError, RunFolderError
-from enas.runtime.files import LARGEST_JSON, JsonlLog, clear_parts, read_json, read_jsonl, write_json
+from enas.runtime.files import (
+    LARGEST_JSON,
+    JsonlLog,
+    clear_parts,
+    digest_of_file,
+    read_json,
+    read_jsonl,
+    write_json,
+)
 from enas.runtime.records import WrongRecord, check_settings, read_record, read_records, validated
 from enas.spaces import architecture_from_json, architecture_in, space_from_json
 from enas.spaces.macro.space import MacroSpace
@@ -225,7 +233,25 @@ def test_digest_of_a_log_is_that_of_its_bytes_however_it_came_about(tmp_path: Pa
     log.rewind(three.bytes, three.sha256)
     assert log.digest() == three
     log.append({"step": 3})
-    assert log.digest() == four == JsonlLog(log.path).digest()
+    assert log.digest() == four == JsonlLog(log.path).digest() == digest_of_file(log.path)
+    with log.path.open("ab") as file:
+        file.write(b'{"step": 4')  # a process was killed here
+    assert log.digest() == four == digest_of_file(log.path)
+    log.path.write_bytes(b"{}\n")  # another file is in its place
+    assert log.digest() == digest_of_file(log.path)
+
+
+def test_a_digest_is_of_what_was_logged_and_reads_only_what_is_new(tmp_path: Path) -> None:
+    log, same = JsonlLog(tmp_path / "log"), JsonlLog(tmp_path / "same")
+    for each in (log, same):
+        each.append({"step": 0})
+        each.digest()
+    log.path.write_bytes(log.path.read_bytes().replace(b"0", b"7"))  # while the run goes on
+    for each in (log, same):
+        each.append({"step": 1})
+    assert log.digest() == same.digest()
+    with pytest.raises(RunFolderError, match="have changed"):
+        JsonlLog(log.path).rewind(log.digest().bytes, log.digest().sha256)
 
 
 def test_log_with_other_bytes_is_refused_and_kept(tmp_path: Path) -> None:

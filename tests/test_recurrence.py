@@ -347,7 +347,7 @@ def test_what_the_kernels_take():
 
 def test_freed_memory_is_kept_where_the_system_can():
     # In a process of its own: what is set holds until its end.
-    program = "from enas.runtime.allocator import keep_freed_memory; print(keep_freed_memory())"
+    program = "from enas.runtime.memory import keep_freed_memory; print(keep_freed_memory())"
     answer = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout

@@ -22,12 +22,12 @@ from enas.evidence.statistics import (
     mean,
     mean_difference,
     median,
-    percentile,
     probability_better,
     probability_better_paired,
     random_equivalents,
     seeds_needed,
 )
+from enas.scores import percentile
 
 TABLE = np.array([0.3, 0.9, 0.1, 0.5, 0.5, 0.7])
 

@@ -78,7 +78,7 @@ class ChildTraining:
         record: dict[str, float] = {"epoch": self.epoch}
         record |= {key: total / steps for key, total in self.sums.items()}
         record["learning_rate"] = self.task.rate(self.epoch)
-        model, norms = self.trainer.evaluated, self.trainer.norms()
+        model, norms = self.trainer.evaluation_model, self.trainer.norms()
         if self.task.statistics == "recalibrated":
             # The moving averages play no part in the training, so they may as well stay.
             with self.task.evaluating(model, norms, "moving"):
@@ -100,12 +100,12 @@ class ChildTraining:
 
     def _best_epoch(self) -> int:
         """Counted from 1; of equal ones the first."""
-        return 1 + max(range(len(self.scores)), key=lambda epoch: self.task.order(self.scores[epoch]))
+        return 1 + max(range(len(self.scores)), key=lambda epoch: self.task.sort_key(self.scores[epoch]))
 
     def best_weights(self) -> dict[str, Tensor]:
         """The weights to keep, as they are right after an `end_epoch` that said `best`."""
         # An average that the last evaluation has just started holds the very weights that were evaluated.
-        weights: dict[str, Tensor] = self.trainer.evaluated.state_dict()
+        weights: dict[str, Tensor] = self.trainer.evaluation_model.state_dict()
         return weights
 
     def size(self) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class SharedWeights:
         that rewards have: what a ranking compares."""
         with self.evaluating("rank") as ready:
             found = [self.task.evaluate(ready(one), "valid", one) for one in architectures]
-        return [self.task.order(score)[0] for score in found if score is not None]
+        return [self.task.sort_key(score)[0] for score in found if score is not None]
 
     def class_probabilities(
         self, architectures: Iterable[Architecture], split: Split, batch: int, statistics: NormStatistics
@@ -88,7 +88,7 @@ class SharedWeights:
 
         On exit the network is as it was. `purpose` says on which minibatches norms are recalibrated.
         """
-        model, norms = self.trainer.evaluated, self.trainer.norms()
+        model, norms = self.trainer.evaluation_model, self.trainer.norms()
         chosen = self.task.statistics if statistics is None else statistics
 
         def ready(architecture: Architecture) -> nn.Module:

@@ -119,8 +119,8 @@ class Task(ABC):
         """The score on a whole split; None if there is no such split. To be called inside `evaluating`."""
 
     @abstractmethod
-    def order(self, score: Score) -> tuple[float, ...]:
-        """The sort key of a score, higher is better; rankings show its first number."""
+    def sort_key(self, score: Score) -> tuple[float, ...]:
+        """What scores are compared by, higher is better; rankings show its first number."""
 
     @abstractmethod
     def reward_minibatch(self, purpose: str, draw: int) -> Minibatch:
@@ -164,10 +164,10 @@ class Task(ABC):
         set_mode(model, training=False)
         chosen = self.statistics if statistics is None else statistics
         modes = {"batch": batch_statistics, "recalibrated": kept_statistics, "moving": _as_they_are}[chosen]
-        with torch.no_grad(), self.products(), modes(norms):
+        with torch.no_grad(), self.autocast(), modes(norms):
             yield
 
-    def products(self) -> contextlib.AbstractContextManager[object]:
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Inside, convolutions and products take operands of the run's precision."""
         return products_in(self.dtype, self.device)
 

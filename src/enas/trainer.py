@@ -60,7 +60,7 @@ class Trainer:
         log: dict[str, float] = {}
         for slot, architecture in enumerate(architectures):
             place = self.task.mask_place(epoch, step) if architecture is None else (epoch, step, slot)
-            with masks_from(generator(self.task.seed, "masks", *place)), self.task.products():
+            with masks_from(generator(self.task.seed, "masks", *place)), self.task.autocast():
                 loss = self.task.loss(self.model, minibatch, architecture, slot)
             # One transfer from the device for all of them.
             total, *values = torch.stack([loss.total.detach(), *loss.logged.values()]).tolist()
@@ -76,7 +76,7 @@ class Trainer:
     # ---- the network to evaluate ---------------------------------------------------------------------------------------
 
     def start_average(self, rule: Callable[[Any, Any, Any], None]) -> AveragedModel:
-        """Start to average the weights, beginning with those after the next step; `evaluated` is then the averaged network.
+        """Start to average the weights, beginning with those after the next step. `evaluation_model` then has the averages.
 
         `rule` says how weights enter the average, as torch's `AveragedModel` has it. Moving statistics of norms are not
         averaged.
@@ -85,13 +85,13 @@ class Trainer:
         return self.averaged
 
     @property
-    def evaluated(self) -> nn.Module:
-        """The network to evaluate: the one of averaged weights, or without an average the one that is trained."""
+    def evaluation_model(self) -> nn.Module:
+        """The network with averaged weights, or without an average the one that is trained."""
         return self.model if self.averaged is None else self.averaged.module
 
     def norms(self) -> Norms:
         """The batch norms of the network to evaluate, looked for once: a supernet has thousands of modules."""
-        model = self.evaluated
+        model = self.evaluation_model
         if model not in self._norms:
             self._norms[model] = norms_of(model)
         return self._norms[model]

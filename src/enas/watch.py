@@ -11,11 +11,11 @@ import torch
 
 from enas.controllers.base import Controller, check_rewards
 from enas.controllers.uniform import UniformController
-from enas.evidence.statistics import percentile
 from enas.health import collapse_warning, collapsed, parameter_free
 from enas.runtime.metrics import Metrics
 from enas.runtime.progress import say
 from enas.runtime.seeding import generator
+from enas.scores import percentile
 from enas.search import SearchConfig
 from enas.shared_weights import SharedWeights
 from enas.verification import Verification

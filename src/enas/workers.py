@@ -27,10 +27,10 @@ from enas.child_training import ChildTraining
 from enas.config import RunConfig
 from enas.errors import ConfigError, EnasError
 from enas.run import Run
-from enas.runtime.allocator import keep_freed_memory
 from enas.runtime.devices import pick_device, set_threads
 from enas.runtime.environment import usable_cores
 from enas.runtime.lock import run_lock
+from enas.runtime.memory import keep_freed_memory
 from enas.runtime.stop import Stopped, StopRequest
 from enas.trainings import LOG, Executor, Job, Outcome, outcome_of
 

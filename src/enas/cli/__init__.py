@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from enas import __version__
 from enas.cli.flags import read, subcommands
 from enas.errors import EnasError, shortened
-from enas.runtime.allocator import keep_freed_memory
+from enas.runtime.memory import keep_freed_memory
 from enas.runtime.progress import say
 from enas.runtime.stop import Stopped
 from enas.runtime.streams import show_text, standard_streams

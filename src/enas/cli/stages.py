@@ -6,7 +6,7 @@ import contextlib
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
@@ -86,19 +86,26 @@ class BeginRetrain(FromRecipe):
     architecture: str | None = None
     """The architecture, as a string, instead of a search."""
 
-    def checked(self) -> Self:
-        """Raises `ConfigError` without an architecture, and `ArchitectureError` for one that the space does not have."""
+    @cached_property
+    def given(self) -> Architecture:
+        """The architecture that the string describes.
+
+        Raises `ConfigError` without a string, and `ArchitectureError` for an architecture that the space does not have.
+        """
         if self.architecture is None:
             raise ConfigError(
                 f"'enas retrain {self.recipe}' needs --architecture; to search for one, use 'enas run {self.recipe}'"
             )
-        self.settings.searched_space().parse(self.architecture)
+        return self.settings.searched_space().parse(self.architecture)
+
+    def checked(self) -> Self:
+        """The command itself. Raises as `given`."""
+        _ = self.given
         return self
 
     def __call__(self) -> int:
         """Train a given architecture from scratch, and test it."""
-        given = self.settings.searched_space().parse(self.architecture or "")
-        return begin(self, ("retrain", "test"), given)
+        return begin(self, ("retrain", "test"), self.given)
 
 
 def of_recipe(

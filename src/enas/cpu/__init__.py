@@ -1,5 +1,5 @@
 """Compiled kernels for the CPU (numba, llvmlite): one file an operation over a few shared ones.
 
-Nothing outside this package but `enas.ops` imports it. What it needs is imported with the kernels, not with the package, so
-that `enas.cpu.usable` can be asked first.
+In the package, only `enas.ops` imports them. numba is imported with the kernels and not before, so that `enas.cpu.registry`
+can say whether they can be used.
 """

@@ -29,8 +29,8 @@ from enas.cpu.kept import KernelCache
 # as the check keeps the compiler from vectorising.
 _OPTIONS: dict[str, Any] = {"fastmath": {"contract", "nsz"}, "error_model": "numpy"}
 
-# Threads that count references to the same array, as they do at every row they take of it, wait for each other: up to
-# half the time of a kernel of few rows. Code that counts none cannot make arrays.
+# Threads count references to an array at every row that they take of it, and wait for each other: up to half the time of a
+# kernel of few rows. Code that counts none cannot make arrays.
 UNCOUNTED: dict[str, Any] = _OPTIONS | {"_nrt": False}
 
 Team = tuple[int, int]
@@ -51,14 +51,14 @@ def array(x: torch.Tensor) -> Any:
 def inlined(function: Callable[..., Any], options: Mapping[str, Any] = _OPTIONS) -> Any:
     """A function that kernels call; it becomes a part of each of them.
 
-    Otherwise it would be compiled twice, for itself and within the kernel, and a process that compiles the kernel would
-    run the first and one that reads the kernel from the disk the second: the two may round differently.
+    Otherwise it would be compiled twice, alone and within the kernel. A process that compiles the kernel would run the
+    first form, and one that reads the kernel from the disk the second, and the two may round differently.
     """
     return numba.njit(forceinline=True, **options)(function)
 
 
 def by_type(choose: Callable[..., Callable[..., Any]]) -> Any:
-    """A function that kernels call, of which `choose` gives the form for the numba types of its arguments."""
+    """A function that kernels call; `choose` returns its form for the numba types of its arguments."""
 
     def stub(*_: Any) -> None:
         """Never called: numba puts a form in its place."""
@@ -81,7 +81,7 @@ def parallel(body: Callable[..., None]) -> Callable[..., None]:
 
 
 def parallel_with_scratch(body: Callable[..., None], **bound: Callable[..., Any]) -> Callable[..., None]:
-    """As `parallel`, for a body that makes arrays for itself; `bound` replaces global functions that the body calls."""
+    """As `parallel`, for a body that makes arrays; `bound` replaces global functions that the body calls."""
     name = "_".join([body.__name__, *(f.__name__ for f in bound.values())])
     return _split(with_globals(body, name, **bound), _OPTIONS)
 
@@ -139,7 +139,7 @@ def _run(body: Any, first: Any, last: Any, arguments: Any) -> None:
 def _split_rows(_typing: Any, team: Any, rows: Any, body: Any, arguments: Any) -> Any:
     """Call `body(first, last, *arguments)` for parts that cover all rows, on the threads of the team.
 
-    Rows must not depend on each other. Which thread takes which part is left to chance, what is computed is not.
+    Rows must not depend on each other. Which thread takes which part is left to chance; the results do not depend on it.
     """
     signature = types.void(team, types.intp, body, arguments)
 

@@ -1,8 +1,8 @@
 """Feature maps that still have a batch norm or a ReLU to come.
 
-A batch norm is two steps: the statistics of what a convolution returns, and then scale·z + shift, a number each per
-channel. The second step and the ReLU after it cost a pass over memory each, unless whoever reads z next does them while
-reading. So a kernel returns `z` with what is still to be done to it.
+A batch norm has two steps: the statistics of a convolution's output z, and then scale · z + shift, with one scale and one
+shift a channel. The second step and the ReLU after it cost a pass over memory each, unless the next reader of z does them
+while reading. So a kernel returns z with what is still to be done to it.
 
 Shape letters: B images, C channels (of all maps), H rows, W columns, n maps.
 """
@@ -20,7 +20,7 @@ from torch.autograd import Function
 
 
 class Deferred(NamedTuple):
-    """The feature maps scale_C · z_BCHW + shift_C, rectified if `rectified`, of which z is what is in memory."""
+    """The feature maps scale_C · z_BCHW + shift_C, through a ReLU if `rectified`; only z is in memory."""
 
     z_BCHW: Tensor
     scale_C: Tensor | None = None
@@ -38,8 +38,12 @@ class Deferred(NamedTuple):
         return self.z_BCHW.device
 
 
-def deferred(x: Tensor | Deferred) -> Deferred:
-    """Maps as a kernel reads them."""
+Maps = Tensor | Deferred
+"""Feature maps [B, C, H, W]."""
+
+
+def deferred(x: Maps) -> Deferred:
+    """Maps with what is still to be done to them, which may be nothing."""
     return x if isinstance(x, Deferred) else Deferred(x)
 
 
@@ -47,17 +51,17 @@ def deferred(x: Tensor | Deferred) -> Deferred:
 
 
 def tensors(xs: Sequence[Deferred]) -> list[Tensor | None]:
-    """What gets a gradient: z of all maps, then their scales, then their shifts, [3 n]; None where there is none."""
+    """The tensors that get a gradient [3 n]: z of all maps, then their scales, then their shifts, which may be None."""
     return [*(x.z_BCHW for x in xs), *(x.scale_C for x in xs), *(x.shift_C for x in xs)]
 
 
 def rectified(xs: Sequence[Deferred]) -> tuple[bool, ...]:
-    """Which of the maps are, [n]."""
+    """Whether each of the maps is rectified [n]."""
     return tuple(x.rectified for x in xs)
 
 
 def numbers(rectified: Sequence[bool], given: Sequence[Tensor | None]) -> Any:
-    """Scale, shift and the least value that is let through for every channel of all maps [C, 3]."""
+    """Scale, shift and lowest value (0 if rectified, else -infinity) of every channel of all maps [C, 3]."""
     n = len(rectified)
     zs, scales, shifts = given[:n], given[n : 2 * n], given[2 * n :]
     channels = [z.shape[1] for z in zs if z is not None]
@@ -80,7 +84,7 @@ def affine_gradients(
 
 
 def addresses(maps: Sequence[Tensor | None]) -> Any:
-    """Where each of them lies in memory [n]; 0 for None."""
+    """The addresses of their memory [n]; 0 for None."""
     return np.array([0 if x is None else x.data_ptr() for x in maps], np.int64)
 
 
@@ -88,7 +92,7 @@ def addresses(maps: Sequence[Tensor | None]) -> Any:
 
 
 class _NoContext:
-    """Takes what a forward pass keeps for its backward pass, which there will not be."""
+    """Stands in for a context where there will be no backward pass: keeps nothing."""
 
     def save_for_backward(self, *_: Any) -> None:
         pass
@@ -98,7 +102,7 @@ class _NoContext:
 
 
 def apply(function: type[Function], *arguments: Any) -> Any:
-    """function.apply(*arguments), without autograd's share of the time where gradients are disabled."""
+    """function.apply(*arguments); where gradients are disabled, without the time that autograd takes."""
     if torch.is_grad_enabled():
         return function.apply(*arguments)
     return function.forward(_NoContext(), *arguments)

@@ -1,13 +1,13 @@
 """Dense convolutions of a concatenation between the norms of its parts and its own, in one pass over memory each way.
 
-Each map is read once forward and once backward, and what is written is summed for the norm on the way. A unit is a few
-images, so few that what is computed of them stays in a core's cache; what the backward pass sums over images goes to one
-of a fixed number of buckets, contiguous ranges of units. The parts are given by the addresses of their memory, as their
-number differs from call to call.
+Each map is read once forward and once backward, and the output is summed for its norm while it is written. A unit is a few
+images, so few that a core's cache holds what is computed of them. Sums over images in the backward pass go to a fixed number
+of buckets, contiguous ranges of units. The parts are given by the addresses of their memory, as their number differs from
+call to call.
 
-In scratch memory, each channel has a plane of its own in which the rows of pixels, and the images, stand one below the other
-with a border of zeros between them: the zeros right of a row are those left of the next one. So a filter's tap sees the
-pixels of every position at one fixed distance, and all positions of a unit are one contiguous run.
+In scratch memory, each channel has a plane of its own. Its rows of pixels, and its images, follow each other with a border
+of zeros between them: the zeros right of a row are those left of the next one. So each tap of a filter reads at one fixed
+distance from every position, and the positions of a unit are contiguous.
 
 Shape letters: B images, C channels in (of all parts, or of one), O channels out, H rows, W columns, k the width of a filter,
 K = C · k² terms, L = O · k², n parts, U units, D buckets.
@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from enas.cpu.compiler import array, inlined, parallel_with_scratch, team
 from enas.cpu.deferred import (
     Deferred,
+    Maps,
     addresses,
     affine_gradients,
     apply,
@@ -41,8 +42,6 @@ from enas.cpu.registry import few_enough, fits, known, takes, takes_over, wide_f
 from enas.cpu.rows import act, act_backward, whole_gradient
 from enas.cpu.simd import LANES, borrowed, floats_at, sum_of, sum_of_squares
 from enas.cpu.tiles import add_outer, pack, product
-
-Maps = Tensor | Deferred
 
 _UNIT = 40_000
 """Most numbers of a unit's input or output: three such arrays fit a second-level cache of 1 MB, with room for filters."""
@@ -74,7 +73,10 @@ def joined_norm(xs: Sequence[Maps], convs: Sequence[nn.Conv2d], norm: nn.BatchNo
 def reduction_norm(
     xs: Sequence[Maps], evens: Sequence[nn.Conv2d], odds: Sequence[nn.Conv2d], norm: nn.BatchNorm2d
 ) -> Deferred | None:
-    """Maps of even height and width: one convolution of their even pixels and their odd ones, with zeros for the others'."""
+    """For maps of even height and width: one 1×1 convolution of the even pixels beside the odd ones.
+
+    Its filters are 0 where an output does not read the pixels.
+    """
     even_PC, odd_QC = (torch.cat([conv.weight for conv in convs], 1) for convs in (evens, odds))
     channels, (B, _, H, W) = [x.shape[1] for x in xs], xs[0].shape
     fitting = all(
@@ -96,7 +98,7 @@ def reduction_norm(
 
 
 class Places(NamedTuple):
-    """Where pixels stand in scratch memory; plain whole numbers, so that kernels take it as it is."""
+    """Where pixels lie in scratch memory; whole numbers only, so that kernels can take it."""
 
     height: int
     width: int
@@ -113,10 +115,8 @@ class Places(NamedTuple):
 
     @classmethod
     def of(cls, images: int, channels: int, height: int, width: int, border: int) -> Places:
-        """For maps of so many images and of at most so many channels, with so many zeros around them.
-
-        Without a border, the pixels of an image are one row.
-        """
+        """For maps of at most `channels` channels, with a border of zeros around each image. Without a border, the pixels of
+        an image are one row."""
         if border == 0:
             height, width = 1, height * width
         row = width + border
@@ -128,14 +128,14 @@ class Places(NamedTuple):
 
 @cache
 def _offsets(channels: int, k: int, plane: int, row: int) -> Any:
-    """Where the channels · k² taps of a filter see a scratch array whose channels lie `plane` apart, rows `row`."""
+    """The offsets of the channels · k² taps of a filter in a scratch array whose channels lie `plane` apart, rows `row`."""
     c, ky, kx = np.meshgrid(np.arange(channels), np.arange(k), np.arange(k), indexing="ij")
     return (c * plane + ky * row + kx).astype(np.int64).reshape(-1)
 
 
 @inlined
 def _positions(places, images):
-    """The contiguous positions of so many images of a unit, rounded up to whole vectors."""
+    """The number of positions that images of a unit take, rounded up to whole vectors."""
     return (images * places.image + LANES - 1) // LANES * LANES
 
 
@@ -240,9 +240,9 @@ def _backward(
     first, last, places, taps, address_n, channels_n, numbers_C3, offset_K, offset_L, w_CL, y_BOHW, dy_BOHW, ab_2O,
     d_address_n, d_w_DK, d_affine_D2C,
 ):  # fmt: skip
-    """The gradients of z, scale, shift and filters; its rows are the buckets. `w_CL` are the filters turned round.
+    """The gradients of z, scale, shift and filters; its rows are the buckets. `w_CL` are the filters, mirrored.
 
-    A part whose address in `d_address_n` is 0 gets no gradient. `d_w_DK` gets the filters' part by part, [O, K of the part].
+    A part whose address in `d_address_n` is 0 gets no gradient. `d_w_DK` gets those of the filters, one [O, K] a part.
     """
     y_BOHW, dy_BOHW = borrowed(y_BOHW), borrowed(dy_BOHW)
     B, O, H, W = y_BOHW.shape

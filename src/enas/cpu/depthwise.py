@@ -1,17 +1,19 @@
 """Depthwise filters in registers: a correlation and the gradient of its filter, for each width and vector length.
 
-Both go down a strip of columns row by row. At each row the k shifted views of the input are loaded once and meet everything
-that they are multiplied with: the k sums of output rows that are still open, or the k rows of the output's gradient
-around it. So k loads serve k · k products, and nothing leaves the registers in between.
+Both go down a strip of columns row by row. At each row, the k shifted views of the input are loaded once and multiplied with
+all that needs them: for a correlation, into the sums of the k output rows that read this row; for the gradient, with the k
+rows of the output's gradient around it. So k loads serve k · k products, and nothing leaves the registers in between.
 
-Feature maps are flat float32 arrays. A row is followed by at least k // 2 zeros, which are also what lies left of the next
-one; before the first row of an array there are as many.
+Feature maps are flat float32 arrays. A row is followed by at least k // 2 zeros, which are also the border left of the next
+row; as many come before the first row of an array.
 
 Shape letters: N images, H rows, W columns (a multiple of the vector's length), k the width of a filter, m = k // 2.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -23,6 +25,18 @@ _LENGTHS = (8, 16)
 """Lengths of vectors that the functions here choose from."""
 
 
+def _for_widths(write: Callable[..., None], widths: tuple[int, ...]) -> Any:
+    """The function whose instructions `write(builder, width, lanes, ...)` writes for each width and length of vectors."""
+    cases = [(width, lanes) for width in widths for lanes in _LENGTHS]
+
+    def write_cases(builder: Any, width: Any, lanes: Any, *rest: Any) -> None:
+        each_case(builder, width, lanes, cases, lambda *case: write(builder, *case, *rest))
+
+    write_cases.__name__ = "_".join([write.__name__.removeprefix("_"), *map(str, widths)])
+    vars(write_cases)["__signature__"] = inspect.signature(write)
+    return emitted(write_cases)
+
+
 @cache
 def correlation(*widths: int) -> Any:
     """The function that correlates with a filter of one of these odd widths, by vectors of one of the lengths.
@@ -31,16 +45,7 @@ def correlation(*widths: int) -> Any:
     y[n, h, w] = Σ_ab w[a, b] · x[n, h + a - m, w + b - m], with rows of x outside 0 .. H - 1 taken as zeros. Arrays begin at
     their `_at`, images and rows lie `_image` and `_row` apart.
     """
-
-    def correlate(
-        builder, width, lanes, w, w_at, x, x_at, x_image, x_row, N, H, W, y, y_at, y_image, y_row
-    ):  # fmt: skip
-        rest = (w, w_at, x, x_at, x_image, x_row, N, H, W, y, y_at, y_image, y_row)
-        cases = [(k, length) for k in widths for length in _LENGTHS]
-        each_case(builder, width, lanes, cases, lambda *case: _correlate(builder, *case, *rest))
-
-    correlate.__name__ = "_".join(map(str, ("correlate", *widths)))
-    return emitted(correlate)
+    return _for_widths(_correlate, widths)
 
 
 def _correlate(
@@ -99,20 +104,10 @@ def filter_gradient(*widths: int) -> Any:
     """The function that computes the gradient of `correlation`'s filter.
 
     `add_filter_gradient(width, lanes, dy, dy_at, dy_image, dy_row, x, x_at, x_image, x_row, N, H, W, dw, dw_at)` adds
-    Σ_nhw dy[n, h, w] · x[n, h + a - m, w + b - m] to dw[a, b], which stands there as `lanes` numbers that are still to be
-    added up, so dw is [k, k, lanes]. The images of dy have m rows of zeros between them, before the first and after the
-    last.
+    Σ_nhw dy[n, h, w] · x[n, h + a - m, w + b - m] to dw[a, b], kept as `lanes` numbers that are still to be added up, so dw
+    is [k, k, lanes]. The images of dy have m rows of zeros between them, before the first and after the last.
     """
-
-    def add_filter_gradient(
-        builder, width, lanes, dy, dy_at, dy_image, dy_row, x, x_at, x_image, x_row, N, H, W, dw, dw_at
-    ):  # fmt: skip
-        rest = (dy, dy_at, dy_image, dy_row, x, x_at, x_image, x_row, N, H, W, dw, dw_at)
-        cases = [(k, length) for k in widths for length in _LENGTHS]
-        each_case(builder, width, lanes, cases, lambda *case: _add_filter_gradient(builder, *case, *rest))
-
-    add_filter_gradient.__name__ = "_".join(map(str, ("add_filter_gradient", *widths)))
-    return emitted(add_filter_gradient)
+    return _for_widths(_add_filter_gradient, widths)
 
 
 def _add_filter_gradient(

@@ -1,7 +1,7 @@
 """Kernels on the disk, for the next process.
 
-numba keeps a kernel as a pickle, and reading a pickle can run any code. So the files stand in a folder of their own, to
-which nobody but its owner, the user, can write. Whatever goes wrong with them, a kernel is compiled and work goes on.
+numba keeps a kernel as a pickle, and reading a pickle can run any code. So the files are in a folder of their own, to which
+only the user can write. Whatever is wrong with a file, the kernel is compiled and work goes on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _sources() -> str:
 
 @cache
 def why_not_safe(folder: Path) -> str | None:
-    """Why files of this folder, which is made if it is missing, cannot be trusted; None if they can."""
+    """Why files of this folder cannot be trusted; None if they can. Makes a missing folder."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
@@ -52,8 +52,8 @@ def why_not_safe(folder: Path) -> str | None:
 class _Files(FunctionCache):
     """numba's cache on disk, in a folder of its own.
 
-    By itself it notices only changes of the file that a kernel stands in. So files are named after all kernels as they
-    are, and those of other versions are never read.
+    By itself it notices only changes of the file that a kernel is in. So the names of its files hold a hash of the whole
+    package of kernels, and those of other versions are never read.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
@@ -67,7 +67,8 @@ class _Files(FunctionCache):
 
 
 class KernelCache(NullCache):
-    """What a kernel's dispatcher asks for compiled code, and gives it to; raises nothing for want of files."""
+    """A kernel's dispatcher reads compiled code from it, and gives it compiled code to keep. Problems with files raise
+    nothing."""
 
     def __init__(self, function: Callable[..., None]) -> None:
         self._name = function.__name__

@@ -1,12 +1,12 @@
 """Kernels that read every feature map once and write every result once: sums, pooling, statistics.
 
-Each works plane by plane, a plane being the P = H · W pixels of one channel of one image, which stays in the nearest
-cache from its first step to its last. What is summed over a plane is written down for it alone and added up afterwards
-in a fixed order, so that results do not depend on the number of threads.
+Each works plane by plane. A plane is the P = H · W pixels of one channel of one image; it stays in the nearest cache from
+the first step to the last. Sums over a plane are kept for each plane and added up afterwards in a fixed order, so that
+results do not depend on the number of threads.
 
-Loops run over all pixels of a plane and not row by row, as rows are short: a neighbour to the left or right comes from a
-plane shifted by one pixel, and a table says where it belongs to another row. z, act(z) and low are those of `enas.cpu.rows`;
-`numbers` has scale, shift and low of every channel.
+Loops run over all pixels of a plane and not row by row, as rows are short. A neighbour to the left or right comes from the
+plane shifted by one pixel, and a table says where it belongs to another row. z, act(z) and low are those of
+`enas.cpu.rows`; `numbers` has scale, shift and low of every channel.
 
 Shape letters: B images, C channels, P pixels of a plane, R = B · C planes, n parts of a sum.
 """
@@ -60,10 +60,7 @@ def _plane(address, plane, P):
 
 @parallel_with_scratch
 def total(first, last, parts_n, numbers_nC3, factor_nB, y_RP):
-    """y = Σ factor · act(z) over n parts, given by their addresses.
-
-    `factor_nB` has a factor for every part and image, or no columns for 1 everywhere.
-    """
+    """y = Σ factor · act(z) over n parts, given by their addresses; `factor_nB` has no columns if all factors are 1."""
     n, C, _ = numbers_nC3.shape
     P = y_RP.shape[1]
     for r in range(first, last):
@@ -85,7 +82,7 @@ def total(first, last, parts_n, numbers_nC3, factor_nB, y_RP):
 
 @parallel_with_scratch
 def total_backward(first, last, dy_RP, parts_n, gradients_n, numbers_nC3, factor_nB, sums_2nR):
-    """The gradients of n parts of a sum, given by their addresses, written to those of `gradients_n`.
+    """The gradients of n parts of a sum; `parts_n` and `gradients_n` are addresses.
 
     `sums_2nR` gets what every plane adds to the gradients of the parts' scale and shift.
     """
@@ -110,7 +107,7 @@ def total_backward(first, last, dy_RP, parts_n, gradients_n, numbers_nC3, factor
 
 @inlined
 def _padded(P, pad, value):
-    """Scratch memory for a plane, with so many constant numbers at both ends."""
+    """Scratch memory for a plane, with `pad` numbers of this value at both ends."""
     scratch = np.empty(P + 2 * pad, f32)
     scratch[:pad] = value
     scratch[P + pad :] = value
@@ -145,7 +142,7 @@ def _product(x, y, out):
 def average_pool(first, last, z_RP, numbers_C3, W, table_4P, y_RP):
     """The mean of act(z) over 3×3 pixels, those beyond the border left out.
 
-    The table has 1 where there is a pixel to the left, and to the right; 1 / how many of the 3×3 pixels there are; and 1.
+    The table is that of `enas.cpu.maps`.
     """
     P, C = z_RP.shape[1], len(numbers_C3)
     s, v = _padded(P, W, _ZERO), _padded(P, 1, _ZERO)
@@ -180,7 +177,7 @@ def _higher(x, y):
 
 @inlined
 def _highest_of_row(s, left, right, h, which):
-    """The largest of three pixels side by side, and which it is: 0, 1 or 2; s and `which` have one more at both ends."""
+    """The largest of three pixels side by side, and its number: 0, 1 or 2; s and `which` have one more at both ends."""
     P = len(h)
     before, here, after, chosen = s[:P], s[1 : P + 1], s[2 : P + 2], which[1 : P + 1]
     for i in range(P):
@@ -196,7 +193,7 @@ def _highest_of_row(s, left, right, h, which):
 
 @inlined
 def _which_of_column(h, W, which):
-    """Which of three pixels one above the other is the largest. h and `which` have a row more at both ends."""
+    """The number of the largest of three pixels, one above the other; h and `which` have a row more at both ends."""
     P = len(h) - 2 * W
     above, here, below, chosen = h[:P], h[W : W + P], h[2 * W : 2 * W + P], which[W : W + P]
     for i in range(P):
@@ -208,7 +205,8 @@ def _which_of_column(h, W, which):
 
 @inlined
 def _to_chosen(d, which, step, dx):
-    """The gradient of pixels `step` apart of which one each was chosen; d and `which` have `step` more at both ends."""
+    """The gradient of pixels, of which `which` chose one of three that lie `step` apart. d and `which` have `step` more at
+    both ends."""
     P = len(dx)
     d_before, d_here, d_after = d[:P], d[step : step + P], d[2 * step : 2 * step + P]
     before, here, after = which[:P], which[step : step + P], which[2 * step : 2 * step + P]
@@ -244,7 +242,7 @@ def _column_maximum(h, W, y):
 
 @parallel_with_scratch
 def max_pool(first, last, z_RP, numbers_C3, W, table_4P, y_RP):
-    """The largest of 3×3 pixels of act(z); the table is that of `average_pool`."""
+    """The largest of 3×3 pixels of act(z); the table likewise."""
     P, C = z_RP.shape[1], len(numbers_C3)
     s, h = _padded(P, 1, _LOWEST), _padded(P, W, _LOWEST)
     for r in range(first, last):

@@ -21,6 +21,7 @@ from enas.cpu import map_kernels as kernels
 from enas.cpu.compiler import array, team
 from enas.cpu.deferred import (
     Deferred,
+    Maps,
     addresses,
     affine_gradients,
     apply,
@@ -32,11 +33,9 @@ from enas.cpu.deferred import (
 from enas.cpu.normed import averaged, normalised, output_gradient, with_norm
 from enas.cpu.registry import operand_type, takes, takes_over
 
-Maps = Tensor | Deferred
-
 _NO_PLANES = np.empty((0, 0), np.float32)
 _MANY = 1_000_000
-"""Numbers of maps from which on a kernel adds those faster on which nothing is still to be done."""
+"""Maps with nothing deferred are added by a kernel if they have at least this many numbers, smaller ones by torch."""
 
 
 @takes_over("computed")
@@ -47,7 +46,7 @@ def computed(x: Maps) -> Tensor:
 
 @takes_over("relu")
 def relu(x: Maps) -> Deferred | None:
-    """Left to whoever reads the maps."""
+    """Left to the next reader of the maps."""
     return deferred(x)._replace(rectified=True) if takes(x) else None
 
 
@@ -59,7 +58,7 @@ def concatenation(xs: Sequence[Maps]) -> Maps | None:
 
 @takes_over("total")
 def total(xs: Sequence[Maps], factors: Sequence[Tensor | None] | None = None) -> Tensor | None:
-    """Sums, and single maps on which something is still to be done."""
+    """Sums, and single maps with something deferred."""
     factors = [None] * len(xs) if factors is None else factors
     if len(xs) == 1 and isinstance(xs[0], Tensor) and factors[0] is None:
         return xs[0]
@@ -75,7 +74,7 @@ def total(xs: Sequence[Maps], factors: Sequence[Tensor | None] | None = None) ->
 
 @takes_over("batch_norm")
 def batch_norm(x: Maps, norm: nn.BatchNorm2d) -> Deferred | None:
-    """The statistics; the rest is left to whoever reads the maps. What autocast gave bfloat16 is float32 from here on."""
+    """The statistics; the rest is left to the next reader of the maps. Maps that autocast made bfloat16 become float32."""
     if isinstance(x, Deferred):
         return None
     x = x.float() if x.dtype == operand_type() == torch.bfloat16 else x
@@ -114,7 +113,7 @@ def _planes(x_BCHW: Tensor) -> Any:
 
 
 def _over_images(sums: Any, B: int) -> Tensor:
-    """Sums of n times B · C planes of scale and of shift [2, n R] added up to [2, n C]."""
+    """The gradients of scale and shift [2, n C] from what each of the n · B · C planes adds to them [2, n R]."""
     sums_nBC = sums.reshape(-1, B, sums.shape[-1] // B)
     total_nC = torch.empty(len(sums_nBC), sums_nBC.shape[-1])
     kernels.over_images(sums_nBC, array(total_nC))
@@ -134,7 +133,7 @@ def _summed(xs: Sequence[Deferred], factors: Factors) -> Tensor:
 
 
 def _factors(factors: Factors) -> Any:
-    """As kernels take them [n, B], without columns for 1 everywhere."""
+    """The factors as kernels take them: [n, B], or [n, 0] if all are 1."""
     given = {part: factor_B for part, factor_B in enumerate(factors) if factor_B is not None}
     factor_nB = np.ones((len(factors), max((f.numel() for f in given.values()), default=0)), np.float32)
     for part, factor_B in given.items():

@@ -1,9 +1,9 @@
 """The algebra of a batch norm whose statistics are summed by the kernel that writes its input.
 
-Forward: the kernel leaves, for every unit of images, the sum of each channel and the squared deviations from the unit's own
-mean; `with_norm` makes of them what the readers apply, scale · y + shift. Backward: the readers return the gradients of
-scale and shift, and `output_gradient` makes of these the gradients of weight and bias, and the numbers (a, b) with which the
-whole gradient of y is dy + a + b · y.
+Forward: for every unit of images, the kernel leaves the sum of each channel and its squared deviations from the unit's own
+mean. From them `with_norm` computes the scale and shift that the readers of y apply. Backward: the readers return the
+gradients of scale and shift. From these `output_gradient` computes those of weight and bias, and the numbers (a, b) with
+which the whole gradient of y is dy + a + b · y.
 
 An autograd function begins its arguments with weight, bias and eps, ends its forward pass with `with_norm`, and begins its
 backward pass with `output_gradient`; `normalised` calls it.
@@ -25,7 +25,7 @@ from enas.cpu.compiler import array, kernel
 from enas.cpu.deferred import Deferred, apply
 
 BUCKETS = 16
-"""Ranges of units that have gradient buffers of their own: fixed, so that sums do not depend on the number of threads."""
+"""Ranges of units with gradient buffers of their own. Their number is fixed, so that sums do not depend on the threads."""
 
 
 def normalised(function: type[Function], norm: nn.BatchNorm2d, *arguments: Any) -> Deferred:
@@ -96,8 +96,8 @@ def with_norm(
 ) -> tuple[Tensor, ...]:
     """What an autograd function returns, (y, scale, shift, mean, variance); no gradient flows back from the last two.
 
-    Takes each unit's sum, and its squared deviations from its own mean; a unit has so many images, the last one the rest.
-    Keeps in `ctx` what `output_gradient` needs, and the `saved` tensors.
+    `sums_U2C` has each unit's sums, and its squared deviations from its own means. A unit has `images` images, the last one
+    the rest. `ctx` keeps what `output_gradient` needs, and the `saved` tensors.
     """
     B, C, H, W = y_BCHW.shape
     out_4C, exact_2C = torch.empty(4, C), torch.empty(2, C, dtype=torch.float64)
@@ -112,7 +112,7 @@ def with_norm(
 
 @kernel
 def _gradient(d_scale_C, d_shift_C, statistics_2C, weight_C, eps, count, out_4C):
-    """Gradients of weight and bias, and (a, b), which bring in that mean and variance depend on y.
+    """Gradients of weight and bias, and (a, b), as mean and variance depend on y.
 
     With r = (variance + eps)^-1/2, scale = weight · r and shift = bias - mean · scale; `count` values a channel.
     """

@@ -11,14 +11,14 @@ from numba.core import cgutils
 from enas.cpu.simd import Registers, emitted, word
 
 AFFINE_LANES = 8
-"""Numbers that a sum for scale or shift stands as."""
+"""A sum for scale or shift is kept as this many numbers, one a lane."""
 _LINE = 16
 """Numbers of a cache line."""
 
 
 @emitted
 def prefetch(builder, x, first, last):
-    """Ask for x[first:last] of a flat array to be brought into the cache; harmless where there is no such memory."""
+    """Ask for x[first:last] of a flat array to be brought into the cache; harmless where the array has ended."""
     byte_pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [byte_pointer, *[number] * 3])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
@@ -32,7 +32,7 @@ def prefetch(builder, x, first, last):
 def _each_vector(builder: Any, H: Any, W: Any, rows: list[Any], step: Callable[..., None]) -> None:
     """Emit `step(registers, image_at, *planes_at)` for all pixels of an image: by vectors, then one by one in each row.
 
-    It says where the numbers lie in the image, and where in planes whose rows lie so far apart.
+    The offsets are those of the numbers in the image, and in planes whose rows lie `rows` apart.
     """
 
     def along(registers: Registers, line: Any, first: Any, count: Any) -> None:
@@ -65,9 +65,9 @@ def stage(builder, numbers, numbers_at, z, z_at, H, W, x, x_at, x_row):
 def unstage(
     builder, numbers, numbers_at, dx, dx_at, dx_row, x, x_at, x_row, z, z_at, H, W, dz, dz_at, sums, sums_at
 ):  # fmt: skip
-    """The gradient dz of one image by that of its plane.
+    """The gradient dz of one image from that of its plane.
 
-    Adds Σ dx · z and Σ dx, where x is above `lowest`, to `sums` [2, 8], to be added up over the lanes.
+    Adds Σ dx · z and Σ dx, where x is above `lowest`, to `sums` [2, 8], whose lanes are still to be added up.
     """
     z, dz, x, dx = (builder.gep(p, [at]) for p, at in ((z, z_at), (dz, dz_at), (x, x_at), (dx, dx_at)))
     numbers, sums = builder.gep(numbers, [numbers_at]), builder.gep(sums, [sums_at])

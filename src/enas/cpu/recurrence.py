@@ -2,13 +2,15 @@
 
 * Nodes with the same source share one wider product: their weights stand side by side, [D, m E].
 * Everything between two products is one pass over memory (`recurrence_kernels`).
-* The backward pass overwrites candidates and gates with the gradients of the products they came from; then every
-  weight's gradient is one product over all T B rows.
+* The backward pass overwrites candidates and gates with the gradients of the products that they came from. Then the
+  gradient of each weight is one product over all T B rows.
 * With bfloat16 products the states are float32; only what the backward pass reads again is kept in bfloat16.
 
 The states of a step are numbered 0 = h of the step before, k = node k - 1 of the plan, so that the input node is a node
-like the others. Shape letters as in `recurrence`; M = N + 1 states, m nodes with the same source, S steps that are kept
-(T, or 1 where no gradient is needed).
+like the others.
+
+Shape letters as in `enas.ops.recurrence`; M = N + 1 states, m nodes with the same source, S steps that are kept (T, or 1
+where no gradient is needed).
 """
 
 from __future__ import annotations
@@ -98,7 +100,7 @@ class _Fixed:
 
     @cached_property
     def readers(self) -> dict[int, Any]:
-        """By states in ascending order, those that read them: arrays [m, 3] of reader, slot, number of its function."""
+        """The readers of each state, in ascending order of states: arrays [m, 3] of reader, slot, number of its function."""
         rows: dict[int, list[tuple[int, int, int]]] = {source: [] for source in sorted(set(self.sources))}
         for state, source in enumerate(self.sources, start=1):
             function = kernels.FUNCTIONS.index(self.plan.functions[state - 1])
@@ -106,7 +108,7 @@ class _Fixed:
         return {source: np.array(found) for source, found in rows.items()}
 
     def weights_of(self, weights: Sequence[Tensor]) -> dict[int, list[Tensor]]:
-        """The weights by the state that they multiply; most readers first: packing wide ones frees room for others."""
+        """The weights by the state that they multiply; most readers first: packing wide ones frees memory for others."""
         by_width = sorted(self.readers.items(), key=lambda item: -len(item[1]))
         return {source: [weights[state - 1] for state in rows[:, 0]] for source, rows in by_width}
 
@@ -136,7 +138,7 @@ class _Kept:
 
     @classmethod
     def empty(cls, fixed: _Fixed, state_BD: Tensor, E: int, S: int) -> _Kept:
-        """Memory for so many steps."""
+        """Memory for S steps."""
         (B, D), dtype, normed = state_BD.shape, fixed.dtype, 0 if fixed.norm is None else S
         saved = {j: torch.empty(S, B, len(rows), E, dtype=dtype) for j, rows in fixed.readers.items()}
         states_MSBD = torch.empty(len(fixed.sources) + 1, S, B, D, dtype=dtype)
@@ -223,7 +225,8 @@ def _backward(
     states, d_states = array(kept.states_MSBD), array(d_states_MBD)
     saved, normal, scale = kept.arrays()
     mask = fixed.mask_like(state_BD)
-    d_output, d_h = array(d_output_TBD.contiguous()), array(torch.empty_like(state_BD))
+    d_h_BD = torch.empty_like(state_BD, memory_format=torch.contiguous_format)
+    d_output, d_h = array(d_output_TBD.contiguous()), array(d_h_BD)
     real = d_h.dtype.type
     shares = np.isin(np.arange(M), fixed.outputs) * real(1 / len(fixed.outputs))
     ends = {
@@ -252,21 +255,22 @@ def _backward(
                 d_operand = array(products[j](kept.saved_SBmE[j][t].flatten(1)))
             if j > 0:
                 backward_nodes(t, fixed.sources[j - 1], own[j], d_operand)
-    if state_needed:
-        kernels.operand_backward(threads, B, d_operand, mask, d_states[0])
+    if state_needed:  # h before the window is no output
+        no_output = array(torch.zeros_like(state_BD))
+        kernels.state_backward(threads, B, no_output, d_operand, mask, d_states[0], d_h)
     products.clear()  # the gradients of the weights take the memory of the packed weights
 
     d_weights: list[Tensor | None] = [None] * (M - 1)
     for j, readers in fixed.readers.items():
         wanted = [(int(k), slot) for k, slot, _ in readers if weights_needed[k - 1]]
         if wanted and fixed.mask_BD is not None:
-            kernels.mask_steps(team(T * B * D), T, states[j], mask)
+            kept.states_MSBD[j].mul_(fixed.mask_BD.to(state_BD.dtype))
         operand_RD, d_product_RmE = kept.states_MSBD[j].flatten(0, 1), kept.saved_SBmE[j].flatten(0, 1)
         for k, slot in wanted:
             d_weights[k - 1] = (operand_RD.T @ d_product_RmE[:, slot]).to(weights_DE[k - 1].dtype)
     return [
         kept.saved_SBmE[0].flatten(2).to(projected_TBE.dtype) if projected_needed else None,
-        d_states_MBD[0].clone() if state_needed else None,
+        d_h_BD if state_needed else None,
         *(d_D.clone() if need else None for need, d_D in zip(norm_needed, d_norm_2D, strict=False)),
         *d_weights,
     ]

@@ -1,6 +1,6 @@
 """Element-wise work between two matrix products of the recurrence, each in one pass over memory; compiled by numba.
 
-Shape letters: B batch, D hidden, M states, S kept steps, m n readers of a state, T steps.
+Shape letters: B batch, D hidden, M states, S kept steps, m n readers of a state.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from enas.cpu.compiler import UNCOUNTED, inlined, kernel, parallel, with_globals
 from enas.cpu.elementary import identity, identity_gradient, narrow, sigmoid, widen
 
 FUNCTIONS = ("tanh", "relu", "sigmoid", "identity")
-"""Functions of nodes; kernels know them by their number here."""
+"""Functions of nodes; kernels take their numbers in this order."""
 
 # The work of one row of one node; `_for_function` binds the node's function in the place of these two.
 _function, _gradient = identity, identity_gradient
@@ -166,7 +166,7 @@ def mean_forward(first, last, states_MSBD, s, outputs, share, h_BD):
 
 @parallel
 def state_backward(first, last, d_output_BD, d_operand_BD, mask_BD, d_state_BD, d_h_BD):
-    """The gradient of h: as an output, and as state 0 of the next step, with its masked copy unless None.
+    """The gradient of h: as an output, as state 0 of the next step, and as its masked copy unless None.
 
     The gradient of state 0 is then set to zero for the step before.
     """
@@ -180,16 +180,6 @@ def state_backward(first, last, d_output_BD, d_operand_BD, mask_BD, d_state_BD, 
             for d in range(D):
                 d_h[d] += widen(d_operand[d]) * mask[d]
         d_state[:] = 0
-
-
-@parallel
-def operand_backward(first, last, d_operand_BD, mask_BD, d_state_BD):
-    """Add to a state's gradient that of its masked copy."""
-    D = d_state_BD.shape[1]
-    for b in range(first, last):
-        d_operand, mask, d_state = d_operand_BD[b], mask_BD[b], d_state_BD[b]
-        for d in range(D):
-            d_state[d] += widen(d_operand[d]) * mask[d]
 
 
 @kernel
@@ -246,14 +236,3 @@ def norm_backward(d_BD, normal_BD, scale_D, weight_D, share, sum_D, dot_D, d_wei
         dy, normal = d_BD[b], normal_BD[b]
         for d in range(D):
             dy[d] = (dy[d] - sum_D[d] - normal[d] * dot_D[d]) * weight_D[d] / scale_D[d]
-
-
-@parallel
-def mask_steps(first, last, x_TBD, mask_BD):
-    """In place the operands of a product over all steps, `x * mask` at every step; its rows are the steps."""
-    _, B, D = x_TBD.shape
-    for t in range(first, last):
-        for b in range(B):
-            x, mask = x_TBD[t, b], mask_BD[b]
-            for d in range(D):
-                x[d] = narrow(widen(x[d]) * mask[d], x)

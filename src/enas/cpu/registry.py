@@ -1,4 +1,4 @@
-"""Which kernels there are, what they take, whether they can be used here, and what `enas doctor` says of them.
+"""Which kernels there are, what they take, whether they can be used here, and their part of `enas doctor`.
 
 Needs no numba: what compiles kernels is imported with them.
 """
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from enas.cpu.deferred import Deferred
+from enas.cpu.deferred import Maps, deferred
 from enas.cpu.products import packs
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -28,7 +28,7 @@ KERNELS: dict[str, Callable[..., Any]] = {}
 
 
 def takes_over(operation: str) -> Callable[[F], F]:
-    """Register a function as the kernel of an operation, whose arguments it has."""
+    """Register a function as the kernel of an operation with the same arguments."""
 
     def register(kernel: F) -> F:
         KERNELS[operation] = kernel
@@ -47,9 +47,9 @@ def registered() -> Mapping[str, Callable[..., Any]]:
 # ---- what they take ----------------------------------------------------------------------------------------------------
 
 
-def takes(*maps: Tensor | Deferred, weights: tuple[Tensor, ...] = ()) -> bool:
+def takes(*maps: Maps, weights: tuple[Tensor, ...] = ()) -> bool:
     """Whether kernels take such feature maps and weights: float32 on a CPU, the maps in the order B, C, H, W."""
-    zs = [x.z_BCHW if isinstance(x, Deferred) else x for x in maps]
+    zs = [deferred(x).z_BCHW for x in maps]
     return (
         all(z.is_cpu and z.dtype == torch.float32 and z.is_contiguous() and z.numel() > 0 for z in zs)
         and all(weight.dtype == torch.float32 for weight in weights)
@@ -58,7 +58,7 @@ def takes(*maps: Tensor | Deferred, weights: tuple[Tensor, ...] = ()) -> bool:
 
 
 def known(conv: nn.Conv2d, groups: int = 1) -> bool:
-    """Whether kernels compute such a convolution: of odd width, with zeros around, as large as its input."""
+    """Whether kernels compute such a convolution: of odd width, padded with zeros to the size of its input."""
     k, _ = conv.kernel_size
     shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
     return (
@@ -76,8 +76,8 @@ def few_enough(columns: int, shape: Sequence[int]) -> bool:
     return columns <= (200 if shape[2] * shape[3] >= 256 else 80)
 
 
-def fits(xs: Sequence[Tensor | Deferred], channels: Sequence[int], out: int, norm: nn.BatchNorm2d) -> bool:
-    """Whether maps, filters and norm have the channels of each other: kernels read memory without asking."""
+def fits(xs: Sequence[Maps], channels: Sequence[int], out: int, norm: nn.BatchNorm2d) -> bool:
+    """Whether the channels of maps, filters and norm agree: kernels read memory without checking."""
     return [x.shape[1] for x in xs] == list(channels) and norm.num_features == out
 
 
@@ -92,7 +92,7 @@ def takes_products(x: Tensor, *weights: Tensor) -> bool:
 
 
 def operand_type(own: torch.dtype = torch.float32) -> torch.dtype:
-    """The type that operands of convolutions and products have: autocast's, or their `own`. float64 stays as it is."""
+    """The type of the operands of convolutions and products: autocast's if it is on, else their `own`. float64 stays."""
     if own == torch.float64 or not torch.is_autocast_enabled("cpu"):
         return own
     return torch.get_autocast_dtype("cpu")
@@ -131,7 +131,7 @@ def instructions() -> frozenset[str]:
 
 
 def wide_filters_pay() -> bool:
-    """Whether kernels are faster than the library at dense filters wider than 1: not with 16 registers of 256 bits."""
+    """Whether kernels are faster than the library at dense filters wider than 1: not with AVX2's 16 registers."""
     return "avx512f" in instructions() or "avx2" not in instructions()
 
 
@@ -141,7 +141,7 @@ def _first_line(error: Exception) -> str:
 
 
 Line = tuple[str, bool, str]
-"""What was looked at, whether it is there, and in words."""
+"""The name of what was looked at, whether it is there, and a description."""
 
 
 def report() -> list[Line]:

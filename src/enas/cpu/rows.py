@@ -1,4 +1,4 @@
-"""What kernels do to one row of pixels: the step of a norm that is still to come, its gradient, and statistics.
+"""What kernels do to one row of pixels: the deferred step of a norm, its gradient, and statistics.
 
 z is what is in memory; act(z) = max(scale · z + shift, low) is what an operation sees (see `enas.cpu.deferred`); low is 0
 for maps that are rectified, else -infinity.

@@ -1,7 +1,7 @@
 """The depthwise-separable convolution and the statistics of its norm in one pass over memory, and its gradient in another.
 
-Between the passes only the input z, the output y and the weights are kept: what lies between is computed again. The kernels
-are in `enas.cpu.separable_kernels`.
+Between the passes only the input z, the output y and the weights are kept; the rest is computed again. The kernels are in
+`enas.cpu.separable_kernels`.
 
 Shape letters: B images, C channels in, O channels out, H rows, W columns, k the width of the filter, U units, D buckets.
 """
@@ -14,20 +14,21 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from enas.cpu import separable_kernels
 from enas.cpu.compiler import array, team
-from enas.cpu.deferred import Deferred, affine_gradients, deferred, numbers
+from enas.cpu.deferred import Deferred, Maps, affine_gradients, deferred, numbers
 from enas.cpu.normed import BUCKETS, normalised, output_gradient, with_norm
 from enas.cpu.registry import few_enough, fits, known, takes, takes_over
+from enas.cpu.separable_kernels import passes
 
 _POSITIONS = 1200
+"""Most positions of a unit, so few that a core's cache holds all that is computed of them."""
 _NUMBERS = 44_000
-"""Most positions of a unit, and most numbers of its input or output: so few that a core's cache holds what is computed."""
+"""Most numbers of a unit's input or output, likewise."""
 
 
 @takes_over("separable_norm")
 def separable_norm(
-    x: Tensor | Deferred, depthwise: nn.Conv2d, pointwise: nn.Conv2d, norm: nn.BatchNorm2d
+    x: Maps, depthwise: nn.Conv2d, pointwise: nn.Conv2d, norm: nn.BatchNorm2d
 ) -> Deferred | None:
     """A stride of 1, where this is faster than the library."""
     C, O = depthwise.out_channels, pointwise.out_channels
@@ -40,7 +41,7 @@ def separable_norm(
 
 
 def _layout(z_BCHW: Tensor, O: int, k: int) -> tuple[int, int, int, int]:
-    """Images of a unit; columns, rounded up to a multiple of the shortest vectors; k; lanes of vectors that fit the rows."""
+    """Images of a unit; columns, rounded up to a multiple of 8; k; lanes of the longest vectors that fit the columns."""
     B, C, H, W = z_BCHW.shape
     columns = -(-W // 8) * 8
     positions = min(_POSITIONS, _NUMBERS // max(C, O))
@@ -57,7 +58,8 @@ class _SeparableNorm(torch.autograd.Function):
         ctx.layout = _layout(z_BCHW, O, k)
         ctx.numbers_C3 = numbers([rectified], [z_BCHW, *affine])
         y_BOHW, sums_U2O = z_BCHW.new_empty(B, O, H, W), z_BCHW.new_empty(-(-B // ctx.layout[0]), 2, O)
-        separable_kernels.forward(k)(
+        forward, _ = passes(k)
+        forward(
             team(z_BCHW.numel()), len(sums_U2O), array(z_BCHW), ctx.numbers_C3, *ctx.layout,
             array(depthwise_C1kk.contiguous()), array(pointwise_OC11.flatten(1)), array(y_BOHW), array(sums_U2O),
         )  # fmt: skip
@@ -73,7 +75,8 @@ class _SeparableNorm(torch.autograd.Function):
         d_depthwise_DC1kk = z_BCHW.new_empty(BUCKETS, *depthwise_C1kk.shape)
         d_pointwise_DOC = z_BCHW.new_zeros(BUCKETS, *pointwise_OC11.shape[:2])
         d_affine_D2C = z_BCHW.new_zeros(BUCKETS, 2, z_BCHW.shape[1])
-        separable_kernels.backward(depthwise_C1kk.shape[-1])(
+        _, backward = passes(depthwise_C1kk.shape[-1])
+        backward(
             team(z_BCHW.numel()), BUCKETS, array(z_BCHW), ctx.numbers_C3, *ctx.layout, array(depthwise_C1kk.contiguous()),
             array(pointwise_OC11.flatten(1)), array(out.y_BCHW), array(out.dy_BCHW), array(out.ab_2C),
             to_z or any(to_affine), array(dz_BCHW), array(d_depthwise_DC1kk), array(d_pointwise_DOC),

@@ -1,10 +1,10 @@
 """The two passes of a depthwise-separable convolution over its feature maps; compiled by numba.
 
-A *unit* is a few images, so few that all that is computed of them on the way stays in a core's cache. The input is staged,
-scaled and rectified, into planes with zeros around them.
+A *unit* is a few images, so few that a core's cache holds all that is computed of them. The input is staged, scaled and
+rectified, into planes with zeros around them.
 
-What the backward pass sums over images goes to one of a fixed number of *buckets*, contiguous ranges of units, which are
-added in order afterwards: results do not depend on the number of threads.
+Sums over images in the backward pass go to a fixed number of *buckets*, contiguous ranges of units, which are added in order
+afterwards: results do not depend on the number of threads.
 
 Shape letters: B images, C channels in, O channels out, H rows, W columns, k the width of the filter, L lanes of a vector,
 U units, D buckets.
@@ -51,7 +51,7 @@ def _plane_sizes(images, rows, columns, width):
     return first, image, row, (size + LANES - 1) // LANES * LANES + LANES
 
 
-# What the two kernels call; `parallel_with_scratch` binds the functions for a width and a vector length in their place.
+# The two kernels call these; `parallel_with_scratch` binds the functions for a filter's widths in their place.
 def _correlate(*_arguments):
     """Placeholder for a correlation of `enas.cpu.depthwise`."""
 
@@ -195,22 +195,18 @@ _USUAL = (1, 3, 5)
 """Widths that share one compiled kernel; each other one has its own."""
 
 
-def forward(width: int) -> Callable[..., None]:
-    """The forward pass of all units, for filters of this width."""
-    return _compiled_forward(_USUAL if width in _USUAL else (width,))
+Pass = Callable[..., None]
 
 
-def backward(width: int) -> Callable[..., None]:
-    """The backward pass of all buckets, likewise."""
-    return _compiled_backward(_USUAL if width in _USUAL else (width,))
-
-
-@cache
-def _compiled_forward(widths: tuple[int, ...]) -> Callable[..., None]:
-    return parallel_with_scratch(_forward, _correlate=correlation(*widths))
+def passes(width: int) -> tuple[Pass, Pass]:
+    """The forward pass of all units and the backward pass of all buckets, for filters of this width."""
+    return _passes(*(_USUAL if width in _USUAL else (width,)))
 
 
 @cache
-def _compiled_backward(widths: tuple[int, ...]) -> Callable[..., None]:
+def _passes(*widths: int) -> tuple[Pass, Pass]:
     correlate, add_filter_gradient = correlation(*widths), filter_gradient(*widths)
-    return parallel_with_scratch(_backward, _correlate=correlate, _add_filter_gradient=add_filter_gradient)
+    return (
+        parallel_with_scratch(_forward, _correlate=correlate),
+        parallel_with_scratch(_backward, _correlate=correlate, _add_filter_gradient=add_filter_gradient),
+    )

@@ -1,6 +1,6 @@
-"""Vectors of numbers for kernels whose registers the compiler does not find by itself.
+"""Instructions on vectors, for sums that have to stay in registers.
 
-numba vectorises simple loops, but does not keep a block of sums in registers over a long loop. What needs that is written
+numba vectorises simple loops, but does not keep a block of sums in registers over a long loop. Such code is written
 instruction by instruction, with llvmlite, in functions that compiled kernels call like any other.
 """
 
@@ -40,7 +40,7 @@ def _lanes(numbers: Iterable[int]) -> Any:
 
 
 class Registers:
-    """Vectors of so many float32, written where an IR builder stands."""
+    """Instructions on vectors of `lanes` float32, written at the position of an IR builder."""
 
     def __init__(self, builder: Any, lanes: int = LANES) -> None:
         self.builder, self.lanes = builder, lanes
@@ -48,7 +48,7 @@ class Registers:
         self.zero = ir.Constant(self.type, None)
 
     def variables(self, count: int) -> list[Any]:
-        """So many vectors of zeros that can be changed."""
+        """`count` vectors that can be changed, zeros at first."""
         places = [cgutils.alloca_once(self.builder, self.type) for _ in range(count)]
         for place in places:
             self.builder.store(self.zero, place)
@@ -73,7 +73,7 @@ class Registers:
         return self.builder.shuffle_vector(first, undefined, _lanes([0] * self.lanes))
 
     def mixed(self, vectors: Sequence[Any], lanes: Iterable[int]) -> Any:
-        """These lanes of two vectors one after the other."""
+        """These lanes of two vectors; those of the second one are numbered after those of the first."""
         return self.builder.shuffle_vector(*vectors, _lanes(lanes))
 
     def fused(self, x: Any, y: Any, z: Any) -> Any:
@@ -117,7 +117,7 @@ def _arguments(context: Any, builder: Any, signature: Any, values: Sequence[Any]
 
 
 def emitted(write: Callable[..., None]) -> Any:
-    """A function of arrays and whole numbers that kernels call: the instructions that `write(builder, ...)` writes."""
+    """A function of arrays and whole numbers, for kernels to call; `write(builder, ...)` writes its instructions."""
 
     def typed(_typing: Any, *arguments: Any) -> Any:
         kinds = (a if isinstance(a, types.Array) else types.intp for a in arguments)
@@ -136,7 +136,7 @@ def emitted(write: Callable[..., None]) -> Any:
 def each_case(
     builder: Any, first: Any, second: Any, cases: Iterable[tuple[int, int]], write: Callable[[int, int], None]
 ) -> None:
-    """Run what `write(a, b)` emits for the case that equals the two numbers, of which the second is below 32."""
+    """Emit a switch: if (first, second) is one of the cases, what `write(*case)` emits is run. `second` is below 32."""
     done = builder.append_basic_block("done")
     switch = builder.switch(builder.add(builder.mul(first, word(32)), second), done)
     for a, b in cases:
@@ -163,7 +163,7 @@ def _pointer(_typing: Any, address: Any) -> Any:
 
 @inlined
 def floats_at(address: Any, shape: Any) -> Any:
-    """The float32 array [*shape] that begins at an address, so that a kernel takes any number of arrays."""
+    """The float32 array [*shape] at an address: a kernel can take any number of addresses."""
     return carray(_pointer(address), shape)
 
 
@@ -179,11 +179,11 @@ def borrowed(array: Any) -> Any:
 # ---- sums --------------------------------------------------------------------------------------------------------------
 
 Term = Callable[[Any, Any, Any, Any], Any]
-"""Writes one term of a sum, with a builder: of a number (or a vector) each of two arrays, and of one number."""
+"""Writes one term of a sum: takes a builder, an element (or a vector) of each of two arrays, and one number."""
 
 
 def _sum_of(term: Term) -> Any:
-    """A function (x, y, count, a) -> Σ term(x[i], y[i], a), in one order, whichever kernel it is a part of."""
+    """A function (x, y, count, a) -> Σ term(x[i], y[i], a), summed in the same order in every kernel."""
 
     @intrinsic
     def total(_typing: Any, x: Any, y: Any, count: Any, a: Any) -> Any:

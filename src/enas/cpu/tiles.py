@@ -1,7 +1,7 @@
 """Products over rows of feature maps, with a block of sums in registers; on one thread, from compiled kernels.
 
-Feature maps of a few images stand in a scratch array, channel by channel. A convolution is then a product over K terms, each
-a row of that array seen from an offset of its own.
+Feature maps of a few images lie in a scratch array, channel by channel. A convolution is then a product over K terms, each
+of which is a row of that array from an offset of its own.
 
 Shape letters: O outputs, K terms of a sum, S positions.
 """
@@ -16,7 +16,7 @@ from enas.cpu.compiler import inlined
 from enas.cpu.simd import LANES, Registers, each_case, emitted, word
 
 _PRODUCT = (6, 4)
-"""Most outputs and vectors of a tile: 24 sums, 4 operands, and the rest of 32 registers for weights."""
+"""Most outputs and vectors of a tile. Of 32 registers, 24 hold sums, 4 operands, and the rest weights."""
 _OUTER = (4, 6)
 """Most outputs and terms of a tile."""
 
@@ -26,7 +26,7 @@ def _sizes(most: tuple[int, int]) -> list[tuple[int, int]]:
 
 
 def _rows(builder: Any, pointer: Any, at: Any, stride: Any, count: int) -> list[Any]:
-    """Pointers to so many rows that lie `stride` apart."""
+    """Pointers to `count` rows that lie `stride` apart."""
     rows = [builder.gep(pointer, [at])]
     for _ in range(count - 1):
         rows.append(builder.gep(rows[-1], [stride]))

@@ -1,7 +1,7 @@
 """Readers of data sets: files in, tensors out.
 
-`sources` goes from a setting to data. A text is a `text.Corpus`, walked through by `windows`; `stdlib` is one that every
-Python brings along. Images are an `images.ImageData`, cut from a pool by `image_splits`, which `image_folder` and
-`image_arrays` read; `batches` and `augmentation` are what a training sees of them. `published` has the published sets of
-both, `own_files` what both need to read data of the user's own.
+`sources` chooses the reader. A text is a `text.Corpus`, which `windows` cuts up for training; `stdlib` is a text that comes
+with every Python. Images are an `images.ImageData`: `image_folder` and `image_arrays` read a pool of images, `image_splits`
+cuts it, and `augmentation` changes images for training. `published` has published sets of both kinds, and `own_files` what
+readers of users' own data share.
 """

@@ -1,10 +1,10 @@
-"""What is done to training images, a whole batch at once on its device, in the order of the authors' code.
+"""Augmentation of training images, a whole batch at once on its device, in the order of the authors' code.
 
 Normalise, pad with zeros, crop the original size at random, flip half of the images, and cut a square out of each
-(CutOut: DeVries and Taylor, 2017). Padding and square are zero after normalisation, that is, of the mean colour. Images
-that are only evaluated are normalised, and no more.
+(CutOut: DeVries and Taylor, 2017). Padding and square are zero after normalisation, that is, of the mean colour. For
+evaluation, images are only normalised.
 
-All that is random is drawn first (`draw`), from a generator on the CPU, so that it is the same on every device;
+All random numbers are drawn first (`draw`), from a generator on the CPU, so that they are the same on every device;
 `transform` is then a plain function of images and draws.
 """
 
@@ -36,7 +36,7 @@ class AugmentConfig(Settings):
 
 
 class Draws(NamedTuple):
-    """What is random about a batch, on the CPU; None where the settings leave it out."""
+    """The random numbers for a batch, on the CPU; None for what the settings leave out."""
 
     top_B: Tensor | None
     """Upper edge of the crop in the padded image, 0 to 2 pad."""
@@ -70,7 +70,7 @@ def augment(
 
 
 def draw(config: AugmentConfig, batch: int, height: int, width: int, generator: Generator) -> Draws:
-    """All that is random about a batch of images of this size."""
+    """The random numbers for a batch of images of this size."""
 
     def below(limit: int) -> Tensor:
         return torch.randint(limit, (batch,), generator=generator)

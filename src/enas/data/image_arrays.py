@@ -4,9 +4,10 @@
     images, labels                          all images, to be split
 
 Capitals do not matter, and other orders and usual words are known: `train_images`, `val_labels`, `X_validation`. Images
-are [N, H, W] grey, [N, H, W, C] or [N, C, H, W]; the channels are the axis of at most four, or what `channels` says.
-Pixels are uint8, or what becomes that without loss of meaning (`pixel_reading`). Labels are whole numbers or strings, one
-an image; their sorted values are the classes. Nothing is unpickled, and headers are checked before memory is taken.
+are [N, H, W] grey, [N, H, W, C] or [N, C, H, W]; the channels are the axis of at most four, or the one that `channels`
+names. Pixels are uint8, or of a type that becomes uint8 without loss of meaning (`pixel_reading`). Labels are whole numbers
+or strings, one an image; their sorted values are the classes. Nothing is unpickled, and headers are checked before memory is
+taken.
 """
 
 import zipfile
@@ -73,10 +74,10 @@ class _Array:
 
 
 def read_image_arrays(path: str | Path, channels: Channels | None = None) -> ImagePool:
-    """The images of an .npz file; `channels` says where those of [N, ?, ?, ?] are, if it cannot be seen.
+    """The images of an .npz file; `channels` says where their channels are if the shape does not tell.
 
-    Raises `DataError` if it cannot be read, an array is missing, unknown, or of another type or shape, there is only one
-    class, or the memory that is free cannot hold it.
+    Raises `DataError` if the file cannot be read, an array is missing, unknown, or of another type or shape, there is only
+    one class, or there is not enough memory.
     """
     path = data_path(path)
     try:
@@ -120,7 +121,7 @@ def _pairs(path: Path, archive: zipfile.ZipFile) -> dict[Split | None, dict[Part
 
 
 def _header(path: Path, archive: zipfile.ZipFile, member: str) -> _Array:
-    """What a member says of its array. Raises `ValueError` if it has objects, or not the size it says."""
+    """The array of a member, from its header. Raises `ValueError` for Python objects, and for a wrong size."""
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
@@ -211,12 +212,12 @@ def _channels_first(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]
 
 
 def pixel_reading(arrays: Sequence[_Array]) -> tuple[Callable[[NDArray[Any]], NDArray[np.uint8]], str]:
-    """The function that turns values of these arrays, all of one type, into pixels, and the words that say so.
+    """The function that turns values of these arrays, all of one type, into pixels, and its description for the user.
 
-    * uint8 as they are, and nothing is said; booleans as 0 and 255;
-    * whole numbers from 0 to 255 as they are; others that are all multiples of 257 or of 256, which is how 8 bits are
-      stretched to 16, divided by that;
-    * floats from 0 to 1 times 255, others from 0 to 255 as they are. They are rounded if the largest becomes 128 or more,
+    * uint8: as they are, without a description; booleans: 0 and 255;
+    * whole numbers: from 0 to 255 as they are; if all are multiples of 257 or of 256, which is how 8 bits are stretched to
+      16, divided by that;
+    * floats: from 0 to 1 times 255, others from 0 to 255 as they are. They are rounded if the largest becomes 128 or more,
       so that few levels are lost; otherwise they must be whole already.
 
     Raises `DataError` for anything else.
@@ -265,7 +266,7 @@ def pixel_reading(arrays: Sequence[_Array]) -> tuple[Callable[[NDArray[Any]], ND
 
 
 def _labels(array: _Array, number: int) -> NDArray[Any]:
-    """labels_N of whole numbers or strings; a second axis of one, as some have it, is taken off."""
+    """labels_N of whole numbers or strings; a second axis of length 1 is removed."""
     if array.shape not in ((number,), (number, 1)) or array.dtype.kind not in "iuUS":
         raise DataError(f"{array}; labels are {number:,} whole numbers or strings, one an image.")
     labels = np.concatenate(list(array.pieces())).reshape(number)

@@ -4,9 +4,9 @@
     photos/train/cat/1.jpg ...  photos/test/cat/7.jpg ...           split already; photos/val/ may be there too
 
 Classes are the names of the class folders, sorted. Splits have the usual names (`own_files.SPLIT_NAMES`), in capitals or
-not. A picture may lie deeper in its class folder. Every file that has the suffix of a picture must be one; other files,
-hidden ones and those of operating systems are left out. If all pictures are grey, there is one channel, otherwise there
-are three (red, green, blue). What is transparent is white. A photo is turned upright as its camera says.
+not. A picture may lie deeper in its class folder. Every file with the suffix of a picture must be one; other files, hidden
+ones and those of operating systems are left out. If all pictures are grey, there is one channel, otherwise there are three
+(red, green, blue). Transparent pixels become white. A photo is turned upright as its camera says.
 """
 
 import functools
@@ -27,17 +27,17 @@ from enas.runtime.progress import say
 
 LAYOUT = "a folder of pictures holds a folder for each class, or train/ and test/ that do"
 FORMATS = {"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"}
-"""What is read. Pillow knows more, but hands one of them to another program, and some have no mark to be known by."""
+"""Formats that are read. Of the others that Pillow knows, one is handed to another program, and some have no signature."""
 UNREAD = {".avif": "AVIF", ".heic": "HEIC", ".heif": "HEIC", ".hif": "HEIC", ".jxl": "JPEG XL"}
 """Common formats that Pillow may not know."""
 BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
     (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"), "HEIC"
 )
-"""Formats by what follows `ftyp` at the beginning of a file; phones give such pictures the names of others."""
+"""Formats by the bytes after `ftyp` at the beginning of a file; phones give such pictures the suffixes of others."""
 LARGE = 2**22
-"""Pixels from which on it is asked whether there is memory for a picture."""
+"""A picture of this many pixels or more is read only if there is memory for it."""
 BYTES_PER_PIXEL = 16
-"""What a pixel may take while it is read: four bytes in as many copies, as stored, upright, with transparency, on white."""
+"""Bytes of a pixel while it is read: four in each of four copies (as stored, upright, with transparency, on white)."""
 IN_MEMORY = 4
 """Bytes that a pixel takes once its picture is read."""
 
@@ -84,7 +84,7 @@ def read_image_folder(folder: str | Path, size: int | None = None) -> ImagePool:
 
 
 def _find_top(folder: Path) -> tuple[Path, dict[Split, Path]]:
-    """The folder of the class folders, which may be the only one in `folder`, or of the splits, and those."""
+    """The folder of the class folders or of the splits, and the splits. It may be the only folder in `folder`."""
     top = folder
     while not (given := _splits(top)) and len(inside := _folders(top)) == 1:
         top = inside[0]
@@ -96,10 +96,10 @@ def _find_top(folder: Path) -> tuple[Path, dict[Split, Path]]:
 
 
 def _splits(top: Path) -> dict[Split, Path]:
-    """The folders of the splits, if that is what is there; `train` always among them.
+    """The folders of the splits, `train` among them; none if the folders are those of classes.
 
-    A class may be called `train`. Two of these three speak for splits: folders for two of them, class folders in such a
-    folder, no other folder with pictures.
+    A class may be called `train`. So folders are splits only if two of three things are true: they are named for two splits
+    or more; one of them has class folders; no other folder has pictures.
     """
     folders = _folders(top)
     named = [(split, path) for path in folders if (split := named_split(path.name)) is not None]
@@ -144,7 +144,7 @@ def _classes(folder: Path) -> list[str]:
 
 
 def _say_loose(folder: Path) -> None:
-    """Say how many pictures lie beside the folders."""
+    """Say how many pictures lie beside the folders, and are not read."""
     loose = [
         path.name
         for path in folder.iterdir()
@@ -218,9 +218,9 @@ def _read_all(paths: Sequence[Path], size: int | None) -> NDArray[np.uint8]:
 
 
 def _spread(images_NCHW: NDArray[np.uint8], count: int) -> None:
-    """Give colours to so many grey pictures that lie one after the other at the beginning of the memory."""
+    """Turn the first `count` pictures into colour; they lie in grey, one after the other, where the memory begins."""
     grey_NHW = images_NCHW.reshape(-1, *images_NCHW.shape[2:])
-    for i in reversed(range(count)):  # from the last on, as each one's place covers those of others before it
+    for i in reversed(range(count)):  # backwards, as a picture in colour covers grey ones before it
         images_NCHW[i] = grey_NHW[i].copy()
 
 
@@ -277,7 +277,7 @@ def read_picture(path: Path) -> tuple[Image.Image, bool]:
 
 
 def _unread_format(path: Path) -> str | None:
-    """The format of a file that Pillow was not let read, if its beginning or its name tells."""
+    """The format of a file that is not read, if its first bytes or its suffix tell."""
     with path.open("rb") as file:
         beginning = file.read(12)
     if beginning[4:8] == b"ftyp" and beginning[8:] in BRANDS:

@@ -1,9 +1,9 @@
 """From one pool of images to the three splits of a run: given splits are kept, the others are drawn by class.
 
-A split is a set of positions in the pool. What a source has no split for is held out of its training images, at random
-by a seed and stratified: each class has the same share of both parts, as nearly as whole images allow. No position is
-in two splits. Nor, unless that is allowed, is the same picture, by its pixels: rewards and test accuracy on images that
-were trained on would flatter.
+A split is a set of positions in the pool. A split that a source lacks is held out of its training images, at random by a
+seed and stratified: each class has the same share of both parts, as nearly as whole images allow. No position is in two
+splits. Unless that is allowed, no picture, judged by its pixels, is in two splits either: rewards and test accuracy on
+training images would flatter.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ class ImagePool:
     images_NCHW: NDArray[np.uint8]
     labels_N: Positions
     splits: Mapping[Split, Positions]
-    """The splits that the source has; without `train`, all images are there to be split."""
+    """The splits that the source has; without `train`, all images are to be split."""
     source: Mapping[str, str]
     """Where the images come from."""
     names: tuple[str, ...] = ()
@@ -48,10 +48,10 @@ class ImagePool:
 
 
 def split_pool(pool: ImagePool, config: ImageConfig) -> ImageData:
-    """The images of a run, in the memory of the pool, which is used up: its images change their places.
+    """The images of a run, in the memory of the pool, which is used up: its images change places.
 
-    Raises `DataError` if a class has too few images to be split, an image is in two splits, or the same picture is and
-    that is not allowed; `ConfigError` for numbers of images that cannot be.
+    Raises `DataError` if a class has too few images to be split, an image is in two splits, or the same picture is in two
+    and that is not allowed; `ConfigError` for impossible numbers of images.
     """
     splits = choose_positions(pool, config)
     order = np.concatenate([splits[split] for split in SPLITS])
@@ -76,7 +76,7 @@ def split_pool(pool: ImagePool, config: ImageConfig) -> ImageData:
 
 
 def choose_positions(pool: ImagePool, config: ImageConfig) -> dict[Split, Positions]:
-    """The positions of each split, ascending where they are drawn. Raises as `split_pool`."""
+    """The positions of each split; those that are drawn are ascending. Raises as `split_pool`."""
 
     def hold_out(positions: Positions, part: int | float, setting: str) -> tuple[Positions, Positions]:
         return _hold_out(pool, positions, part, setting, config.split_seed)
@@ -100,7 +100,7 @@ def choose_positions(pool: ImagePool, config: ImageConfig) -> dict[Split, Positi
 def _hold_out(
     pool: ImagePool, positions: Positions, part: int | float, setting: str, seed: int
 ) -> tuple[Positions, Positions]:
-    """What is left and what is held out, for the setting of this name."""
+    """The positions that are left and those that are held out, for the setting of this name."""
     if part >= 1 and part != int(part):
         raise ConfigError(
             f"`{setting}` is {part}; set it to a share of the images, below 1, or to a number of them."
@@ -164,7 +164,7 @@ def _fingerprint(image_CHW: NDArray[np.uint8]) -> bytes:
 
 
 def _take(pool: ImagePool, splits: Sequence[Positions]) -> list[ImageSet]:
-    """The images of each split. Where all are used, they are moved within the pool's memory instead of copied."""
+    """The images of each split. If all images are used, they are moved within the pool's memory instead of copied."""
     order = np.concatenate(splits)
     images_NCHW = pool.images_NCHW
     if len(order) < len(images_NCHW):

@@ -1,8 +1,8 @@
-"""Labelled images in memory, pixels as bytes: one set of them, the three splits of a run, and the setting that picks them.
+"""Labelled images in memory, pixels as bytes: one set of them, the three splits of a run, and the settings that choose them.
 
-A network sees pixels scaled to 0..1, minus the mean of their channel, divided by its standard deviation. Both are those
-of the images that the network is trained on (authors' code): of the training split in a search, of training and
-validation split together for a final network.
+A network sees pixels scaled to 0..1, minus the mean of their channel, divided by its standard deviation. As in the authors'
+code, both are those of the images that the network is trained on: the training split in a search, training and validation
+split together for a final network.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ class ImageConfig(Settings):
     max_test: PositiveInt | None = None
     """Most test images, likewise. The accuracy on a part does not compare with that on the whole."""
     split_seed: Seed = 0
-    """What images are held out follows from this number, whatever the seed of the run."""
+    """Decides which images are held out, whatever the seed of the run."""
     allow_overlap: bool = False
     """Accept images that are, pixel for pixel, in two splits."""
     download: bool = True
@@ -145,9 +145,9 @@ class ImageData:
     train: ImageSet = field(repr=False)
     """What weights are trained on."""
     valid: ImageSet = field(repr=False)
-    """What rewards and every choice are taken on."""
+    """What rewards are measured on and choices are made by."""
     test: ImageSet = field(repr=False)
-    """What is read once, after training."""
+    """What is evaluated once, after training."""
     source: dict[str, str]
     """Where the data come from, for the record of a run. Added here: `images` (a split), `shape` and `hash`."""
     hash: str = field(init=False)
@@ -197,7 +197,7 @@ class ImageData:
 
     @property
     def shape(self) -> ImageShape:
-        """What a network for these images is built for."""
+        """The images and classes that a network for these data is built for."""
         channels, height, width = self.train.images_NCHW.shape[1:]
         return ImageShape(channels, height, width, len(self.classes))
 

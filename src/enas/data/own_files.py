@@ -1,4 +1,4 @@
-"""Data as users have them: the usual names of splits, typed paths, files that systems leave beside data, free memory."""
+"""What readers of users' own data share: names of splits, typed paths, files that systems leave beside data, free memory."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ SYSTEM_NAMES = {
     "system volume information",
     "thumbs.db",
 }
-"""Files and folders, in small letters, that systems leave beside the data."""
+"""Files and folders, in small letters, that operating systems leave beside the data."""
 LONGEST = 200
 """Most characters of a path that a message shows."""
 
@@ -41,7 +41,7 @@ def is_data(name: str) -> bool:
 
 
 def located(path: str | None) -> str | None:
-    """The absolute form of a typed path that leads somewhere; any other as it was typed."""
+    """The absolute form of a typed path if there is something; else the path as it was typed."""
     with contextlib.suppress(OSError):  # the current folder may be gone
         full = os.path.abspath(os.path.expanduser(path or ""))
         if path and os.path.exists(full):
@@ -81,10 +81,7 @@ def data_path(path: str | Path) -> Path:
 
 
 def printable(name: str, longest: int | None = None) -> str:
-    """A name on one line that any UTF-8 file can hold: control characters and invalid bytes become escapes.
-
-    A name longer than `longest` is cut.
-    """
+    """A name on one line, in valid UTF-8: control characters and invalid bytes become escapes; cut after `longest`."""
     text = "".join(
         c if c.isprintable() or c == "\N{NO-BREAK SPACE}" else c.encode("unicode_escape").decode()
         for c in name

@@ -1,9 +1,9 @@
 """Published data sets, each file with its published content: Penn Treebank, WikiText-2, CIFAR-10, Fashion-MNIST.
 
-Files are looked for in a folder that the user names, or else under $ENAS_DATA or the user's cache folder. Only the
-latter is ever written to, only if a file is missing and downloads are allowed. A file that is there is never replaced.
-Every file must have its published sha256, so that a perplexity on `ptb` is one on the Penn Treebank of the literature.
-A changed copy can be read as data of one's own.
+Files are looked for in a folder that the user names, or else under $ENAS_DATA or in the user's cache folder. Downloads go
+only to the latter two, and only if a file is missing and downloads are allowed; no file is ever replaced. Every file must
+have its published sha256, so that a perplexity on `ptb` compares with those in the literature. A changed copy can be read as
+data of one's own.
 
 None of the data are part of this package. The Penn Treebank (as prepared by Mikolov) is for research use, WikiText-2 is
 CC BY-SA 3.0, CIFAR-10 (Krizhevsky, 2009) has no licence, Fashion-MNIST has the MIT licence.
@@ -43,11 +43,11 @@ Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Published:
-    """The files of a published data set: where they are, and what must be in them."""
+    """The files of a published data set: where to find them, and their checksums."""
 
     name: str
     url: str
-    """Address of a download, with `{}` for its name. A fixed commit where the host has one."""
+    """Address of a download, with `{}` for its name; at a fixed commit if the host has commits."""
     megabytes: float
     """Size of all downloads."""
     sha256: Mapping[str, str]
@@ -150,7 +150,7 @@ CIFAR10 = PublishedImages(
     train=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
     test=("test_batch.bin",),
     read=read_cifar,
-    # The names of batches.meta.txt, which has nothing else to say.
+    # As in batches.meta.txt.
     classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
 )
 FASHION_MNIST = PublishedImages(
@@ -257,9 +257,9 @@ def _locate(published: Published, folder: str | Path | None, download: bool) -> 
 
 
 def read_checked(name: str, path: Path, sha256: str, remedy: str) -> bytes:
-    """The content of a file, decompressed if its name ends in .gz; `sha256` is that of the content.
+    """The content of a file, decompressed if its name ends in .gz.
 
-    Raises `DataError`, which calls the data by `name` and ends in `remedy`, if it is another.
+    Raises `DataError`, which calls the data `name` and ends in `remedy`, if the content has another sha256.
     """
     content = path.read_bytes()
     if path.suffix == ".gz":
@@ -284,7 +284,7 @@ def _contents(published: Published, place: Path, remedy: str) -> dict[str, bytes
 
 
 def _download(published: Published, place: Path) -> None:
-    """Fetch and unpack in a folder aside, then move what is missing into place: each file is whole or not there."""
+    """Fetch and unpack in a temporary folder, then move missing files into place: each is whole or not there."""
     pooch.get_logger().setLevel(logging.WARNING)  # it would say the same again for every file
     remedy = published.remedy(place)
     downloads = published.downloads or {name: f"sha256:{digits}" for name, digits in published.sha256.items()}
@@ -320,7 +320,7 @@ def _retrieve(name: str, url: str, checksum: str, path: Path, remedy: str) -> No
 
 
 def _unpack(archive: Path, names: Mapping[str, str]) -> None:
-    """Write the files of these names beside their archive, whatever folder they have in it."""
+    """Write the files of these names beside their archive, whatever folder they are in there."""
     with tarfile.open(archive) as tar:
         for member in tar:
             name = Path(member.name).name

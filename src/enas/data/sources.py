@@ -1,4 +1,4 @@
-"""From a setting to data: which reader reads the text or the images that a run learns from."""
+"""From settings to data: chooses the reader of the text or the images that a run learns from."""
 
 import os
 from collections.abc import Collection, Mapping
@@ -25,27 +25,12 @@ from enas.runtime.progress import say
 P = TypeVar("P", bound=Published)
 
 
+@readable()
 def load_text(config: TextConfig) -> Corpus:
-    """The text of a setting.
+    """The text that the settings name.
 
     Raises `DataError` if it is missing or cannot be used, `ConfigError` if settings contradict each other.
     """
-    with readable():
-        return _read_text(config)
-
-
-def load_images(config: ImageConfig) -> ImageData:
-    """The images of a setting, in three splits. Raises as `load_text`."""
-    with readable():
-        pool = _read_images(config)
-        if pool.splits and "test" not in pool.splits:
-            say(
-                f"data: {printable(pool.name)} has no test images; some of its training images are held out (data.test)"
-            )
-        return split_pool(pool, config)
-
-
-def _read_text(config: TextConfig) -> Corpus:
     budgets: dict[Split, int | None] = {
         "train": config.max_train_tokens,
         "valid": config.max_valid_tokens,
@@ -63,6 +48,17 @@ def _read_text(config: TextConfig) -> Corpus:
     if not folder.is_dir():
         raise no_source(config.source, "neither a folder nor", NAMED_TEXTS)
     return read_folder(folder, max_vocabulary=config.max_vocabulary, max_tokens=limits)
+
+
+@readable()
+def load_images(config: ImageConfig) -> ImageData:
+    """The images that the settings name, in three splits. Raises as `load_text`."""
+    pool = _read_images(config)
+    if pool.splits and "test" not in pool.splits:
+        say(
+            f"data: {printable(pool.name)} has no test images; some of its training images are held out (data.test)"
+        )
+    return split_pool(pool, config)
 
 
 def _read_images(config: ImageConfig) -> ImagePool:
@@ -94,7 +90,7 @@ def _read_images(config: ImageConfig) -> ImagePool:
 def _published(
     source: str, folder: str | None, published: Mapping[str, P], named: Collection[str], what: str
 ) -> P | None:
-    """The published data that a setting means, if any; `named` are all built-in sources, `what` data of one's own."""
+    """The published data of this name, if there are any; `named` are all built-in sources, `what` are a user's own data."""
     chosen = published.get(source)
     if folder is not None and chosen is None:
         raise ConfigError(

@@ -5,7 +5,7 @@ Wherever Python runs there are some two million tokens of code, comments, docstr
 Treebank: frequent words, phrases (`return self .`), agreement at a distance (brackets, quotes), names that come back
 within a file, and English prose.
 
-Tokens come from one regular expression, on the text in lower case, so that code and prose share words.
+One regular expression finds the tokens in the text in lower case, so that code and prose share words.
 
 * Letters: a run of them is a word. Names are cut before each `_`, which stays with what follows, `_get_default` into
   `_get` `_default`: parts of names are words that come back, and few are `<unk>`.
@@ -17,9 +17,9 @@ Tokens come from one regular expression, on the text in lower case, so that code
 The perplexity is exp of the mean negative log-likelihood of these tokens, `<eos>` included. It compares models on one
 corpus (same `Corpus.hash`), not with the Penn Treebank, nor with another version of Python.
 
-Splits are by document. A sha256 of its name sends it to train, valid or test (about 90, 5 and 5 %), whatever the version
-of Python, and gives the order of documents. A limit on tokens takes whole documents in that order, leaving out those that
-do not fit. Left out are test suites, installed packages, files made at build time, and modules that are mostly tables.
+Splits are by document. A sha256 of its name decides whether it is in train, valid or test (about 90, 5 and 5 %), whatever
+the version of Python, and gives the order of documents. A limit on tokens takes whole documents in that order, without those
+that do not fit. Test suites, installed packages, files made at build time, and modules that are mostly tables are left out.
 The text depends on the version of Python and on who packaged it, so `Corpus.source` names the version and the hash.
 """
 
@@ -72,7 +72,7 @@ def _spell(token: str) -> str:
 
 
 def tokenize(text: str, spell: Callable[[str], str] = _spell) -> list[str]:
-    """Words of a text, `<eos>` after each line that has any; `spell` may be a memoised `_spell`."""
+    """The words of a text, with `<eos>` after each line that has words; `spell` may be a memoised `_spell`."""
     lines = text.strip().lower()
     return [spell(token) for token in _TOKEN.findall(lines + "\n")] if lines else []
 

@@ -140,7 +140,7 @@ def corpus_from_words(
 ) -> Corpus:
     """Number the words of the three splits as the module describes; each iterable is read once.
 
-    `max_tokens` are the limits that the words have been taken with, for the record.
+    `max_tokens` are the limits by which the words were chosen, for the record.
     Raises `ConfigError` if `max_vocabulary` leaves no room for a word beside `<eos>` and `<unk>`.
     """
     if max_vocabulary is not None and max_vocabulary < 3:
@@ -186,7 +186,7 @@ def read_folder(
 
     A usual name is one of `SPLIT_NAMES`, something and a dot before it or not, with a suffix of `TEXT_SUFFIXES`, in
     capitals or not: `val.txt`, `wiki.train.tokens`. `max_tokens` limits the splits it names to as many whole lines, from
-    the first, as hold at most so many tokens.
+    the first, as hold at most that many tokens.
     Raises `DataError` for a missing folder or file, two files for a split, a file without words or not in UTF-8, and a
     limit below the first line.
     """
@@ -201,7 +201,7 @@ def read_folder(
 
 
 def _file_of(folder: Path, split: Split) -> Path:
-    """The file of a split; says which others are left out."""
+    """The file of a split. Prints which others are left out."""
     names = [
         path.name
         for path in sorted(folder.iterdir())

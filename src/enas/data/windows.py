@@ -1,8 +1,8 @@
-"""How a corpus is walked through: contiguous rows, and windows for truncated back-propagation through time.
+"""A corpus as contiguous rows, and windows of them for truncated back-propagation through time.
 
 A text of n tokens becomes B rows of n // B columns. A window has some columns as inputs and the columns one further as
-targets; the hidden state is carried from one window to the next. The windows of a whole pass are listed before it starts,
-so that the pass follows from the generator's seed, and a place in it is an index.
+targets; the hidden state is carried from one window to the next. The windows of a whole pass are listed before it starts: it
+depends on the generator's seed alone, and a place in it is an index.
 """
 
 from typing import NamedTuple
@@ -71,7 +71,7 @@ def random_windows(columns: int, bptt: int, generator: Generator) -> list[Window
     A length is a normal of standard deviation 5, truncated at two of them, around `bptt` (one time in twenty, around
     bptt / 2), rounded down, and at most bptt + 20 and the columns left; the pass ends within 3 columns of the end. For
     bptt = 35 that is 25 to 45, or 7 to 27 steps. The authors multiply the learning rate by length / bptt. A length is at
-    least 1, a rule that only bptt <= 21 can need.
+    least 1, which matters only for bptt <= 21.
 
     `generator` is on the CPU; seeded from run and epoch, it makes every pass reproducible by itself.
     """

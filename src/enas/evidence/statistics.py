@@ -17,6 +17,7 @@ import numpy.typing as npt
 from scipy import optimize, special, stats
 
 from enas.errors import ConfigError, DataError
+from enas.scores import checked
 
 Floats = npt.NDArray[np.float64]
 
@@ -45,16 +46,6 @@ class Interval:
         return self.low <= value <= self.high
 
 
-def checked(name: str, values: npt.ArrayLike, least: int = 1) -> Floats:
-    """The values as a flat array. Raises `DataError` unless they are one row of at least `least` finite numbers."""
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or len(array) < least:
-        raise DataError(f"{name} must be a row of at least {least} numbers, not of shape {array.shape}")
-    if not np.isfinite(array).all():
-        raise DataError(f"{name} must be finite numbers; {array[~np.isfinite(array)][0]} is among them")
-    return array
-
-
 def checked_pairs(names: tuple[str, str], a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[Floats, Floats]:
     """Two rows, number i of one belonging to number i of the other. Raises `DataError` if there are fewer than two pairs."""
     a_N, b_N = checked(names[0], a, least=2), checked(names[1], b, least=2)
@@ -66,16 +57,6 @@ def checked_pairs(names: tuple[str, str], a: npt.ArrayLike, b: npt.ArrayLike) ->
 
 
 # ---- what random architectures reach ----------------------------------------------------------------------------------
-
-
-def percentile(scores: npt.ArrayLike, reference: npt.ArrayLike) -> float:
-    """The mean share of the reference that lies below a score, ties counted half.
-
-    Scores drawn from the reference have 0.5 on average, whatever its distribution.
-    """
-    score_N, sorted_R = checked("scores", scores), np.sort(checked("reference", reference))
-    below_N, not_above_N = (np.searchsorted(sorted_R, score_N, side) for side in ("left", "right"))
-    return float((below_N + not_above_N).mean() / (2 * len(sorted_R)))
 
 
 def best_of_k(scores: npt.ArrayLike, k: int) -> float:

@@ -1,9 +1,9 @@
-"""Drawings of architectures: text for what a terminal can show, SVG, PNG.
+"""Drawings of architectures: as text for a terminal, SVG or PNG.
 
-Any `Graph` can be drawn. `enas.report.layout` works out what stands where, `enas.report.text` writes it as text, and
-`to_dot` in Graphviz's language. A picture of a chain, in which every node reads the one before it, is a column of boxes;
-what leaves a box at its right runs down a line of its own, from which branches lead back to the nodes that read it.
-Graphviz places the nodes of any other graph, in rows by depth.
+Any `Graph` can be drawn. `enas.report.layout` finds the places of nodes, `enas.report.text` writes them as text, `to_dot` in
+Graphviz's language. A picture of a chain, in which every node reads the one before it, is a column of boxes. If other nodes
+read a box too, a line runs down at its right, with branches to them. Graphviz places the nodes of any other graph, in rows
+by depth.
 """
 
 import contextlib
@@ -31,14 +31,15 @@ _FONT = 'fontname="Helvetica,Arial,sans-serif"'
 _INK = "#222b36"
 _ARROW = "#6b7684"
 _PALE_ARROW = "#b4bcc6"
-"""Of arrows into an output: there are many, and where they end is plain."""
+"""Of arrows into an output: there are many, and all end there."""
 _GROUND = 'style="rounded,filled", color="#eef1f4", fillcolor="#f6f8fa", fontcolor="#5b6673"'
 
 
 def text_for(graph: Graph, stream: TextIO | None = None) -> str:
-    """The drawing as text, with no more than `stream` (standard output) can show.
+    """The drawing as text that `stream` (standard output) can show.
 
-    Colours only on a terminal that has them, and never with NO_COLOR; ASCII where the encoding has no lines.
+    It has colours only on a terminal that has them, and never with NO_COLOR; it is in ASCII where the encoding lacks
+    line-drawing characters.
     """
     console = Console(file=stream)
     colour = console.color_system in ("standard", "256", "truecolor") and not console.no_color
@@ -47,8 +48,10 @@ def text_for(graph: Graph, stream: TextIO | None = None) -> str:
 
 
 def to_dot(graph: Graph) -> str:
-    """Describe the drawing in Graphviz's language: for `dot`, or for `nop2` if it is a chain, whose nodes and arrows have
-    places already. Raises `EnasError` as `layout`."""
+    """The drawing in Graphviz's language: for `dot`, or for `nop2` if it is a chain, whose nodes and arrows have places.
+
+    Raises `EnasError` as `layout`.
+    """
     plan = layout(graph)
     colour = {kind: picture for kind, (picture, _) in colours(graph).items()}
     body = _chain(plan, colour) if plan.chain else _rows(graph, plan, colour)
@@ -65,7 +68,7 @@ def to_dot(graph: Graph) -> str:
 
 
 def _rows(graph: Graph, plan: Layout, colour: dict[str, str]) -> list[str]:
-    """Nodes in rows by depth, and every group that no arrow joins to another on a ground of its own."""
+    """Nodes in rows by depth; if no arrow joins the groups, each has a ground of its own."""
     lines: list[str] = []
     grounds = parts(graph)
     if len(grounds) > 1:
@@ -93,9 +96,9 @@ def _rows(graph: Graph, plan: Layout, colour: dict[str, str]) -> list[str]:
 
 
 def _chain(plan: Layout, colour: dict[str, str]) -> list[str]:
-    """Nodes in a column, and the lines of what is read further down at their right; lengths are in points.
+    """Nodes in a column; at their right the lines from those that nodes further down read. Lengths are in points.
 
-    The line of a node runs left of those of the nodes above it, so that on its way out of the box it crosses none.
+    The line of a node runs left of the lines of nodes above it, so that it crosses none where it leaves its box.
     """
     right = 14 + 3.6 * max(len(place.node.label) for place in plan.chain)
     line_x = {key: right + 26 + 13 * number for number, key in enumerate(reversed(plan.sources))}
@@ -138,7 +141,7 @@ def _chain(plan: Layout, colour: dict[str, str]) -> list[str]:
 
 
 def _arrow(source: str, target: str, corners: list[tuple[float, float]], colour: str) -> str:
-    """An arrow along these corners, which are rounded, drawn as Bézier curves."""
+    """An arrow along these corners, rounded by Bézier curves."""
     *before, (tip_x, tip_y) = corners
     back_x, back_y = _towards((tip_x, tip_y), before[-1], 6)
     corners = [*before, (back_x, back_y)]
@@ -173,7 +176,7 @@ def write_png(graph: Graph, path: str | os.PathLike[str]) -> None:
 
 
 def _box(node: GraphNode, colour: dict[str, str]) -> str:
-    """How a node looks: its label, with fill, border and text of its box."""
+    """The look of a node: its label, and the colours of its box."""
     if node.role == "output":
         fill, border, text = _INK, _INK, "#ffffff"
     elif node.role == "input" or not node.kind:
@@ -215,7 +218,7 @@ def _picture(graph: Graph, format: Literal["svg", "png"]) -> bytes:
 
 @contextlib.contextmanager
 def _silent_libraries() -> Iterator[None]:
-    """Drop what C libraries write to standard error: fontconfig complains of settings newer than itself."""
+    """Drop what C libraries write to standard error: fontconfig warns of settings newer than itself."""
     try:
         stderr = os.dup(2)
     except OSError:  # closed

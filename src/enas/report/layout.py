@@ -1,4 +1,4 @@
-"""What a drawing shows, whatever it is drawn with: where nodes stand, which colours they have, what belongs together."""
+"""What drawings as text and as pictures have in common: the places of nodes, their colours, and groups."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _COLOURS = {
     "avg3x3": ("#009E73", "green"),
     "max3x3": ("#8DB600", "bright_green"),
 }
-"""Function or operation: its colour in a picture and in a terminal. The palette is Okabe and Ito's, for every eyesight,
-and a green of pooling's own; blue are convolutions of 3×3, orange those of 5×5, the lighter one separable."""
+"""The colour of a function or operation in a picture and in a terminal. The palette is that of Okabe and Ito, which the
+colour-blind can tell apart, and one more green. Convolutions of 3×3 are blue, of 5×5 orange, and lighter if separable."""
 _MORE_COLOURS = (
     *(("#0072B2", "bright_blue"), ("#D55E00", "red")),
     *(("#F0E442", "bright_yellow"), ("#999999", "white")),
 )
-"""For functions and operations without a colour of their own, in the order in which a drawing meets them."""
+"""For other functions and operations, in the order in which they appear in the graph."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a node stands. `parent`, the node that it is drawn below, is the deepest one that it reads."""
+    """The place of a node. `parent`, the node that it is drawn below, is the deepest one that it reads."""
 
     node: GraphNode
     depth: int
-    """Arrows on the longest way to it from a node that reads nothing."""
+    """The number of arrows on the longest path to it from a node that reads nothing."""
     reads: tuple[str, ...]
     """Keys of all nodes that it reads, in the graph's order."""
     parent: str | None
@@ -61,7 +61,7 @@ class Layout:
 
     @property
     def chain(self) -> tuple[Place, ...]:
-        """All nodes from first to last, if each reads the one before it; nothing otherwise."""
+        """All nodes from first to last if each reads the one before it; else empty."""
         by_depth = sorted(self.places.values(), key=lambda place: place.depth)
         follows = all(place.depth == number for number, place in enumerate(by_depth))
         return tuple(by_depth) if follows else ()
@@ -73,13 +73,13 @@ class Layout:
 
     @property
     def sources(self) -> list[str]:
-        """The nodes of a chain that are read further down as well."""
+        """The nodes of a chain that others than the next one read."""
         read = {source for others in self.skips.values() for source in others}
         return [key for key in self.skips if key in read]
 
     @property
     def terms(self) -> dict[str, tuple[Place, ...]]:
-        """For every sum, the operations that it adds; nothing if there are operations or outputs elsewhere."""
+        """The operations that each sum adds; empty if there are operations or outputs elsewhere."""
         sums = {
             key: tuple(self.places[source] for source in place.reads)
             for key, place in self.places.items()
@@ -147,8 +147,7 @@ def colours(graph: Graph) -> dict[str, tuple[str, str]]:
 
 
 def parts(graph: Graph) -> tuple[Graph, ...]:
-    """The graph cut into its groups, each with the group's name as its title, if no arrow leads from one to another;
-    otherwise the graph alone."""
+    """The groups of the graph, titled by their names, if no arrow leads from one to another; else the graph alone."""
     group = {node.key: node.group for node in graph.nodes}
     names = dict.fromkeys(group.values())
     if len(names) < 2 or any(group.get(source) != group.get(target) for source, target in graph.edges):

@@ -1,4 +1,4 @@
-"""What a run came to, in words: the drawing, the table of networks, the next commands to type."""
+"""A run for its user: the drawing, the table of networks, the next commands to type."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def summary(run: Run) -> str:
-    """The run as far as it got."""
+    """All that there is of a run so far."""
     parts = []
     if (run.folder / "architecture.json").exists():
         architecture = run.architecture()
@@ -30,7 +30,7 @@ def summary(run: Run) -> str:
 
 
 def table(results: list[dict[str, Any]], metric: Metric) -> str:
-    """One line a network: same recipe, same budget."""
+    """One line a network; all were trained with one recipe."""
     rows = [("network", "parameters", f"valid {metric.name}", f"test {metric.name}", "time")]
     for result in results:
         rows.append(
@@ -55,12 +55,12 @@ def table(results: list[dict[str, Any]], metric: Metric) -> str:
 
 
 def number(value: float | None) -> str:
-    """With two decimals; a dash for what was not measured."""
+    """A score with two decimals; a dash if it was not measured."""
     return "-" if value is None else f"{value:.2f}"
 
 
 def verdict(results: list[dict[str, Any]], metric: Metric) -> str:
-    """Where the found architecture stands, as far as one seed can say."""
+    """How many of the others the found architecture is better than; empty if that is not known."""
     tested = {result["id"]: result["test"][f"test_{metric.name}"] for result in results if "test" in result}
     found = next((result["id"] for result in results if result["role"] == "found"), None)
     others = [r for r in results if (r["id"] in tested or "diverged" in r) and r["id"] != found]
@@ -74,7 +74,7 @@ def verdict(results: list[dict[str, Any]], metric: Metric) -> str:
 
 
 def next_commands(run: Run) -> str:
-    """What can be done from here."""
+    """The commands that continue from here."""
     folder = run.folder
     lines = [enas_command("show", folder, "--png", "architecture.png"), enas_command("recipes")]
     if not (folder / "search.json").exists() and "search" in run.stages:

@@ -1,7 +1,7 @@
 """Drawings of architectures as text, in one of three forms.
 
-A chain, in which every node reads the one before it, has one line a node. Beside it, each in a column of its own,
-stand the earlier nodes that it reads as well:
+A chain, in which every node reads the one before it, has one line a node. The earlier nodes that it also reads are beside
+it, each in its own column:
 
     0 stem     also reads
     1 conv3x3
@@ -12,7 +12,7 @@ stand the earlier nodes that it reads as well:
     4 max3x3   0 1
       classifier
 
-A graph of sums, such as a cell whose nodes add two operations, has one line a sum. A rail collects what goes into the
+A graph of sums, such as a cell whose nodes add two operations, has one line a sum. A rail joins the nodes that go into the
 output:
 
     0 older input
@@ -20,8 +20,8 @@ output:
     2 avg3x3(0)   + sep3x3(0) ─┐
     3 identity(1) + sep5x5(0) ─┴─▶ concat
 
-Any other graph is a tree with one line a node, each below the deepest node that it reads and one step further right;
-what else it reads is named beside it:
+Any other graph is a tree with one line a node, each below the deepest node that it reads and one step further right. Beside
+it are the names of the other nodes that it reads:
 
     x[t]   ─┐
     h[t-1] ─┴─ 1 tanh
@@ -48,7 +48,7 @@ from enas.architecture import Graph
 from enas.report.layout import Layout, colours, layout, parts
 
 WIDTH = 80
-"""Columns that a text drawing keeps to, unless the architecture is so deep that indentation needs more."""
+"""Most columns of a text drawing; very deep architectures need more."""
 _TO_ASCII = str.maketrans("─│├└┐┤┴▶·", "-|+`+++>.")
 
 
@@ -58,7 +58,7 @@ class _Line:
 
     pieces: list[tuple[str, str]]
     key: str | None = None
-    """The node that the line shows; none for a line that goes on with the one above."""
+    """The node that the line shows; None for a line that continues the one above."""
 
     def width(self) -> int:
         return sum(cell_len(text) for text, _ in self.pieces)
@@ -90,7 +90,7 @@ def to_text(graph: Graph, *, colour: bool = False, unicode: bool = True) -> str:
 
 
 def _draw(plan: Layout, styles: Mapping[str, str]) -> list[_Line]:
-    """The lines of a graph, in the form that shows it best."""
+    """The lines of a graph: a chain, sums, or a tree with the widest indentation that fits."""
     if plan.chain:
         return _chain(plan, styles)
     if plan.terms:
@@ -106,7 +106,7 @@ def _draw(plan: Layout, styles: Mapping[str, str]) -> list[_Line]:
 
 
 def _chain(plan: Layout, styles: Mapping[str, str]) -> list[_Line]:
-    """One line a node, and what it reads besides the one above: in columns, or in words where these are too many."""
+    """One line a node, and what it reads besides the one above: in columns, or in words if there are too many."""
     names = _short_names(plan)
     numbers = {key: name for key, name in names.items() if name != plan.places[key].node.label}
     margin = max((cell_len(number) + 1 for number in numbers.values()), default=0)
@@ -181,7 +181,7 @@ def _sums(plan: Layout, styles: Mapping[str, str]) -> list[_Line]:
 
 
 def _tree(plan: Layout, styles: Mapping[str, str], step: int) -> list[_Line]:
-    """The drawing without its rail, every level of depth indented by `step` columns."""
+    """The lines without a rail, each level of depth indented by `step` columns."""
     lines: list[_Line] = []
     joined = _joined_inputs(plan)
     names = _short_names(plan)
@@ -191,7 +191,7 @@ def _tree(plan: Layout, styles: Mapping[str, str], step: int) -> list[_Line]:
         return node.label, styles.get(node.kind, "bold")
 
     def grow(key: str, before: list[tuple[str, str]], below: str) -> None:
-        """Draw a node behind the pieces `before`, and what hangs on it behind the text `below`."""
+        """Draw a node after the pieces `before`, and the nodes below it after the text `below`."""
         place = plan.places[key]
         line = _Line([*before, label(key)], key)
         lines.append(line)
@@ -222,12 +222,12 @@ def _tree(plan: Layout, styles: Mapping[str, str], step: int) -> list[_Line]:
 
 
 def _wrapped(names: list[str], room: int) -> list[str]:
-    """What else a node reads, in lines of at most `room` columns."""
+    """The other nodes that a node reads, in lines of at most `room` columns."""
     return textwrap.wrap("also reads " + ", ".join(names), room, break_long_words=False)
 
 
 def _joined_inputs(plan: Layout) -> dict[str, tuple[str, ...]]:
-    """Nodes that read several inputs, which nobody else reads, and nothing else: a bracket joins them."""
+    """Nodes that read only inputs, at least two, which no other node reads. A bracket joins these inputs."""
     readers = Counter(source for place in plan.places.values() for source in place.reads)
     return {
         key: place.reads
@@ -238,7 +238,7 @@ def _joined_inputs(plan: Layout) -> dict[str, tuple[str, ...]]:
 
 
 def _short_names(plan: Layout) -> dict[str, str]:
-    """The first word of every label, where it tells one node; the whole label where it does not."""
+    """The first word of every label that no other label begins with; else the whole label."""
     labels = {key: place.node.label for key, place in plan.places.items()}
     count = Counter(label.split(" ")[0] for label in labels.values())
     return {
@@ -252,7 +252,7 @@ def _rail_width(plan: Layout) -> int:
 
 
 def _add_rail(lines: list[_Line], plan: Layout) -> None:
-    """Lead every node that goes into the output to a rail at the right, and the rail to the output."""
+    """Join the nodes that go into the output to a rail at the right, and the rail to the output."""
     if plan.output is None:
         return
     output = plan.places[plan.output]

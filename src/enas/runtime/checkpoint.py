@@ -1,4 +1,4 @@
-"""Checkpoints: the newest few states of a stage, each whole on the disk, read back without running code."""
+"""Checkpoints: the newest few states of a stage, each whole on the disk, and read back without running code in them."""
 
 import contextlib
 import hashlib
@@ -21,23 +21,23 @@ from enas.runtime.records import check_settings
 logger = logging.getLogger(__name__)
 
 _SEAL = b"\nenas sha256 "
-"""What stands before the hash of all bytes before it, at the end of a checkpoint. The zip file's own checksums leave names
-and headers out."""
+"""A checkpoint ends in this and the hash of all bytes before it. The zip file's own checksums leave out names and
+headers."""
 _SEAL_BYTES = len(_SEAL) + hashlib.sha256().digest_size
 
 
 class CheckpointStore:
     """The checkpoints of one stage: `step-00000123.pt` in a folder of their own.
 
-    A state is a dictionary of tensors and plain values, nested at will, as `state_dict()` returns. A tensor that is a view
-    is saved with all of the storage it looks into; clone it first where that is much larger.
+    A state is a dictionary of tensors and plain values, nested at will, as `state_dict()` returns. A view is saved with
+    its whole storage; clone it first where that is much larger.
 
     Args:
         folder: created by the first `save`, in a folder that exists.
         keep: how many of the newest checkpoints to keep, at least 1.
-        warn: is told, in one line, of every damaged checkpoint that `load_newest` passes over.
-        settings: plain values by name, which every checkpoint keeps: one that was saved with others is refused.
-        run_file: nothing is saved once this file is gone, as the run has been deleted.
+        warn: takes one line for every damaged checkpoint that `load_newest` passes over.
+        settings: plain values by name. Every checkpoint keeps them, and one that was saved with others is refused.
+        run_file: a file that every run has. Once it is gone, the run has been deleted, and nothing is saved.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class CheckpointStore:
 
         Checkpoints of later steps are deleted too: the run has gone back to an earlier one, and goes on from there.
 
-        Raises `TypeError` if the state holds something other than tensors and plain values, which is named;
-        `RunFolderError`: the file cannot be written, for example because the disk is full. All earlier checkpoints are
-        then still there. Or the run has been deleted.
+        Raises `TypeError`, naming the place, if the state holds something other than tensors and plain values;
+        `RunFolderError` if the run has been deleted, or the file cannot be written, for example because the disk is full:
+        all earlier checkpoints are then still there.
         """
         plain = {"step": step, "settings": dict(self.settings), "state": _plain(state, "state")}
         path = self.path(step)
@@ -99,9 +99,9 @@ class CheckpointStore:
         return path
 
     def whole(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Read whole checkpoints as they are asked for, the newest first: (step, state) with tensors on the CPU.
+        """Read the undamaged checkpoints one by one, the newest first: (step, state) with tensors on the CPU.
 
-        Raises `RunFolderError` if a checkpoint was saved with other settings; the first that differs is named.
+        Raises `RunFolderError`, naming the first setting that differs, if a checkpoint was saved with others.
         """
         for step in reversed(self.steps()):
             path = self.path(step)
@@ -116,10 +116,9 @@ class CheckpointStore:
                 yield step, state
 
     def load_newest(self) -> tuple[int, dict[str, Any]] | None:
-        """Return the newest whole checkpoint; None if there is none.
+        """Return the newest undamaged checkpoint; None if there is no checkpoint.
 
-        Raises `RunFolderError` if there are checkpoints, but all of them are damaged, or it was saved with other
-        settings.
+        Raises `RunFolderError` if all checkpoints are damaged, or the newest undamaged one was saved with other settings.
         """
         steps = self.steps()
         newest = next(self.whole(), None)
@@ -131,12 +130,12 @@ class CheckpointStore:
         return newest
 
     def prune(self) -> None:
-        """Delete what a process that was killed while saving has left beside the newest few."""
+        """Delete all but the newest few, and what a process that was killed while saving has left."""
         if self.steps():
             self._prune(self.steps()[-1])
 
     def said_kept(self) -> str:
-        """A sentence on the newest checkpoint, for the message of what ends a stage; empty if there is none."""
+        """A sentence on the newest checkpoint, for the message when a stage ends in an error; empty if there is none."""
         steps = self.steps()
         return f" The checkpoint after step {steps[-1]} is kept." if steps else ""
 
@@ -151,7 +150,7 @@ class CheckpointStore:
 
 @contextlib.contextmanager
 def fitting(path: Path) -> Iterator[None]:
-    """Turn whatever is raised on a state that is not what the run saves into one line that names the checkpoint."""
+    """Turn any error of taking over a state that is not this run's into one line that names the checkpoint."""
     try:
         yield
     except (EnasError, MemoryError):

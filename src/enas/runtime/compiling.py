@@ -1,7 +1,4 @@
-"""Telling the person watching that kernels are being compiled, which the first run on a machine does for minutes.
-
-What compiles a kernel announces it; whoever listens hears of it before the seconds that it takes.
-"""
+"""Telling the person watching that kernels are being compiled, which takes minutes in the first run on a machine."""
 
 from __future__ import annotations
 
@@ -13,24 +10,12 @@ from collections.abc import Callable, Iterator
 from enas.runtime.progress import duration, say
 from enas.runtime.stop import StopRequest
 
-Listener = Callable[[str, str], None]
-"""Takes the name of a kernel that is not compiled yet, and where it will be kept. What it raises ends the kernel's call."""
-
-_listeners: list[Listener] = []
-
-
-@contextlib.contextmanager
-def listening(listener: Listener) -> Iterator[None]:
-    """Inside, the listener is called before a kernel is compiled; not for those that are read from the disk."""
-    _listeners.append(listener)
-    try:
-        yield
-    finally:
-        _listeners.remove(listener)
+_listeners: list[Callable[[str, str], None]] = []
+"""Called with the name of a kernel and where it will be kept. What they raise ends the kernel's call."""
 
 
 def announce(kernel: str, where: str) -> None:
-    """Tell all listeners."""
+    """Say that a kernel is compiled next. Not called for kernels that are read from the disk."""
     for listener in list(_listeners):
         listener(kernel, where)
 
@@ -44,10 +29,10 @@ def compiling_told(
     interval: float = 10.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[None]:
-    """Inside, say that kernels are compiled and every `interval` seconds how far; nothing where all are on the disk.
+    """Inside, say that kernels are compiled, and every `interval` seconds how many are; nothing where all are on the disk.
 
-    A request to stop is answered before the next kernel: raises `Stopped`, whose `command` continues `run`. So it is for
-    work that leaves nothing to save.
+    A request to stop is answered before the next kernel: raises `Stopped`, whose `command` continues `run`. So use it only
+    around work that has nothing to save.
     """
     begun: list[float] = []
     said = 0.0
@@ -65,7 +50,10 @@ def compiling_told(
             said = now
         begun.append(now)
 
-    with listening(tell):
+    _listeners.append(tell)
+    try:
         yield
+    finally:
+        _listeners.remove(tell)
     if begun:
         say(f"compiling kernels: {len(begun)} done in {duration(clock() - begun[0])}")

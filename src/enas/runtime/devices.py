@@ -20,16 +20,20 @@ def pick_device(name: str = "auto") -> torch.device:
     if re.fullmatch(r"cpu|mps|cuda(:\d+)?", name) is None:
         raise ConfigError(f"Unknown device {shown(name)}. Use auto, cpu, cuda, cuda:N or mps.")
     device = torch.device(name)
-    missing = {"cpu": None, "cuda": _why_no_cuda(device.index), "mps": _why_no_mps()}[device.type]
+    missing = None
+    if device.type == "cuda":
+        missing = _why_no_cuda(device.index)
+    elif device.type == "mps" and not torch.backends.mps.is_available():
+        missing = "it needs a Mac with Apple silicon and a PyTorch built for it"
     if missing is not None:
         raise ConfigError(f"Device '{name}' cannot be used: {missing}. Choose another, for example cpu.")
     return device
 
 
 def check_precision(device: torch.device, precision: str, allow_slow: bool) -> None:
-    """Check that a device computes products of this precision itself; on a CPU by timing one.
+    """Raise `ConfigError` if the device has no instructions for this precision and would be many times slower than in fp32.
 
-    Raises `ConfigError` if the device would emulate them, many times slower than fp32, and `allow_slow` is false.
+    On a CPU one product is timed. Nothing is checked where `allow_slow` is true.
     """
     if precision != "bf16" or allow_slow:
         return
@@ -38,7 +42,7 @@ def check_precision(device: torch.device, precision: str, allow_slow: bool) -> N
         why = (
             f"this processor has no instructions for it; a product takes {times:.0f} times as long as in fp32"
         )
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    elif device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         why = "this GPU has no instructions for it"
     if why is not None:
         raise ConfigError(
@@ -47,13 +51,13 @@ def check_precision(device: torch.device, precision: str, allow_slow: bool) -> N
 
 
 _TOO_SLOW = 3.0
-"""AVX-512 without bf16 multiplies it 1.4 times as slowly as fp32, AVX2 40 times; processors made for it, 0.3 times."""
+"""Compared with fp32, bf16 takes 0.3 times as long on processors made for it, 1.4 times with AVX-512, 40 times with AVX2."""
 
 
 def slowness_of_bfloat16() -> float:
-    """How many times longer a product in bfloat16 takes on the CPU than one in float32; some 10 ms of work."""
+    """The time of a product in bfloat16 on the CPU, divided by that of one in float32. Takes some 10 ms."""
     shortest = {torch.float32: math.inf, torch.bfloat16: math.inf}
-    for _ in range(5):  # the shortest of several, as the machine may have other work
+    for _ in range(5):  # the shortest counts, as the machine may have other work
         for dtype, seconds in shortest.items():
             x = torch.ones(32, 256, dtype=dtype)
             weight = torch.ones(256, 256, dtype=dtype)
@@ -64,7 +68,7 @@ def slowness_of_bfloat16() -> float:
 
 
 def set_threads(count: int | None) -> int:
-    """Let torch compute with `count` threads (None: as it is); return the number in effect.
+    """Let torch compute with `count` threads (None: leave it as it is); return the number in effect.
 
     Raises `ConfigError` if `count` is below 1.
     """
@@ -76,14 +80,14 @@ def set_threads(count: int | None) -> int:
 
 
 def products_in(dtype: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Inside, autocast gives convolutions and matrix products operands of this type, if it is shorter than float32."""
+    """Inside, convolutions and matrix products take operands of this type, by autocast, if it is shorter than float32."""
     if dtype.itemsize >= torch.float32.itemsize:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype)
 
 
 def as_they_are(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Inside, autocast is off: products take operands of the types that they have."""
+    """Inside, autocast is off: convolutions and products take their operands as they are."""
     if not torch.amp.is_autocast_available(device.type):
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
@@ -98,9 +102,3 @@ def _why_no_cuda(index: int | None) -> str | None:
     if index is not None and index >= count:
         return f"this machine has {count} CUDA device(s), numbered from 0"
     return None
-
-
-def _why_no_mps() -> str | None:
-    if torch.backends.mps.is_available():
-        return None
-    return "it needs a Mac with Apple silicon and a PyTorch built for it"

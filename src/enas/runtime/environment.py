@@ -16,10 +16,10 @@ from enas.runtime.memory import total_memory_mib
 
 
 def environment() -> dict[str, Any]:
-    """Describe the software and the machine of this process, in values that JSON can hold.
+    """The software and the machine of this process, in values that JSON can hold.
 
-    `git_commit` is the commit of the package's own checkout, ending in `-dirty` where files differ from it;
-    None for an installed package. `devices` are the accelerators that torch sees.
+    `git_commit` is the commit of the package's own checkout, with `-dirty` at its end if files differ from it; None for an
+    installed package. `devices` are the accelerators that torch sees.
     """
     return {
         "enas": _version("enas"),
@@ -40,14 +40,14 @@ def environment() -> dict[str, Any]:
 
 
 def usable_cores() -> int:
-    """Logical cores that this process may run on, which in a container or batch job are not all there are."""
+    """Logical cores that this process may run on; in a container or batch job fewer than the machine has."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _version(package: str) -> str | None:
-    """Return the version of a package; None where it is not installed."""
+    """The version of a package; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -81,7 +81,7 @@ def _git_commit() -> str | None:
 
 
 def _output(*command: str) -> str | None:
-    """Return what a command prints; None if it fails or is not there."""
+    """What a command prints; None if it fails or is missing."""
     try:
         return subprocess.run(
             command, capture_output=True, encoding="utf-8", timeout=10, check=True

@@ -16,7 +16,7 @@ from enas.errors import RunFolderError
 from enas.runtime.json_text import parse_json
 
 PART_SUFFIX = ".part"
-"""How the name of a file that is still being written ends; one that outlives its process may be deleted."""
+"""Ends the name of a file that is still being written; if its process is gone, it may be deleted."""
 LARGEST_JSON = 2**24
 """Most bytes that are read of a JSON file or a line of JSON. The package writes far less; a file of brackets would take
 thirty times its size as memory."""
@@ -26,7 +26,7 @@ AnyPath = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Digest:
-    """What a file holds, to be compared with what it held when it was written."""
+    """Tells whether a file still holds what was written to it."""
 
     bytes: int
     """Its length."""
@@ -53,10 +53,9 @@ def atomic_file(path: AnyPath, *, own: bool = False) -> Iterator[BinaryIO]:
 
     Until then, and after any error, `path` is what it was before.
 
-    A path that a user named may be anything: a missing folder is created; a link stays, and what it leads to is replaced;
-    devices, pipes and standard output cannot be replaced, and are written into. For a run's `own` file, a missing folder is
-    an error, as someone has deleted it; and whatever stands at its place is replaced, a link too, so that nothing outside
-    of the run is written.
+    For a path that a user named, a missing folder is created; a link stays, and what it leads to is replaced; devices, pipes
+    and standard output are written into. For a run's `own` file, a missing folder is an error, as someone has deleted it;
+    and whatever is in its place is replaced, a link too, so that nothing outside the run is written.
 
     Raises `RunFolderError` if the disk is full, or the system refuses for another reason; `BrokenPipeError` if the reader
     of a pipe has gone.
@@ -114,7 +113,7 @@ def write_json(path: AnyPath, value: object) -> None:
 
 
 def _json_bytes(value: object, indent: int | None = None) -> bytes:
-    """JSON as UTF-8, with a last newline. Bytes of paths that are not UTF-8, which become lone surrogates, are escaped."""
+    """JSON as UTF-8, with a newline at its end. Bytes of paths that are not UTF-8 are escaped."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
     return text.encode(errors="backslashreplace") + b"\n"
 
@@ -136,9 +135,9 @@ def read_json(path: AnyPath) -> Any:
 
 
 def clear_parts(folder: Path, locked: str) -> None:
-    """Delete the unfinished files below `folder` that processes left which were killed while they wrote.
+    """Delete the unfinished files below `folder` of processes that were killed while they wrote.
 
-    Folders with a file called `locked` have an owner of their own, and are left alone.
+    Folders inside that have a file called `locked` have owners of their own, and are left alone.
     """
     for path, folders, files in os.walk(folder):
         if Path(path) != folder and locked in files:
@@ -146,7 +145,7 @@ def clear_parts(folder: Path, locked: str) -> None:
             continue
         for name in files:
             if name.startswith(".") and name.endswith(PART_SUFFIX):
-                with contextlib.suppress(OSError):  # what cannot be deleted is in nobody's way
+                with contextlib.suppress(OSError):  # it does no harm
                     Path(path, name).unlink()
 
 
@@ -156,8 +155,8 @@ def clear_parts(folder: Path, locked: str) -> None:
 def append_jsonl(path: AnyPath, record: Mapping[str, Any], *, make_folder: bool = True) -> None:
     """Append `record` as one line of JSON: the whole line, or nothing when the disk is full.
 
-    A last line that an earlier process was killed in the middle of is removed first. A missing folder is created, unless
-    `make_folder` is false.
+    The beginning of a line, left by a process that was killed while it wrote, is removed first. A missing folder is created,
+    unless `make_folder` is false.
 
     Raises `ValueError` if a number is NaN or infinite, which JSON cannot say; `RunFolderError` if the file cannot be
     written.
@@ -179,7 +178,7 @@ def append_jsonl(path: AnyPath, record: Mapping[str, Any], *, make_folder: bool 
 def read_jsonl(path: AnyPath) -> list[dict[str, Any]]:
     """Return the records of a file of JSON lines, without a last line that was cut off.
 
-    Raises `RunFolderError` if the file is missing or unreadable, or a line before the last, which is named, is no record.
+    Raises `RunFolderError` if the file is missing or unreadable, or names the line before the last that is no record.
     """
     records = []
     lines = _read(path).split(b"\n")
@@ -192,7 +191,6 @@ def read_jsonl(path: AnyPath) -> list[dict[str, Any]]:
     return records
 
 
-@dataclass(frozen=True)
 class JsonlLog:
     """A file of JSON lines that can be taken back to where it was when a checkpoint was saved.
 
@@ -201,7 +199,10 @@ class JsonlLog:
     stopped.
     """
 
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # The hash of the first bytes, and their number: a digest reads only what has been appended since.
+        self._hash, self._hashed = hashlib.sha256(), 0
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Append one record to a log whose folder exists; see `append_jsonl`."""
@@ -220,8 +221,14 @@ class JsonlLog:
 
     def digest(self) -> Digest:
         """Return the length and the SHA-256 of all records so far; otherwise as `position`."""
-        self.position()
-        return digest_of_file(self.path)
+        if self.position() < self._hashed:  # another file is in its place
+            self._hash, self._hashed = hashlib.sha256(), 0
+        with _log_file(self.path) as file:
+            file.seek(self._hashed)
+            appended = file.readall()
+        self._hash.update(appended)
+        self._hashed += len(appended)
+        return Digest(self._hashed, self._hash.hexdigest())
 
     def rewind(self, position: int, sha256: str | None = None) -> None:
         """Cut the file to its first `position` bytes, whose SHA-256 is compared where it is given.
@@ -238,7 +245,8 @@ class JsonlLog:
                     "checkpoint to resume from the one before."
                 )
             file.seek(0)
-            if sha256 is not None and digest_of(file.readall()[:position]).sha256 != sha256:
+            self._hash, self._hashed = hashlib.sha256(file.readall()[:position]), position
+            if sha256 is not None and self._hash.hexdigest() != sha256:
                 raise RunFolderError(
                     f"{self.path} is not the log that the checkpoint was saved with: its first {position} bytes "
                     "have changed. Put the original file back, or begin again in a new folder."
@@ -279,7 +287,7 @@ def _byte(file: FileIO, index: int) -> bytes:
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
-    """Return the record that `line` holds, or None. A part of one cannot be one: the brace closes last."""
+    """Return the record that `line` holds, or None. A part of a record is none: its last brace is missing."""
     if len(line) > LARGEST_JSON:
         return None
     try:
@@ -316,7 +324,7 @@ def _not_json(path: AnyPath, line: int, reason: str) -> RunFolderError:
 
 @contextlib.contextmanager
 def _explained(path: AnyPath) -> Iterator[None]:
-    """Turn the system's errors about writing `path` into one that says what to do."""
+    """Turn the system's errors about writing `path` into a `RunFolderError` that says what to do."""
     try:
         yield
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""JSON that anyone may have written: read without taking endless memory or letting odd numbers in."""
+"""JSON that anyone may have written: read without endless memory, and without numbers that are not finite."""
 
 import json
 import math
@@ -10,7 +10,7 @@ DEEPEST_JSON = 64
 LONGEST_NUMBER = 40
 """Most digits of an integer that are read."""
 _SUSPECT = re.compile(rb"\d{%d}|[eE]\+?\d{3}|NaN|Infinity" % (LONGEST_NUMBER + 1))
-"""In every text with a number that is too long or not finite: only then is each number looked at."""
+"""Matches any text that has a number which is too long or not finite. Only then is each number looked at."""
 
 
 def parse_json(text: bytes) -> Any:

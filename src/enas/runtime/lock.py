@@ -19,11 +19,12 @@ OWNER_FILE = ".lock-owner.json"
 def run_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Hold `folder`, which must exist, for this block and this process alone.
 
-    The system locks an open file, and frees it when the process ends in any way, `kill -9` included. A file beside it names
-    the owner, for people to read. What a killed process left unfinished below the folder is deleted. A KeyboardInterrupt
-    that ends the block gets a note if there is a checkpoint to go on from.
+    The system frees the lock however the process ends, `kill -9` included. A file beside it names the owner, for people to
+    read. Unfinished files that a killed process left below the folder are deleted. A KeyboardInterrupt that ends the block
+    gets a note if there is a checkpoint to resume from.
 
-    Raises `RunFolderError` if the folder does not exist, cannot be written, or is in use; by whom is named.
+    Raises `RunFolderError` if the folder does not exist or cannot be written, and `FolderInUseError`, which names the
+    owner, if it is in use.
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Board(Protocol):
-    """What also takes the numbers, such as TensorBoard's SummaryWriter."""
+    """Takes the numbers too, such as TensorBoard's SummaryWriter."""
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> object:
         """Take one number under a name such as `search/loss`."""
@@ -23,7 +23,7 @@ class Board(Protocol):
 
 @dataclass(frozen=True)
 class MetricsRecord:
-    """What every line of metrics.jsonl has."""
+    """The keys that every line of metrics.jsonl has."""
 
     stage: str
     step: int
@@ -33,7 +33,7 @@ class MetricsRecord:
 
 @dataclass(frozen=True)
 class MetricsState:
-    """What a checkpoint keeps of a run's metrics: by default, what there is at the start."""
+    """What a checkpoint keeps of a run's metrics; the defaults are those of a new run."""
 
     position: int = 0
     seconds: float = 0.0
@@ -45,8 +45,8 @@ class Metrics:
     Args:
         log: where each record becomes a line with the keys `stage`, `step`, `time` and those of the numbers.
         board: takes each number as `stage/name` too.
-        clock: returns seconds. `time` is what the run has worked so far; pauses between a stop and its
-            resume, and work that no checkpoint kept, do not count.
+        clock: returns seconds. `time` is how long the run has worked; pauses between a stop and its resume, and work
+            that no checkpoint kept, do not count.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Metrics:
 def tensorboard_writer(folder: str | os.PathLike[str], first_step: int | None = None) -> "SummaryWriter":
     """Return a writer of TensorBoard events into `folder`, which is created when missing.
 
-    What an earlier process wrote from `first_step` on, that of a resumed run, is hidden.
+    Events of an earlier process from `first_step` on, at which a resumed run continues, are hidden.
     Raises `ConfigError` if TensorBoard, an optional dependency, is not installed.
     """
     return summary_writer()(os.fspath(folder), purge_step=first_step)

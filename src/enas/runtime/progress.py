@@ -1,7 +1,7 @@
 """Progress for the person watching: a bar on a terminal, plain lines anywhere else, and estimates beforehand.
 
-All of it goes to standard error; standard output is for what a command was asked to print. What cannot be shown is lost:
-no training ends because its watcher has gone.
+All of it goes to standard error; standard output is for what a command was asked to print. What cannot be shown is lost
+without an error: no training ends because nobody can read its progress.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from enas.runtime.streams import forgiving
 
 
 class Progress:
-    """How far a stage is, and its newest numbers; made by `progress`. `show` is called after each change."""
+    """How far a stage is, and its newest numbers; made by `progress`, which sets `show`, called after each change."""
 
     def __init__(self, total: int, unit: str, done: int, clock: Callable[[], float]) -> None:
         self.total = total
@@ -43,9 +43,9 @@ class Progress:
         return ", ".join([f"{self.done}/{self.total} {self.unit}", *self._left(), *numbers])
 
     def _left(self) -> list[str]:
-        """The time left at the mean speed since the first advance, if there is some and it can be known.
+        """The time left at the mean speed since the first advance; nothing if it cannot be known yet, or all is done.
 
-        The first one does not count, as processes start and kernels compile before it.
+        The time before the first advance does not count, as processes start and kernels compile in it.
         """
         done, then = self._timed_from or (self.done, 0.0)
         worked, missing = self.done - done, self.total - self.done
@@ -72,7 +72,7 @@ def progress(
         total: how many units there are.
         unit: what is counted, in the plural.
         done: units done before, by the run that this one resumes.
-        interval: off a terminal, print at most one line in this many seconds; the last is always printed.
+        interval: without a terminal, print at most one line in this many seconds; the last is always printed.
         stream: standard error, unless given.
         clock: returns seconds.
     """
@@ -106,7 +106,7 @@ def _bar(shown: Progress, stage: str, stream: TextIO) -> Iterator[None]:
 def _lines(
     shown: Progress, stage: str, stream: TextIO, interval: float, clock: Callable[[], float]
 ) -> Iterator[None]:
-    """Plain lines: the first state, then at most one in `interval` seconds, and the last."""
+    """Plain lines: the first state, then at most one in `interval` seconds, and the last state."""
     due, unsaid = clock(), False
 
     def show() -> None:

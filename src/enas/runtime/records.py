@@ -1,7 +1,7 @@
-"""The one reader of a run's records: JSON into typed dataclasses, every field checked, so that no reader forgets to.
+"""Reading a run's records: JSON into typed dataclasses, every field checked.
 
-A record is a frozen dataclass of plain types, other records in it. What a file has beside the fields is left alone: a
-newer version may write more.
+A record is a frozen dataclass of plain types and other records. Further names in a file are ignored: a newer version may
+write more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class WrongRecord(ValueError):
-    """Values are not those of a record; the message begins with the field's name, inner ones after dots."""
+    """Values are not those of a record. The message begins with the field's name, such as `outer.inner`."""
 
 
 _adapter = functools.cache(TypeAdapter)
@@ -32,8 +32,8 @@ _adapter = functools.cache(TypeAdapter)
 def validated(kind: type[T], values: object, *, strict: bool = True, closed: bool = False) -> T:
     """The dataclass `kind`, and those in it, from plain values.
 
-    `strict` takes JSON's own types only: no `true` or `"1"` for 1. `closed` refuses names that are no fields, and suggests
-    the nearest. Raises `WrongRecord` for a value that is missing or wrong.
+    `strict` takes JSON's own types only: not `true` or `"1"` for 1. `closed` refuses names that are no fields, and suggests
+    the nearest. Raises `WrongRecord` for a missing or wrong value.
     """
     adapter: TypeAdapter[T] = _adapter(cast(Hashable, kind))
     extra: Any = "forbid" if closed else "ignore"
@@ -51,7 +51,7 @@ def read_record(path: str | os.PathLike[str], kind: type[T], advice: str) -> T:
 
 
 def record_in(path: str | os.PathLike[str], values: object, kind: type[T], advice: str) -> T:
-    """The record that these values are, which a file holds. Raises `RunFolderError` as `read_record`."""
+    """The record that these values, from the file `path`, are. Raises `RunFolderError` as `read_record`."""
     try:
         return validated(kind, values)
     except WrongRecord as error:
@@ -67,10 +67,10 @@ def read_records(path: str | os.PathLike[str], kind: type[T], advice: str) -> li
 def check_settings(
     made_with: Mapping[str, Any] | None, now: Mapping[str, Any], what: str | os.PathLike[str], otherwise: str
 ) -> None:
-    """Compare the settings that `what` was made with, by their names with dots, with those of now.
+    """Compare the settings that `what` was made with, by their names with dots, with the settings `now`.
 
-    A setting that only one of them has is of another version, and so is `what` without any. Raises `RunFolderError` naming
-    the first that differs, with both values; `otherwise` is what can be done instead of putting it back.
+    A setting that only one of them has is of another version, and is not compared. Raises `RunFolderError` naming the first
+    that differs, with both values; `otherwise` says what to do instead of putting the value back.
     """
     for name, value in now.items():
         if made_with is not None and name in made_with and made_with[name] != value:

@@ -1,4 +1,4 @@
-"""Seeds from meaning: a random number is a function of (seed, purpose), so no generator is ever saved."""
+"""Seeds for purposes: a random number is a function of (seed, purpose), so no generator's state is ever saved."""
 
 import hashlib
 

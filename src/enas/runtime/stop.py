@@ -16,7 +16,7 @@ EXIT_STOPPED = 75
 
 
 class Stopped(EnasError):
-    """A stage stopped by a signal, after saving; the process exits with `exit_code`."""
+    """A stage stopped by a signal after saving; the process exits with `exit_code`."""
 
     exit_code = EXIT_STOPPED
 
@@ -32,14 +32,7 @@ class StopRequest:
 
     The first signal only sets `requested`; a second Ctrl-C raises KeyboardInterrupt at once, without saving. The block
     restores the earlier handlers when it ends. Python delivers signals to the main thread alone; in any other thread, call
-    `request` instead.
-
-        with StopRequest() as stop:
-            for step in ...:
-                ...
-                if stop.requested:
-                    checkpoints.save(step, state)
-                    raise stop.stopped(run)
+    `request` instead. A stage looks at `requested` after each step, saves, and raises `stopped(run)`.
     """
 
     def __init__(self) -> None:

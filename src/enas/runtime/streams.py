@@ -1,4 +1,4 @@
-"""Standard streams that may be closed, full, or lack a character: none of that is an error of what a program computes."""
+"""Standard streams that may be closed, full, or lack a character: no reason for a program to lose its work."""
 
 import contextlib
 import io
@@ -11,8 +11,10 @@ from enas.errors import EnasError
 
 
 def forgiving(stream: TextIO | None = None) -> TextIO:
-    """A stream for messages, which are lost where `stream` (standard error, as it is now) cannot take them: its reader
-    has gone, the disk is full, it is closed, or there is none."""
+    """A stream for messages: what `stream` (standard error by default) cannot take is lost without an error.
+
+    Its reader may have gone, the disk be full, or the stream be closed or missing.
+    """
     return cast(TextIO, _Forgiving(sys.stderr if stream is None else stream))
 
 
@@ -65,7 +67,10 @@ def standard_streams() -> Iterator[None]:
     cannot be written in the end is dropped without a word.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
-        _open_if_closed(number)
+        try:
+            os.fstat(number)
+        except OSError:  # closed
+            _lead_nowhere(number)
         if getattr(sys, name) is None:
             mode = "w" if number else "r"
             stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 # stays open
@@ -83,9 +88,8 @@ def standard_streams() -> Iterator[None]:
 def printing() -> Iterator[None]:
     """Print to standard output in the block, and see that all of it has been written.
 
-    Raises:
-        SystemExit: with code 0, the reader of a pipe has gone: it has what it wanted.
-        EnasError: standard output cannot be written for another reason, such as a full disk.
+    Raises `SystemExit` as `reader_may_go`, and `EnasError` if standard output cannot be written for another reason, such
+    as a full disk.
     """
     try:
         with reader_may_go():
@@ -115,15 +119,8 @@ def show_text(text: str) -> int:
     return 0
 
 
-def _open_if_closed(number: int) -> None:
-    try:
-        os.fstat(number)
-    except OSError:
-        _lead_nowhere(number)
-
-
 def _flush_or_drop(stream: TextIO) -> None:
-    """Flush a stream; what it cannot write would make Python's own flush at the exit fail, with a message and a code."""
+    """Flush a stream. What it cannot write is dropped: it would make Python's own flush at the exit fail."""
     try:
         stream.flush()
     except (OSError, ValueError):
@@ -133,7 +130,7 @@ def _flush_or_drop(stream: TextIO) -> None:
 
 
 def _lead_nowhere(number: int) -> None:
-    """Let a file descriptor, open or not, lead to the null device, in programs started from here too."""
+    """Let a file descriptor, open or not, lead to the null device, also in programs that are started from here."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     if nowhere == number:
         os.set_inheritable(number, True)

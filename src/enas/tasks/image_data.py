@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from enas.data.augmentation import augment, normalise
-from enas.data.batches import batch_positions, epoch_order, number_of_batches
 from enas.data.images import ImageSet, Normalisation
+from enas.errors import ConfigError
 from enas.runtime.seeding import generator
 from enas.tasks.image_settings import ImageTrainingConfig
 
@@ -29,10 +29,31 @@ class Minibatch(NamedTuple):
     """The share of the training steps that are done, this one among them."""
 
 
+def epoch_order(images: int, seed: int, epoch: int) -> Tensor:
+    """The positions of all images [N] in the order of this epoch, int64 on the CPU."""
+    return torch.randperm(images, generator=generator(seed, "order of images", epoch))
+
+
+def number_of_batches(images: int, batch: int, drop_last: bool = False) -> int:
+    """The number of batches of an epoch; the last one may be smaller, unless it is dropped.
+
+    45,000 images in batches of 128 are the authors' 352 steps, the last of 72 images. Raises `ConfigError` if there is no
+    batch.
+    """
+    if batch < 1:
+        raise ConfigError(f"The batch size is {batch}; set it to 1 or more.")
+    if drop_last and images < batch:
+        raise ConfigError(
+            f"{images:,} images are no whole batch of {batch}: lower the batch size, or keep the last batch."
+        )
+    return images // batch if drop_last else -(-images // batch)
+
+
 class TrainingImages:
     """Training images, in memory on the device as bytes, cut into the minibatches of any epoch.
 
-    Every pass has an order of its own. Order and augmentation follow from the seed and the place (epoch, step).
+    Every pass has an order of its own, with every image once; in the authors' code a queue hands out some of them twice.
+    Order and augmentation follow from the seed and the place (epoch, step).
     """
 
     def __init__(
@@ -54,7 +75,8 @@ class TrainingImages:
 
     def minibatch(self, epoch: int, step: int) -> Minibatch:
         """The augmented minibatch of a step."""
-        chosen = self.images[batch_positions(self._order_of(epoch), self.config.batch, step)]
+        first = step * self.config.batch
+        chosen = self.images[self._order_of(epoch)[first : first + self.config.batch]]
         draw = generator(self.seed, "augmentation", epoch, step)
         images_BCHW = augment(chosen.images_NCHW, self.normalisation, self.config.augmentation, draw)
         return Minibatch(images_BCHW, chosen.labels_N)

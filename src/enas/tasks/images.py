@@ -133,7 +133,7 @@ class ImageTask(Task):
         loss, accuracy = self.images(split).score(scores_of(model, architecture), self.reading.batch)
         return {"loss": loss, "accuracy": accuracy}
 
-    def order(self, score: Score) -> tuple[float, ...]:
+    def sort_key(self, score: Score) -> tuple[float, ...]:
         return score["accuracy"], -score["loss"]
 
     def calibrate(

@@ -143,7 +143,7 @@ class LanguageTask(Task):
         loss = evaluate(language_model, tokens, batch, self.reading.bptt, **path(architecture))
         return {"loss": loss, "ppl": perplexity(loss)}
 
-    def order(self, score: Score) -> tuple[float, ...]:
+    def sort_key(self, score: Score) -> tuple[float, ...]:
         return (-score["loss"],)
 
     # ---- what there is to know -----------------------------------------------------------------------------------------

@@ -28,7 +28,6 @@ from enas.evidence.statistics import (
     mean,
     mean_difference,
     median,
-    percentile,
     probability_better_paired,
     random_equivalents,
 )
@@ -42,6 +41,7 @@ from enas.runtime.progress import say
 from enas.runtime.records import record_in
 from enas.runtime.seeding import generator
 from enas.runtime.stop import Stopped, StopRequest
+from enas.scores import percentile
 from enas.stages import Run, derive, derive_by, search, verified
 
 SCORE = "score.json"

@@ -1,0 +1,28 @@
+"""Where scores stand among others. A score is better the higher it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from enas.errors import DataError
+
+
+def checked(name: str, values: npt.ArrayLike, least: int = 1) -> npt.NDArray[np.float64]:
+    """The values as a flat array. Raises `DataError` unless they are one row of at least `least` finite numbers."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or len(array) < least:
+        raise DataError(f"{name} must be a row of at least {least} numbers, not of shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise DataError(f"{name} must be finite numbers; {array[~np.isfinite(array)][0]} is among them")
+    return array
+
+
+def percentile(scores: npt.ArrayLike, reference: npt.ArrayLike) -> float:
+    """The mean share of the reference that lies below a score, ties counted half.
+
+    Scores drawn from the reference have 0.5 on average, whatever its distribution.
+    """
+    score_N, sorted_R = checked("scores", scores), np.sort(checked("reference", reference))
+    below_N, not_above_N = (np.searchsorted(sorted_R, score_N, side) for side in ("left", "right"))
+    return float((below_N + not_above_N).mean() / (2 * len(sorted_R)))
