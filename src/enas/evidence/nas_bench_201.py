@@ -19,7 +19,7 @@ import numpy as np
 
 from enas.errors import ArchitectureError, DataError, shown
 from enas.evidence.known_scores import KnownScores, rows_of
-from enas.spaces.nasbench201.space import NASBench201Space
+from enas.spaces import space_from_json
 
 EXPORTED = (
     "a CSV file (or .csv.xz) that you export from Dong and Yang's NAS-Bench-201: columns architecture, cifar10_valid, "
@@ -48,7 +48,8 @@ def read_tables(path: Path) -> Mapping[str, KnownScores]:
     Raises `DataError` naming line and value if the file is no such table: a column or a cell that there is not, a cell
     twice or missing, or an accuracy that is none.
     """
-    space, lines = NASBench201Space(), csv.reader(io.StringIO(_content(path), newline=""), strict=True)
+    space = space_from_json({"name": "nasbench201"})
+    lines = csv.reader(io.StringIO(_content(path), newline=""), strict=True)
     try:
         columns = next(lines, [])
         data_sets = _data_sets(path, columns)
