@@ -24,6 +24,7 @@ from enas.errors import ArchitectureError, ConfigError, DataError
 from enas.evidence import benchmark as module
 from enas.evidence.benchmark import (
     NAMED,
+    RANKED,
     Standing,
     as_json,
     as_text,
@@ -31,7 +32,7 @@ from enas.evidence.benchmark import (
     searches,
     standings,
 )
-from enas.evidence.known_scores import SAMPLES, KnownScores, Trial, search_known
+from enas.evidence.known_scores import SAMPLES, KnownScores, Trial, first_new, search_known
 from enas.evidence.nas_bench_graph import (
     NETWORKS,
     SHA256,
@@ -278,15 +279,47 @@ def test_the_best_of_uniform_searches_is_what_the_table_says() -> None:
     assert np.mean(found) == pytest.approx(best_of_k(table.valid, 20), abs=4 * np.std(found) / 20)
 
 
-@pytest.mark.parametrize("config", [IndependentConfig(), EvolutionConfig(30, 8), PAPER])
+@pytest.mark.parametrize("config", [IndependentConfig(), RANKED, EvolutionConfig(30, 8), PAPER])
 def test_a_table_with_one_good_option_a_decision_is_learnt_by_all_but_the_papers_settings(
     config: IndependentConfig | EvolutionConfig | LSTMConfig,
 ) -> None:
+    """Where the reward of every option is its own, the policy goes there."""
     good = np.array([sum(c == 1 for c in a.choices) / 5 for a in SMALL.enumerate()])
     table = KnownScores("sum", SMALL, good, good)
     trials = [search_known(table, "c", config, 300, 4, seed) for seed in range(5)]
     gain = np.mean([trial.policy_valid for trial in trials]) - good.mean()
     assert (gain > 0.2) == (config != PAPER)
+
+
+@pytest.mark.parametrize("config", [UniformConfig(), RANKED, EvolutionConfig(4, 2), LSTMConfig(8)])
+def test_a_distinct_search_looks_nothing_up_twice_until_all_is_known(
+    config: UniformConfig | IndependentConfig | EvolutionConfig | LSTMConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[int] = []
+    table = table_of("t", 3)
+    rows = KnownScores.rows
+
+    def recorded(self: KnownScores, choices_NL: np.ndarray) -> np.ndarray:
+        found = rows(self, choices_NL)
+        if len(found) <= 4:
+            looked_up.extend(found.tolist())
+        return found
+
+    monkeypatch.setattr(KnownScores, "rows", recorded)
+    again = search_known(table, "c", config, 64, 4, seed=0)
+    assert len(looked_up) == 64 > len(set(looked_up))
+    looked_up.clear()
+    once = search_known(table, "c", config, 64, 4, seed=0, distinct=True)
+    assert len(looked_up) == 64 == len(set(looked_up))
+    assert again.evaluations == once.evaluations == 64
+    looked_up.clear()
+    search_known(table, "uniform", UniformConfig(), 140, 4, seed=0, distinct=True)
+    assert len(looked_up) == 140 > len(set(looked_up)) > 120
+
+
+def test_the_first_new_ones_are_taken_and_then_the_first_others() -> None:
+    assert first_new([5, 7, 5, 3, 9], seen=[7], n=2) == [0, 3]
+    assert first_new([5, 7, 5, 3], seen=[7, 3], n=3) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("wrong", [{"evaluations": 0, "proposals": 1}, {"evaluations": 1, "proposals": 0}])
@@ -344,7 +377,9 @@ def test_standings_pair_equal_seeds_and_average_over_tables() -> None:
 
 
 def test_searches_are_all_there_and_random_search_is_always_among_them() -> None:
-    trials = list(searches([table_of("t", 0)], {"independent": IndependentConfig()}, 8, 4, seeds=3))
+    trials = list(
+        searches([table_of("t", 0)], {"independent": IndependentConfig()}, 8, 4, seeds=3, distinct=True)
+    )
     assert [(t.controller, t.seed) for t in trials] == [
         (name, seed) for name in ("uniform", "independent") for seed in range(3)
     ]

@@ -22,6 +22,7 @@ from enas.controllers.reinforce import (
     leave_one_out_baseline,
     normalise,
     policy_gradient_loss,
+    rank_advantages,
     skip_penalty,
     taken_action_entropy,
 )
@@ -185,6 +186,73 @@ def test_an_update_descends_the_loss_written_out() -> None:
     assert metrics["baseline"] == pytest.approx(2.0 / 3)
     assert metrics["advantage"] == pytest.approx(0.0, abs=1e-12)
     assert metrics["entropy"] == pytest.approx(entropy_N.mean().item())
+
+
+def test_ranks_are_of_the_recent_rewards_and_see_no_distances() -> None:
+    """By hand: of 1, 5, 5, 9 the share below 1 is 1/8, counting half of itself; below 5 it is 1/2; below 9 it is 7/8."""
+    rewards_N, recent_W = torch.tensor([1.0, 5.0, 9.0]).double(), torch.tensor([5.0, 1.0, 5.0, 9.0]).double()
+    expected = [math.sqrt(12) * place for place in (-3 / 8, 0, 3 / 8)]
+    assert rank_advantages(rewards_N, recent_W).tolist() == pytest.approx(expected)
+    torch.testing.assert_close(
+        rank_advantages(rewards_N**5, recent_W**5), rank_advantages(rewards_N, recent_W)
+    )
+    many_N = torch.rand(1000, generator=torch.Generator().manual_seed(0)).double()
+    assert rank_advantages(many_N, many_N).mean().abs() < 1e-9
+    assert rank_advantages(many_N, many_N).square().mean().item() == pytest.approx(1, abs=1e-3)
+
+
+RANKS = ReinforceConfig(
+    learning_rate=0.5,
+    optimiser="sgd",
+    baseline="ranks",
+    window=4,
+    normalise_advantages=False,
+    entropy_weight=0.0,
+)
+
+
+def test_a_plain_step_goes_along_the_gradient_of_the_ranks_among_the_last_rewards() -> None:
+    """The window keeps the last four rewards of three updates; one proposal an update is enough."""
+    policy = IndependentPolicy(SPACE).double()
+    controller = PolicyGradientController(policy, RANKS)
+    generator = torch.Generator().manual_seed(0)
+    for rewards in ([3.0, 1.0, 2.0], [4.0, 7.0]):
+        controller.feedback(controller.propose(len(rewards), generator), torch.tensor(rewards))
+    assert controller.recent_W.tolist() == [1.0, 2.0, 4.0, 7.0]
+    before_LK, proposals = policy.logits_LK.detach().clone(), controller.propose(1, generator)
+    metrics = controller.feedback(proposals, torch.tensor([5.0]))
+    advantage = math.sqrt(12) * (2.5 / 4 - 0.5)  # above 2 and 4, below 7
+    assert metrics["advantage"] == pytest.approx(advantage)
+    assert metrics["baseline"] == 4.0
+    scored = IndependentPolicy(SPACE).double()
+    scored.logits_LK.data.copy_(before_LK)
+    step = gradient(scored.score(proposals.choices_NL).log_prob_N.sum() * advantage, scored)
+    torch.testing.assert_close((policy.logits_LK - before_LK).flatten().detach(), 0.5 * step)
+
+
+def test_a_policy_of_ranks_goes_on_from_its_state_as_if_it_had_never_stopped() -> None:
+    def updates(controller: PolicyGradientController, seeds: range) -> None:
+        for seed in seeds:
+            generator = torch.Generator().manual_seed(seed)
+            controller.feedback(controller.propose(3, generator), torch.rand(3, generator=generator))
+
+    whole, first, second = (PolicyGradientController(IndependentPolicy(SPACE), RANKS) for _ in range(3))
+    updates(whole, range(6))
+    updates(first, range(3))
+    state = first.state_dict()
+    updates(first, range(3, 4))  # leaves the state as it was
+    second.load_state_dict(state)
+    updates(second, range(3, 6))
+    assert torch.equal(whole.policy.table(), second.policy.table())
+    assert torch.equal(whole.recent_W, second.recent_W)
+
+
+def test_a_refused_update_leaves_the_recent_rewards_as_they_were() -> None:
+    controller = PolicyGradientController(IndependentPolicy(SPACE), RANKS)
+    proposals = controller.propose(2, torch.Generator().manual_seed(0))
+    with pytest.raises(NotFiniteError):
+        controller.feedback(proposals, torch.tensor([1.0, math.nan]))
+    assert not len(controller.recent_W)
 
 
 @pytest.mark.parametrize("entropy", ["reward", "taken-action-in-reward"])

@@ -158,6 +158,7 @@ class Benchmark(Command):
     """Controllers against random search where every architecture's score is known; nothing is trained.
 
     nas-bench-graph: graph neural networks on eight data sets; needs pip install 'enas[graph]'.
+    nas-bench-201: image cells; needs --file, a table of their accuracies that you have.
     """
 
     settings: Annotated[benchmark.BenchmarkConfig, FLAT]

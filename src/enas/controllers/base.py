@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -39,6 +39,11 @@ class Proposals:
 
     def __len__(self) -> int:
         return len(self.choices_NL)
+
+    def rows(self, rows: Sequence[int]) -> Proposals:
+        """Some of the proposals, in this order."""
+        taken = list(rows)
+        return Proposals(self.choices_NL[taken], self.log_prob_NL[taken], self.entropy_NL[taken])
 
     @cached_property
     def log_prob_N(self) -> Tensor:

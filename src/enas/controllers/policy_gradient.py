@@ -1,4 +1,4 @@
-"""A controller whose policy learns by REINFORCE with Adam: the second phase of paper §2.2."""
+"""A controller whose policy learns by REINFORCE: the second phase of paper §2.2."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from enas.constraints import InnerShare, LearningRate, PartialShare, PositiveFloat, Settings, Weight
+from enas.constraints import (
+    InnerShare,
+    LearningRate,
+    PartialShare,
+    PositiveFloat,
+    PositiveInt,
+    Settings,
+    Weight,
+)
 from enas.controllers.base import Controller, Policy, Proposals, check_rewards, reward_and_entropy
 from enas.controllers.categorical import sample, uniform_logits
 from enas.controllers.reinforce import (
@@ -18,6 +26,7 @@ from enas.controllers.reinforce import (
     leave_one_out_baseline,
     normalise,
     policy_gradient_loss,
+    rank_advantages,
     skip_penalty,
     taken_action_entropy,
 )
@@ -27,16 +36,21 @@ from enas.health import attainable_probabilities, gradient_power, relative_proba
 
 @dataclass(frozen=True)
 class ReinforceConfig(Settings):
-    """How a policy learns from rewards: REINFORCE with Adam. The defaults are careful ones, for any policy."""
+    """How a policy learns from rewards: REINFORCE. The defaults are careful ones, for any policy."""
 
     learning_rate: LearningRate = 0.05
-    """Adam's learning rate."""
+    """Of the optimiser."""
+    optimiser: Literal["adam", "sgd"] = "adam"
+    """Adam; or plain steps along the gradient, which move what a reward was about and nothing else."""
     betas: tuple[PartialShare, PartialShare] = (0.9, 0.999)
     """Adam's decay rates of the gradient's mean and square."""
     eps: PositiveFloat = 1e-8
     """Adam's epsilon."""
-    baseline: Literal["leave-one-out", "ema"] = "leave-one-out"
-    """What is subtracted from a reward: the mean of the update's other rewards, or a moving average."""
+    baseline: Literal["leave-one-out", "ema", "ranks"] = "leave-one-out"
+    """What is subtracted from a reward: the mean of the update's other rewards, or a moving average; or the advantage is
+    the reward's place among the last `window` ones, whatever their distances."""
+    window: PositiveInt = 32
+    """Rewards among which one is ranked, those of the update included (baseline 'ranks')."""
     decay: PartialShare = 0.99
     """Share of the moving average kept at each reward (baseline 'ema')."""
     baseline_start: Literal["zero", "first-reward"] = "first-reward"
@@ -76,9 +90,15 @@ class PolicyGradientController(Controller):
         self.config = config
         self.moving_average: float | None = None
         """The baseline 'ema' after the last reward; None before the first, and for other baselines."""
-        self.optimiser = torch.optim.Adam(
-            policy.parameters(), lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True
-        )
+        self.recent_W = torch.zeros(0, dtype=torch.float64)
+        """The last `window` rewards (baseline 'ranks'); none for other baselines."""
+        self.optimiser: torch.optim.Optimizer
+        if config.optimiser == "sgd":
+            self.optimiser = torch.optim.SGD(policy.parameters(), lr=config.learning_rate)
+        else:
+            self.optimiser = torch.optim.Adam(
+                policy.parameters(), lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True
+            )
 
     def propose(self, n: int, generator: torch.Generator) -> Proposals:
         """Raises `NotFiniteError` if the policy has no probabilities any more."""
@@ -109,8 +129,14 @@ class PolicyGradientController(Controller):
         if self.config.skip_penalty == "reward":
             reward_N = reward_N - skip_weight * penalty_N.detach().cpu()
 
-        baseline_N = self._baseline(reward_N)
-        advantage_N = reward_N - baseline_N
+        recent_W = self.recent_W
+        if self.config.baseline == "ranks":
+            recent_W = torch.cat((recent_W, reward_N))[-max(self.config.window, len(reward_N)) :]
+            baseline_N = recent_W.median().expand(len(reward_N))
+            advantage_N = rank_advantages(reward_N, recent_W)
+        else:
+            baseline_N = self._baseline(reward_N)
+            advantage_N = reward_N - baseline_N
         scaled_N = normalise(advantage_N) if self.config.normalise_advantages else advantage_N
         loss = policy_gradient_loss(log_prob_N, scaled_N)
         if self.config.entropy == "regulariser":
@@ -121,6 +147,7 @@ class PolicyGradientController(Controller):
         with torch.no_grad():  # of the policy that made the proposals
             logits_NLK = self.policy.logits(proposals.choices_NL) if len(proposals) > 1 else None
         grad_norm = self._descend(loss)
+        self.recent_W = recent_W
         if self.config.baseline == "ema":
             self.moving_average = float(baseline_N[-1])
         learnt = {
@@ -158,11 +185,12 @@ class PolicyGradientController(Controller):
         return choices
 
     def state_dict(self) -> dict[str, Any]:
-        """Parameters, optimiser and moving average; the generator that draws proposals is the caller's."""
+        """Parameters, optimiser and earlier rewards; the generator that draws proposals is the caller's."""
         return {
             "policy": {name: tensor.clone() for name, tensor in self.policy.state_dict().items()},
             "optimiser": copy.deepcopy(self.optimiser.state_dict()),
             "moving_average": self.moving_average,
+            "recent": self.recent_W.clone(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -170,6 +198,7 @@ class PolicyGradientController(Controller):
             self.policy.load_state_dict(state["policy"])
             self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
             self.moving_average = state["moving_average"]
+            self.recent_W = state["recent"].clone()
         except (KeyError, RuntimeError, ValueError) as error:
             raise RunFolderError(
                 f"The saved state of the controller does not fit the {type(self.policy).__name__} of this "
@@ -197,7 +226,7 @@ class PolicyGradientController(Controller):
         return ema_baseline(rewards_N, previous, self.config.decay)
 
     def _descend(self, loss: Tensor) -> float:
-        """One Adam step down the loss; return the gradient's norm before clipping."""
+        """One step down the loss; return the gradient's norm before clipping."""
         self.optimiser.zero_grad()
         loss.backward()
         gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]

@@ -5,7 +5,7 @@ Letters: S seeds, T tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,9 +13,10 @@ import numpy as np
 import tyro
 
 from enas.constraints import PositiveInt, SampleSize, Settings, Several
-from enas.controllers import ControllerConfig, UniformConfig
+from enas.controllers import ControllerConfig, IndependentConfig, ReinforceConfig, UniformConfig
 from enas.errors import ConfigError, did_you_mean, shown
 from enas.evidence.known_scores import KnownScores, Trial, search_known
+from enas.evidence.nas_bench_201 import EXPORTED, read_tables
 from enas.evidence.nas_bench_graph import SHA256, load_table
 from enas.evidence.runs import aligned
 from enas.evidence.statistics import (
@@ -40,9 +41,24 @@ ALL = "all"
 POINTS = 100.0
 """Scores are shares; differences are shown in points."""
 LOADERS = {"nas-bench-graph": (tuple(SHA256), load_table)}
-"""What `enas benchmark` knows: the names of the tables, and what reads one."""
+"""Benchmarks of packages: the names of the tables, and what reads one."""
+OF_FILES = {"nas-bench-201": (EXPORTED, read_tables)}
+"""Benchmarks of files that users have: what such a file is, and what reads its tables."""
 
-NAMED = named_controllers("graph")
+RANKED = IndependentConfig(
+    ReinforceConfig(
+        learning_rate=1.5,
+        optimiser="sgd",
+        baseline="ranks",
+        window=32,
+        normalise_advantages=False,
+        entropy_weight=0.15,
+    )
+)
+"""For a few hundred rewards that do not change, 4 an update: a gain among the best ones, which are close together, counts as
+much as one among the worst. Shared weights change, and what they said 30 rewards ago is of other weights."""
+
+NAMED = {**named_controllers("graph"), "independent-ranks": RANKED}
 """The controllers by name; on a table, `lstm` has the settings of the paper's recurrent search."""
 
 
@@ -51,13 +67,18 @@ class BenchmarkConfig(Settings):
     """Which searches are made."""
 
     name: tyro.conf.Positional[str]
-    """The benchmark: nas-bench-graph."""
-    controllers: tuple[str, ...] = ("independent", "evolution", "lstm")
+    """The benchmark: nas-bench-graph, or nas-bench-201, which needs a file."""
+    file: OptionalPath = None
+    """Of nas-bench-201: a CSV file (or .csv.xz) with the accuracies of all cells."""
+    controllers: tuple[str, ...] = ("independent-ranks", "evolution", "independent", "lstm")
     """Compared with `uniform`, which is random search and always there."""
     tables: tuple[str, ...] = ()
     """Data sets of the benchmark; all of them if none is named."""
     evaluations: PositiveInt = 300
-    """Architectures that a search may look up, repeated ones counted again."""
+    """Architectures that a search may look up."""
+    distinct: bool = True
+    """Draw again what a search has looked up already, by whatever controller: its score is known. With False it is looked
+    up, and counted, once more, as shared weights would have to."""
     proposals: SampleSize = 4
     """Architectures rewarded for one update."""
     seeds: Several = 50
@@ -69,23 +90,46 @@ class BenchmarkConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.name not in LOADERS:
+        benchmarks = (*LOADERS, *OF_FILES)
+        if self.name not in benchmarks:
             raise ConfigError(
-                f"there is no benchmark {shown(self.name)}; {did_you_mean(self.name, LOADERS)}there is {', '.join(LOADERS)}"
+                f"there is no benchmark {shown(self.name)}; {did_you_mean(self.name, benchmarks)}there are "
+                f"{', '.join(benchmarks)}"
             )
-        for what, given, known in (
-            ("controller", self.controllers, tuple(NAMED)),
-            ("table", self.tables, LOADERS[self.name][0]),
-        ):
-            unknown = next((word for word in given if word not in known), None)
-            if unknown is not None:
+        check_known("controller", self.controllers, NAMED)
+        if self.name in LOADERS:
+            check_known("table", self.tables, LOADERS[self.name][0])
+            if self.file is not None:
                 raise ConfigError(
-                    f"there is no {what} {shown(unknown)}; {did_you_mean(unknown, known)}there are {', '.join(known)}"
+                    f"--file {shown(str(self.file))} means nothing to {self.name}, whose tables are those of a package"
                 )
+        elif self.file is None:
+            raise ConfigError(
+                f"{self.name} does not come with enas; name a table by --file, {OF_FILES[self.name][0]}"
+            )
         if self.proposals < 2 and "independent" in self.controllers:
             raise ConfigError(
                 f"proposals must be at least 2 for the baseline of independent, not {self.proposals}"
             )
+
+    def load(self) -> list[KnownScores]:
+        """The tables. Raises `DataError` if they are not there, or not what they should be."""
+        if self.name in LOADERS:
+            known, load = LOADERS[self.name]
+            return [load(table) for table in self.tables or known]
+        assert self.file is not None
+        tables = OF_FILES[self.name][1](self.file)
+        check_known("table", self.tables, tables)
+        return [tables[table] for table in self.tables or tables]
+
+
+def check_known(what: str, given: Sequence[str], known: Collection[str]) -> None:
+    """Raise `ConfigError` for the first of the given words that is not known."""
+    unknown = next((word for word in given if word not in known), None)
+    if unknown is not None:
+        raise ConfigError(
+            f"there is no {what} {shown(unknown)}; {did_you_mean(unknown, known)}there are {', '.join(known)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -113,12 +157,13 @@ class Standing:
 
 def benchmark(config: BenchmarkConfig) -> list[Standing]:
     """Make all searches, on the CPU, and return the numbers that they come to."""
-    known, load = LOADERS[config.name]
-    tables = [load(table) for table in config.tables or known]
+    tables = config.load()
     controllers = {name: NAMED[name] for name in (RANDOM, *config.controllers)}
     trials = []
     with progress("benchmark", len(tables) * len(controllers) * config.seeds, "searches") as bar:
-        for trial in searches(tables, controllers, config.evaluations, config.proposals, config.seeds):
+        for trial in searches(
+            tables, controllers, config.evaluations, config.proposals, config.seeds, config.distinct
+        ):
             trials.append(trial)
             if config.records is not None:
                 append_jsonl(config.records, asdict(trial))
@@ -132,12 +177,13 @@ def searches(
     evaluations: int,
     proposals: int,
     seeds: int,
+    distinct: bool,
 ) -> Iterator[Trial]:
     """Searches of every table with random search and every controller, seeds 0 .. S-1, one after the other."""
     for table in tables:
         for name, config in {RANDOM: UniformConfig(), **controllers}.items():
             for seed in range(seeds):
-                yield search_known(table, name, config, evaluations, proposals, seed)
+                yield search_known(table, name, config, evaluations, proposals, seed, distinct)
 
 
 def standings(trials: Sequence[Trial], tables: Sequence[KnownScores]) -> list[Standing]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ from enas.controllers import ControllerConfig, build_controller
 from enas.errors import ConfigError, DataError
 from enas.runtime.seeding import derive_seed, generator
 
+DRAWS = 20
+"""A policy is asked for this many times the proposals of an update, of which the first new ones are taken."""
 SAMPLES = 16
 """Architectures drawn from a policy at the end of a search, to say where it has gone."""
 
@@ -40,9 +43,14 @@ class KnownScores:
 
     def rows(self, choices_NL: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """The rows of these architectures [N]: their places in the enumeration."""
-        counts = [len(decision.options) for decision in self.space.decisions]
-        steps_L = [math.prod(counts[place + 1 :]) for place in range(len(counts))]
-        return np.asarray(choices_NL, dtype=np.int64) @ np.array(steps_L, dtype=np.int64)
+        return rows_of(self.space, choices_NL)
+
+
+def rows_of(space: Space, choices_NL: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """The places of these architectures in the enumeration of their space [N]."""
+    counts = [len(decision.options) for decision in space.decisions]
+    steps_L = [math.prod(counts[place + 1 :]) for place in range(len(counts))]
+    return np.asarray(choices_NL, dtype=np.int64) @ np.array(steps_L, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class Trial:
     controller: str
     seed: int
     evaluations: int
-    """Rewards looked up; an architecture that is proposed again counts again."""
+    """Rewards looked up; an architecture that is looked up again counts again."""
     best_valid: float
     """The best validation score seen."""
     best_test: float
@@ -66,12 +74,19 @@ class Trial:
 
 
 def search_known(
-    table: KnownScores, name: str, config: ControllerConfig, evaluations: int, proposals: int, seed: int
+    table: KnownScores,
+    name: str,
+    config: ControllerConfig,
+    evaluations: int,
+    proposals: int,
+    seed: int,
+    distinct: bool = False,
 ) -> Trial:
     """Search a table with a controller, called `name`, that is rewarded with validation scores.
 
     An update has `proposals` proposals, the last one those that are left; one proposal that is left alone is looked up,
-    but nothing is learnt from it. Runs of different names or seeds are independent of each other.
+    but nothing is learnt from it. If they are `distinct`, an architecture that has been looked up is drawn again, as long as
+    the policy still has others. Runs of different names or seeds are independent of each other.
     Raises `ConfigError` unless there is at least one evaluation and one proposal an update.
     """
     if evaluations < 1 or proposals < 1:
@@ -81,7 +96,10 @@ def search_known(
     seen: list[int] = []
     while len(seen) < evaluations:
         n = min(proposals, evaluations - len(seen))
-        proposed = controller.propose(n, generator(seed, name, "proposals", len(seen)))
+        draw = generator(seed, name, "proposals", len(seen))
+        proposed = controller.propose(DRAWS * n if distinct else n, draw)
+        if distinct:
+            proposed = proposed.rows(first_new(table.rows(proposed.choices_NL.numpy()).tolist(), seen, n))
         row_N = table.rows(proposed.choices_NL.numpy())
         seen += row_N.tolist()
         if n > 1 or proposals == 1:
@@ -101,3 +119,12 @@ def search_known(
         seconds=time.perf_counter() - started,
         trajectory=tuple(np.maximum.accumulate(scores).tolist()),
     )
+
+
+def first_new(rows: Sequence[int], seen: Collection[int], n: int) -> list[int]:
+    """The places in `rows` of its first `n` different ones that were not seen, filled up with its first others."""
+    known, new, old = set(seen), list[int](), list[int]()
+    for place, row in enumerate(rows):
+        (old if row in known else new).append(place)
+        known.add(row)
+    return (new + old)[:n]
