@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import lzma
 import random
 from pathlib import Path
@@ -13,7 +14,10 @@ from enas.cli import main
 from enas.errors import DataError
 from enas.evidence.known_scores import rows_of
 from enas.evidence.nas_bench_201 import LARGEST, read_cells, read_tables
+from enas.run import Run
+from enas.scores import percentile
 from enas.spaces.nasbench201.space import NASBench201Space
+from tests import tiny
 
 SPACE = NASBench201Space()
 HEAD = "architecture,cifar10_valid,cifar10_test"
@@ -147,3 +151,36 @@ def test_the_command_searches_the_tables_of_a_file(
         said = capsys.readouterr().err.splitlines()
         assert len(said) == 1
         assert says in said[0]
+
+
+# ---- searches that are judged by it -------------------------------------------------------------------------------------
+
+
+def test_a_search_trains_its_cells_itself_and_is_judged_by_the_table(
+    tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verify = ("--verify.trainings", "5", "--verify.rounds", "1", "--verify.epochs", "1")
+    config = tiny.image_config("nasbench201", *verify, "--derive.shortlist-order", "corrected")
+    monkeypatch.setattr("enas.evidence.tables.score.recipe", lambda name: config)
+    table, searches = written(tmp_path, [HEAD, *lines]), tmp_path / "searches"
+    command = ["table", "score", "nas-bench-201", "--file", str(table), "--methods=default", "--seeds=1"]
+    assert main([*command, "--run", str(searches), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)["searches"]["default"][0]
+    folder = searches / "default-seed0"
+    assert len(list((folder / "verify").glob("*/result.json"))) == 5
+    assert len(list((folder / "derive").glob("*/result.json"))) == config.derive.shortlist
+    picked = SPACE.parse(record["picked"])
+    assert Run.open(folder).architecture() == picked
+    truth = {a: made_up(a.choices) for a in SPACE.enumerate()}
+    assert record["valid"]["picked"] == pytest.approx(truth[picked] / 100)
+    assert record["test"]["picked"] == pytest.approx((truth[picked] - 1) / 100)
+    assert record["valid"]["picked_percentile"] == pytest.approx(
+        percentile([truth[picked]], list(truth.values()))
+    )
+    assert -1 <= record["valid"]["corrected_kendall"] <= 1
+
+
+def test_a_search_on_it_needs_a_table(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["table", "score", "nas-bench-201", "--run", str(tmp_path / "x")]) == 2
+    assert "nas-bench-201 needs --file TABLE: a CSV file" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

@@ -133,6 +133,7 @@ _IMAGE_FLAGS = """
 _SPACE_FLAGS = {
     "macro": "--space.layers 3",
     "micro": "--space.nodes 2 --network.layers 1 --child-network.layers 1",
+    "nasbench201": "--network.cells 1 --child-network.cells 1",
 }
 
 

@@ -93,7 +93,7 @@ class OnTable(Command, ABC):
     """Something about the table of a mini-space."""
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="{" + ",".join(MINI_SPACES) + "}")]
-    """The mini-space."""
+    """The mini-space; for `score` also nas-bench-201."""
 
     @abstractmethod
     def ask(self) -> str:
@@ -124,6 +124,10 @@ class ScoreTable(OnTable):
     """Search a mini-space with several seeds and methods, and score what comes out against its table."""
 
     settings: Annotated[score.ScoreOptions, FLAT]
+
+    def checked(self) -> Self:
+        """Raises `ConfigError` for a space that there is not."""
+        return self if self.name == score.NAS_BENCH_201 else super().checked()
 
     def ask(self) -> str:
         record = score.score_methods(self.name, self.settings)

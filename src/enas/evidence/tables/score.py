@@ -8,6 +8,7 @@ the run's, they are done. What was found is judged on validation and on test dat
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -20,8 +21,9 @@ from scipy import stats
 from enas.architecture import Architecture
 from enas.config import RunConfig
 from enas.constraints import SampleSize, Seed, Settings
-from enas.errors import DataError
+from enas.errors import ConfigError, DataError
 from enas.evidence.agreement import top
+from enas.evidence.nas_bench_201 import EXPORTED, read_cells
 from enas.evidence.runs import Stage, aligned, command_line, finish_or_diverge, run_in
 from enas.evidence.statistics import (
     Floats,
@@ -35,15 +37,20 @@ from enas.evidence.tables.minispaces import mini_space, table_of
 from enas.evidence.tables.named_settings import named_settings
 from enas.evidence.tables.table import SPLITS, Split, Table, recipe_hash
 from enas.paths import OptionalPath, UserPath
+from enas.recipes import recipe
 from enas.runtime.files import read_json, write_json
 from enas.runtime.lock import run_lock
 from enas.runtime.progress import say
 from enas.runtime.records import record_in
-from enas.runtime.seeding import generator
+from enas.runtime.seeding import derive_seed, generator
 from enas.runtime.stop import Stopped, StopRequest
 from enas.scores import percentile
 from enas.stages import Run, derive, derive_by, search, verified
 
+NAS_BENCH_201 = "nas-bench-201"
+"""The name of the benchmark, whose table the user has, and whose cells a search trains itself."""
+COMPARED = 100
+"""Cells of it whose order by the shared weights is compared with the truth."""
 SCORE = "score.json"
 SAMPLES = 16
 EQUIVALENTS = "picked_random_equivalents"
@@ -73,7 +80,7 @@ class ScoreOptions(Settings):
     first_seed: Seed = 0
     """The seed of the first search; the others follow."""
     file: OptionalPath = None
-    """A table.jsonl; by default the one that comes with the package."""
+    """A table.jsonl, by default the one that comes with the package; for nas-bench-201 the CSV file of its accuracies."""
     json: bool = False
     """Print JSON instead of sentences."""
 
@@ -89,7 +96,7 @@ class ScoreRecord:
 
 def score_methods(name: str, options: ScoreOptions) -> dict[str, Any]:
     """Every search of every method, and what they come to together."""
-    truth, config = Truth.of(table_of(name, options.file)), mini_space(name).config()
+    truth, config = known_of(name, options.file)
     chosen = {method: named_settings(config, method) for method in options.methods.split(",")}
     options.run.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[dict[str, Any]]] = {method: [] for method in chosen}
@@ -104,6 +111,25 @@ def score_methods(name: str, options: ScoreOptions) -> dict[str, Any]:
                     command = f"{command_line(f'enas table score {name}', options)} --run"
                     raise stop.stopped(options.run, command) from stopped
     return summarise(found)
+
+
+def known_of(name: str, file: Path | None) -> tuple[Truth, RunConfig]:
+    """What is known of a space, and the settings of searches on it.
+
+    Raises `ConfigError` for an unknown name, or where a table is needed and none is given.
+    """
+    if name != NAS_BENCH_201:
+        return Truth.of(table_of(name, file)), mini_space(name).config()
+    if file is None:
+        raise ConfigError(f"{name} needs --file TABLE: {EXPORTED}")
+    known = read_cells(file)
+    cells = list(known.space.enumerate())
+    scores: dict[Split, dict[Architecture, float]] = {
+        "valid": dict(zip(cells, known.valid.tolist(), strict=True)),
+        "test": dict(zip(cells, known.test.tolist(), strict=True)),
+    }
+    compared = random.Random(derive_seed(0, "table", name)).sample(cells, COMPARED)
+    return Truth(scores, compared), recipe("nasbench201-default")
 
 
 @dataclass(frozen=True)
