@@ -10,8 +10,10 @@ Shape letters: B images, C channels in, O channels out, H rows, W columns.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
@@ -38,6 +40,19 @@ def _kernels() -> Mapping[str, Callable[..., Any]]:
     return registered() if why_no_kernels() is None else {}
 
 
+_plain = ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def plain_forms() -> Iterator[None]:
+    """Inside, no kernel takes over, so that torch's own means see every step of a network."""
+    before = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(before)
+
+
 def kernels_report() -> list[tuple[str, bool, str]]:
     """What there is to tell of the kernels: what was looked at, whether it is there, and in words."""
     from enas.cpu.registry import report
@@ -56,7 +71,7 @@ class Operation(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the kernel makes of it, or else the plain form."""
-        if torch.compiler.is_compiling() or is_tracing():
+        if torch.compiler.is_compiling() or is_tracing() or _plain.get():
             return self.plain(*args, **kwargs)
         if self.check is not None:
             self.check(*args, **kwargs)
