@@ -10,10 +10,8 @@ Shape letters: B images, C channels in, O channels out, H rows, W columns.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
@@ -21,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.jit._trace import is_tracing
 from torch.nn import functional as F
+from torch.utils._python_dispatch import _len_torch_dispatch_stack
 
 from enas.errors import ConfigError, DataError
 
@@ -40,19 +39,6 @@ def _kernels() -> Mapping[str, Callable[..., Any]]:
     return registered() if why_no_kernels() is None else {}
 
 
-_plain = ContextVar("plain", default=False)
-
-
-@contextlib.contextmanager
-def plain_forms() -> Iterator[None]:
-    """Inside, no kernel takes over, so that torch's own means see every step of a network."""
-    before = _plain.set(True)
-    try:
-        yield
-    finally:
-        _plain.reset(before)
-
-
 def kernels_report() -> list[tuple[str, bool, str]]:
     """What there is to tell of the kernels: what was looked at, whether it is there, and in words."""
     from enas.cpu.registry import report
@@ -70,8 +56,8 @@ class Operation(Generic[P, R]):
         functools.update_wrapper(self, plain)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """What the kernel makes of it, or else the plain form."""
-        if torch.compiler.is_compiling() or is_tracing() or _plain.get():
+        """What the kernel makes of it, or else the plain form, which is what somebody who looks on has to see."""
+        if torch.compiler.is_compiling() or is_tracing() or _len_torch_dispatch_stack():
             return self.plain(*args, **kwargs)
         if self.check is not None:
             self.check(*args, **kwargs)

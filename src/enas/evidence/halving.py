@@ -2,7 +2,8 @@
 
 Who is promoted is ASHA's rule (Li et al. 2020, arXiv:1810.05934, algorithm 2): a network goes up as soon as it is among the
 best third of those that its rung has so far, and nobody waits for a rung to be complete. Trainings are given out in rounds,
-so that they can run side by side; rounds of new architectures are as large as what is left of the budget is enough for.
+so that they can run side by side; a round of new architectures is as large as what is left of the budget is enough for, the
+first one small.
 
     FOLDER/                  a run folder with the recipe of the trainings
       halving.json           what was expected of an epoch
@@ -30,6 +31,9 @@ from enas.stages import Run, training_seconds
 
 REDUCTION = 3
 """How many times as long the trainings of a rung are as those of the rung below, and how many of these none follows."""
+
+FIRST = REDUCTION**2
+"""Architectures of the first round, which shows how long an epoch takes."""
 
 # ---- the rule ----------------------------------------------------------------------------------------------------------
 
@@ -68,7 +72,7 @@ def promotion(rungs: Rungs) -> Promotion | None:
 def epochs_each(epochs: Sequence[int]) -> float:
     """Epochs that a new architecture costs on average, its share of the promotions that it brings about included."""
     return epochs[0] + sum(
-        (longer - shorter) / REDUCTION**rung
+        (longer - shorter) / float(REDUCTION) ** rung
         for rung, (shorter, longer) in enumerate(pairwise(epochs), start=1)
     )
 
@@ -113,10 +117,10 @@ def halve(
     rung_epochs = lengths(epochs)
     rungs: list[dict[Network, float]] = [{} for _ in rung_epochs]
     results: list[dict[Network, Mapping[str, Any]]] = [{} for _ in rung_epochs]
-    candidates = (Network("candidate", architecture, run.config.seed) for architecture in drawn)
-    first = next(candidates)
-    candidates = chain([first], candidates)
-    expected, spent = expected_epoch_seconds(run, first, stop), 0.0
+    first = next(drawn)
+    candidates = (Network("candidate", one, run.config.seed) for one in chain([first], drawn))
+    example = Network("candidate", first, run.config.seed)
+    expected, spent = expected_epoch_seconds(run, example, stop), 0.0
     while not rungs[0] or spent < seconds:
         left = seconds - spent
         if (up := promotion(rungs)) is not None:
@@ -127,7 +131,8 @@ def halve(
                 carry_on(run, network, below, rung_epochs[rung])
         else:
             rung, each = 0, expected * rung_epochs[0]
-            networks = list(islice(candidates, max(1, int(left / (expected * epochs_each(rung_epochs))))))
+            count = max(1, int(left / (expected * epochs_each(rung_epochs))))
+            networks = list(islice(candidates, count if rungs[0] else min(count, FIRST)))
         if not networks:
             break  # the space has no more
         trained = train_all_of(

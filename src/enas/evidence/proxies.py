@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from enas import ops
 from enas.architecture import Architecture
 from enas.config import RunConfig
 from enas.errors import ConfigError
@@ -49,7 +48,8 @@ def naswot(network: nn.Module, inputs: Tensor) -> float:
     Norms use the minibatch's own statistics. It is -infinity where two inputs open the same ReLUs, or there are none.
     """
     set_mode(network, training=False)
-    with ops.plain_forms(), batch_statistics(norms_of(network)), ReLUPatterns() as patterns:
+    patterns = ReLUPatterns()
+    with batch_statistics(norms_of(network)), patterns:
         network(inputs)
     return patterns.log_determinant()
 
@@ -57,9 +57,8 @@ def naswot(network: nn.Module, inputs: Tensor) -> float:
 class ReLUPatterns(TorchDispatchMode):
     """Inside, every ReLU is noted: which inputs of the minibatch it is open for."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.kernel_BB: Tensor | None = None
+    kernel_BB: Tensor | None = None
+    """K of all ReLUs so far."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (torch.ops.aten.relu.default, torch.ops.aten.relu_.default):
@@ -94,15 +93,11 @@ def synflow(network: nn.Module, shape: Sequence[int]) -> float:
     with torch.no_grad():
         for weight in weights:
             weight.abs_()
-    with ops.plain_forms():
-        passed = network(torch.ones(1, *shape, dtype=torch.float64)).sum()
+    passed = network(torch.ones(1, *shape, dtype=torch.float64)).sum()
     gradients = torch.autograd.grad(passed, weights, allow_unused=True)
-    flows = [
-        (weight.detach() * gradient).abs().sum()
-        for weight, gradient in zip(weights, gradients, strict=True)
-        if gradient is not None
-    ]
-    return float(torch.stack(flows).sum())
+    # A weight that the outputs do not depend on has no gradient.
+    pairs: Iterable[tuple[Tensor, Tensor | None]] = zip(weights, gradients, strict=True)
+    return sum(float((weight * gradient).abs().sum()) for weight, gradient in pairs if gradient is not None)
 
 
 # ---- of an architecture of a run ---------------------------------------------------------------------------------------
