@@ -39,7 +39,9 @@ class OperationCounter(TorchDispatchMode):
     and computes what shape a norm or a ReLU has, which is that of its input.
     """
 
-    operations: int = 0
+    def __init__(self) -> None:
+        TorchDispatchMode.__init__(self)  # not by super(), whose type is not known
+        self.operations = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.native_batch_norm.default:

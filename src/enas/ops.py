@@ -17,9 +17,9 @@ from typing import Any, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._C import _len_torch_dispatch_stack
 from torch.jit._trace import is_tracing
 from torch.nn import functional as F
-from torch.utils._python_dispatch import _len_torch_dispatch_stack
 
 from enas.errors import ConfigError, DataError
 

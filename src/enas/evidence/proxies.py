@@ -57,8 +57,10 @@ def naswot(network: nn.Module, inputs: Tensor) -> float:
 class ReLUPatterns(TorchDispatchMode):
     """Inside, every ReLU is noted: which inputs of the minibatch it is open for."""
 
-    kernel_BB: Tensor | None = None
-    """K of all ReLUs so far."""
+    def __init__(self) -> None:
+        TorchDispatchMode.__init__(self)  # not by super(), whose type is not known
+        self.kernel_BB: Tensor | None = None
+        """K of all ReLUs so far."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (torch.ops.aten.relu.default, torch.ops.aten.relu_.default):
