@@ -99,7 +99,8 @@ def synflow(network: nn.Module, shape: Sequence[int]) -> float:
     gradients = torch.autograd.grad(passed, weights, allow_unused=True)
     # A weight that the outputs do not depend on has no gradient.
     pairs: Iterable[tuple[Tensor, Tensor | None]] = zip(weights, gradients, strict=True)
-    return sum(float((weight * gradient).abs().sum()) for weight, gradient in pairs if gradient is not None)
+    flows = [(weight.detach() * gradient).abs().sum() for weight, gradient in pairs if gradient is not None]
+    return sum(flow.item() for flow in flows)
 
 
 # ---- of an architecture of a run ---------------------------------------------------------------------------------------
