@@ -519,7 +519,7 @@ def test_estimate_counts_what_is_missing(
     finish(run, (compare_run.search, compare_run.derive), StopRequest())
     own = replace(compare_run.found_by(run, ENAS), search_seconds=3600.0, validate_seconds=0.0)
     said = compare_run.plan(run, CompareConfig(seeds=3, samples=6), own)
-    assert "8 searches and at most 15 trainings are missing: about 8 h" in said
+    assert "8 searches and at most 27 trainings are missing: about 8 h" in said
     assert not capsys.readouterr().out
 
 
