@@ -20,7 +20,17 @@ from enas.errors import ConfigError, NotFiniteError, RunFolderError
 from enas.evidence import compare as compare_run
 from enas.evidence.compare import CompareConfig, random_searches
 from enas.evidence.comparison import RANDOM_SEARCH, SAMPLING, Comparison, Record, compare
-from enas.evidence.methods import ENAS, EVOLUTION, SHARED_RANDOM, UNIFORM, Spent, own_name, rivals
+from enas.evidence.methods import (
+    ASHA,
+    BY_PROXY,
+    ENAS,
+    EVOLUTION,
+    SHARED_RANDOM,
+    UNIFORM,
+    Spent,
+    own_name,
+    rivals,
+)
 from enas.evidence.pictures import comparison_svg
 from enas.evidence.runs import command_line, finish
 from enas.evidence.statistics import probability_better_paired
@@ -160,6 +170,8 @@ def test_rivals_can_be_chosen(text: Path) -> None:
     chosen = {given: list(CompareConfig(rivals=given).rivals_of(config)) for given in ("none", EVOLUTION)}
     assert chosen == {"none": [], EVOLUTION: [EVOLUTION]}
     assert list(CompareConfig().rivals_of(config)) == [SHARED_RANDOM, EVOLUTION]
+    assert CompareConfig().chosen == [SHARED_RANDOM, EVOLUTION, *BY_PROXY]  # asha takes as long as a search
+    assert CompareConfig(rivals="asha,evolution").chosen == [EVOLUTION, ASHA]
     with pytest.raises(ConfigError, match=r"--rivals are some of shared-random, evolution, .* not 'lstm'"):
         CompareConfig(rivals="evolution,lstm")
 
@@ -464,9 +476,17 @@ def test_command_says_what_it_takes_and_leaves_numbers_and_picture(
     assert cli.main(["compare", str(done), *ARGUMENTS]) == 0
     captured = capsys.readouterr()
     assert (
-        "compare: enas, shared-random, evolution with 2 seeds, 4 random architectures; 0 searches"
-        in captured.err
-    )
+        "compare: enas, shared-random, evolution, most-parameters, most-multiply-adds, naswot, synflow with 2 seeds, 4 "
+        "random architectures; 0 searches"
+    ) in captured.err
+    for proxy in (
+        "most-multiply-adds: networks",
+        "naswot: it is",
+        "synflow: it is",
+        "most-parameters: all of",
+    ):
+        assert f"compare: without {proxy}" in captured.err
+    assert "enas is not shown to beat what needs no shared weights: random-search" in captured.out
     for method in (ENAS, EVOLUTION, SHARED_RANDOM, RANDOM_SEARCH, SAMPLING):
         assert method in captured.out
     assert "enas: no difference from evolution shown" in captured.out  # of two pairs there never is one
@@ -499,7 +519,7 @@ def test_estimate_counts_what_is_missing(
     finish(run, (compare_run.search, compare_run.derive), StopRequest())
     own = replace(compare_run.found_by(run, ENAS), search_seconds=3600.0, validate_seconds=0.0)
     said = compare_run.plan(run, CompareConfig(seeds=3, samples=6), own)
-    assert "8 searches and at most 15 trainings are missing: about 8 h" in said
+    assert "8 searches and at most 27 trainings are missing: about 8 h" in said
     assert not capsys.readouterr().out
 
 

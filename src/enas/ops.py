@@ -17,6 +17,7 @@ from typing import Any, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._C import _len_torch_dispatch_stack
 from torch.jit._trace import is_tracing
 from torch.nn import functional as F
 
@@ -55,8 +56,8 @@ class Operation(Generic[P, R]):
         functools.update_wrapper(self, plain)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """What the kernel makes of it, or else the plain form."""
-        if torch.compiler.is_compiling() or is_tracing():
+        """What the kernel makes of it, or else the plain form, which is what somebody who looks on has to see."""
+        if torch.compiler.is_compiling() or is_tracing() or _len_torch_dispatch_stack():
             return self.plain(*args, **kwargs)
         if self.check is not None:
             self.check(*args, **kwargs)

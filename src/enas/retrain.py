@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,13 +126,20 @@ def random_architectures(
         raise ConfigError(
             f"{count} random architectures are asked for, but the space has {space.count()} in all"
         )
+    return list(islice(uniform_architectures(space, seed, excluded), count))
+
+
+def uniform_architectures(
+    space: Space, seed: int, excluded: Collection[Architecture] = ()
+) -> Iterator[Architecture]:
+    """Distinct uniformly random architectures, the same for the same seed, until there are no more."""
     rng = random.Random(derive_seed(seed, "random architectures"))
-    drawn: dict[Architecture, None] = {}
-    while len(drawn) < count:
+    seen, count = set(excluded), space.count()
+    while len(seen) < count:
         architecture = space.sample(rng)
-        if architecture not in excluded:
-            drawn[architecture] = None
-    return list(drawn)
+        if architecture not in seen:
+            seen.add(architecture)
+            yield architecture
 
 
 def train_network(

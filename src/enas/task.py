@@ -151,6 +151,11 @@ class Task(ABC):
         """Probabilities [N, K] of the classes of a whole split, in float64. Raises `ConfigError` if there are no classes."""
         raise ConfigError("there are no classes here; ensembles are of classifiers")
 
+    def inputs(self, minibatch: Minibatch) -> Tensor:
+        """What a network of its own maps to class scores, `model(inputs)` [B, K]. Raises `ConfigError` if there are no
+        classes."""
+        raise ConfigError("it is for networks that map an input to class scores")
+
     def labels(self, split: Split) -> Tensor:
         """The classes [N] of a split. Raises `ConfigError` if there are none."""
         raise ConfigError("there are no classes here; ensembles are of classifiers")
@@ -172,6 +177,10 @@ class Task(ABC):
         return products_in(self.dtype, self.device)
 
     # ---- what there is to know -----------------------------------------------------------------------------------------
+
+    def parameters(self, model: nn.Module) -> int:
+        """How many trained values a network has."""
+        return sum(parameter.numel() for parameter in model.parameters())
 
     @abstractmethod
     def size(self, model: nn.Module) -> dict[str, int]:

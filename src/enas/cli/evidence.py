@@ -75,8 +75,8 @@ class Rank(OnSearch):
 
 @dataclass(frozen=True)
 class Compare(OnSearch):
-    """Compare a run's method with random sampling, random search, random search with weight sharing, and evolution, at
-    equal budget."""
+    """Compare a run's method with random ones, other searches on shared weights, and what needs no shared weights, at equal
+    budget."""
 
     settings: Annotated[compare.CompareConfig, FLAT] = field(default_factory=compare.CompareConfig)
 

@@ -1,8 +1,10 @@
-"""Comparing: a run's method against random sampling, random search, random search with weight sharing, and evolution.
+"""Comparing: a run's method against random ones, other searches on shared weights, and what needs no shared weights.
 
 All parts are kept below the run folder, each recognised by its files and never repeated:
 
     RUN/compare/METHOD-seedS/     a search and what it picked, an ordinary run folder; that of the run's own seed is RUN
+    RUN/compare/PROXY-seedS/      what random architectures score without training
+    RUN/compare/asha-seedS/       trainings of random architectures, the best of them longer
     RUN/compare/ID-seedS/         one training from scratch each, of what was picked and of random architectures
     RUN/compare/records.jsonl     what every run of every method came to
     RUN/compare/comparison.json comparison.svg
@@ -16,6 +18,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,17 +29,26 @@ from enas.constraints import Epochs, SampleSize, Settings, Several, Threads
 from enas.effects import ArchiveRecord
 from enas.errors import ConfigError, RunFolderError, enas_command, shown
 from enas.evidence.comparison import RANDOM_SEARCH, SAMPLING, Comparison, Record, compare, mean
-from enas.evidence.methods import RIVALS, Method, Spent, own_name, rivals
+from enas.evidence.halving import halve
+from enas.evidence.methods import ASHA, BY_PROXY, RIVALS, Method, Spent, own_name, rivals
 from enas.evidence.pictures import comparison_svg
+from enas.evidence.proxies import rank_by
 from enas.evidence.runs import (
     DIVERGED,
     command_line,
     finish,
     finish_or_diverge,
     run_in,
-    train_networks,
+    train_all_of,
 )
-from enas.retrain import RESULT, Network, random_architectures, read_result, score_in
+from enas.retrain import (
+    RESULT,
+    Network,
+    random_architectures,
+    read_result,
+    score_in,
+    uniform_architectures,
+)
 from enas.runtime.checkpoint import check_still_there
 from enas.runtime.files import write_atomic, write_json
 from enas.runtime.metrics import MetricsRecord
@@ -44,24 +56,27 @@ from enas.runtime.progress import duration, say
 from enas.runtime.records import read_records
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import Stopped, StopRequest
-from enas.stages import Run, derive, search
+from enas.stages import Run, derive, put_architecture, search
 from enas.workers import LocalExecutor, refuse_import_by_worker
 
 PART, RECORDS, NUMBERS, PICTURE = "compare", "records.jsonl", "comparison.json", "comparison.svg"
 
+ALL_RIVALS = (*RIVALS, *BY_PROXY, ASHA)
+
 
 @dataclass(frozen=True)
 class CompareConfig(Settings):
-    """Compare a run's method with random sampling, random search, random search with weight sharing, and evolution."""
+    """Compare a run's method with random ones, other searches on shared weights, and what needs no shared weights."""
 
     seeds: Several = 6
     """Runs of each method, with the run's seed and those after it. Fewer than 6 pairs cannot show that one method is
     better than another."""
     samples: SampleSize = 24
     """Random architectures that are trained alone. Random search has an equal part of them for each seed."""
-    rivals: str = ",".join(RIVALS)
-    """The searches on shared weights to compare with, with commas between, or `none`. Random search and sampling are
-    always there: they take no more than the random architectures."""
+    rivals: str = ",".join((*RIVALS, *BY_PROXY))
+    """What to compare with, some of shared-random, evolution, most-parameters, most-multiply-adds, naswot, synflow and
+    asha, with commas between, or `none`. Random search and sampling are always there: they take no more than the
+    random architectures. asha trains random architectures for as long as a search takes."""
     epochs: Epochs | None = None
     """Trains every architecture for fewer epochs than the recipe does."""
     workers: Threads | None = None
@@ -75,17 +90,21 @@ class CompareConfig(Settings):
             raise ConfigError(
                 f"--samples must be at least --seeds, {self.seeds}, not {self.samples}: random search needs one a seed"
             )
+        known = ", ".join(ALL_RIVALS)
         for name in self.rivals.split(","):
-            if name not in RIVALS and self.rivals != "none":
-                known = ", ".join(RIVALS)
+            if name not in ALL_RIVALS and self.rivals != "none":
                 raise ConfigError(
                     f"--rivals are some of {known}, with commas between, or none, not {shown(name)}"
                 )
 
+    @property
+    def chosen(self) -> Sequence[str]:
+        """The names of the rivals, in their usual order."""
+        return [name for name in ALL_RIVALS if name in self.rivals.split(",")]
+
     def rivals_of(self, config: RunConfig) -> Mapping[str, Method]:
-        """The chosen ones; a run's own method is none."""
-        chosen = self.rivals.split(",")
-        return {name: method for name, method in rivals(config).items() if name in chosen}
+        """The chosen searches on shared weights; a run's own method is none."""
+        return {name: method for name, method in rivals(config).items() if name in self.chosen}
 
     def training_epochs(self, config: RunConfig) -> int | None:
         """The length of all trainings; None for the recipe's, which has validation scores."""
@@ -103,6 +122,11 @@ class Found:
     spent: Spent
     search_seconds: float
     validate_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """Of searching and picking."""
+        return self.search_seconds + self.validate_seconds
 
     @property
     def network(self) -> Network:
@@ -147,20 +171,70 @@ def searches(run: Run, config: CompareConfig, stop: StopRequest) -> list[Found]:
     finish(run, (search, derive), stop)
     first = found_by(run, own)
     say(plan(run, config, first))
+    proxies = [name for name in config.chosen if name in BY_PROXY]
     found = []
     for seed in range(run.config.seed, run.config.seed + config.seeds):
         seeded = replace(run.config, seed=seed)
         model = first if seed == run.config.seed else search_in(run, own, seeded, stop)
         found.append(model)
-        budget = (first if model.architecture is None else model).spent
+        budget = first if model.architecture is None else model
         for name, method in config.rivals_of(run.config).items():
-            found.append(search_in(run, name, method(seeded, budget), stop))
+            found.append(search_in(run, name, method(seeded, budget.spent), stop))
+        for name in [*proxies]:
+            picked = pick_by(run, name, seed, budget, stop)
+            if picked is None:
+                proxies.remove(name)
+            else:
+                found.append(picked)
+        if ASHA in config.chosen:
+            found.append(halve_in(run, config, seeded, budget, stop))
     return found
+
+
+def folder_of(run: Run, method: str, seed: int) -> Path:
+    """Where a method with a seed keeps what it does."""
+    return run.folder / PART / f"{method}-seed{seed}"
+
+
+def pick_by(run: Run, proxy: str, seed: int, budget: Found, stop: StopRequest) -> Found | None:
+    """The best by a proxy among as many random architectures as there were evaluations, and in no more seconds.
+
+    None, and why is said, if the proxy is not for this task, or the first seed shows that it tells nothing apart.
+    """
+    folder, count, seconds = folder_of(run, proxy, seed), budget.spent.evaluations, budget.seconds
+    try:
+        ranked = rank_by(run, proxy, folder, seed, count, seconds, stop)
+    except ConfigError as error:
+        say(f"compare: without {proxy}: {error}")
+        return None
+    scored = len(ranked.scores)
+    if seed == run.config.seed and not ranked.tells_apart:
+        say(f"compare: without {proxy}: all of {scored} architectures have the same score")
+        return None
+    say(f"compare: {proxy}, seed {seed}: the best of {scored} architectures, in {duration(ranked.seconds)}")
+    return Found(proxy, seed, ranked.best, Spent(scored, 0), ranked.seconds, 0.0)
+
+
+def halve_in(run: Run, config: CompareConfig, seeded: RunConfig, budget: Found, stop: StopRequest) -> Found:
+    """Successive halving of random architectures, in the seconds that a search and its picking took."""
+    folder, seed = folder_of(run, ASHA, seeded.seed), seeded.seed
+    if not (folder / "config.json").exists():
+        check_still_there(run.run_file)
+        say(f"compare: {ASHA}, seed {seed}")
+    halving = run_in(folder, seeded, ("retrain",))
+    epochs = config.training_epochs(seeded)
+    whole = halving.child_training(budget.network).epochs if epochs is None else epochs
+    drawn = uniform_architectures(seeded.searched_space(), derive_seed(seed, ASHA))
+    command = command_line("enas compare", config)
+    halved = halve(halving, drawn, whole, budget.seconds, stop, command, config.workers)
+    if halved.architecture is not None:
+        put_architecture(folder, halved.architecture)
+    return Found(ASHA, seed, halved.architecture, Spent(halved.architectures, 0), halved.seconds, 0.0)
 
 
 def search_in(run: Run, method: str, config: RunConfig, stop: StopRequest) -> Found:
     """Search in the folder of a method and a seed, from where it was."""
-    folder = run.folder / PART / f"{method}-seed{config.seed}"
+    folder = folder_of(run, method, config.seed)
     if not (folder / "config.json").exists():
         check_still_there(run.run_file)
         say(f"compare: {method}, seed {config.seed}")
@@ -198,12 +272,12 @@ def found_by(run: Run, method: str) -> Found:
 
 def plan(run: Run, config: CompareConfig, first: Found) -> str:
     """What is missing, and about how long it takes: a search as long as the run's own took, a training as estimated."""
-    names = (first.method, *config.rivals_of(run.config))
+    names = [first.method, *(name for name in config.chosen if name != first.method)]
     folders = [
-        run.folder / PART / f"{name}-seed{seed}"
+        folder_of(run, name, seed)
         for name in names
         for seed in range(first.seed, first.seed + config.seeds)
-        if (name, seed) != (first.method, first.seed)
+        if (name, seed) != (first.method, first.seed) and name not in BY_PROXY
     ]
     ended = ("architecture.json", DIVERGED)
     missing = sum(not any((folder / name).exists() for name in ended) for folder in folders)
@@ -212,7 +286,7 @@ def plan(run: Run, config: CompareConfig, first: Found) -> str:
     example = run.child_training(first.network, config.training_epochs(run.config))
     each = example.estimate()[0] * example.total_steps
     at_once = max(1, min(LocalExecutor.for_run(run.config, config.workers).at_once, trainings))
-    seconds = missing * (first.search_seconds + first.validate_seconds) + trainings * each / at_once
+    seconds = missing * first.seconds + trainings * each / at_once
     return (
         f"compare: {', '.join(names)} with {config.seeds} seeds, {config.samples} random architectures; {missing} searches "
         f"and at most {trainings} trainings are missing: about {duration(seconds)} in all"
@@ -241,14 +315,9 @@ def train(
     sampled = [Network("candidate", a, run.config.seed + number) for number, a in enumerate(drawn)]
     wanted = [network for network in dict.fromkeys([*picked, *sampled]) if network not in results]
     command = command_line("enas compare", config)
-    results |= train_networks(
+    results |= train_all_of(
         run, PART, wanted, stop, command, workers=config.workers, epochs=epochs, test=True
     )
-    died = sum(network not in results for network in wanted)
-    if died:
-        raise RunFolderError(
-            f"{died} of {len(wanted)} trainings under {run.folder / PART} died; the same command takes them up again"
-        )
     records = [record_of(run.config, one, results.get(one.network)) for one in found]
     samples = [results[network] for network in sampled]
     return [

@@ -14,6 +14,7 @@ import numpy as np
 
 from enas.config import Metric
 from enas.errors import DataError
+from enas.evidence.methods import ASHA, BY_PROXY
 from enas.evidence.runs import aligned
 from enas.evidence.statistics import (
     Floats,
@@ -34,6 +35,9 @@ SAMPLING = "sampling"
 
 RANDOM_SEARCH = "random-search"
 """The method that trains random architectures alone and picks the best of them by its validation score."""
+
+WITHOUT_SHARED_WEIGHTS = (*BY_PROXY, ASHA, RANDOM_SEARCH)
+"""Rivals that a search has to beat to be worth the shared weights."""
 
 TOLERANCE = 0.1
 """By what share of it a budget may differ and still count as equal."""
@@ -100,6 +104,8 @@ class Contest:
     """The same of seconds, those of the final training included; None where the method's were too few to be timed."""
     equal_budget: bool
     """Whether evaluations or seconds were equal, within 10 %."""
+    beaten: bool
+    """Whether the method is shown to be better."""
     claim: str
     """What the numbers carry, in words."""
 
@@ -225,8 +231,11 @@ def _contest(
         own = mean(ours, what)
         return mean(theirs, what) / own if own else None
 
-    evaluations = None if rival in (SAMPLING, RANDOM_SEARCH) else ratio("evaluations")
+    evaluations = None if rival in (SAMPLING, RANDOM_SEARCH, ASHA) else ratio("evaluations")
     ratios = [one for one in (evaluations, ratio("seconds")) if one is not None]
+    # What picks by a proxy had as many architectures as it was worth, or all that there are.
+    excuses = [] if rival in BY_PROXY else ratios
+    said = claim(better, rival, paired, excuses)
     needed = seeds_needed(better.value)
     return Contest(
         rival=rival,
@@ -237,7 +246,8 @@ def _contest(
         evaluations_ratio=evaluations,
         seconds_ratio=ratio("seconds"),
         equal_budget=any(abs(one - 1) <= TOLERANCE for one in ratios),
-        claim=claim(better, rival, paired, ratios),
+        beaten=said.startswith("better than"),
+        claim=said,
     )
 
 
@@ -280,7 +290,17 @@ def describe(comparison: Comparison) -> str:
         times = [f"{ratio:.2f} times the {what}" for what, ratio in ratios.items() if ratio is not None]
         had = f"{contest.rival} had {' and '.join(times) or 'a budget that is too small to be compared'}"
         lines.append(f"  {had}" if contest.equal_budget else f"  at another budget: {had}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *verdict(comparison)])
+
+
+def verdict(comparison: Comparison) -> list[str]:
+    """Whether the search was worth its shared weights: a line, or none if nothing without them was compared with."""
+    contests = [one for one in comparison.contests if one.rival in WITHOUT_SHARED_WEIGHTS]
+    missing = ", ".join(one.rival for one in contests if not one.beaten)
+    if missing:
+        return [f"{comparison.method} is not shown to beat what needs no shared weights: {missing}"]
+    beaten = ", ".join(one.rival for one in contests)
+    return [f"{comparison.method} beats what needs no shared weights: {beaten}"] if beaten else []
 
 
 def _cells(summary: MethodSummary) -> tuple[str, ...]:

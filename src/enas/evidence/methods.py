@@ -15,6 +15,18 @@ from enas.controllers import EvolutionConfig, UniformConfig
 
 ENAS, EVOLUTION, UNIFORM, SHARED_RANDOM = "enas", "evolution", "uniform", "shared-random"
 
+MOST_PARAMETERS, MOST_MULTIPLY_ADDS, NASWOT, SYNFLOW = (
+    "most-parameters",
+    "most-multiply-adds",
+    "naswot",
+    "synflow",
+)
+BY_PROXY = (MOST_PARAMETERS, MOST_MULTIPLY_ADDS, NASWOT, SYNFLOW)
+"""What picks by a number of untrained networks (`enas.evidence.proxies`)."""
+
+ASHA = "asha"
+"""What trains random architectures alone, and the best of them longer (`enas.evidence.halving`)."""
+
 
 @dataclass(frozen=True)
 class Spent:

@@ -101,6 +101,26 @@ def train_networks(
     return {one.job.network: one.result for one in outcomes if one.ending != "died"}
 
 
+def train_all_of(
+    run: Run,
+    part: str,
+    networks: Sequence[Network],
+    stop: StopRequest,
+    command: str,
+    *,
+    workers: int | None,
+    epochs: int | None = None,
+    test: bool = False,
+) -> dict[Network, dict[str, Any]]:
+    """The same. Raises `RunFolderError` if a training's process died."""
+    results = train_networks(run, part, networks, stop, command, workers=workers, epochs=epochs, test=test)
+    if died := len(networks) - len(results):
+        raise RunFolderError(
+            f"{died} of {len(networks)} trainings under {run.folder / part} died; the same command takes them up again"
+        )
+    return results
+
+
 def command_line(command: str, options: Settings) -> str:
     """The command that goes on after a stop, up to the run folder: options that are not the default, as flags."""
     flags = [

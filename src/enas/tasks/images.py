@@ -148,16 +148,24 @@ class ImageTask(Task):
     ) -> Tensor:
         return self.images(split).class_scores(scores_of(model, architecture), batch).softmax(1)
 
+    def inputs(self, minibatch: Minibatch) -> Tensor:
+        return minibatch.images_BCHW
+
     def labels(self, split: Split) -> Tensor:
         return self.images(split).labels_N
 
     # ---- what there is to know -----------------------------------------------------------------------------------------
 
-    def size(self, model: nn.Module) -> dict[str, int]:
+    def parameters(self, model: nn.Module) -> int:
         """Without an auxiliary head, which serves the training only."""
         auxiliary = model.auxiliary if isinstance(model, ImageChild) else None
-        parameters = parameter_count(model) - (0 if auxiliary is None else parameter_count(auxiliary))
-        return {"parameters": parameters, "multiply_adds": multiply_adds(model, self.data.shape)}
+        return parameter_count(model) - (0 if auxiliary is None else parameter_count(auxiliary))
+
+    def size(self, model: nn.Module) -> dict[str, int]:
+        return {
+            "parameters": self.parameters(model),
+            "multiply_adds": multiply_adds(model, self.data.shape),
+        }
 
     @property
     def data_bytes(self) -> int:

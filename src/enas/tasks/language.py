@@ -149,8 +149,7 @@ class LanguageTask(Task):
     # ---- what there is to know -----------------------------------------------------------------------------------------
 
     def size(self, model: nn.Module) -> dict[str, int]:
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        return {"parameters": parameters, "hidden": cast(LanguageModel, model).hidden}
+        return {"parameters": self.parameters(model), "hidden": cast(LanguageModel, model).hidden}
 
     @property
     def data_bytes(self) -> int:
