@@ -76,9 +76,9 @@ class BenchmarkConfig(Settings):
     """Data sets of the benchmark; all of them if none is named."""
     evaluations: PositiveInt = 300
     """Architectures that a search may look up."""
-    distinct: bool = True
-    """Draw again what a search has looked up already, by whatever controller: its score is known. With False it is looked
-    up, and counted, once more, as shared weights would have to."""
+    repeats: bool = False
+    """Look up, and count, once more what a search has looked up already, as with shared weights. By default it is drawn
+    again, whatever the controller: its score is known."""
     proposals: SampleSize = 4
     """Architectures rewarded for one update."""
     seeds: Several = 50
@@ -162,7 +162,7 @@ def benchmark(config: BenchmarkConfig) -> list[Standing]:
     trials = []
     with progress("benchmark", len(tables) * len(controllers) * config.seeds, "searches") as bar:
         for trial in searches(
-            tables, controllers, config.evaluations, config.proposals, config.seeds, config.distinct
+            tables, controllers, config.evaluations, config.proposals, config.seeds, not config.repeats
         ):
             trials.append(trial)
             if config.records is not None:
