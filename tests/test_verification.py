@@ -18,8 +18,9 @@ from enas.architecture import Architecture
 from enas.controllers import IndependentConfig, build_controller
 from enas.correction import Correction, Features, normal_scores, predicted_from_others
 from enas.errors import ConfigError
+from enas.evidence.runs import search_seconds
 from enas.run import Run
-from enas.runtime.files import JsonlLog, read_jsonl
+from enas.runtime.files import JsonlLog, read_json, read_jsonl
 from enas.runtime.metrics import Metrics
 from enas.runtime.stop import Stopped, StopRequest
 from enas.scores import percentile
@@ -278,7 +279,9 @@ def tiny_run(*flags: str) -> list[str]:
 
 
 def test_a_run_that_is_stopped_in_a_round_comes_to_the_same(tmp_path: Path) -> None:
-    config = tiny.image_config("micro", *tiny_run("--derive.shortlist-order", "corrected"))
+    config = tiny.image_config(
+        "micro", *tiny_run("--derive.shortlist-order", "corrected", "--search.epochs", "4")
+    )
     whole = Run.create(tmp_path / "whole", config, ("search",))
     with StopRequest() as stop:
         search(whole, stop)
@@ -286,6 +289,14 @@ def test_a_run_that_is_stopped_in_a_round_comes_to_the_same(tmp_path: Path) -> N
     assert (
         len([name for name in expected if name.startswith("verify/") and name.endswith("result.json")]) == 6
     )
+    searched = whole.search_record()
+    assert searched is not None
+    metrics = read_jsonl(whole.folder / "metrics.jsonl")
+    rounds = [record["seconds"] for record in metrics if record["stage"] == "search/verification"]
+    trained = [read_json(path)["seconds"] for path in whole.folder.glob("verify/*/result.json")]
+    assert (len(rounds), len(trained)) == (2, 6)
+    work = search_seconds(whole, searched)  # each training once, whether they ran side by side or not
+    assert work == pytest.approx(searched.seconds - sum(rounds) + sum(trained))
     for after in (1, 2, 4):
         run = Run.create(tmp_path / f"stopped-{after}", config, ("search",))
         done = 0

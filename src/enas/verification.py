@@ -10,6 +10,7 @@ Letters: N architectures.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -184,12 +185,14 @@ class Verifying(Verification):
     def verify(self, epoch: int) -> dict[str, float]:
         """Train the architectures of an epoch's round and fit the model again; returns what to log."""
         chosen = self.choose(epoch, self.plan[epoch])
+        began = time.monotonic()
         scores = self.train(list(chosen))
+        seconds = round(time.monotonic() - began, 3)
         for (architecture, uniform), score in zip(chosen.items(), scores, strict=True):
             self.records.append(
                 Verified(architecture.choices, uniform, score if math.isfinite(score) else None)
             )
-        return {**self.fit(), **self.restarted(epoch)}
+        return {"seconds": seconds, **self.fit(), **self.restarted(epoch)}
 
     # ---- what is trained -----------------------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ from enas.evidence.runs import (
     finish,
     finish_or_diverge,
     run_in,
+    search_seconds,
     train_all_of,
 )
 from enas.retrain import (
@@ -267,7 +268,7 @@ def found_by(run: Run, method: str) -> Found:
     spent = Spent(len(run.archive()), derived.candidates * config.minibatches * config.checkpoints)
     shortlist = (read_result(path.parent) for path in (run.folder / "derive").glob(f"*/{RESULT}"))
     picking = derived.seconds + sum(map(seconds_of, shortlist))
-    return Found(method, run.config.seed, run.architecture(), spent, searched.seconds, picking)
+    return Found(method, run.config.seed, run.architecture(), spent, search_seconds(run, searched), picking)
 
 
 def plan(run: Run, config: CompareConfig, first: Found) -> str:

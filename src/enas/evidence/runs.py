@@ -15,10 +15,11 @@ from enas.architecture import Architecture
 from enas.config import RunConfig
 from enas.constraints import Settings
 from enas.errors import NotFiniteError, RunFolderError
-from enas.retrain import Network
+from enas.retrain import RESULT, Network, read_result
+from enas.run import SearchRecord
 from enas.runtime.files import write_json
 from enas.runtime.progress import say
-from enas.runtime.records import read_record
+from enas.runtime.records import read_record, read_records
 from enas.runtime.stop import StopRequest
 from enas.stages import Run, StageName
 from enas.trainings import Job, train_all
@@ -119,6 +120,23 @@ def train_all_of(
             f"{died} of {len(networks)} trainings under {run.folder / part} died; the same command takes them up again"
         )
     return results
+
+
+@dataclass(frozen=True)
+class VerificationTime:
+    """What is read of a record of metrics.jsonl."""
+
+    stage: str
+    seconds: float = 0.0
+
+
+def search_seconds(run: Run, searched: SearchRecord) -> float:
+    """The work of a finished search: its verifying trainings count one by one, as they may have run side by side."""
+    advice = "Put the original back, or begin a new run"
+    logged = read_records(run.folder / "metrics.jsonl", VerificationTime, advice)
+    waited = sum(record.seconds for record in logged if record.stage == "search/verification")
+    trained = (read_result(path.parent) for path in (run.folder / "verify").glob(f"*/{RESULT}"))
+    return searched.seconds - waited + sum(float(result.get("seconds", 0.0)) for result in trained if result)
 
 
 def command_line(command: str, options: Settings) -> str:
