@@ -26,7 +26,9 @@ def test_times(text: str, seconds: float) -> None:
     assert seconds_of(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "30", "30 m", "m", "-3m", "1h30", "nan"])
+@pytest.mark.parametrize(
+    "text", ["", "30", "30 m", "m", "-3m", "1h30", "nan", "0s", "9" * 400 + "d", "10001d", "٣m"]
+)
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="a budget is a time such as"):
         seconds_of(text)
@@ -92,7 +94,9 @@ def test_schedules_stretch_with_the_lengths(name: str) -> None:
 
 def test_a_budget_that_is_no_time_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "micro-quick", "--budget", "soon"]) == 2
-    assert capsys.readouterr().err.endswith("a budget is a time such as 90s, 30m or 1h30m, not 'soon'\n")
+    assert capsys.readouterr().err.endswith(
+        "a budget is a time such as 90s, 30m or 1h30m, of at most 10,000 days, not 'soon'\n"
+    )
 
 
 def test_a_run_is_planned_before_it_begins(

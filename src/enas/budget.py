@@ -21,6 +21,8 @@ from enas.runtime.seeding import derive_seed
 from enas.workers import LocalExecutor
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+LONGEST = 10_000 * UNITS["d"]
+"""The longest budget, in seconds."""
 EXAMPLES = 3
 """Random architectures whose training is timed."""
 OVERHEAD = 0.05
@@ -29,10 +31,13 @@ OVERHEAD = 0.05
 
 def seconds_of(text: str) -> float:
     """The seconds of a time such as `90s`, `30m`, `1h30m`. Raises `ConfigError` if it is none."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise ConfigError(f"a budget is a time such as 90s, 30m or 1h30m, not {shown(text)}")
-    return sum(float(number) * UNITS[unit] for number, unit in parts)
+    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text)
+    seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != text or not 0 < seconds <= LONGEST:
+        raise ConfigError(
+            f"a budget is a time such as 90s, 30m or 1h30m, of at most 10,000 days, not {shown(text)}"
+        )
+    return seconds
 
 
 @dataclass(frozen=True)
