@@ -21,7 +21,7 @@ test: lint
 	$(BIN)/python tests/avx2_only.py $(PYTEST) -m "not slow" $(COMPUTES)
 
 # What runs a second time without kernels, and a third time as on a processor without AVX-512.
-COMPUTES = $(addprefix tests/test_, $(addsuffix .py, operations blocks macro_net micro_net recurrent_net language_model \
+COMPUTES = $(addprefix tests/test_, $(addsuffix .py, operations blocks macro_net micro_net nasbench201 recurrent_net language_model \
 	plain_modules golden_child image_training language_training image_search search usable resume))
 
 lint: $(VENV)/.installed-dev

@@ -458,7 +458,7 @@ def test_the_text_has_every_number_and_claims_no_more_than_they_carry() -> None:
 def test_random_search_does_not_beat_itself() -> None:
     """Two random searches of different names are independent, and neither is better."""
     tables = [table_of("t", 3)]
-    trials = list(searches(tables, {"another": UniformConfig()}, 16, 4, seeds=200))
+    trials = list(searches(tables, {"another": UniformConfig()}, 16, 4, seeds=200, distinct=False))
     found = standings(trials, tables)[1]
     assert found.better.holds(0.5)
     assert found.better.high - found.better.low < 0.16
