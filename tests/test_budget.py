@@ -69,6 +69,12 @@ def test_a_plan_uses_its_time_and_keeps_the_proportions(name: str, share: float)
     assert planned(config, 2 * whole, COSTS, 4) == config
 
 
+def test_time_that_is_spent_already_counts() -> None:
+    config = recipe("macro-default")
+    whole = seconds_needed(config, Lengths.of(config), COSTS, 4)
+    assert planned(config, whole / 2, COSTS, 4) == planned(config, whole, COSTS, 4, spent=whole / 2)
+
+
 def test_too_little_time_is_refused_with_the_least() -> None:
     with pytest.raises(
         ConfigError, match=r"a budget of 3 s is too short: one epoch of each part takes about"

@@ -96,8 +96,9 @@ def seconds_needed(config: RunConfig, lengths: Lengths, costs: Costs, networks: 
     return work * (1 + OVERHEAD)
 
 
-def planned(config: RunConfig, seconds: float, costs: Costs, networks: int) -> RunConfig:
-    """The settings with the greatest lengths, in the recipe's proportions and at most the recipe's, that take this long.
+def planned(config: RunConfig, seconds: float, costs: Costs, networks: int, spent: float = 0.0) -> RunConfig:
+    """The settings with the greatest lengths, in the recipe's proportions and at most the recipe's, that take this long
+    with the seconds that are `spent` already.
 
     Raises `ConfigError` if even one epoch of each part takes longer.
     """
@@ -105,9 +106,9 @@ def planned(config: RunConfig, seconds: float, costs: Costs, networks: int) -> R
     steps = sorted({factor for epochs in vars(recipe).values() for factor in _factors(epochs)}, reverse=True)
     for factor in steps:
         lengths = recipe.scaled(factor)
-        if seconds_needed(config, lengths, costs, networks) <= seconds:
+        if spent + seconds_needed(config, lengths, costs, networks) <= seconds:
             return with_lengths(config, lengths)
-    least = seconds_needed(config, recipe.scaled(0), costs, networks)
+    least = spent + seconds_needed(config, recipe.scaled(0), costs, networks)
     raise ConfigError(
         f"a budget of {duration(seconds)} is too short: one epoch of each part takes about {duration(least)} here. Allow "
         "more, or take less data, fewer networks (--retrain.random, --verify.trainings) or smaller ones"
@@ -152,10 +153,10 @@ def measured(config: RunConfig) -> Costs:
 
 def within(config: RunConfig, budget: str) -> RunConfig:
     """The settings planned for a budget; says what they are."""
-    seconds = seconds_of(budget)
+    began, seconds = time.monotonic(), seconds_of(budget)
     networks = 1 + config.retrain.random + len(config.references())
     costs = measured(config)
-    found = planned(config, seconds, costs, networks)
+    found = planned(config, seconds, costs, networks, spent=time.monotonic() - began)
     lengths = Lengths.of(found)
     needed = duration(seconds_needed(config, lengths, costs, networks))
     parts = [f"{lengths.search} epochs of search", f"{lengths.retrain} of retraining"]
