@@ -40,6 +40,8 @@ Train = Callable[[Sequence[Architecture]], Sequence[float]]
 
 POOL = 64
 """Samples of the policy, and as many uniform ones, that a round picks from."""
+WORSE = 0.4
+"""A mean percentile that samples of no policy rarely have by chance: two standard errors below 0.5."""
 LEAST = 4
 """Fewest trainings that a model is fitted to."""
 
@@ -250,7 +252,7 @@ class Verifying(Verification):
         if self.correction is None or not self.config.correct:
             return {}
         place = self.standing(sampled(self.controller, generator(self.seed, "restart", epoch)), epoch)
-        restarts = place < 0.5 and epoch > min(self.plan)
+        restarts = place < WORSE and epoch > min(self.plan)
         if restarts:
             self.controller.load_state_dict(self.untrained)
             say(
