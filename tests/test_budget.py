@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from enas.budget import Costs, Lengths, measured, planned, seconds_needed, secon
 from enas.config import RunConfig
 from enas.errors import ConfigError
 from enas.recipes import recipe
+from enas.retrain import Network
 from enas.run import Run
 from enas.verification import VerifyConfig
 from tests import tiny
@@ -83,7 +86,8 @@ def test_too_little_time_is_refused_with_the_least() -> None:
 
 
 def rates(config: RunConfig, epochs: int) -> list[float]:
-    task = config.retrain.child.training  # type: ignore[attr-defined]
+    own: Any = config.retrain
+    task = own.child.training
     schedule = task.cosine if hasattr(task, "cosine") else task.sgd
     return [schedule.rate(epoch) for epoch in range(epochs)]
 
@@ -126,3 +130,12 @@ def test_costs_are_measured_and_nothing_is_left_changed() -> None:
     assert min(found.weights, found.reward, found.child) > 0
     assert found.at_once >= 1
     assert config == tiny.image_config("micro")
+
+
+@pytest.mark.parametrize("how", ["cut", "squeezed"])
+def test_a_short_training_has_its_schedule_cut_or_squeezed(how: str) -> None:
+    config = tiny.image_config("micro", "--retrain.short-schedule", how, "--retrain.child.epochs", "16")
+    network = Network("candidate", config.searched_space().sample(random.Random(0)), 0)
+    whole, short = config.child_training(network).task, config.child_training(network, 4).task
+    expected = [whole.rate(epoch) for epoch in ((0, 1, 2, 3) if how == "cut" else (0, 4, 8, 12))]
+    assert [short.rate(epoch) for epoch in range(4)] == pytest.approx(expected)

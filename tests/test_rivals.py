@@ -277,7 +277,7 @@ def planted(
         drawn = [one for one, _ in zip(uniform_architectures(config.space, 0), losses, strict=False)]
 
         def train(run: Run, part: str, networks: list[Network], *_: Any, epochs: int, **__: Any) -> Any:
-            numbers = [drawn.index(network.architecture) for network in networks]  # type: ignore[arg-type]
+            numbers = [drawn.index(one.architecture) for one in networks if one.architecture is not None]
             assert part == f"rung-{epochs}"
             rounds.append((epochs, numbers))
             return {

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -40,6 +40,16 @@ Role = Literal["found", "candidate", "random", "lstm", "table"]
 WEIGHTS, RESULT, METRICS = "weights.safetensors", "result.json", "metrics.jsonl"
 
 
+class Stretchable(Protocol):
+    """A recipe of training whose schedule can be made longer or shorter."""
+
+    def stretched(self, factor: float) -> Self:
+        """With a schedule that takes `factor` times as long."""
+
+
+Schedule = TypeVar("Schedule", bound=Stretchable)
+
+
 @dataclass(frozen=True)
 class RetrainConfig(Settings):
     """Which networks are trained beside the found one, and how often a training is saved.
@@ -54,6 +64,12 @@ class RetrainConfig(Settings):
     short_schedule: Literal["cut", "squeezed"] = "cut"
     """The learning rate of a training that is shorter than the recipe's, for a shortlist or a verification: the recipe's
     schedule `cut` off, or `squeezed` into the shorter time."""
+
+    def scheduled(self, training: Schedule, epochs: int | None, whole: int) -> Schedule:
+        """The recipe of a training of `epochs`, None for the `whole` length."""
+        if epochs is None or self.short_schedule == "cut":
+            return training
+        return training.stretched(epochs / whole)
 
 
 @dataclass(frozen=True)

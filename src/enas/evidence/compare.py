@@ -40,6 +40,7 @@ from enas.evidence.runs import (
     finish_or_diverge,
     run_in,
     search_seconds,
+    seconds_of,
     train_all_of,
 )
 from enas.retrain import (
@@ -343,11 +344,6 @@ def test_score(config: RunConfig, result: Result | None) -> float | None:
     if result is None or "diverged" in result:
         return None
     return score_in(result, f"test_{config.metric.name}")
-
-
-def seconds_of(result: Result | None) -> float:
-    """Of a training; 0 if it diverged, or there is none."""
-    return 0.0 if result is None else float(result.get("seconds", 0.0))
 
 
 def record_of(config: RunConfig, one: Found, result: Result | None) -> Record:

@@ -136,7 +136,12 @@ def search_seconds(run: Run, searched: SearchRecord) -> float:
     logged = read_records(run.folder / "metrics.jsonl", VerificationTime, advice)
     waited = sum(record.seconds for record in logged if record.stage == "search/verification")
     trained = (read_result(path.parent) for path in (run.folder / "verify").glob(f"*/{RESULT}"))
-    return searched.seconds - waited + sum(float(result.get("seconds", 0.0)) for result in trained if result)
+    return searched.seconds - waited + sum(map(seconds_of, trained))
+
+
+def seconds_of(result: Mapping[str, Any] | None) -> float:
+    """Of a training; 0 if it diverged, or there is none."""
+    return 0.0 if result is None else float(result.get("seconds", 0.0))
 
 
 def command_line(command: str, options: Settings) -> str:

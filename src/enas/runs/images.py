@@ -85,10 +85,9 @@ class ImageRunConfig(RunConfig):
         length = child.epochs if epochs is None else epochs
         # A short training is there to choose by: the validation images must stay out.
         train_on = child.train_on if epochs is None else "train"
-        squeezed = epochs is not None and self.retrain.short_schedule == "squeezed"
         task = ImageTask(
             self.images,
-            child.training.stretched(length / child.epochs) if squeezed else child.training,
+            self.retrain.scheduled(child.training, epochs, child.epochs),
             child.reading(),
             train_on=train_on,
             epochs=length,

@@ -85,8 +85,7 @@ class RecurrentConfig(RunConfig):
     def child_training(self, network: Network, epochs: int | None = None) -> ChildTraining:
         child = self.retrain.child
         length = child.epochs if epochs is None else epochs
-        squeezed = epochs is not None and self.retrain.short_schedule == "squeezed"
-        training = child.training.stretched(length / child.epochs) if squeezed else child.training
+        training = self.retrain.scheduled(child.training, epochs, child.epochs)
         task = LanguageTask(self.corpus, training, child.reading(), seed=network.seed, **self.hardware)
         return ChildTraining(self.model(network), task, length, child.averaging.starts)
 
