@@ -9,19 +9,25 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypedDict
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypedDict, TypeVar
 
 import torch
+from pydantic import PlainValidator
+from pydantic_core import PydanticCustomError, PydanticKnownError
 from torch import nn
+from tyro.conf import Fixed, Suppress
 
 from enas.architecture import Architecture, Space
 from enas.child_training import ChildTraining
 from enas.constraints import Seed, Settings, Threads
 from enas.controllers import ControllerConfig, IndependentConfig
 from enas.derive import DeriveConfig
-from enas.errors import ConfigError
+from enas.errors import ConfigError, SettingError, shown
+from enas.recipes.origin import Origin
+from enas.registry import Registry
 from enas.retrain import Network, RetrainConfig, score_in
 from enas.runtime.devices import pick_device
+from enas.runtime.records import WrongRecord, validated
 from enas.search import SearchConfig
 from enas.shared_weights import SharedWeights
 from enas.verification import VerifyConfig
@@ -66,6 +72,53 @@ class Hardware(TypedDict):
     dtype: torch.dtype
 
 
+CONTROLLER_KINDS: Registry[type[ControllerConfig]] = Registry(
+    "controller",
+    "enas.controllers",
+    {
+        "uniform": "enas.controllers:UniformConfig",
+        "evolution": "enas.controllers:EvolutionConfig",
+        "independent": "enas.controllers:IndependentConfig",
+        "lstm": "enas.controllers:LSTMConfig",
+    },
+    ControllerConfig,
+    "kind",
+)
+"""The settings of controllers, by their `kind`."""
+
+
+def controller_of(values: object) -> ControllerConfig:
+    """The settings of a controller, or what config.json has of them. Raises `SettingError` saying what is wrong."""
+    if isinstance(values, ControllerConfig):
+        return values
+    if not isinstance(values, Mapping):
+        raise PydanticKnownError("dict_type")
+    if "kind" not in values:
+        raise SettingError("kind is missing")
+    kind = values["kind"]
+    found = CONTROLLER_KINDS.find(kind) if isinstance(kind, str) else None
+    if found is None:
+        known = ", ".join(map(repr, CONTROLLER_KINDS.names))
+        raise SettingError(f"kind must be one of {known}, not {shown(kind)}")
+    try:
+        return validated(found, values, closed=True)
+    except WrongRecord as error:
+        raise SettingError(str(error)) from error
+
+
+def given(value: object) -> object:
+    """What only a recipe can give, and so nothing that JSON has."""
+    if isinstance(value, str | int | float | list | dict):
+        raise PydanticCustomError("given", "it is no setting, only a recipe gives it")
+    return value
+
+
+T = TypeVar("T")
+Given = Annotated[T, Fixed, Suppress, PlainValidator(given)]
+"""A field of a config that is no setting: no flag, not in config.json. The recipe gives it anew when a run is opened."""
+NO_SETTING = {"setting": False}
+"""The metadata of such a field."""
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -75,7 +128,9 @@ class RunConfig(Settings, ABC):
 
     metric: ClassVar[Metric]
     """What networks are compared by."""
-    on_own_data: ClassVar[str]
+    kind: ClassVar[str]
+    """The name of this kind of run in config.json, and of its entry point in the group `enas.runs`."""
+    on_own_data: ClassVar[str] = ""
     """A command that runs the quick recipe on data of one's own, and what those are, as a comment."""
     paper: ClassVar[Mapping[str, str]] = {}
     """What the paper states of variants of the recipe, by the names that `enas ablate` gives them."""
@@ -94,7 +149,9 @@ class RunConfig(Settings, ABC):
     """Also write the metrics for TensorBoard (needs `pip install enas[tensorboard]`)."""
     search: SearchConfig = field(default_factory=SearchConfig)
     """Length and rhythm of the search."""
-    controller: ControllerConfig = field(default_factory=IndependentConfig)
+    controller: Annotated[ControllerConfig, PlainValidator(controller_of)] = field(
+        default_factory=IndependentConfig
+    )
     """What proposes architectures, and how it learns."""
     verify: VerifyConfig = field(default_factory=VerifyConfig)
     """Which architectures are trained alone during the search, and how that corrects its rewards."""
@@ -102,6 +159,10 @@ class RunConfig(Settings, ABC):
     """How an architecture is picked at the end of the search."""
     retrain: RetrainConfig = field(default_factory=RetrainConfig)
     """How the found architecture, and what it is compared with, are trained from scratch."""
+    origin: Given[Origin | None] = field(
+        default=None, compare=False, repr=False, kw_only=True, metadata=NO_SETTING
+    )
+    """Where the recipe is; None for those of this package."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

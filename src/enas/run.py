@@ -126,20 +126,26 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, folder: Path) -> Run:
-        """An existing run. Raises `RunFolderError` if there is none."""
+    def open(cls, folder: Path, changed_file_ok: bool = False) -> Run:
+        """An existing run. **If its recipe is in a file, that is run.** Raises `RunFolderError` if there is none.
+
+        So is a file that has changed, or one that it imports beside it. If that is `changed_file_ok`, the run goes on with
+        the files as they are now, which config.json then names.
+        """
         path = folder / "config.json"
         if not os.path.exists(path):
             raise RunFolderError(
                 f"{shortened(str(folder), 200)} is not a run folder: it has no config.json. Check the path."
             )
         record = read_json(path)
-        config = config_from_json(record)
+        config = config_from_json(record, changed_file_ok)
         stages = record.get("stages")
         if not isinstance(stages, list) or not stages or any(stage not in ALL_STAGES for stage in stages):
             raise RunFolderError(
                 f"{path}: 'stages' must name some of {', '.join(ALL_STAGES)}, not {shown(stages)}"
             )
+        if config.origin is not None and changed_file_ok:
+            write_json(path, {**record, **config_to_json(config)})
         return cls(folder, config, tuple(stages))
 
     @property
