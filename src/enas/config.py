@@ -13,7 +13,6 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import torch
 from pydantic import PlainValidator
-from pydantic_core import PydanticCustomError, PydanticKnownError
 from torch import nn
 from tyro.conf import Fixed, Suppress
 
@@ -92,7 +91,7 @@ def controller_of(values: object) -> ControllerConfig:
     if isinstance(values, ControllerConfig):
         return values
     if not isinstance(values, Mapping):
-        raise PydanticKnownError("dict_type")
+        raise SettingError(f"must be an object, not {shown(values)}")
     if "kind" not in values:
         raise SettingError("kind is missing")
     kind = values["kind"]
@@ -109,7 +108,7 @@ def controller_of(values: object) -> ControllerConfig:
 def given(value: object) -> object:
     """What only a recipe can give, and so nothing that JSON has."""
     if isinstance(value, str | int | float | list | dict):
-        raise PydanticCustomError("given", "it is no setting, only a recipe gives it")
+        raise ValueError("it is no setting, only a recipe gives it")
     return value
 
 

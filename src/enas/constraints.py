@@ -137,7 +137,8 @@ def complaint(error: ValidationError, cls: type) -> str:
     ]  # of a union, what its last type asks
     kind, context = wrong["type"], wrong.get("ctx", {})
     if isinstance(context.get("error"), SettingError):
-        return f"{place}.{context['error']}".lstrip(".")
+        said = str(context["error"])  # the place in it, or what it must be itself
+        return f"{place} {said}" if said.startswith("must ") else f"{place}.{said}".lstrip(".")
     if kind == "missing":
         return f"{place} is missing"
     if kind == "unexpected_keyword_argument":
