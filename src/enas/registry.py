@@ -98,6 +98,7 @@ def package_of(entry: EntryPoint) -> str:
 
 def _below(base: type) -> Iterator[type]:
     """The classes that derive from one, in the order in which they were defined."""
-    for cls in base.__subclasses__():
+    derived: list[type] = base.__subclasses__()
+    for cls in derived:
         yield cls
         yield from _below(cls)

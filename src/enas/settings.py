@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from enas.config import NO_SETTING, RunConfig
+from enas.constraints import Settings
 from enas.errors import ConfigError, RunFolderError, shown
 from enas.recipes.origin import origin_from_json
 from enas.registry import Registry
@@ -113,7 +114,9 @@ def config_to_json(config: RunConfig) -> dict[str, Any]:
         )
     recipe = {} if config.origin is None else {"recipe": config.origin.to_json()}
     named = {name: getattr(config, name) for name in _names(config, settings=True)}
-    settings = {name: asdict(value) if is_dataclass(value) else value for name, value in named.items()}
+    settings = {
+        name: asdict(value) if isinstance(value, Settings) else value for name, value in named.items()
+    }
     return {"kind": config.kind, "settings": settings, **recipe}
 
 
