@@ -41,7 +41,7 @@ class Loss:
         (self.total * share).backward()
 
 
-class Task(ABC):
+class BaseTask(ABC):
     """Data on a device, the loss of a network on a minibatch of them, and its score on a split.
 
     `architecture` is the path of shared weights that a network computes, None for a network of its own. State that goes from

@@ -18,7 +18,7 @@ from enas.masks import masks_from
 from enas.norms import Norms, kept_statistics, norms_of
 from enas.runtime.memory import MIB
 from enas.runtime.seeding import generator
-from enas.task import Minibatch, Task, set_mode
+from enas.task import BaseTask, Minibatch, set_mode
 
 OWN: tuple[Architecture | None, ...] = (None,)
 """The path of a network of its own: all of it."""
@@ -27,7 +27,7 @@ OWN: tuple[Architecture | None, ...] = (None,)
 class Trainer:
     """A network that is being trained for a task, its optimiser, and the average of its weights, if there is one."""
 
-    def __init__(self, model: nn.Module, task: Task) -> None:
+    def __init__(self, model: nn.Module, task: BaseTask) -> None:
         self.model = model.to(task.device)
         self.task = task
         self.optimizer = task.optimizer(self.model.parameters())
