@@ -207,9 +207,8 @@ def train_network(
                 ) from error
             if record is not None:
                 metrics.record(f"retrain/{network.id}", training.done, **record)
-                shown |= {
-                    key: value for key, value in record.items() if key == f"valid_{training.task.metric}"
-                }
+                told = {f"valid_{name}" for name in training.task.shown}
+                shown |= {key: value for key, value in record.items() if key in told}
                 if record["best"]:
                     weights = write_weights(folder / WEIGHTS, training.best_weights())
             bar.advance(1, **shown)

@@ -135,7 +135,9 @@ class Trainer:
             seconds = time.perf_counter() - began
         self.task.load_state_dict(before)
         weights = sum(parameter.nbytes for parameter in self.model.parameters())
-        copies = 1 + bool(self.optimizer.param_groups[0]["momentum"]) + (self.averaged is not None)
+        group = self.optimizer.param_groups[0]
+        moments = 2 if "betas" in group else bool(group.get("momentum"))  # Adam keeps two, momentum one
+        copies = 1 + moments + (self.averaged is not None)
         kept = self.task.kept_bytes(self.model, minibatch, saved())
         return Estimate(seconds, (copies * weights + gradients + kept + self.task.data_bytes) / MIB)
 
@@ -176,8 +178,9 @@ def descend(
         optimizer.zero_grad()
         raise NotFiniteError(f"the gradient's norm is {value}")
     group["lr"] = rate
-    if clip is not None and group["momentum"] == group["weight_decay"] == 0:
-        group["lr"] = rate * min(1.0, clip / (value + 1e-6))  # the same in plain SGD, and spares a pass
+    plain = isinstance(optimizer, torch.optim.SGD) and group["momentum"] == group["weight_decay"] == 0
+    if clip is not None and plain:
+        group["lr"] = rate * min(1.0, clip / (value + 1e-6))  # the same, and spares a pass
     elif clip is not None:
         nn.utils.clip_grads_with_norm_(used, clip, norm)
     optimizer.step()
