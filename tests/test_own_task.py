@@ -7,9 +7,10 @@ import io
 import math
 import os
 import random
+import signal
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, UserList
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from enas.controllers import IndependentConfig
 from enas.data.batches import EvaluationBatches, TrainingBatches, moved, source_of, tensors_in
 from enas.errors import ConfigError, DataError, NotFiniteError
 from enas.norms import norms_of
+from enas.retrain import load_weights, write_weights
 from enas.runtime.seeding import global_seed
 from enas.runtime.stop import Stopped, StopRequest
 from enas.search import Search, SearchConfig
@@ -434,6 +436,37 @@ def test_a_score_is_the_mean_over_examples_of_the_whole_split() -> None:
     assert evaluate(child, batch_task(task), "test") is None
 
 
+def test_a_score_of_the_whole_split_gets_all_outputs_and_batches_joined() -> None:
+    def correlation(output: Any, batch: Any) -> Tensor:
+        (logits_NK, means_N), (y_N, words) = output, batch["target"]
+        assert len(means_N) == 3  # one a batch
+        assert words == [["word"] * 5, ["word"] * 5, ["word"] * 2]
+        return torch.corrcoef(torch.stack([logits_NK[:, 1], y_N.float()]))[0, 1]
+
+    class Net(nn.Linear):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x), x.mean()
+
+    listed = [{"x": x_BF, "target": (y_B, Words(["word"] * len(y_B)))} for x_BF, y_B in batches(VALID, 2)]
+    task = Task(
+        listed,
+        lambda: iter(listed),
+        loss=lambda output, batch: F.cross_entropy(output[0], batch["target"][0]),
+        score=correlation,
+        whole_split=True,
+    )
+    model, (x_NF, y_N) = Net(FEATURES, 2), table(VALID, 2)
+    logits_NK = model(x_NF)[0].detach()
+    found = evaluate(model, batch_task(task), "valid")
+    assert found is not None
+    assert found["score"] == pytest.approx(np.corrcoef(logits_NK[:, 1].numpy(), y_N.numpy())[0, 1], rel=1e-5)
+    assert found["loss"] == pytest.approx(float(F.cross_entropy(logits_NK, y_N)))
+
+
+class Words(UserList[str]):
+    """What is no tensor, and of any length."""
+
+
 def test_metrics_are_logged_beside_the_score() -> None:
     metrics = {"second": lambda output, batch: 0.5, "whole": lambda output, batch: np.float32(2)}
     task = batch_task(task_of("list", metrics=metrics), epochs=1)
@@ -602,6 +635,41 @@ def test_shared_weights_go_on_from_their_state_by_any_statistics(statistics: Any
     assert begun + steps(resumed, range(7, 10)) == logs
     assert_same(resumed.state_dict(), whole.state_dict())
     assert len(whole.scores(drawn)) == 3
+
+
+def test_tied_weights_are_trained_kept_and_loaded(tmp_path: Path) -> None:
+    def tied() -> nn.Module:
+        model = nn.Sequential(
+            nn.Linear(FEATURES, FEATURES), nn.Linear(FEATURES, FEATURES), nn.Linear(FEATURES, 2)
+        )
+        model[1].weight = model[0].weight
+        return model
+
+    training = ChildTraining(tied(), batch_task(task_of("list"), statistics="moving"), 1)
+    for _ in range(5):
+        training.step()
+    training.end_epoch()
+    write_weights(tmp_path / "weights.safetensors", training.best_weights())
+    loaded = tied()
+    load_weights(loaded, tmp_path / "weights.safetensors")
+    assert loaded[1].weight is loaded[0].weight
+    assert_same(dict(loaded.state_dict()), dict(training.model.state_dict()))
+
+
+def test_a_data_loaders_worker_leaves_stopping_to_its_owner(capfd: pytest.CaptureFixture[str]) -> None:
+    """A Ctrl-C in a terminal reaches the workers too."""
+
+    class Interrupted(Noisy):
+        def __getitem__(self, index: int) -> Any:
+            os.kill(os.getpid(), signal.SIGINT)
+            return super().__getitem__(index)
+
+    with StopRequest() as stop:
+        assert len(list(DataLoader(Interrupted(4, 0), 2, num_workers=1))) == 2
+        assert not stop.requested
+        assert capfd.readouterr().err == ""
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested
 
 
 @pytest.mark.parametrize("kind", ["tensors", "workers", "stream"])

@@ -303,8 +303,10 @@ def score_in(result: Mapping[str, Any], key: str) -> float:
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> Digest:
-    """Write the weights of a network into a folder that is there; returns what the file then holds."""
-    data = safetensors.torch.save({name: weight.contiguous() for name, weight in weights.items()})
+    """Write the weights of a network into a folder that is there; returns what the file then holds. Weights that share their
+    memory are written once for each name."""
+    own = {name: weight.clone().contiguous() for name, weight in weights.items()}
+    data = safetensors.torch.save(own)
     write_atomic(path, data, own=True)
     return digest_of(data)
 

@@ -6,7 +6,7 @@ A batch is a tensor, or a tuple, list or mapping of tensors and other values. Le
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import Any
@@ -64,6 +64,19 @@ def moved(batch: Batch, device: torch.device) -> Batch:
 def examples_in(batch: Batch) -> int:
     """B: the length of its first tensor that has one."""
     return next((len(tensor) for tensor in tensors_in(batch) if tensor.ndim), 1)
+
+
+def joined(values: Sequence[Any]) -> Any:
+    """Batches, or what networks made of them, as one, part by part: tensors one below the other, other things in a list."""
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.cat([value if value.ndim else value[None] for value in values])
+    if isinstance(first, Mapping):
+        return {key: joined([value[key] for value in values]) for key in first}
+    if isinstance(first, tuple | list):
+        parts = [joined(part) for part in zip(*values, strict=True)]
+        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
+    return list(values)
 
 
 def structure(batch: Batch) -> str:

@@ -32,6 +32,7 @@ from enas.data.batches import (
     Source,
     TrainingBatches,
     examples_in,
+    joined,
     moved,
     source_of,
     tensors_in,
@@ -41,6 +42,8 @@ from enas.norms import Norms, NormStatistics, recalibrate
 from enas.runtime.seeding import derive_seed, generator, global_seed
 from enas.task import BaseTask, Loss, Score, Split, set_mode
 from enas.tasks.training_settings import Training
+
+CPU = torch.device("cpu")
 
 Measure = Callable[[Any, Batch], Any]
 """A function of what a network returns and the batch on the device, to a number."""
@@ -73,7 +76,7 @@ class Task:
     loss: Measure
     """Of (output, batch), to a scalar with a gradient: the mean over the batch, as evaluation weights batches by B."""
     score: Measure
-    """Of (output, batch), to the number that architectures are compared by: the mean over the batch."""
+    """Of (output, batch), to the number that architectures are compared by: without `whole_split` a mean over the batch."""
     higher_is_better: bool = True
     """Whether a higher score is a better one."""
     metrics: Mapping[str, Measure] = field(default_factory=dict)
@@ -89,6 +92,9 @@ class Task:
     """Examples of a step, for tensors and datasets of single examples."""
     steps: int | None = None
     """Batches of an epoch, by default all of a pass. Needed where their number is not known, as of a stream."""
+    whole_split: bool = False
+    """Whether the score and the metrics of a split are computed at once, of all outputs one below the other and all batches
+    joined alike, as a correlation or an area under a curve needs it; otherwise batch by batch, and their mean."""
     target: str = "target"
     """The key of a dict that is kept from the network."""
 
@@ -139,7 +145,8 @@ class Minibatch(NamedTuple):
 
 
 class BatchTask(BaseTask):
-    """A user's task, as networks are trained and rewarded by it. The reward is the score; its negative if lower is better."""
+    """A user's task, as networks are trained and rewarded by it. The reward is the score, or its negative if lower is
+    better."""
 
     metric: ClassVar[str] = "score"
 
@@ -267,17 +274,24 @@ class BatchTask(BaseTask):
         batches = self.task.valid_batches if split == "valid" else self.task.test_batches
         if batches is None:
             return None
-        measures = {"loss": self.task.loss, "score": self.task.score, **self.task.metrics}
-        sums, examples = dict.fromkeys(measures, 0.0), 0
+        by_example: dict[str, Measure] = {"loss": self.task.loss}
+        measures = {"score": self.task.score, **self.task.metrics}
+        by_example |= {} if self.task.whole_split else measures
+        sums, examples, kept = dict.fromkeys(by_example, 0.0), 0, []
         with global_seed(derive_seed(self.seed, "evaluation"), self.device):
             for batch in batches:
-                size, batch = examples_in(batch), moved(batch, self.device)
-                found = self._measured(measures, self.output(model, batch, architecture), batch)
+                size, there = examples_in(batch), moved(batch, self.device)
+                output = self.output(model, there, architecture)
+                found = self._measured(by_example, output, there)
                 sums = {name: total + size * found[name] for name, total in sums.items()}
                 examples += size
-        means = {name: total / examples for name, total in sums.items()}
-        checked({name: mean for name, mean in means.items() if name != "loss"}, architecture)
-        return means
+                if self.task.whole_split:
+                    kept.append((moved(output, CPU), moved(batch, CPU)))
+            score = {name: total / examples for name, total in sums.items()}
+            if kept:
+                score |= self._measured(measures, *joined(kept))
+        checked({name: number for name, number in score.items() if name != "loss"}, architecture)
+        return score
 
     def _measured(self, measures: Mapping[str, Measure], output: Any, batch: Batch) -> dict[str, float]:
         """All measures of a batch, in one transfer from the device."""
