@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from typing import Any, Literal, cast
 
 from enas.config import NO_SETTING, RunConfig
-from enas.constraints import Settings
 from enas.errors import ConfigError, RunFolderError, shown
 from enas.recipes.origin import origin_from_json
 from enas.registry import Registry
@@ -115,7 +114,7 @@ def config_to_json(config: RunConfig) -> dict[str, Any]:
     recipe = {} if config.origin is None else {"recipe": config.origin.to_json()}
     named = {name: getattr(config, name) for name in _names(config, settings=True)}
     settings = {
-        name: asdict(value) if isinstance(value, Settings) else value for name, value in named.items()
+        name: asdict(cast(Any, value)) if is_dataclass(value) else value for name, value in named.items()
     }
     return {"kind": config.kind, "settings": settings, **recipe}
 

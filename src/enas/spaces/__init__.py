@@ -21,6 +21,7 @@ SPACES: Registry[type[Space]] = Registry(
         "micro": "enas.spaces.micro.space:MicroSpace",
         "nasbench201": "enas.spaces.nasbench201.space:NASBench201Space",
         "graph": "enas.spaces.graph.space:GraphSpace",
+        "choices": "enas.spaces.choices.space:ChoiceSpace",
     },
     Space,
     "name",
