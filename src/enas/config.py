@@ -37,6 +37,8 @@ class Metric(NamedTuple):
 
     name: str
     lower_is_better: bool
+    of_task: bool = False
+    """Whether it is the score of a user's task, which then decides alone, and not the loss."""
 
     def better(self, a: float, b: float) -> bool:
         """Whether `a` is better than `b`."""
@@ -45,15 +47,26 @@ class Metric(NamedTuple):
     @property
     def score_name(self) -> str:
         """What `score` is, for people."""
+        if self.of_task:
+            return f"-{self.name}" if self.lower_is_better else self.name
         return "-loss, nats a token" if self.lower_is_better else f"{self.name}, %"
 
     def score(self, result: Mapping[str, Any]) -> float:
         """The validation score of a training's result, as `SharedWeights.scores` has it; -infinity if it diverged."""
         if "diverged" in result:
             return -math.inf
+        if self.of_task:
+            value = score_in(result, f"valid_{self.name}")
+            return -value if self.lower_is_better else value
         if self.lower_is_better:
             return -score_in(result, "valid_loss")
         return score_in(result, f"valid_{self.name}")
+
+    def shortlisted_by(self, result: Mapping[str, Any]) -> float:
+        """What one of a shortlist is picked by, lower is better: its validation loss; infinity if it diverged."""
+        if "diverged" in result:
+            return math.inf
+        return -self.score(result) if self.of_task else score_in(result, "valid_loss")
 
 
 class Data(Protocol):
@@ -125,8 +138,6 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 class RunConfig(Settings, ABC):
     """What every run has, whatever its space and task."""
 
-    metric: ClassVar[Metric]
-    """What networks are compared by."""
     kind: ClassVar[str]
     """The name of this kind of run in config.json, and of its entry point in the group `enas.runs`."""
     on_own_data: ClassVar[str] = ""
@@ -178,6 +189,11 @@ class RunConfig(Settings, ABC):
 
     # ---- the task of a run, and its networks ---------------------------------------------------------------------------
 
+    @property
+    @abstractmethod
+    def metric(self) -> Metric:
+        """What networks are compared by."""
+
     @abstractmethod
     def load(self) -> Data:
         """The data, loaded once by this config."""
@@ -198,6 +214,9 @@ class RunConfig(Settings, ABC):
     def child_training(self, network: Network, epochs: int | None = None) -> ChildTraining:
         """A network's training from scratch, at its start. `epochs` shortens it, and keeps the validation data out of what
         is trained on."""
+
+    def tried(self) -> None:
+        """Compute once what code of the user's computes. Raises an `EnasError` for whatever a run could only fail with."""
 
     def costs(self, architecture: Architecture) -> Sequence[float]:
         """What a network of an architecture costs, of which its score may depend; by default nothing that differs."""

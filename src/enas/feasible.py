@@ -26,6 +26,7 @@ def check_stages(config: RunConfig, stages: Sequence[str]) -> None:
     with _memory_explained():
         if "search" in stages:
             check_search(config)
+        config.tried()
         architecture = config.searched_space().sample(random.Random(0))
         random_architectures(architecture.space, config.retrain.random, config.seed, {architecture})
         for network in (Network("found", architecture, config.seed), *config.references()):

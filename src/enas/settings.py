@@ -20,6 +20,7 @@ CONFIGS: Registry[type[RunConfig]] = Registry(
         "macro": "enas.runs.images:MacroConfig",
         "micro": "enas.runs.images:MicroConfig",
         "nasbench201": "enas.runs.images:NASBench201Config",
+        "network": "enas.runs.network:NetworkConfig",
     },
     RunConfig,
     "kind",

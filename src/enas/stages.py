@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from enas.derive import Train, candidates, pick
 from enas.effects import Effects, Groups, archive_effects
 from enas.errors import ArchitectureError, EnasError, NotFiniteError, RunFolderError, enas_command
 from enas.report.drawing import write_svg
-from enas.retrain import Network, score_in
+from enas.retrain import Network
 from enas.run import ALL_STAGES, Run, StageName
 from enas.runtime.checkpoint import CheckpointStore, check_still_there, fitting
 from enas.runtime.compiling import compiling_told
@@ -160,7 +159,7 @@ def derive(run: Run, stop: StopRequest) -> None:
     def train(architectures: Sequence[Architecture]) -> list[float]:
         networks = [Network("candidate", architecture, run.config.seed) for architecture in architectures]
         results = train_missing(run, "derive", networks, stop, run.config.derive.shortlist_epochs)
-        return [math.inf if "diverged" in result else score_in(result, "valid_loss") for result in results]
+        return [run.config.metric.shortlisted_by(result) for result in results]
 
     derive_by(run, train)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, get_type_hints
 
-from enas.errors import ConfigError, did_you_mean, enas_command, shortened, shown
+from enas.errors import ConfigError, EnasError, did_you_mean, enas_command, shortened, shown
 from enas.paths import user_path
 from enas.runtime.files import digest_of, digest_of_file
 
@@ -164,6 +164,8 @@ def errors_of(path: Path) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if frame.filename.startswith(str(path.parent) + os.sep)]
+        if not own and isinstance(error, EnasError):
+            raise
         last = (own or frames)[-1]
         said = shortened(" ".join(f"{type(error).__name__}: {error}".split()), 500)
         where = f"{last.filename}, line {last.lineno}" if own else str(path)

@@ -6,6 +6,7 @@ with the modules beside it, what the run was begun with, by its SHA-256.
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -35,6 +36,10 @@ class Origin(ABC):
     @abstractmethod
     def checked(self, changed_ok: bool) -> Self:
         """The origin as it is now. Raises `RunFolderError` if it has changed, unless that is `changed_ok`."""
+
+    def told(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, what the recipe's own code raises is said in a line."""
+        return contextlib.nullcontext()
 
     def called(self, config: object, whose: str) -> RunConfig:
         """What a recipe has returned, with its origin. Raises `ConfigError` if it is no settings of a run."""
@@ -94,6 +99,9 @@ class RecipeFile(Origin):
         with errors_of(path):
             made = function()
         return self.called(made, f"{path}: {self.function}()")
+
+    def told(self) -> contextlib.AbstractContextManager[None]:
+        return errors_of(Path(self.file))
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "beside": {**self.beside, **hashes_beside(Path(self.file))}}
