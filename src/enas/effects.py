@@ -5,8 +5,9 @@ one validation minibatch share that minibatch's difficulty, and those of one tim
 taken out by comparing an architecture with its group only, the proposals rewarded with it (the "within" estimator of panel
 data). What is left ranks candidates, and is a table that a person can read.
 
-In every space of this package an architecture answers all decisions. A decision with one option, and an option that was
-never rewarded, say nothing: their effect is 0, that of an average option.
+A decision with one option, and an option that was never rewarded, say nothing: their effect is 0, that of an average
+option. So does a decision that is inactive in an architecture: it adds 0. What is asked only after some option counts from
+its own average, so that the option's effect holds what that average is worth.
 
 Shape letters: N rewarded architectures, L decisions, D columns, one for every option of every decision, G groups.
 """
@@ -37,6 +38,8 @@ CHUNK = 20_000
 """Rows of the design matrix that are held at once."""
 DIGITS = 6
 """Digits that are kept, from the first one of the spread of rewards on: the rest may depend on the order of sums."""
+BEAM = 64
+"""Beginnings of architectures that are kept in the search for the best one of a conditional space."""
 NOISE = 1e-10
 """A spread of rewards within groups that is smaller than this share of the rewards themselves is rounding."""
 
@@ -51,7 +54,7 @@ class Effect:
     standard_error: float
     """Of `effect`, if rewards are a sum of effects and independent noise; the shrinkage towards 0 is not in it."""
     count: int
-    """Rewarded architectures that took the option."""
+    """Rewarded architectures that took the option, the decision being active."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,27 @@ class Effects:
 
     def predict(self, architecture: Architecture) -> float:
         """The expected reward of an architecture on an average minibatch."""
-        pairs = zip(self.decisions, architecture.choices, strict=True)
-        return self.mean_reward + sum(options[choice].effect for options, choice in pairs)
+        choices = architecture.choices
+        taken = zip(self.decisions, choices, self.space.active(choices), strict=True)
+        return self.mean_reward + sum(options[choice].effect for options, choice, active in taken if active)
 
     def best(self) -> Architecture:
-        """The architecture of the highest prediction: at every decision the best option, of equal ones the first."""
+        """The architecture of the highest prediction: at every decision the best option, of equal ones the first.
+
+        In a conditional space the best of those that are found decision by decision, keeping the `BEAM` best beginnings.
+        """
         effects = [[option.effect for option in options] for options in self.decisions]
-        return self.space.architecture([of.index(max(of)) for of in effects])
+        if not self.space.conditional:
+            return self.space.architecture([of.index(max(of)) for of in effects])
+        begun: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+        for of in effects:
+            further = []
+            for worth, before in begun:
+                possible = [choice for choice, w in enumerate(self.space.weights(before)) if w > 0]
+                adds = of if len(possible) > 1 else [0.0] * len(of)
+                further += [(worth + adds[choice], (*before, choice)) for choice in possible]
+            begun = sorted(further, key=lambda path: -path[0])[:BEAM]
+        return self.space.architecture(begun[0][1])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; options that were never taken have no effect (null)."""
@@ -163,13 +180,15 @@ def fit_effects(
     counts_G = np.bincount(group_N, minlength=groups)
     if counts_G.max() < 2:
         return None
-    start_L = np.cumsum([0, *(len(decision.options) for decision in space.decisions)])
+    options_L = [len(decision.options) for decision in space.decisions]
+    start_L = np.cumsum([0, *options_L])
     width = int(start_L[-1])
+    active_NL = _active(space, choices_NL)
     column_NL = choices_NL + start_L[:-1]
     cell_NL = group_N[:, None] * width + column_NL
-    mean_GD = (
-        np.bincount(cell_NL.ravel(), minlength=groups * width).reshape(groups, width) / counts_G[:, None]
-    )
+    taken_GD = np.bincount(cell_NL.ravel(), active_NL.ravel(), groups * width).reshape(groups, width)
+    mean_GD, taken_D = taken_GD / counts_G[:, None], taken_GD.sum(0)
+    share_D = taken_D / np.repeat(np.maximum(active_NL.sum(0), 1), options_L)  # where the decision is active
     centred_N = reward_N - (np.bincount(group_N, reward_N, groups) / counts_G)[group_N]
 
     fold_N = (group_N if groups >= FOLDS else np.arange(n)) % FOLDS
@@ -180,7 +199,11 @@ def fit_effects(
         for begin in range(0, len(rows), CHUNK):
             part = rows[begin : begin + CHUNK]
             x_ND = -mean_GD[group_N[part]]
-            x_ND[np.arange(len(part))[:, None], column_NL[part]] += 1
+            x_ND[np.arange(len(part))[:, None], column_NL[part]] += active_NL[part]
+            if (
+                space.conditional
+            ):  # from the average of what is asked, which elsewhere is the same in all of a group
+                x_ND -= np.repeat(np.add.reduceat(x_ND, start_L[:-1], axis=1), options_L, axis=1) * share_D
             gram_FDD[fold] += x_ND.T @ x_ND
             moment_FD[fold] += x_ND.T @ centred_N[part]
     gram_DD: Floats = gram_FDD.sum(0)
@@ -210,11 +233,10 @@ def fit_effects(
     covariance_DD = inverse_DD @ gram_DD @ inverse_DD * (residual / freedom)
     decimals = DIGITS - 1 - math.floor(math.log10(spread))
 
-    taken_D = np.bincount(column_NL.ravel(), minlength=width)
     decisions = []
     for start, decision in zip(start_L, space.decisions, strict=False):
         here = slice(int(start), int(start) + len(decision.options))
-        share_K = taken_D[here] / n
+        share_K = share_D[here]
         contrast_KK = np.eye(len(share_K)) - share_K  # row k: option k minus the average one
         effect_K = np.where(taken_D[here] > 0, contrast_KK @ w_D[here], 0.0)
         variance_K = (contrast_KK @ covariance_DD[here, here] * contrast_KK).sum(1)
@@ -243,3 +265,12 @@ def fit_effects(
 def rounded(value: float, decimals: int) -> float:
     """Rounded to `decimals`, and never -0."""
     return round(value, decimals) + 0.0
+
+
+def _active(space: Space, choices_NL: Integers) -> Floats:
+    """1 where a decision is active, otherwise 0 [N, L]."""
+    if not space.conditional:
+        return np.ones(choices_NL.shape)
+    paths, path_N = np.unique(choices_NL, axis=0, return_inverse=True)
+    active_PL = [space.active(space.architecture(path).choices) for path in paths.tolist()]
+    return np.array(active_PL, dtype=np.float64)[path_N.ravel()]
