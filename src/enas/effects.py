@@ -6,8 +6,8 @@ taken out by comparing an architecture with its group only, the proposals reward
 data). What is left ranks candidates, and is a table that a person can read.
 
 A decision with one option, and an option that was never rewarded, say nothing: their effect is 0, that of an average
-option. So does a decision that is inactive in an architecture: it adds 0. What is asked only after some option counts from
-its own average, so that the option's effect holds what that average is worth.
+option. A decision that is inactive in an architecture adds 0 to its sum; that a decision is asked at all may be worth
+something, too.
 
 Shape letters: N rewarded architectures, L decisions, D columns, one for every option of every decision, G groups.
 """
@@ -69,6 +69,8 @@ class Effects:
     groups: int
     """Groups that they were compared within."""
     within: Groups
+    asked: tuple[float, ...]
+    """What a decision's average option is worth against the decision being inactive, in a conditional space; 0 elsewhere."""
     mean_reward: float
     alpha: float
     """The ridge penalty, the best of some by cross-validation."""
@@ -78,24 +80,31 @@ class Effects:
     def predict(self, architecture: Architecture) -> float:
         """The expected reward of an architecture on an average minibatch."""
         choices = architecture.choices
-        taken = zip(self.decisions, choices, self.space.active(choices), strict=True)
-        return self.mean_reward + sum(options[choice].effect for options, choice, active in taken if active)
+        often = (sum(option.count for option in options) / self.records for options in self.decisions)
+        asked = sum(asked * share for asked, share in zip(self.asked, often, strict=True))
+        taken = zip(self._worth(), choices, self.space.active(choices), strict=True)
+        return self.mean_reward - asked + sum(worth[choice] for worth, choice, active in taken if active)
+
+    def _worth(self) -> list[list[float]]:
+        """What each option of each decision adds, against an inactive decision."""
+        pairs = zip(self.decisions, self.asked, strict=True)
+        return [[option.effect + asked for option in options] for options, asked in pairs]
 
     def best(self) -> Architecture:
         """The architecture of the highest prediction: at every decision the best option, of equal ones the first.
 
         In a conditional space the best of those that are found decision by decision, keeping the `BEAM` best beginnings.
         """
-        effects = [[option.effect for option in options] for options in self.decisions]
+        worth = self._worth()
         if not self.space.conditional:
-            return self.space.architecture([of.index(max(of)) for of in effects])
+            return self.space.architecture([adds.index(max(adds)) for adds in worth])
         begun: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
-        for of in effects:
+        for adds in worth:
             further = []
-            for worth, before in begun:
-                possible = [choice for choice, w in enumerate(self.space.weights(before)) if w > 0]
-                adds = of if len(possible) > 1 else [0.0] * len(of)
-                further += [(worth + adds[choice], (*before, choice)) for choice in possible]
+            for total, before in begun:
+                possible = [choice for choice, weight in enumerate(self.space.weights(before)) if weight > 0]
+                for choice in possible:
+                    further.append((total + adds[choice] * (len(possible) > 1), (*before, choice)))
             begun = sorted(further, key=lambda path: -path[0])[:BEAM]
         return self.space.architecture(begun[0][1])
 
@@ -105,9 +114,10 @@ class Effects:
         decisions = [
             {
                 "decision": decision.name,
+                **({"asked": asked} if self.space.conditional else {}),
                 "options": [asdict(option) | ({} if option.count else unknown) for option in options],
             }
-            for decision, options in zip(self.space.decisions, self.decisions, strict=True)
+            for decision, options, asked in zip(self.space.decisions, self.decisions, self.asked, strict=True)
         ]
         numbers = ("records", "groups", "within", "mean_reward", "alpha", "explained")
         return {**{name: getattr(self, name) for name in numbers}, "decisions": decisions}
@@ -200,10 +210,6 @@ def fit_effects(
             part = rows[begin : begin + CHUNK]
             x_ND = -mean_GD[group_N[part]]
             x_ND[np.arange(len(part))[:, None], column_NL[part]] += active_NL[part]
-            if (
-                space.conditional
-            ):  # from the average of what is asked, which elsewhere is the same in all of a group
-                x_ND -= np.repeat(np.add.reduceat(x_ND, start_L[:-1], axis=1), options_L, axis=1) * share_D
             gram_FDD[fold] += x_ND.T @ x_ND
             moment_FD[fold] += x_ND.T @ centred_N[part]
     gram_DD: Floats = gram_FDD.sum(0)
@@ -250,8 +256,10 @@ def fit_effects(
                 )
             )
         )
+    asked_L = np.add.reduceat(share_D * w_D, start_L[:-1]) * space.conditional
     return Effects(
         space=space,
+        asked=tuple(rounded(asked, decimals) for asked in asked_L.tolist()),
         decisions=tuple(decisions),
         records=n,
         groups=groups,
