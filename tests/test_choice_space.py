@@ -12,10 +12,12 @@ from collections.abc import Iterator
 
 import pytest
 import scipy.stats
+import torch
 from torch import nn
 
 from enas.architecture import Architecture
 from enas.choices import Choice, Decision, Inputs, space_of
+from enas.controllers import EvolutionConfig, IndependentConfig, LSTMConfig, UniformConfig, build_controller
 from enas.errors import ArchitectureError, ConfigError
 from enas.report.drawing import text_for
 from enas.spaces import architecture_from_json, space_from_json
@@ -142,6 +144,26 @@ def test_strings_and_json_of_random_networks_read_back() -> None:
             assert space.parse(str(architecture)) == architecture
             again = architecture_from_json(json.loads(json.dumps(architecture.to_json())))
             assert (again, again.id) == (architecture, architecture.id)
+
+
+def test_every_controller_proposes_architectures_of_random_networks_and_learns() -> None:
+    configs = (
+        UniformConfig(),
+        EvolutionConfig(population=4, tournament=2),
+        IndependentConfig(),
+        LSTMConfig(hidden=8),
+    )
+    generator = torch.Generator().manual_seed(0)
+    for (_, space), config in itertools.product(itertools.islice(random_spaces(), 15), configs):
+        controller = build_controller(config, space, seed=0)
+        for _ in range(2):
+            proposals = controller.propose(6, generator)
+            for choices, architecture in zip(
+                proposals.choices_NL.tolist(), proposals.architectures(space), strict=True
+            ):
+                assert architecture.choices == tuple(choices)  # nothing that is not asked
+            controller.feedback(proposals, torch.rand(6, generator=generator))
+        assert space.architecture(controller.mode()).choices == tuple(controller.mode())
 
 
 # ---- one space by hand -----------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import checkpoint
 
 import enas
 from enas.architecture import Architecture
@@ -285,6 +286,23 @@ def test_choices_work_under_autocast_and_in_containers() -> None:
             y = net(X)
             assert y.dtype == torch.bfloat16
             assert torch.equal(y, child_of(net, architecture, "shared")(X))
+
+
+def test_what_is_computed_again_for_the_backward_pass_is_the_same_path() -> None:
+    net = built()
+    for architecture in samples(net, 5):
+        gradients = []
+        for again in (False, True):
+            net.zero_grad()
+            with use(net, architecture):
+                y = checkpoint(net.mix, X, use_reentrant=False) if again else net.mix(X)
+                (y * X + net.stem(X)).sum().backward()
+            gradients.append([p.grad for p in net.parameters() if p.grad is not None])
+        assert all(map(torch.equal, *gradients))
+    with use(net, next(space_of(net).enumerate())):
+        y = checkpoint(net.rows[0], X, use_reentrant=False)
+    with pytest.raises(ConfigError, match="outside"):  # and not some other path
+        y.sum().backward()
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,9 @@ def reset(network: nn.Module) -> None:
         if not own or any(parameter.requires_grad for parameter in own):
             # nn.MultiheadAttention and nn.Transformer have theirs by another name.
             for name in ("reset_parameters", "_reset_parameters"):
-                getattr(module, name, bool)()
+                method = getattr(module, name, None)
+                if method is not None:
+                    method()
     kept = [name for name, parameter in trained.items() if not parameter.is_meta and parameter.isnan().any()]
     if kept:
         raise ConfigError(

@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate
 from typing import Any, ClassVar, Literal
 
@@ -75,10 +75,7 @@ class SomeOf:
 
     def ways_after(self, answered: int, taken: int) -> int:
         """How many answers there are once so many of the tensors were answered, and so many of them taken."""
-        left = self.inputs - answered
-        return sum(
-            math.comb(left, more) for more in range(left + 1) if self.at_least <= taken + more <= self.at_most
-        )
+        return subsets(self.inputs - answered, self.at_least - taken, self.at_most - taken)
 
 
 Question = OneOf | SomeOf
@@ -294,6 +291,12 @@ class ChoiceSpace(Space):
                 askers = [pairs for pairs in question.when if taken.issuperset(pairs)]
                 arrows += [(pairs[-1][0] if pairs else root, question.name) for pairs in askers]
         return Graph(f"network {architecture.id}", tuple(boxes), tuple(dict.fromkeys(arrows)))
+
+
+@cache
+def subsets(size: int, at_least: int, at_most: int) -> int:
+    """How many subsets of so many things have a size within the bounds."""
+    return sum(math.comb(size, taken) for taken in range(max(at_least, 0), min(at_most, size) + 1))
 
 
 def answer_of(question: Question, choices: Sequence[int]) -> str:
