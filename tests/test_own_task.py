@@ -815,6 +815,11 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         ConfigError,
         "no key 'target', only 'x', 'labels'",
     ),
+    "one example": (
+        {"train": [(X[:1], Y[:1])]},
+        DataError,
+        "a batch of one example has no statistics that a batch norm could use: leave it out, as drop_last=True",
+    ),
     "loss of examples": (
         {"loss": lambda output, batch: F.cross_entropy(output, batch[1], reduction="none")},
         ConfigError,
