@@ -7,6 +7,7 @@ import io
 import math
 import os
 import random
+import runpy
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, TensorDataset
@@ -60,6 +62,7 @@ from tests.test_search import go_on, search_of
 # A worker is a fork of a process that torch has given threads to, which newer Pythons warn of.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
+ROOT = Path(__file__).resolve().parent.parent
 STATISTICS = ("batch", "moving", "recalibrated")
 
 
@@ -812,6 +815,11 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         ConfigError,
         "no key 'target', only 'x', 'labels'",
     ),
+    "one example": (
+        {"train": [(X[:1], Y[:1])]},
+        DataError,
+        "a batch of one example has no statistics that a batch norm could use: leave it out, as drop_last=True",
+    ),
     "loss of examples": (
         {"loss": lambda output, batch: F.cross_entropy(output, batch[1], reduction="none")},
         ConfigError,
@@ -907,6 +915,21 @@ def test_a_loader_that_ends_early_stops_a_search_and_its_checkpoint_is_kept(tmp_
     with pytest.raises(DataError, match=r"train has ended before step 4 of epoch 2, which should have 5"):
         go_on(search, tmp_path, StopRequest())
     assert "step-00000006.pt" in [path.name for path in (tmp_path / "checkpoints").iterdir()]
+
+
+def test_the_example_learns_a_folder_of_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bright and dark ones, of all sizes."""
+    draw = np.random.default_rng(0)
+    for name, low in (("bright", 130), ("dark", 0)):
+        (tmp_path / name).mkdir()
+        for number in range(20):
+            pixels = draw.integers(low, low + 125, (20 + number, 30, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.{'png' if number % 2 else 'jpg'}")
+    (tmp_path / "bright" / "notes.txt").write_text("no picture")
+    runpy.run_path(str(ROOT / "examples" / "picture_folder.py"))["main"](tmp_path)
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in said] == ["epoch 1", "epoch 2", "epoch 3"]
+    assert said[-1] == "epoch 3: accuracy 100.0%"
 
 
 def test_the_names_are_imported_when_they_are_first_used() -> None:

@@ -37,7 +37,7 @@ from enas.data.batches import (
     source_of,
     tensors_in,
 )
-from enas.errors import ConfigError, NotFiniteError, shown
+from enas.errors import ConfigError, DataError, NotFiniteError, shown
 from enas.norms import Norms, NormStatistics, recalibrate
 from enas.runtime.seeding import derive_seed, generator, global_seed
 from enas.task import BaseTask, Loss, Score, Split, set_mode
@@ -238,10 +238,18 @@ class BatchTask(BaseTask):
         return Loss(total, {"loss": total.detach()})
 
     def output(self, model: nn.Module, batch: Batch, architecture: Architecture | None) -> Any:
-        """What a network makes of a batch."""
+        """What a network makes of a batch. Raises `DataError` if a norm gets one value a channel, and needs more."""
         path: dict[str, Any] = {} if architecture is None else {"architecture": architecture}
         positional, named = inputs_of(batch, self.task.target)
-        return model(*positional, **named, **path)
+        try:
+            return model(*positional, **named, **path)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise DataError(
+                "a batch of one example has no statistics that a batch norm could use: leave it out, as drop_last=True of a "
+                "DataLoader does, or choose another batch size"
+            ) from error
 
     # ---- evaluation ----------------------------------------------------------------------------------------------------
 
