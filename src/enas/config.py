@@ -222,6 +222,18 @@ class RunConfig(Settings, ABC):
         """What a network of an architecture costs, of which its score may depend; by default nothing that differs."""
         return ()
 
+    @property
+    def has_test(self) -> bool:
+        """Whether there are test data."""
+        return True
+
+    def check_test(self) -> None:
+        """Raise `ConfigError` if there are no test data."""
+        if not self.has_test:
+            raise ConfigError(
+                "networks are compared by their scores on test data: give the task a third split"
+            )
+
     def references(self) -> list[Network]:
         """Networks of another kind than the space's that the found architecture is compared with: none by default."""
         return []

@@ -125,14 +125,15 @@ def _names(config: RunConfig, settings: bool) -> list[str]:
     return [field.name for field in fields(config) if (field.metadata != NO_SETTING) is settings]
 
 
-def config_from_json(record: object, changed_ok: bool = False) -> RunConfig:
-    """The settings written by `config_to_json`, and what is no setting from the recipe.
+def config_from_json(record: object, changed_ok: bool = False, recipe: RunConfig | None = None) -> RunConfig:
+    """The settings written by `config_to_json`, and what is no setting from the recipe, or from the one that is given.
 
-    **That runs the recipe's file, if it is one.** Raises `RunFolderError` naming the setting that is wrong, or the file that
+    **Without one, that runs the recipe's file, if it is one.** Raises `RunFolderError` naming the setting that is wrong, or the file that
     has changed, unless that is `changed_ok`.
     """
     read = record_in("config.json", record, ConfigRecord, "Was it written by another version?")
-    recipe = None if read.recipe is None else origin_from_json(read.recipe).checked(changed_ok).config()
+    if recipe is None and read.recipe is not None:
+        recipe = origin_from_json(read.recipe).checked(changed_ok).config()
     kind = CONFIGS.find(read.kind) if recipe is None else type(recipe)
     if kind is None or kind.kind != read.kind:
         known = ", ".join(CONFIGS.names)

@@ -292,7 +292,9 @@ def test(run: Run, stop: StopRequest) -> None:
         raise RunFolderError(
             f"{run.folder} has no retrained network yet; run {enas_command('retrain', run.folder)!r} first"
         )
-    for network in run.networks():
+    if not run.config.has_test:
+        say("test: the task has no test data")
+    for network in run.networks() if run.config.has_test else []:
         result = run.result(network, "retrain")
         if result is not None and "test" not in result and "diverged" not in result:
             say(f"test {network}: reading the test data")

@@ -65,12 +65,35 @@ def module_of(path: Path) -> tuple[ModuleType, str]:
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     _loaded[path] = digest, module
     try:
-        with errors_of(path):
+        with errors_of(path), _importing():
             exec(compile(source, path, "exec"), vars(module))
     except ConfigError:
         _forget()
         raise
     return module, digest
+
+
+importing = False
+"""Whether a file is just being imported."""
+
+
+@contextmanager
+def _importing() -> Iterator[None]:
+    global importing
+    importing = True
+    try:
+        yield
+    finally:
+        importing = False
+
+
+def refuse_while_importing(call: str) -> None:
+    """Raise `ConfigError` if it is the import of a file that makes this call: a script that was begun by Python is imported
+    again by whoever goes on with its run."""
+    if importing:
+        raise ConfigError(
+            f"{call} is called while its script is imported: put it under if __name__ == '__main__':"
+        )
 
 
 def _installed(name: str, path: Path) -> bool:

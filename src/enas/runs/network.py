@@ -146,6 +146,10 @@ class NetworkConfig(RunConfig):
         return Metric("score", not self.own_task.higher_is_better, of_task=True)
 
     @property
+    def has_test(self) -> bool:
+        return self.own_task.test is not None
+
+    @property
     def own_task(self) -> Task:
         """The task, made once by its function. Raises `ConfigError` if there is none."""
         if self.task is None:
