@@ -72,8 +72,8 @@ def search(
         task: what it is trained for; a function that makes a task; or the name of one of another package.
         run: the folder of the run.
         epochs: passes over the training data in the search.
-        settings: further settings by their names, as `seed=3`, `controller="lstm"` or `**{"search.proposals": 4}`; all of them
-            are those of `enas.runs.network.NetworkConfig`.
+        settings: further settings of `enas.NetworkConfig` by their names, as `seed=3`, `controller="lstm"` or
+            `**{"search.proposals": 4}`.
 
     Raises `ConfigError` for what cannot work, `RunFolderError` if the folder holds a search of other settings, and `Stopped`
     after saving on Ctrl-C.
@@ -142,9 +142,9 @@ def train(
 def compare(run: Found | AnyPath, **options: object) -> Comparison:
     """Was the search worth it? Compare its method with random architectures and what needs no shared weights.
 
-    `options` are those of `enas compare`: `seeds`, `samples`, `rivals`, `epochs`, `workers`. What is returned has all numbers,
-    and as a string the verdict. Raises `ConfigError` for an option that makes no sense, `RunFolderError` if the search is not
-    finished, and `Stopped` after saving on Ctrl-C.
+    `options` are those of `enas compare`: `seeds`, `samples`, `rivals`, `epochs`, `workers`. What is returned has all
+    numbers, and as a string the verdict. Raises `ConfigError` for an option that makes no sense, `RunFolderError` if the
+    search is not finished, and `Stopped` after saving on Ctrl-C.
     """
     refuse_while_importing("enas.compare")
     folder = run.run if isinstance(run, Found) else Path(run)
@@ -189,8 +189,8 @@ def check_same(run: Run, wanted: NetworkConfig) -> None:
         for name, value in now.items():
             if then[name] != value:
                 raise ConfigError(
-                    f"{name} is {shown(then[name])} in {run.run_file}, not {shown(value)}: give the settings that the run was "
-                    "begun with, or another run="
+                    f"{name} is {shown(then[name])} in {run.run_file}, not {shown(value)}: give the settings that the run "
+                    "was begun with, or another run="
                 )
 
 

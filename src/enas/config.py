@@ -22,12 +22,12 @@ from enas.constraints import Seed, Settings, Threads
 from enas.controllers import ControllerConfig, IndependentConfig
 from enas.derive import DeriveConfig
 from enas.errors import ConfigError, SettingError, shown
+from enas.phases import SearchConfig
 from enas.recipes.origin import Origin
 from enas.registry import Registry
 from enas.retrain import Network, RetrainConfig, score_in
 from enas.runtime.devices import pick_device
 from enas.runtime.records import WrongRecord, validated
-from enas.search import SearchConfig
 from enas.shared_weights import SharedWeights
 from enas.verification import VerifyConfig
 

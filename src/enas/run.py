@@ -36,6 +36,7 @@ from enas.errors import (
     shown,
 )
 from enas.feasible import check_stages
+from enas.phases import SearchState
 from enas.retrain import (
     Network,
     check_weights,
@@ -53,7 +54,6 @@ from enas.runtime.progress import say
 from enas.runtime.records import check_settings, read_record, read_records, validated
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import StopRequest
-from enas.search import SearchState
 from enas.settings import config_from_json, config_to_json, settings_for
 from enas.shared_weights import SharedWeights
 from enas.spaces import architecture_in
@@ -130,8 +130,8 @@ class Run:
         """An existing run. **If its recipe is in a file, that is run.** Raises `RunFolderError` if there is none.
 
         So is a file that has changed, or one that it imports beside it. If that is `changed_file_ok`, the run goes on with
-        the files as they are now, which config.json then names. A `recipe` stands in for the one that config.json names, which
-        is then not looked at; the settings are those of config.json in any case.
+        the files as they are now, which config.json then names. A `recipe` stands in for that of config.json, which is then
+        not looked for; the settings are those of config.json in any case.
         """
         path = folder / "config.json"
         if not os.path.exists(path):

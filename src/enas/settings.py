@@ -128,8 +128,8 @@ def _names(config: RunConfig, settings: bool) -> list[str]:
 def config_from_json(record: object, changed_ok: bool = False, recipe: RunConfig | None = None) -> RunConfig:
     """The settings written by `config_to_json`, and what is no setting from the recipe, or from the one that is given.
 
-    **Without one, that runs the recipe's file, if it is one.** Raises `RunFolderError` naming the setting that is wrong, or the file that
-    has changed, unless that is `changed_ok`.
+    **Without one, that runs the recipe's file, if it is one.** Raises `RunFolderError` naming the setting that is wrong, or
+    the file that has changed, unless that is `changed_ok`.
     """
     read = record_in("config.json", record, ConfigRecord, "Was it written by another version?")
     if recipe is None and read.recipe is not None:

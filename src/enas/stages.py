@@ -15,6 +15,7 @@ from enas.architecture import Architecture
 from enas.derive import Train, candidates, pick
 from enas.effects import Effects, Groups, archive_effects
 from enas.errors import ArchitectureError, EnasError, NotFiniteError, RunFolderError, enas_command
+from enas.phases import START, Search
 from enas.report.drawing import write_svg
 from enas.retrain import Network
 from enas.run import ALL_STAGES, Run, StageName
@@ -26,7 +27,6 @@ from enas.runtime.metrics import Metrics, MetricsState, tensorboard_writer
 from enas.runtime.progress import estimate_line, progress, say
 from enas.runtime.records import check_settings
 from enas.runtime.stop import StopRequest
-from enas.search import START, Search
 from enas.settings import settings_for
 from enas.shared_weights import SharedWeights
 from enas.trainings import Job, train_all

@@ -211,6 +211,7 @@ def origin_from_json(record: Mapping[str, Any]) -> Origin:
     if kind is None:
         known = ", ".join(kind.__name__ for kind in KINDS)
         raise RunFolderError(
-            f"config.json: recipe.from must be one of {known}, not {shown(record.get('from'))}; was it written by another version?"
+            f"config.json: recipe.from must be one of {known}, not {shown(record.get('from'))}; was it written by "
+            "another version?"
         )
     return record_in("config.json, recipe", record, kind, "Was it written by another version?")

@@ -26,11 +26,11 @@ from enas.data.fingerprint import BatchData
 from enas.derive import DeriveConfig
 from enas.errors import ConfigError, shown
 from enas.norms import NormStatistics
+from enas.phases import SearchConfig
 from enas.recipes.common import PATIENT
 from enas.retrain import Network, RetrainConfig
 from enas.runtime.progress import say
 from enas.runtime.seeding import derive_seed, global_seed
-from enas.search import SearchConfig
 from enas.searchable import WithChoices, searchable
 from enas.shared_weights import SharedWeights
 from enas.tasks.batches import BatchTask, Task, inputs_of

@@ -22,6 +22,6 @@ def named_task(name: str) -> Task | Callable[[], Task]:
     if found is None:
         names = TASKS.names
         raise ConfigError(
-            f"there is no task {shown(name)}; {did_you_mean(name, names)}installed packages have {', '.join(names) or 'none'}"
+            f"there is no task {shown(name)}; {did_you_mean(name, names)}packages have {', '.join(names) or 'none'}"
         )
     return found
