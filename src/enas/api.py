@@ -42,14 +42,14 @@ _begun: dict[Path, NetworkConfig] = {}
 """The runs that this program has begun or gone on with, by their folders."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Found:
     """What a search has found."""
 
     architecture: Architecture
     run: Path
     """The folder of the search."""
-    config: NetworkConfig = field(repr=False, compare=False)
+    config: NetworkConfig = field(compare=False)
     """The settings of the search, with its network and its task."""
 
     @property
@@ -57,8 +57,8 @@ class Found:
         """What might have been chosen."""
         return self.architecture.space
 
-    def __str__(self) -> str:
-        return str(self.architecture)
+    def __repr__(self) -> str:
+        return f"<found in {self.run}: {self.architecture}>"
 
 
 def search(

@@ -118,6 +118,10 @@ def controller_of(values: object) -> ControllerConfig:
         raise SettingError(str(error)) from error
 
 
+AnyController = Annotated[ControllerConfig, PlainValidator(controller_of)]
+"""The settings of a controller of any kind, also of one that another package or the user's file adds."""
+
+
 def given(value: object) -> object:
     """What only a recipe can give, and so nothing that JSON has."""
     if isinstance(value, str | int | float | list | dict):
@@ -159,9 +163,7 @@ class RunConfig(Settings, ABC):
     """Also write the metrics for TensorBoard (needs `pip install enas[tensorboard]`)."""
     search: SearchConfig = field(default_factory=SearchConfig)
     """Length and rhythm of the search."""
-    controller: Annotated[ControllerConfig, PlainValidator(controller_of)] = field(
-        default_factory=IndependentConfig
-    )
+    controller: AnyController = field(default_factory=IndependentConfig)
     """What proposes architectures, and how it learns."""
     verify: VerifyConfig = field(default_factory=VerifyConfig)
     """Which architectures are trained alone during the search, and how that corrects its rewards."""

@@ -17,9 +17,8 @@ from torch import nn
 from enas.architecture import Architecture, Space
 from enas.child_training import ChildTraining
 from enas.choices import space_of
-from enas.config import NO_SETTING, Given, Metric, RunConfig
+from enas.config import NO_SETTING, AnyController, Given, Metric, RunConfig
 from enas.constraints import Epochs, PartialShare, PositiveInt, Settings
-from enas.controllers import ControllerConfig
 from enas.costs import parameter_count
 from enas.data.batches import TrainingBatches
 from enas.data.fingerprint import BatchData
@@ -118,7 +117,7 @@ class NetworkConfig(RunConfig):
         )
     )
     """Length and rhythm of the search."""
-    controller: ControllerConfig = PATIENT
+    controller: AnyController = PATIENT
     """What proposes architectures, and how it learns."""
     derive: DeriveConfig = field(
         default_factory=lambda: DeriveConfig(
