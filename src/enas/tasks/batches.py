@@ -54,8 +54,8 @@ class Task:
     """What networks are trained for: data, a loss, a score, and how they are trained.
 
     A split is a `DataLoader`, a list of batches, a tensor or a tuple or dict of tensors (one example a row, with `batch`), a
-    `Dataset` of torch (with `batch`), anything else that can be passed over again and again for its batches, or a function
-    that returns one of these. A function that is a generator is called for every pass.
+    `Dataset` of torch or Hugging Face (with `batch`), anything else that can be passed over again and again for its batches,
+    or a function that returns one of these. A function that is a generator is called for every pass.
 
     A batch is a tensor, or a tuple, list or dict, and is moved to the device with all that is in it. A network gets all but
     its last part, or all but the key `target` of a dict, by name: `model(*inputs)`, and a supernet
