@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from enas.architecture import Architecture, Decision, Space
 
 if TYPE_CHECKING:
-    from enas.tasks.batches import Task
+    from enas.tasks.own import Task
     from enas.tasks.training_settings import Training
 
 try:
@@ -21,7 +21,7 @@ except PackageNotFoundError:
 
 __all__ = ["Architecture", "Decision", "Space", "Task", "Training", "__version__"]
 
-_MODULES = {"Task": "enas.tasks.batches", "Training": "enas.tasks.training_settings"}
+_MODULES = {"Task": "enas.tasks.own", "Training": "enas.tasks.training_settings"}
 """Where the names are that are imported when they are first used."""
 
 
