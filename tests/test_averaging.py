@@ -13,7 +13,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from enas.architecture import Architecture
 from enas.errors import ConfigError
 from enas.shared_weights import SharedWeights
-from enas.task import Task
+from enas.task import BaseTask
 from enas.trainer import Trainer
 from tests import tiny
 from tests.tiny import settings
@@ -39,7 +39,7 @@ def architectures(weights: SharedWeights) -> list[Architecture]:
     return [weights.space.architecture([0] * len(sizes)), weights.space.architecture([n - 1 for n in sizes])]
 
 
-class Nothing(Task):
+class Nothing(BaseTask):
     """What a trainer needs to be made."""
 
     def optimizer(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.SGD:

@@ -38,7 +38,7 @@ from enas.runtime.metrics import Metrics
 from enas.runtime.stop import Stopped, StopRequest
 from enas.spaces.recurrent.space import RecurrentSpace
 from enas.stages import Run, execute
-from enas.task import Task
+from enas.task import BaseTask
 from enas.trainings import Job
 from enas.workers import LocalExecutor
 from tests import tiny
@@ -177,7 +177,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Architecture]:
     """The architectures that were scored, the n-th with (7 n) mod 11."""
     seen: list[Architecture] = []
 
-    def proxy(config: RunConfig, task: Task, network: Network) -> float:
+    def proxy(config: RunConfig, task: BaseTask, network: Network) -> float:
         assert network.architecture is not None
         seen.append(network.architecture)
         return 7.0 * (len(seen) - 1) % 11

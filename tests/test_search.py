@@ -23,7 +23,7 @@ from enas.search import Place, Search, SearchConfig
 from enas.shared_weights import SharedWeights
 from enas.spaces.recurrent.space import RecurrentSpace
 from enas.stages import run_search
-from enas.task import Task
+from enas.task import BaseTask
 from enas.trainer import Estimate
 from enas.watch import Watch
 from tests import tiny
@@ -39,7 +39,7 @@ def worth(architecture: Architecture) -> float:
     return 1.0 * sum(choice == len(decision.options) - 1 for choice, decision in pairs)
 
 
-class PlantedTask(Task):
+class PlantedTask(BaseTask):
     """What is told of the planted rewards."""
 
     def describe_reward(self, reward: float) -> dict[str, float]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from enas.errors import NotFiniteError
 from enas.norms import norms_of
-from enas.task import Score, Split, Task
+from enas.task import BaseTask, Score, Split
 from enas.trainer import Estimate, Trainer, mean_of_steps
 
 
@@ -25,7 +25,7 @@ class ChildTraining:
     def __init__(
         self,
         model: nn.Module,
-        task: Task,
+        task: BaseTask,
         epochs: int,
         averaging: Callable[[list[float]], bool] | None = None,
     ) -> None:
@@ -144,7 +144,7 @@ class ChildTraining:
         self.sums, self.scores = dict(state["sums"]), [dict(score) for score in state["scores"]]
 
 
-def evaluate(model: nn.Module, task: Task, split: Split) -> Score | None:
+def evaluate(model: nn.Module, task: BaseTask, split: Split) -> Score | None:
     """The score of a network of its own on a whole split; None if there is none. Recalibrated averages are expected to be in
     it already. Raises `NotFiniteError` if the loss is NaN or infinite."""
     with task.evaluating(model, norms_of(model), "batch" if task.statistics == "batch" else "moving"):

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 NormStatistics = Literal["batch", "moving", "recalibrated"]
 """What the batch norms of an evaluated network normalise by: the minibatch's own statistics; the moving averages of the
 training; or the plain means over a few training minibatches, gathered for this very network."""
 
-Norm = nn.BatchNorm1d | nn.BatchNorm2d
+Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 Norms = Sequence[Norm]
+
+Inputs = TypeVar("Inputs")
 
 
 def norms_of(model: nn.Module) -> list[Norm]:
@@ -46,7 +48,7 @@ def kept_statistics(norms: Norms) -> Iterator[None]:
 
 
 @torch.no_grad()
-def recalibrate(norms: Norms, minibatches: Iterable[Tensor], forward: Callable[[Tensor], object]) -> None:
+def recalibrate(norms: Norms, minibatches: Iterable[Inputs], forward: Callable[[Inputs], object]) -> None:
     """Make the moving averages of the norms that `forward` uses the plain means of the minibatches' statistics.
 
     The rest of the network should be in evaluation mode, so that nothing is dropped.
@@ -58,8 +60,8 @@ def recalibrate(norms: Norms, minibatches: Iterable[Tensor], forward: Callable[[
                 norm.num_batches_tracked.zero_()  # so that the first minibatch replaces the averages
             norm.momentum = None  # the mean of all minibatches so far
         with _modes(norms, training=True, averaging=True):
-            for images_BCHW in minibatches:
-                forward(images_BCHW)
+            for inputs in minibatches:
+                forward(inputs)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

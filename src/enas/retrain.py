@@ -207,9 +207,8 @@ def train_network(
                 ) from error
             if record is not None:
                 metrics.record(f"retrain/{network.id}", training.done, **record)
-                shown |= {
-                    key: value for key, value in record.items() if key == f"valid_{training.task.metric}"
-                }
+                told = {f"valid_{name}" for name in training.task.shown}
+                shown |= {key: value for key, value in record.items() if key in told}
                 if record["best"]:
                     weights = write_weights(folder / WEIGHTS, training.best_weights())
             bar.advance(1, **shown)
@@ -304,8 +303,10 @@ def score_in(result: Mapping[str, Any], key: str) -> float:
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> Digest:
-    """Write the weights of a network into a folder that is there; returns what the file then holds."""
-    data = safetensors.torch.save({name: weight.contiguous() for name, weight in weights.items()})
+    """Write the weights of a network into a folder that is there; returns what the file then holds. Weights that share their
+    memory are written once for each name."""
+    own = {name: weight.clone().contiguous() for name, weight in weights.items()}
+    data = safetensors.torch.save(own)
     write_atomic(path, data, own=True)
     return digest_of(data)
 

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from enas.architecture import Architecture, Space
 from enas.norms import NormStatistics
 from enas.runtime.seeding import derive_seed
-from enas.task import Split, Task
+from enas.task import BaseTask, Split
 from enas.trainer import Estimate, Trainer
 
 TRIES = 200
@@ -30,7 +30,7 @@ class SharedWeights:
     `state_dict`.
     """
 
-    def __init__(self, supernet: nn.Module, space: Space, task: Task, average: float = 0.0) -> None:
+    def __init__(self, supernet: nn.Module, space: Space, task: BaseTask, average: float = 0.0) -> None:
         """`average` is the share of a moving average of the weights that is kept at every step: rewards are computed with
         the average, and with the weights themselves if it is 0.
 

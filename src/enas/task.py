@@ -41,7 +41,7 @@ class Loss:
         (self.total * share).backward()
 
 
-class Task(ABC):
+class BaseTask(ABC):
     """Data on a device, the loss of a network on a minibatch of them, and its score on a split.
 
     `architecture` is the path of shared weights that a network computes, None for a network of its own. State that goes from
@@ -53,7 +53,7 @@ class Task(ABC):
     reported: ClassVar[tuple[str, ...]] = ("loss",)
     """Logged keys whose mean over an epoch is reported."""
     metric: ClassVar[str]
-    """The key of the score that is shown beside the progress."""
+    """The key of the score that networks are compared by."""
     clip: float | None
     """Bound on the global norm of the gradient."""
     l2: float = 0.0
@@ -177,6 +177,11 @@ class Task(ABC):
         return products_in(self.dtype, self.device)
 
     # ---- what there is to know -----------------------------------------------------------------------------------------
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The keys of the score that are shown beside the progress."""
+        return (self.metric,)
 
     def parameters(self, model: nn.Module) -> int:
         """How many trained values a network has."""

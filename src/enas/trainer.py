@@ -18,7 +18,7 @@ from enas.masks import masks_from
 from enas.norms import Norms, kept_statistics, norms_of
 from enas.runtime.memory import MIB
 from enas.runtime.seeding import generator
-from enas.task import Minibatch, Task, set_mode
+from enas.task import BaseTask, Minibatch, set_mode
 
 OWN: tuple[Architecture | None, ...] = (None,)
 """The path of a network of its own: all of it."""
@@ -27,7 +27,7 @@ OWN: tuple[Architecture | None, ...] = (None,)
 class Trainer:
     """A network that is being trained for a task, its optimiser, and the average of its weights, if there is one."""
 
-    def __init__(self, model: nn.Module, task: Task) -> None:
+    def __init__(self, model: nn.Module, task: BaseTask) -> None:
         self.model = model.to(task.device)
         self.task = task
         self.optimizer = task.optimizer(self.model.parameters())
@@ -135,7 +135,9 @@ class Trainer:
             seconds = time.perf_counter() - began
         self.task.load_state_dict(before)
         weights = sum(parameter.nbytes for parameter in self.model.parameters())
-        copies = 1 + bool(self.optimizer.param_groups[0]["momentum"]) + (self.averaged is not None)
+        group = self.optimizer.param_groups[0]
+        moments = 2 if "betas" in group else bool(group.get("momentum"))  # Adam keeps two, momentum one
+        copies = 1 + moments + (self.averaged is not None)
         kept = self.task.kept_bytes(self.model, minibatch, saved())
         return Estimate(seconds, (copies * weights + gradients + kept + self.task.data_bytes) / MIB)
 
@@ -176,8 +178,9 @@ def descend(
         optimizer.zero_grad()
         raise NotFiniteError(f"the gradient's norm is {value}")
     group["lr"] = rate
-    if clip is not None and group["momentum"] == group["weight_decay"] == 0:
-        group["lr"] = rate * min(1.0, clip / (value + 1e-6))  # the same in plain SGD, and spares a pass
+    plain = isinstance(optimizer, torch.optim.SGD) and group["momentum"] == group["weight_decay"] == 0
+    if clip is not None and plain:
+        group["lr"] = rate * min(1.0, clip / (value + 1e-6))  # the same, and spares a pass
     elif clip is not None:
         nn.utils.clip_grads_with_norm_(used, clip, norm)
     optimizer.step()

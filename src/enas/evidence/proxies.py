@@ -33,7 +33,7 @@ from enas.runtime.records import check_settings, read_record
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import StopRequest
 from enas.stages import Run
-from enas.task import Task, set_mode
+from enas.task import BaseTask, set_mode
 
 SCORES = "scores.json"
 
@@ -105,17 +105,17 @@ def synflow(network: nn.Module, shape: Sequence[int]) -> float:
 
 # ---- of an architecture of a run ---------------------------------------------------------------------------------------
 
-Proxy = Callable[[RunConfig, Task, Network], float]
+Proxy = Callable[[RunConfig, BaseTask, Network], float]
 """What an untrained network of a run scores. Raises `ConfigError` if the proxy is not for networks of this task."""
 
 
-def parameters(config: RunConfig, task: Task, network: Network) -> float:
+def parameters(config: RunConfig, task: BaseTask, network: Network) -> float:
     """Their number."""
     with torch.device("meta"):
         return task.parameters(config.model(network))
 
 
-def multiply_adds(config: RunConfig, task: Task, network: Network) -> float:
+def multiply_adds(config: RunConfig, task: BaseTask, network: Network) -> float:
     """Of one input."""
     with torch.device("meta"):
         size = task.size(config.model(network))
@@ -124,13 +124,13 @@ def multiply_adds(config: RunConfig, task: Task, network: Network) -> float:
     return size["multiply_adds"]
 
 
-def naswot_of(config: RunConfig, task: Task, network: Network) -> float:
+def naswot_of(config: RunConfig, task: BaseTask, network: Network) -> float:
     """On the first training minibatch."""
     inputs = task.inputs(task.minibatch(0, 0))
     return naswot(config.model(network).to(task.device), inputs)
 
 
-def synflow_of(config: RunConfig, task: Task, network: Network) -> float:
+def synflow_of(config: RunConfig, task: BaseTask, network: Network) -> float:
     """For an input as large as those of the training."""
     inputs = task.inputs(task.minibatch(0, 0))
     return synflow(config.model(network), inputs.shape[1:])

@@ -37,6 +37,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
+        self._process = os.getpid()
         self._interrupts = 0
         self._before: dict[int, Any] = {}
 
@@ -68,6 +69,8 @@ class StopRequest:
         self._before.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a fork, such as a worker of a data loader, which its owner ends
+            return
         self._interrupts += number == signal.SIGINT
         if self._interrupts > 1:
             raise KeyboardInterrupt

@@ -20,12 +20,12 @@ from enas.data.images import ImageData
 from enas.norms import Norms, recalibrate
 from enas.runtime.seeding import generator
 from enas.spaces.image_network import ImageChild, Outputs
-from enas.task import Loss, Score, Split, Task
+from enas.task import BaseTask, Loss, Score, Split
 from enas.tasks.image_data import EvaluationImages, Minibatch, TrainingImages, is_right
 from enas.tasks.image_settings import ImageRewardConfig, ImageTrainingConfig
 
 
-class ImageTask(Task):
+class ImageTask(BaseTask):
     """Telling the classes of images."""
 
     reported: ClassVar[tuple[str, ...]] = ("loss", "accuracy")

@@ -19,7 +19,7 @@ from enas.data.text import Corpus
 from enas.data.windows import Window, batchify, eval_windows, fixed_windows, random_windows
 from enas.ops import tied_cross_entropy, tied_nll
 from enas.runtime.seeding import generator
-from enas.task import Loss, Score, Split, Task
+from enas.task import BaseTask, Loss, Score, Split
 from enas.tasks.language_model import Features, LanguageModel, detach
 from enas.tasks.language_settings import (
     LanguageTrainingConfig,
@@ -40,7 +40,7 @@ class Minibatch(NamedTuple):
     """Whether it begins every row, so that the state before it is zero."""
 
 
-class LanguageTask(Task):
+class LanguageTask(BaseTask):
     """Predicting the next word of a corpus."""
 
     watched: ClassVar[str] = "ppl"

@@ -1,0 +1,285 @@
+"""A user's task, as networks are trained and rewarded by it.
+
+Letters: B examples of a batch, N architectures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from functools import cached_property, partial
+from itertools import islice
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from enas.architecture import Architecture
+from enas.costs import OperationCounter, parameter_count
+from enas.data.batches import (
+    Batch,
+    TrainingBatches,
+    examples_in,
+    joined,
+    moved,
+    tensors_in,
+)
+from enas.errors import ConfigError, DataError, NotFiniteError, shown
+from enas.norms import Norms, NormStatistics, recalibrate
+from enas.runtime.seeding import derive_seed, generator, global_seed
+from enas.task import BaseTask, Loss, Score, Split, set_mode
+from enas.tasks.own import Measure, Task, inputs_of
+from enas.tasks.training_settings import Training
+
+__all__ = ["BatchTask", "Minibatch", "Task"]
+
+CPU = torch.device("cpu")
+
+
+class Minibatch(NamedTuple):
+    """A batch on the device."""
+
+    batch: Batch
+    seed: int
+    """What is random in a network follows from it."""
+    warmth: float = 1.0
+    """What the warm-up multiplies the learning rate by."""
+
+
+class BatchTask(BaseTask):
+    """A user's task, as networks are trained and rewarded by it. The reward is the score, or its negative if lower is
+    better."""
+
+    metric: ClassVar[str] = "score"
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        epochs: int,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        statistics: NormStatistics = "batch",
+        recalibration_batches: int = 4,
+        training: Training | None = None,
+    ) -> None:
+        """`epochs` is the length of the schedule; `training` stands in for the task's own. Raises `DataError` and
+        `ConfigError` if the training data cannot be used."""
+        super().__init__(seed=seed, device=device, dtype=dtype, statistics=statistics)
+        self.task = task
+        self.epochs = epochs
+        self.training = task.training if training is None else training
+        self.recalibration_batches = recalibration_batches
+        if task.optimizer is not None and self.training.learning_rate is not None:
+            raise ConfigError("the learning rate is given twice: leave it to the function `optimizer`")
+        self.clip = self.training.clip
+        self.highest_rate = self.training.rate
+        self.train = TrainingBatches(task.training_source, task.steps, seed)
+
+    # ---- training ------------------------------------------------------------------------------------------------------
+
+    def steps(self, epoch: int) -> int:
+        return self.train.steps
+
+    def minibatch(self, epoch: int, step: int) -> Minibatch:
+        batch = moved(self.train.batch(epoch, step), self.device)
+        warmth = self.training.warmth(epoch * self.train.steps + step, self.train.steps)
+        return Minibatch(batch, derive_seed(self.seed, "network", epoch, step), warmth)
+
+    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Raises `ConfigError` if the task's own has several groups of parameters."""
+        own, rate, decay = list(parameters), self.highest_rate, self.training.weight_decay
+        momentum = self.training.momentum
+        if self.task.optimizer is not None:
+            made = self.task.optimizer(own)
+            if len(made.param_groups) != 1:
+                raise ConfigError(
+                    f"the optimiser has {len(made.param_groups)} groups of parameters; give all in one"
+                )
+            self.highest_rate = float(made.param_groups[0]["lr"])
+            return made
+        if self.training.optimizer == "adamw":
+            return torch.optim.AdamW(own, rate, betas=(momentum, 0.999), weight_decay=decay)
+        nesterov = self.training.nesterov and momentum > 0
+        return torch.optim.SGD(
+            own, rate, momentum=momentum, weight_decay=decay, nesterov=nesterov, foreach=True
+        )
+
+    def rate(self, epoch: int) -> float:
+        """Raises `ConfigError` if the task's schedule gives no number that a rate can be multiplied by."""
+        if self.task.schedule is None:
+            return self.highest_rate * self.training.factor(epoch, self.epochs)
+        factor: Any = self.task.schedule(epoch, self.epochs)
+        if not (isinstance(factor, int | float) and 0 <= factor < math.inf):
+            raise ConfigError(
+                f"schedule({epoch}, {self.epochs}) must be a number of at least 0, not {shown(factor)}"
+            )
+        return self.highest_rate * factor
+
+    def rate_factor(self, minibatch: Minibatch) -> float:
+        return minibatch.warmth
+
+    def mask_place(self, epoch: int, step: int) -> tuple[int, ...]:
+        return (epoch * self.train.steps + step,)
+
+    def loss(
+        self, model: nn.Module, minibatch: Minibatch, architecture: Architecture | None, slot: int
+    ) -> Loss:
+        """Raises `ConfigError` if the loss is no scalar, or has no gradient."""
+        with global_seed(derive_seed(minibatch.seed, slot), self.device):
+            output = self.output(model, minibatch.batch, architecture)
+            total = self.task.loss(output, minibatch.batch)
+        if isinstance(total, Tensor) and total.ndim:
+            raise ConfigError(f"the loss must be a scalar, such as a mean; its shape is {list(total.shape)}")
+        if not isinstance(total, Tensor) or not total.requires_grad:
+            found = "a tensor" if isinstance(total, Tensor) else shown(total)
+            raise ConfigError(
+                f"the loss{of(architecture)} is {found} without a gradient: torch must compute it from the network's output"
+            )
+        return Loss(total, {"loss": total.detach()})
+
+    def output(self, model: nn.Module, batch: Batch, architecture: Architecture | None) -> Any:
+        """What a network makes of a batch. Raises `DataError` if a norm gets one value a channel, and needs more."""
+        path: dict[str, Any] = {} if architecture is None else {"architecture": architecture}
+        positional, named = inputs_of(batch, self.task.target)
+        try:
+            return model(*positional, **named, **path)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise DataError(
+                "a batch of one example has no statistics that a batch norm could use: leave it out, as drop_last=True of a "
+                "DataLoader does, or choose another batch size"
+            ) from error
+
+    # ---- evaluation ----------------------------------------------------------------------------------------------------
+
+    def reward_minibatch(self, purpose: str, draw: int) -> Minibatch:
+        place = (self.seed, "reward", purpose, draw)
+        return Minibatch(
+            moved(self.task.valid_batches.sample(generator(*place)), self.device), derive_seed(*place)
+        )
+
+    def measure(self, model: nn.Module, minibatch: Minibatch, architecture: Architecture) -> Tensor:
+        """Raises `NotFiniteError` if the score is NaN or infinite."""
+        measures = {"score": self.task.score}
+        with global_seed(minibatch.seed, self.device):
+            found = self._measured(
+                measures, self.output(model, minibatch.batch, architecture), minibatch.batch
+            )
+        checked(found, architecture)
+        return torch.tensor(found["score"])
+
+    def rewards_from(self, measured_N: Tensor) -> Tensor:
+        return measured_N if self.task.higher_is_better else -measured_N
+
+    def describe_reward(self, reward: float) -> dict[str, float]:
+        return {"valid_score": reward if self.task.higher_is_better else -reward}
+
+    def evaluate(
+        self, model: nn.Module, split: Split, architecture: Architecture | None = None
+    ) -> Score | None:
+        """The means over all examples. Raises `NotFiniteError` if the score or a metric is NaN or infinite."""
+        batches = self.task.valid_batches if split == "valid" else self.task.test_batches
+        if batches is None:
+            return None
+        by_example: dict[str, Measure] = {"loss": self.task.loss}
+        measures = {"score": self.task.score, **self.task.metrics}
+        by_example |= {} if self.task.whole_split else measures
+        sums, examples, kept = dict.fromkeys(by_example, 0.0), 0, []
+        with global_seed(derive_seed(self.seed, "evaluation"), self.device):
+            for batch in batches:
+                size, there = examples_in(batch), moved(batch, self.device)
+                output = self.output(model, there, architecture)
+                found = self._measured(by_example, output, there)
+                sums = {name: total + size * found[name] for name, total in sums.items()}
+                examples += size
+                if self.task.whole_split:
+                    kept.append((moved(output, CPU), moved(batch, CPU)))
+            score = {name: total / examples for name, total in sums.items()}
+            if kept:
+                score |= self._measured(measures, *joined(kept))
+        checked({name: number for name, number in score.items() if name != "loss"}, architecture)
+        return score
+
+    def _measured(self, measures: Mapping[str, Measure], output: Any, batch: Batch) -> dict[str, float]:
+        """All measures of a batch, in one transfer from the device."""
+        found = [scalar(name, measure(output, batch)).to(self.device) for name, measure in measures.items()]
+        return dict(zip(measures, torch.stack(found).tolist(), strict=True))
+
+    def sort_key(self, score: Score) -> tuple[float, ...]:
+        return (score["score"] if self.task.higher_is_better else -score["score"]), -score["loss"]
+
+    def calibrate(
+        self, model: nn.Module, norms: Norms, architecture: Architecture | None, *purpose: str | int
+    ) -> None:
+        """Always on the same training batches. A network without norms stays as it is."""
+        if norms:
+            batches = (moved(batch, self.device) for batch in self._calibration)
+            with global_seed(derive_seed(self.seed, "recalibration"), self.device):
+                recalibrate(norms, batches, partial(self.output, model, architecture=architecture))
+
+    @cached_property
+    def _calibration(self) -> list[Batch]:
+        batches = self.task.training_source.batches(derive_seed(self.seed, "recalibration"))
+        return list(islice(batches, self.recalibration_batches))
+
+    def inputs(self, minibatch: Minibatch) -> Tensor:
+        positional, named = inputs_of(minibatch.batch, self.task.target)
+        if len(positional) + len(named) != 1 or not isinstance(
+            found := [*positional, *named.values()][0], Tensor
+        ):
+            raise ConfigError("it is for networks whose only input is a tensor")
+        return found
+
+    # ---- what there is to know -----------------------------------------------------------------------------------------
+
+    def size(self, model: nn.Module) -> dict[str, int]:
+        """`multiply_adds` are those of a validation batch, divided by its examples."""
+        with torch.device("cpu"):  # also where networks are without memory
+            batch = self.task.valid_batches.kept()[0]
+        device = next((parameter.device for parameter in model.parameters()), self.device)
+        set_mode(model, training=False)
+        with torch.no_grad(), OperationCounter() as counter:
+            self.output(model, moved(batch, device), None)
+        return {
+            "parameters": parameter_count(model),
+            "multiply_adds": counter.operations // 2 // examples_in(batch),
+        }
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        return self.metric, *self.task.metrics
+
+    @property
+    def data_bytes(self) -> int:
+        """Of the batch that is trained on: the rest is not on the device."""
+        return sum(tensor.nbytes for tensor in tensors_in(self.train.batch(0, 0)))
+
+
+def scalar(name: str, value: Any) -> Tensor:
+    """A number, of a tensor or of Python, as a tensor []. Raises `ConfigError` if it is none."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.detach().reshape(()).float()
+    try:
+        return torch.tensor(float(value))
+    except (TypeError, ValueError, RuntimeError):
+        found = f"of shape {list(value.shape)}" if isinstance(value, Tensor) else shown(value)
+        raise ConfigError(
+            f"the {name} must be a number, such as a mean over the batch; it is {found}"
+        ) from None
+
+
+def of(architecture: Architecture | None) -> str:
+    """Whose something is, for a message; nothing for a network of its own."""
+    return "" if architecture is None else f" of architecture '{architecture}'"
+
+
+def checked(found: Mapping[str, float], architecture: Architecture | None) -> None:
+    """Raise `NotFiniteError` if a number is NaN or infinite."""
+    for name, value in found.items():
+        if not math.isfinite(value):
+            raise NotFiniteError(
+                f"the {name}{of(architecture)} on data that it was not trained on is {value}"
+            )
