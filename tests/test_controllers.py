@@ -36,6 +36,7 @@ from enas.errors import ConfigError, NotFiniteError, RunFolderError
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
 from enas.spaces.recurrent.space import RecurrentSpace
+from tests import conditional_space
 from tests.tiny import published
 
 PAPER = published("recurrent-paper")
@@ -73,12 +74,13 @@ class PlainSpace(Space):
 
 LEARNING = ("independent", "lstm", "lstm-paper", "lstm-authors")
 CONTROLLERS = ("uniform", "evolution", *LEARNING)
-PAPERS = {"recurrent": PAPER, "macro": PAPER_MACRO, "micro": PAPER_MICRO, "plain": PAPER}
+PAPERS = {"recurrent": PAPER, "macro": PAPER_MACRO, "micro": PAPER_MICRO, "plain": PAPER, "nested": PAPER}
 AUTHORS_OF = {
     "recurrent": AUTHORS,
     "macro": AUTHORS_MACRO,
     "micro": AUTHORS_MICRO,
     "plain": replace(AUTHORS, distance_prior=False),
+    "nested": replace(AUTHORS, distance_prior=False),
 }
 SPACES = {
     "paper": RecurrentSpace(3),
@@ -95,6 +97,7 @@ SPACES = {
             Decision("second", "operation", 2, ("a", "b", "c")),
         )
     ),
+    "nested": conditional_space.SPACE,
 }
 
 
@@ -117,6 +120,14 @@ def seeded(seed: int) -> torch.Generator:
 
 def enumerated(space: Space) -> Tensor:
     return torch.tensor([architecture.choices for architecture in space.enumerate()])
+
+
+def uniform_probabilities(space: Space) -> Tensor:
+    """The probability of every architecture under uniform sampling, in the order of the enumeration."""
+    if not space.conditional:
+        return torch.full((space.count(),), 1 / space.count(), dtype=torch.float64)
+    known = conditional_space.probabilities()
+    return torch.tensor([known[a.choices] for a in space.enumerate()], dtype=torch.float64)
 
 
 def randomise(policy: nn.Module) -> None:
@@ -265,13 +276,15 @@ class TestEveryController:
 
     @pytest.mark.parametrize("name", CONTROLLERS)
     @pytest.mark.parametrize(
-        "space", [SPACES[name] for name in ("paper", "macro", "micro", "structure")], ids=lambda s: s.name
+        "space",
+        [SPACES[name] for name in ("paper", "macro", "micro", "structure", "nested")],
+        ids=lambda s: s.name,
     )
     def test_the_frequencies_are_the_probabilities(self, name: str, space: Space) -> None:
         """Chi-square over all architectures of a small space, under weights far from uniform."""
         config, draws = config_of(name, space), 20_000
         controller = build_controller(config, space, seed=0)
-        probabilities = np.full(space.count(), 1 / space.count())
+        probabilities = uniform_probabilities(space).numpy()
         if isinstance(controller, PolicyGradientController):
             randomise(controller.policy)
             with torch.no_grad():
@@ -291,9 +304,17 @@ class TestEveryController:
 
 class TestUniform:
     def test_log_prob_and_entropy_are_those_of_the_uniform_distribution(self, space: Space) -> None:
-        proposals = build_controller(UniformConfig(), space, seed=0).propose(20, seeded(0))
-        torch.testing.assert_close(proposals.log_prob_N, torch.full((20,), -math.log(space.count())))
-        torch.testing.assert_close(proposals.entropy_N, torch.full((20,), math.log(space.count())))
+        proposals = build_controller(UniformConfig(), space, seed=0).propose(400, seeded(0))
+        place = {architecture: i for i, architecture in enumerate(space.enumerate())}
+        drawn_N = [place[architecture] for architecture in proposals.architectures(space)]
+        pi_A = uniform_probabilities(space)
+        torch.testing.assert_close(proposals.log_prob_N, pi_A.log()[drawn_N].float())
+        entropies_A = dict(zip(drawn_N, proposals.entropy_N.tolist(), strict=True))
+        if len(entropies_A) == len(pi_A):  # all were drawn
+            mean = sum(float(pi_A[i]) * entropy for i, entropy in entropies_A.items())
+            assert mean == pytest.approx(-float((pi_A * pi_A.log()).sum()))
+        elif not space.conditional:
+            torch.testing.assert_close(proposals.entropy_N, torch.full((400,), math.log(space.count())))
 
 
 @pytest.mark.parametrize("name", LEARNING)
@@ -317,7 +338,7 @@ class TestEveryPolicy:
         pi_N = scored.log_prob_N.exp()
         entropy = -(pi_N * scored.log_prob_N).sum()
         torch.testing.assert_close((pi_N * scored.entropy_N).sum(), entropy)
-        if name == "independent":
+        if name == "independent" and not space.conditional:
             torch.testing.assert_close(scored.entropy_N, entropy.expand(len(pi_N)))
 
     def test_proposals_are_scored_alone_as_in_a_batch(self, name: str, space: Space) -> None:
@@ -385,10 +406,14 @@ def test_a_planted_best_architecture_is_found(
 class TestIndependent:
     def test_the_policy_starts_uniform(self, space: Space) -> None:
         log_prob_N = IndependentPolicy(space).score(enumerated(space)).log_prob_N
-        torch.testing.assert_close(log_prob_N, torch.full((space.count(),), -math.log(space.count())))
+        torch.testing.assert_close(log_prob_N, uniform_probabilities(space).log().float())
 
     def test_the_mode_is_the_most_probable_architecture(self, space: Space) -> None:
         policy = random_policy("independent", space)
+        if space.conditional:  # greedy: the most probable option at each step
+            mode_1L = torch.tensor([policy.mode()])
+            assert torch.equal(policy.logits(mode_1L).argmax(-1), mode_1L)
+            return
         best = policy.score(enumerated(space)).log_prob_N.argmax().item()
         assert policy.mode() == tuple(enumerated(space)[int(best)].tolist())
 
@@ -548,10 +573,17 @@ class TestLSTM:
             "one-operation",
         ],
     )
-    def test_spaces_it_cannot_decide_are_refused(self, asked: list[tuple[Kind, int, int]]) -> None:
-        decisions = tuple(Decision("d", kind, node, tuple("abcd"[:n])) for kind, node, n in asked)
-        with pytest.raises(ConfigError, match=r"lstm controller cannot decide the plain space.*independent"):
-            build_controller(LSTMConfig(), PlainSpace(decisions), seed=0)
+    def test_decisions_that_are_no_cell_or_network_are_decided_in_a_row(
+        self, asked: list[tuple[Kind, int, int]]
+    ) -> None:
+        space = PlainSpace(tuple(Decision("d", kind, node, tuple("abcd"[:n])) for kind, node, n in asked))
+        policy = random_policy("lstm", space)
+        assert isinstance(policy, SequenceLSTMPolicy)
+        assert policy.score(enumerated(space)).log_prob_N.exp().sum().item() == pytest.approx(1.0, abs=1e-12)
+        for meaningless in ({"distance_prior": True}, {"operation_prior": "authors"}):
+            config = replace(LSTMConfig(), **meaningless)
+            with pytest.raises(ConfigError, match="means nothing to the lstm controller of the plain space"):
+                build_controller(config, space, seed=0)
 
     @pytest.mark.parametrize("options", [(3, 3), (3, 2, 4)])
     def test_plain_operations_are_decided_in_a_row(self, options: tuple[int, ...]) -> None:

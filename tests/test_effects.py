@@ -10,9 +10,11 @@ from sklearn.linear_model import Ridge
 import enas.effects
 from enas.architecture import Space
 from enas.effects import FOLDS, PENALTIES, ArchiveRecord, Effects, archive_effects, fit_effects
+from enas.errors import ArchitectureError
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
 from enas.spaces.recurrent.space import RecurrentSpace
+from tests import conditional_space
 
 Data = tuple[Any, Any, Any]
 
@@ -205,3 +207,62 @@ def test_table_is_read_in_percent_of_the_mean_and_begins_with_what_matters_most(
     assert lines[1].rindex("identity -3.") > lines[1].index("tanh +1.")
     assert lines[2].startswith("  node 1 function: relu +0.")
     assert "and 2 decisions with smaller differences" in found.table(most=1)
+
+
+def nested(groups: int, each: int, noise: float) -> tuple[Data, list[Any]]:
+    """As `planted`, in the conditional space: an inactive decision is worth nothing."""
+    space, rng = conditional_space.SPACE, np.random.default_rng(0)
+    worth = [rng.normal(size=len(decision.options)) for decision in space.decisions]
+    drawn = [a.choices for a in conditional_space.samples(groups * each)]
+    reward_N = np.array([worth_of(worth, choices) for choices in drawn]) + noise * rng.normal(size=len(drawn))
+    group_N = np.repeat(np.arange(groups), each)
+    return (np.array(drawn), reward_N + 5 * rng.normal(size=groups)[group_N], group_N), worth
+
+
+def worth_of(worth: list[Any], choices: tuple[int, ...]) -> float:
+    """What the options of the decisions that are asked are worth together."""
+    triples = zip(worth, choices, conditional_space.asked(choices), strict=True)
+    return float(sum(w[choice] for w, choice, asked in triples if asked))
+
+
+def test_inactive_decisions_have_no_part_in_the_ridge_regression() -> None:
+    """Its columns are the options of the decisions that are asked."""
+    space = conditional_space.SPACE
+    data, _ = nested(groups=40, each=6, noise=1.0)
+    choices_NL, reward_N, group_N = data
+    found = fitted(space, data)
+    asked_NL = np.array([conditional_space.asked(choices) for choices in choices_NL.tolist()])
+    columns = []
+    for position, decision in enumerate(space.decisions):
+        taken_NK = (choices_NL[:, [position]] == np.arange(len(decision.options))) & asked_NL[:, [position]]
+        columns.append(taken_NK.astype(float))
+        assert [option.count for option in found.decisions[position]] == taken_NK.sum(0).tolist()
+    x_ND, y_N = within(np.concatenate(columns, 1), group_N), within(reward_N, group_N)
+    weights_D = Ridge(found.alpha, fit_intercept=False).fit(x_ND, y_N).coef_
+    start = 0
+    for position, (options, asked) in enumerate(zip(found.decisions, found.asked, strict=True)):
+        w_K = weights_D[start : start + len(options)]
+        start += len(options)
+        average = w_K[choices_NL[asked_NL[:, position], position]].mean()
+        assert asked == pytest.approx(average, rel=1e-4, abs=1e-5)
+        assert [o.effect for o in options] == pytest.approx((w_K - average).tolist(), rel=1e-4, abs=1e-5)
+
+
+def test_planted_effects_of_nested_decisions_come_out_and_so_does_the_best_architecture() -> None:
+    space = conditional_space.SPACE
+    data, worth = nested(groups=200, each=8, noise=0.0)
+    found = fitted(space, data)
+    every = list(space.enumerate())
+    predicted = np.array([found.predict(architecture) for architecture in every])
+    real = np.array([worth_of(worth, architecture.choices) for architecture in every])
+    assert np.ptp(predicted - real) < 0.1 < 10 * real.std()
+    assert found.best() == every[int(predicted.argmax())] == every[int(real.argmax())]
+    seen = [found.predict(space.architecture(choices)) for choices in data[0].tolist()]
+    assert np.mean(seen) == pytest.approx(found.mean_reward, abs=1e-4)
+    assert [one["asked"] for one in found.to_json()["decisions"]] == list(found.asked)
+
+
+def test_an_archive_with_choices_that_cannot_be_taken_is_refused() -> None:
+    records = [ArchiveRecord(0, 0, [0] * 7 + [1, width], float(width)) for width in (0, 2)]
+    with pytest.raises(ArchitectureError, match="width: 4 cannot be taken"):
+        archive_effects(conditional_space.SPACE, records, "update")

@@ -16,8 +16,10 @@ from enas.controllers.evolution import EvolutionController
 from enas.errors import ConfigError, RunFolderError
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.recurrent.space import RecurrentSpace
+from tests import conditional_space
 
-SPACES = [RecurrentSpace(3), MacroSpace(3, ("conv3x3", "sep5x5", "max3x3"))]
+NESTED = conditional_space.SPACE
+SPACES = [RecurrentSpace(3), MacroSpace(3, ("conv3x3", "sep5x5", "max3x3")), NESTED]
 """The first has a decision with one option only, the source of its second node."""
 
 
@@ -34,6 +36,8 @@ def grown(space: Space, config: EvolutionConfig, rewards: list[float]) -> Evolut
 
 def mutants(space: Space, parent: tuple[int, ...]) -> dict[tuple[int, ...], float]:
     """Every mutant of an architecture with its probability."""
+    if space.conditional:
+        return nested_mutants(parent)
     counts = [len(decision.options) for decision in space.decisions]
     places = [place for place, count in enumerate(counts) if count > 1]
     return {
@@ -42,6 +46,28 @@ def mutants(space: Space, parent: tuple[int, ...]) -> dict[tuple[int, ...], floa
         for option in range(counts[place])
         if option != parent[place]
     }
+
+
+def nested_mutants(parent: tuple[int, ...]) -> dict[tuple[int, ...], float]:
+    """The same in the conditional space, from the description: all that a mutation can come to, decision by decision."""
+    asked, found = conditional_space.asked(parent), Counter[tuple[int, ...]]()
+    for place in [place for place, is_asked in enumerate(asked) if is_asked]:
+        weights = NESTED.weights(parent[:place])
+        others = {k: w for k, w in enumerate(weights) if w and k != parent[place]}
+        begun = {(*parent[:place], k): w / sum(others.values()) / sum(asked) for k, w in others.items()}
+        for later in range(place + 1, len(parent)):
+            further = Counter[tuple[int, ...]]()
+            for before, probability in begun.items():
+                weights = NESTED.weights(before)
+                if asked[later] and weights[parent[later]]:
+                    further[(*before, parent[later])] += probability
+                else:
+                    for option, weight in enumerate(weights):
+                        further[(*before, option)] += probability * weight
+            begun = further
+        for mutant, probability in begun.items():
+            found[mutant] += probability
+    return {mutant: probability for mutant, probability in found.items() if probability}
 
 
 def exact(controller: EvolutionController) -> dict[tuple[int, ...], float]:
@@ -151,3 +177,27 @@ def test_a_space_of_one_architecture_has_no_mutants() -> None:
     space = RecurrentSpace(1, ("tanh",))
     controller = grown(space, EvolutionConfig(2, 2), [1.0, 1.0])
     assert controller.propose(3, seeded(0)).choices_NL.unique().tolist() == [0]
+
+
+def test_mutants_of_every_nested_architecture_are_other_architectures_of_the_space() -> None:
+    every = conditional_space.probabilities()
+    for parent in every:
+        controller = EvolutionController(NESTED, EvolutionConfig(1, 1))
+        controller.load_state_dict({"choices": torch.tensor([parent]), "rewards": torch.ones(1).double()})
+        expected = mutants(NESTED, parent)
+        assert expected.keys() <= every.keys() - {parent}
+        assert sum(expected.values()) == pytest.approx(1.0)
+        proposals = controller.propose(20, seeded(0))
+        drawn = [tuple(choices) for choices in proposals.choices_NL.tolist()]
+        assert proposals.log_prob_N.exp().tolist() == pytest.approx([expected[choices] for choices in drawn])
+
+
+def test_a_population_with_choices_that_cannot_be_taken_is_refused() -> None:
+    controller = grown(NESTED, EvolutionConfig(2, 2), [1.0, 2.0])
+    for choices in (
+        [0, 0, 0, 0, 0, 0, 0, 1, 2],
+        [0, 1, 0, 0, 0, 0, 0, 1, 0],
+    ):  # a width, and a kernel not asked for
+        state = {"choices": torch.tensor([choices]), "rewards": torch.ones(1).double()}
+        with pytest.raises(RunFolderError, match="does not fit"):
+            controller.load_state_dict(state)

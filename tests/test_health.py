@@ -137,7 +137,7 @@ def test_relative_probabilities_are_of_options_that_exist() -> None:
     space = Toy((2, 3))
     p = [[0.25, 0.75, 0.0], [0.5, 0.3, 0.2]]
     logits_NLK = torch.tensor([p, [[0.5, 0.5, 0.0], [0.1, 0.3, 0.6]]]).log()
-    smallest, largest = relative_probabilities(space, logits_NLK)
+    smallest, largest = relative_probabilities(logits_NLK, uniform_logits(space))
     assert smallest == pytest.approx(0.3)
     assert largest == pytest.approx(1.8)
 

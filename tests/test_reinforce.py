@@ -29,6 +29,7 @@ from enas.controllers.reinforce import (
 from enas.errors import ConfigError, NotFiniteError
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.recurrent.space import RecurrentSpace
+from tests import conditional_space
 
 SPACE = RecurrentSpace(2)
 SKIP_SPACE = MacroSpace(3, ("conv3x3", "max3x3"))
@@ -60,15 +61,18 @@ def rewards_of_all(space: Space = SPACE) -> Tensor:
     return torch.rand(space.count(), dtype=torch.float64, generator=torch.Generator().manual_seed(4))
 
 
+@pytest.mark.parametrize("space", [SPACE, conditional_space.SPACE], ids=lambda space: space.name)
 @pytest.mark.parametrize("name", ["independent", "lstm"])
 @pytest.mark.parametrize("baseline", [0.0, 0.37, -2.0])
-def test_the_mean_gradient_with_a_constant_baseline_is_the_exact_one(name: str, baseline: float) -> None:
-    policy, rewards_N = random_policy(name), rewards_of_all()
-    log_prob_N = policy.score(all_choices()).log_prob_N
+def test_the_mean_gradient_with_a_constant_baseline_is_the_exact_one(
+    space: Space, name: str, baseline: float
+) -> None:
+    policy, rewards_N = random_policy(name, space), rewards_of_all(space)
+    log_prob_N = policy.score(all_choices(space)).log_prob_N
     pi_N = log_prob_N.detach().exp()
     losses = [policy_gradient_loss(log_prob_N[[i]], rewards_N[[i]] - baseline) for i in range(len(pi_N))]
     estimate = gradient(torch.stack(losses) @ pi_N, policy)
-    exact = gradient(policy.score(all_choices()).log_prob_N.exp() @ rewards_N, policy)
+    exact = gradient(policy.score(all_choices(space)).log_prob_N.exp() @ rewards_N, policy)
     assert exact.norm() > 1e-3
     torch.testing.assert_close(-estimate, exact, rtol=1e-9, atol=1e-12)
 

@@ -11,11 +11,12 @@ from enas.architecture import Architecture, Space
 from enas.controllers import IndependentConfig
 from enas.controllers.uniform import UniformController
 from enas.runtime.seeding import generator
-from enas.samplers import Fair, Uniform
+from enas.samplers import Fair, FairWhereAsked, Uniform, fair
 from enas.search import SearchConfig
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
 from enas.spaces.recurrent.space import RecurrentSpace
+from tests import conditional_space
 from tests.test_search import PlantedWeights, calls_of, search_of
 
 UNUSED = torch.Generator()
@@ -105,3 +106,38 @@ def test_fair_warm_up_trains_every_option_equally_often(tmp_path: Path) -> None:
     drawn = [a for kind, _, _, architectures in calls_of(search) if kind == "weights" for a in architectures]
     for position, decision in enumerate(search.weights.space.decisions):
         assert counts(drawn, position) == [120 // len(decision.options)] * len(decision.options)
+
+
+def test_fair_counts_of_decisions_that_are_asked_never_differ_by_more_than_one() -> None:
+    space = conditional_space.SPACE
+    sampler = fair(space, 0)
+    assert isinstance(sampler, FairWhereAsked)
+    assert isinstance(fair(MicroSpace(2), 0), Fair)
+    drawn = sampler.sample(400, UNUSED)
+    for n in (1, 2, 7, 50, 399, 400):
+        for position, decision in enumerate(space.decisions[:-1]):
+            asking = [a for a in drawn[:n] if conditional_space.asked(a.choices)[position]]
+            taken = counts(asking, position) if asking else [0] * len(decision.options)
+            assert max(taken) - min(taken) <= 1
+            assert n < 50 or min(taken) > 0
+    widths = counts(
+        drawn, len(space.decisions) - 1
+    )  # one of three is not to be had with a third of the blocks
+    assert max(widths) - min(widths) <= 3
+
+
+def test_fair_orders_of_a_conditional_space_differ_and_go_on_from_their_state() -> None:
+    space = conditional_space.SPACE
+    whole = fair(space, 3).sample(60, UNUSED)
+    assert whole != fair(space, 4).sample(60, UNUSED)
+    assert len({tuple(a.choices[0] for a in whole[start : start + 3]) for start in range(0, 60, 3)}) > 3
+    for split in (0, 1, 13, 20):
+        first, second = fair(space, 3), fair(space, 3)
+        begun = first.sample(split, UNUSED)
+        state = first.state_dict()
+        second.load_state_dict(state)
+        first.sample(5, UNUSED)  # leaves the state alone
+        assert begun + second.sample(60 - split, UNUSED) == whole
+        third = fair(space, 3)
+        third.load_state_dict(state)
+        assert begun + third.sample(60 - split, UNUSED) == whole

@@ -1,7 +1,9 @@
 """Decisions, spaces and architectures: the values that travel between the stages. No torch in here.
 
-A `Space` is an ordered tuple of `Decision`s. In every space of this package a decision's options never depend on
-earlier choices, so a space is the product of its decisions: counting, enumerating and sampling need nothing else.
+A `Space` is an ordered tuple of `Decision`s. Where a decision's options never depend on earlier choices, a space is the
+product of its decisions: counting, enumerating and sampling need nothing else. In a *conditional* space they may depend:
+`weights` says what can be taken after the choices before, and how probable uniform sampling makes it. A decision of which
+only one option can be taken is *inactive*: it says nothing, and every architecture carries that option there.
 """
 
 from __future__ import annotations
@@ -111,12 +113,38 @@ class Space(ABC):
         """
         return ()
 
+    @property
+    def conditional(self) -> bool:
+        """Whether what can be taken depends on the choices before it. Such a space has `weights` and `count` of its own."""
+        return False
+
+    def weights(self, before: Sequence[int]) -> tuple[float, ...]:
+        """How probable uniform sampling makes each option of decision number len(before), given the choices before it.
+
+        Never negative, and their sum is 1; 0 for an option that cannot be taken.
+        """
+        count = len(self.decisions[len(before)].options)
+        return (1 / count,) * count
+
+    def active(self, choices: Sequence[int]) -> tuple[bool, ...]:
+        """Which decisions of an architecture with these choices are asked: all, unless the space is conditional."""
+        if not self.conditional:
+            return (True,) * len(choices)
+        return tuple(
+            sum(weight > 0 for weight in self.weights(choices[:place])) > 1 for place in range(len(choices))
+        )
+
     def reduced(self, architecture: Architecture) -> Architecture:
         """The architecture without what has no part in its output: itself, unless the space says otherwise."""
         return architecture
 
     def count(self) -> int:
-        """The exact number of architectures: the product of the numbers of options."""
+        """The exact number of architectures: the product of the numbers of options.
+
+        A conditional space has to count for itself; raises `NotImplementedError` if it does not.
+        """
+        if self.conditional:
+            raise NotImplementedError(f"{type(self).__name__} is conditional: it needs a count() of its own")
         return math.prod(len(decision.options) for decision in self.decisions)
 
     def architecture(self, choices: Sequence[int]) -> Architecture:
@@ -128,12 +156,33 @@ class Space(ABC):
 
     def enumerate(self) -> Iterator[Architecture]:
         """Every architecture once, the last decision varying fastest. Meant for spaces that are small."""
+        if self.conditional:
+            return self._paths()
         options = (range(len(decision.options)) for decision in self.decisions)
         return (Architecture(self, choices) for choices in itertools.product(*options))
 
+    def _paths(self) -> Iterator[Architecture]:
+        """Every path through the decisions along options of some weight."""
+        begun: list[tuple[int, ...]] = [()]
+        while begun:
+            before = begun.pop()
+            if len(before) == len(self.decisions):
+                yield Architecture(self, before)
+            else:
+                possible = [choice for choice, weight in enumerate(self.weights(before)) if weight > 0]
+                begun += [(*before, choice) for choice in reversed(possible)]
+
     def sample(self, rng: random.Random) -> Architecture:
-        """One architecture, uniformly: every decision drawn uniformly among its options."""
-        return Architecture(self, tuple(rng.randrange(len(decision.options)) for decision in self.decisions))
+        """One architecture, uniformly: every decision drawn uniformly among its options; in a conditional space one
+        decision after another by `weights`."""
+        if not self.conditional:
+            return Architecture(
+                self, tuple(rng.randrange(len(decision.options)) for decision in self.decisions)
+            )
+        choices: list[int] = []
+        for decision in self.decisions:
+            choices += rng.choices(range(len(decision.options)), self.weights(choices))
+        return Architecture(self, tuple(choices))
 
 
 def _whole(choice: Any) -> int:
@@ -148,7 +197,10 @@ def _whole(choice: Any) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """One full, valid set of choices: `choices[i]` is the option taken at `space.decisions[i]`."""
+    """One full, valid set of choices: `choices[i]` is the option taken at `space.decisions[i]`.
+
+    At an inactive decision it is the only one possible, whatever was given: architectures that differ only there are equal.
+    """
 
     space: Space
     choices: tuple[int, ...]
@@ -165,6 +217,24 @@ class Architecture:
                 raise ArchitectureError(
                     f"{decision.name}: choice {shown(choice)} is not in 0..{last} ({options})"
                 )
+        if self.space.conditional:
+            object.__setattr__(self, "choices", self._along_weights())
+
+    def _along_weights(self) -> tuple[int, ...]:
+        """The choices, with the only possible one at inactive decisions.
+
+        Raises `ArchitectureError` where one cannot be taken after those before it.
+        """
+        taken: tuple[int, ...] = ()
+        for choice, decision in zip(self.choices, self.space.decisions, strict=True):
+            possible = [option for option, weight in enumerate(self.space.weights(taken)) if weight > 0]
+            if len(possible) > 1 and choice not in possible:
+                names = shortened(", ".join(decision.options[option] for option in possible), 120)
+                raise ArchitectureError(
+                    f"{decision.name}: {decision.options[choice]} cannot be taken after the choices before it, only {names}"
+                )
+            taken += (choice if len(possible) > 1 else possible[0],)
+        return taken
 
     def __str__(self) -> str:
         return self.space.format(self)

@@ -37,8 +37,9 @@ class Features:
     """What is known of an architecture before it is trained: the logarithms of its costs, how often it takes an option of
     each name, and which option it takes at each decision.
 
-    What has no part in an architecture's output is not looked at. Features are standardised over uniformly random
-    architectures, and scaled so that each group has its prior variance, spread evenly over those of its features that vary.
+    What has no part in an architecture's output is not looked at, and an inactive decision takes no option. Features are
+    standardised over uniformly random architectures, and scaled so that each group has its prior variance, spread evenly
+    over those of its features that vary.
     """
 
     def __init__(self, space: Space, costs: Costs, seed: int) -> None:
@@ -76,9 +77,14 @@ class Features:
         found = self._known.get(architecture)
         if found is None:
             decisions = self.space.decisions
-            taken = list(zip(decisions, architecture.choices, strict=True))
-            counts = Counter((d.kind, d.options[choice]) for d, choice in taken)
-            one_hot = [float(option == choice) for d, choice in taken for option in range(len(d.options))]
+            choices = architecture.choices
+            taken = list(zip(decisions, choices, self.space.active(choices), strict=True))
+            counts = Counter((d.kind, d.options[choice]) for d, choice, active in taken if active)
+            one_hot = [
+                float(active and option == choice)
+                for d, choice, active in taken
+                for option in range(len(d.options))
+            ]
             costs = np.log1p(self.costs(architecture))
             found = np.array([*costs, *(counts[name] for name in self.names), *one_hot])
             self._known[architecture] = found

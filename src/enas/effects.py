@@ -5,8 +5,9 @@ one validation minibatch share that minibatch's difficulty, and those of one tim
 taken out by comparing an architecture with its group only, the proposals rewarded with it (the "within" estimator of panel
 data). What is left ranks candidates, and is a table that a person can read.
 
-In every space of this package an architecture answers all decisions. A decision with one option, and an option that was
-never rewarded, say nothing: their effect is 0, that of an average option.
+A decision with one option, and an option that was never rewarded, say nothing: their effect is 0, that of an average
+option. A decision that is inactive in an architecture adds 0 to its sum; that a decision is asked at all may be worth
+something, too.
 
 Shape letters: N rewarded architectures, L decisions, D columns, one for every option of every decision, G groups.
 """
@@ -37,6 +38,8 @@ CHUNK = 20_000
 """Rows of the design matrix that are held at once."""
 DIGITS = 6
 """Digits that are kept, from the first one of the spread of rewards on: the rest may depend on the order of sums."""
+BEAM = 64
+"""Beginnings of architectures that are kept in the search for the best one of a conditional space."""
 NOISE = 1e-10
 """A spread of rewards within groups that is smaller than this share of the rewards themselves is rounding."""
 
@@ -51,7 +54,7 @@ class Effect:
     standard_error: float
     """Of `effect`, if rewards are a sum of effects and independent noise; the shrinkage towards 0 is not in it."""
     count: int
-    """Rewarded architectures that took the option."""
+    """Rewarded architectures that took the option, the decision being active."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Effects:
     groups: int
     """Groups that they were compared within."""
     within: Groups
+    asked: tuple[float, ...]
+    """What a decision's average option is worth against the decision being inactive, in a conditional space; 0 elsewhere."""
     mean_reward: float
     alpha: float
     """The ridge penalty, the best of some by cross-validation."""
@@ -74,13 +79,34 @@ class Effects:
 
     def predict(self, architecture: Architecture) -> float:
         """The expected reward of an architecture on an average minibatch."""
-        pairs = zip(self.decisions, architecture.choices, strict=True)
-        return self.mean_reward + sum(options[choice].effect for options, choice in pairs)
+        choices = architecture.choices
+        often = (sum(option.count for option in options) / self.records for options in self.decisions)
+        asked = sum(asked * share for asked, share in zip(self.asked, often, strict=True))
+        taken = zip(self._worth(), choices, self.space.active(choices), strict=True)
+        return self.mean_reward - asked + sum(worth[choice] for worth, choice, active in taken if active)
+
+    def _worth(self) -> list[list[float]]:
+        """What each option of each decision adds, against an inactive decision."""
+        pairs = zip(self.decisions, self.asked, strict=True)
+        return [[option.effect + asked for option in options] for options, asked in pairs]
 
     def best(self) -> Architecture:
-        """The architecture of the highest prediction: at every decision the best option, of equal ones the first."""
-        effects = [[option.effect for option in options] for options in self.decisions]
-        return self.space.architecture([of.index(max(of)) for of in effects])
+        """The architecture of the highest prediction: at every decision the best option, of equal ones the first.
+
+        In a conditional space the best of those that are found decision by decision, keeping the `BEAM` best beginnings.
+        """
+        worth = self._worth()
+        if not self.space.conditional:
+            return self.space.architecture([adds.index(max(adds)) for adds in worth])
+        begun: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+        for adds in worth:
+            further = []
+            for total, before in begun:
+                possible = [choice for choice, weight in enumerate(self.space.weights(before)) if weight > 0]
+                for choice in possible:
+                    further.append((total + adds[choice] * (len(possible) > 1), (*before, choice)))
+            begun = sorted(further, key=lambda path: -path[0])[:BEAM]
+        return self.space.architecture(begun[0][1])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; options that were never taken have no effect (null)."""
@@ -88,9 +114,10 @@ class Effects:
         decisions = [
             {
                 "decision": decision.name,
+                **({"asked": asked} if self.space.conditional else {}),
                 "options": [asdict(option) | ({} if option.count else unknown) for option in options],
             }
-            for decision, options in zip(self.space.decisions, self.decisions, strict=True)
+            for decision, options, asked in zip(self.space.decisions, self.decisions, self.asked, strict=True)
         ]
         numbers = ("records", "groups", "within", "mean_reward", "alpha", "explained")
         return {**{name: getattr(self, name) for name in numbers}, "decisions": decisions}
@@ -163,13 +190,15 @@ def fit_effects(
     counts_G = np.bincount(group_N, minlength=groups)
     if counts_G.max() < 2:
         return None
-    start_L = np.cumsum([0, *(len(decision.options) for decision in space.decisions)])
+    options_L = [len(decision.options) for decision in space.decisions]
+    start_L = np.cumsum([0, *options_L])
     width = int(start_L[-1])
+    active_NL = _active(space, choices_NL)
     column_NL = choices_NL + start_L[:-1]
     cell_NL = group_N[:, None] * width + column_NL
-    mean_GD = (
-        np.bincount(cell_NL.ravel(), minlength=groups * width).reshape(groups, width) / counts_G[:, None]
-    )
+    taken_GD = np.bincount(cell_NL.ravel(), active_NL.ravel(), groups * width).reshape(groups, width)
+    mean_GD, taken_D = taken_GD / counts_G[:, None], taken_GD.sum(0)
+    share_D = taken_D / np.repeat(np.maximum(active_NL.sum(0), 1), options_L)  # where the decision is active
     centred_N = reward_N - (np.bincount(group_N, reward_N, groups) / counts_G)[group_N]
 
     fold_N = (group_N if groups >= FOLDS else np.arange(n)) % FOLDS
@@ -180,7 +209,7 @@ def fit_effects(
         for begin in range(0, len(rows), CHUNK):
             part = rows[begin : begin + CHUNK]
             x_ND = -mean_GD[group_N[part]]
-            x_ND[np.arange(len(part))[:, None], column_NL[part]] += 1
+            x_ND[np.arange(len(part))[:, None], column_NL[part]] += active_NL[part]
             gram_FDD[fold] += x_ND.T @ x_ND
             moment_FD[fold] += x_ND.T @ centred_N[part]
     gram_DD: Floats = gram_FDD.sum(0)
@@ -210,11 +239,10 @@ def fit_effects(
     covariance_DD = inverse_DD @ gram_DD @ inverse_DD * (residual / freedom)
     decimals = DIGITS - 1 - math.floor(math.log10(spread))
 
-    taken_D = np.bincount(column_NL.ravel(), minlength=width)
     decisions = []
     for start, decision in zip(start_L, space.decisions, strict=False):
         here = slice(int(start), int(start) + len(decision.options))
-        share_K = taken_D[here] / n
+        share_K = share_D[here]
         contrast_KK = np.eye(len(share_K)) - share_K  # row k: option k minus the average one
         effect_K = np.where(taken_D[here] > 0, contrast_KK @ w_D[here], 0.0)
         variance_K = (contrast_KK @ covariance_DD[here, here] * contrast_KK).sum(1)
@@ -228,8 +256,10 @@ def fit_effects(
                 )
             )
         )
+    asked_L = np.add.reduceat(share_D * w_D, start_L[:-1]) * space.conditional
     return Effects(
         space=space,
+        asked=tuple(rounded(asked, decimals) for asked in asked_L.tolist()),
         decisions=tuple(decisions),
         records=n,
         groups=groups,
@@ -243,3 +273,12 @@ def fit_effects(
 def rounded(value: float, decimals: int) -> float:
     """Rounded to `decimals`, and never -0."""
     return round(value, decimals) + 0.0
+
+
+def _active(space: Space, choices_NL: Integers) -> Floats:
+    """1 where a decision is active, otherwise 0 [N, L]."""
+    if not space.conditional:
+        return np.ones(choices_NL.shape)
+    paths, path_N = np.unique(choices_NL, axis=0, return_inverse=True)
+    active_PL = [space.active(space.architecture(path).choices) for path in paths.tolist()]
+    return np.array(active_PL, dtype=np.float64)[path_N.ravel()]

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from enas.architecture import Space
-from enas.controllers.categorical import uniform_logits
 from enas.errors import ConfigError
 
 
@@ -54,17 +53,20 @@ def gradient_power(logits_NLK: Tensor, choices_NL: Tensor, reward_N: Tensor) -> 
     return GradientPower(signal, of_mean - signal)
 
 
-def relative_probabilities(space: Space, logits_NLK: Tensor) -> tuple[float, float]:
-    """The smallest and the largest probability of any option along these paths, times the number of options: 1 is
-    uniform."""
-    exists_LK = uniform_logits(space) == 0
-    counts_L1 = exists_LK.sum(1, keepdim=True)
-    relative_NLK = (logits_NLK.detach().cpu().double().softmax(-1) * counts_L1)[:, exists_LK]
-    return float(relative_NLK.min()), float(relative_NLK.max())
+def relative_probabilities(logits_NLK: Tensor, uniform_NLK: Tensor) -> tuple[float, float]:
+    """The smallest and the largest probability of any option along these paths, in units of the one that uniform sampling
+    gives it: 1 is uniform. `uniform_NLK` are the logits of uniform sampling along the same paths, or one row for all."""
+    possible_NLK = uniform_NLK > -torch.inf
+    counts_NL1 = possible_NLK.sum(-1, keepdim=True)
+    relative_NLK = (
+        logits_NLK.detach().cpu().double().softmax(-1) * counts_NL1 / uniform_NLK.cpu().double().exp()
+    )
+    found = relative_NLK[possible_NLK.expand_as(relative_NLK)]
+    return float(found.min()), float(found.max())
 
 
 def attainable_probabilities(low_LK: Tensor, high_LK: Tensor) -> Tensor:
-    """The largest probability [L, K] that each option can have where logits lie in [low, high]; 0 where there is none.
+    """The largest probability [..., L, K] that each option can have where logits lie in [low, high]; 0 where there is none.
 
     That is 1 / (1 + Σ over the other options of exp(their low - its high)): its limit, not a maximum, as a tanh never
     reaches 1.
@@ -72,10 +74,10 @@ def attainable_probabilities(low_LK: Tensor, high_LK: Tensor) -> Tensor:
     low_LK, high_LK = low_LK.double(), high_LK.double()
     exists_LK = ~high_LK.isneginf()
     over_LKK = (
-        low_LK[:, None, :] - high_LK[:, :, None]
+        low_LK[..., None, :] - high_LK[..., None]
     )  # of every other option (last), seen from each (middle)
-    itself_KK = torch.eye(low_LK.shape[1], dtype=torch.bool)
-    over_LKK = over_LKK.masked_fill(itself_KK | ~exists_LK[:, None, :], -torch.inf)
+    itself_KK = torch.eye(low_LK.shape[-1], dtype=torch.bool)
+    over_LKK = over_LKK.masked_fill(itself_KK | ~exists_LK[..., None, :], -torch.inf)
     return torch.where(exists_LK, 1 / (1 + over_LKK.exp().sum(-1)), 0.0)
 
 
@@ -84,11 +86,11 @@ class ParameterFree(NamedTuple):
 
     taken: int
     asked: int
-    """Decisions that offer one."""
+    """Decisions that offer one and are active."""
     expected: float
-    """How many a uniformly random architecture takes on average."""
+    """How many a uniformly random architecture takes on average, at the same decisions after the same choices."""
     chance: float
-    """The probability that a uniformly random architecture takes at least as many."""
+    """The probability that such an architecture takes at least as many."""
 
     @property
     def share(self) -> float:
@@ -97,14 +99,18 @@ class ParameterFree(NamedTuple):
 
 
 def parameter_free(space: Space, choices: Sequence[int]) -> ParameterFree | None:
-    """The parameter-free options among these choices; None in a space that says of no decision that it offers one."""
+    """The parameter-free options among these choices; None where no active decision offers one."""
     taken, distribution, expected = 0, [1.0], 0.0  # distribution[n]: of n taken by a random architecture
-    for choice, decision in zip(choices, space.decisions, strict=True):
+    asked_L = space.active(choices)
+    for place, (choice, decision) in enumerate(zip(choices, space.decisions, strict=True)):
         free = space.parameter_free(decision)
-        if not free:
+        if not free or not asked_L[place]:
             continue
         taken += decision.options[choice] in free
         p = len(free) / len(decision.options)
+        if space.conditional:
+            weights = zip(decision.options, space.weights(choices[:place]), strict=True)
+            p = sum(weight for option, weight in weights if option in free)
         expected += p
         kept, more = [*distribution, 0.0], [0.0, *distribution]
         distribution = [(1 - p) * a + p * b for a, b in zip(kept, more, strict=True)]

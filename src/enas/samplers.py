@@ -47,10 +47,8 @@ class Fair(Sampler):
     Orders of different decisions are independent, so every architecture is as probable as any other.
 
     Fair is each option by itself, not each combination: weights that belong to several decisions at once (a block for
-    every pair of nodes and function) are visited equally often in expectation only, as under uniform sampling. In every
-    space of this package an architecture answers all decisions, whatever it answers; were a decision not asked for some
-    architectures, its options would be offered equally often, and trained equally often in expectation. Decisions of
-    different numbers of options are each fair over their own number of samples.
+    every pair of nodes and function) are visited equally often in expectation only, as under uniform sampling. Decisions of
+    different numbers of options are each fair over their own number of samples. For spaces that are not conditional.
     """
 
     def __init__(self, space: Space, seed: int) -> None:
@@ -86,7 +84,52 @@ class Fair(Sampler):
         self.sampled = state["sampled"]
 
 
+class FairWhereAsked(Sampler):
+    """Each option of a decision equally often among the architectures that ask it, in a conditional space.
+
+    Decisions are answered in order. One that is active takes, of the options that can be taken after the choices before,
+    the one that it has taken least often; of several, a random one. So the counts of a decision's options differ by at most
+    1, if all of them can be taken whenever it is active; one that sometimes cannot be taken catches up when it can. A
+    decision inside an option is active as often as that option is taken, so options that nest deeply are trained rarely, as
+    under uniform sampling.
+    """
+
+    def __init__(self, space: Space, seed: int) -> None:
+        self.space = space
+        self.seed = seed
+        self.taken = [[0] * len(decision.options) for decision in space.decisions]
+        """How often each option has been taken while its decision was active."""
+
+    def sample(self, n: int, draw: torch.Generator) -> list[Architecture]:
+        return [self._next() for _ in range(n)]
+
+    def _next(self) -> Architecture:
+        choices: list[int] = []
+        for position, taken in enumerate(self.taken):
+            possible = [choice for choice, weight in enumerate(self.space.weights(choices)) if weight > 0]
+            choice = possible[0]
+            if len(possible) > 1:
+                least = min(taken[option] for option in possible)
+                rarest = [option for option in possible if taken[option] == least]
+                draw = generator(self.seed, "fair", position, sum(taken))
+                choice = rarest[int(torch.randint(len(rarest), (), generator=draw))]
+                taken[choice] += 1
+            choices.append(choice)
+        return self.space.architecture(choices)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"taken": [list(taken) for taken in self.taken]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.taken = [list(taken) for taken in state["taken"]]
+
+
+def fair(space: Space, seed: int) -> Sampler:
+    """The fair sampler of a space."""
+    return (FairWhereAsked if space.conditional else Fair)(space, seed)
+
+
 Exploration = Literal["uniform", "fair"]
 
-EXPLORERS: dict[Exploration, Callable[[Space, int], Sampler]] = {"uniform": Uniform, "fair": Fair}
+EXPLORERS: dict[Exploration, Callable[[Space, int], Sampler]] = {"uniform": Uniform, "fair": fair}
 """Samplers by the name of the setting; made of a space and a seed."""

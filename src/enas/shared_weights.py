@@ -19,6 +19,9 @@ from enas.runtime.seeding import derive_seed
 from enas.task import Split, Task
 from enas.trainer import Estimate, Trainer
 
+TRIES = 1000
+"""Random architectures in a row that add nothing, after which what is left is too deep inside other options to wait for."""
+
 
 class SharedWeights:
     """A supernet and its training.
@@ -141,18 +144,26 @@ class SharedWeights:
 
 
 def with_every_operation(space: Space, rng: random.Random) -> list[Architecture]:
-    """A few random architectures that together use every operation and function. Each adds at least one."""
+    """A few random architectures that together use every operation and function. Each adds at least one.
+
+    In a conditional space those of active decisions are looked for, until none is new in `TRIES` samples.
+    """
     missing = {
         option
         for decision in space.decisions
         if decision.kind in ("operation", "function")
         for option in decision.options
     }
-    found = []
-    while missing:
+    found: list[Architecture] = []
+    tries = 0
+    while missing and not (space.conditional and tries == TRIES):
         architecture = space.sample(rng)
-        taken = {d.options[choice] for d, choice in zip(space.decisions, architecture.choices, strict=True)}
+        choices = architecture.choices
+        answers = zip(space.decisions, choices, space.active(choices), strict=True)
+        taken = {decision.options[choice] for decision, choice, active in answers if active}
+        tries += 1
         if missing & taken:
             found.append(architecture)
             missing -= taken
+            tries = 0
     return found

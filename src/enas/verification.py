@@ -30,7 +30,7 @@ from enas.evidence.statistics import Interval
 from enas.runtime.progress import say
 from enas.runtime.records import validated
 from enas.runtime.seeding import derive_seed, generator
-from enas.samplers import Fair
+from enas.samplers import fair
 from enas.scores import percentile
 from enas.search import SearchConfig
 from enas.shared_weights import SharedWeights
@@ -221,9 +221,9 @@ class Verifying(Verification):
             for _ in range(count - math.ceil(self.config.explore * count)):
                 order = np.argsort(-self.correction.drawn(inputs_ND, rng), kind="stable")
                 first_new((pool[place] for place in order), uniform=False)
-        fair = Fair(self.space, derive_seed(self.seed, "verification", epoch))
+        sampler = fair(self.space, derive_seed(self.seed, "verification", epoch))
         for _ in range(count - len(chosen)):
-            first_new(fair.sample(POOL, generator(0)), uniform=True)
+            first_new(sampler.sample(POOL, generator(0)), uniform=True)
         return chosen
 
     # ---- what the trainings say ----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from enas.controllers.lstm import LSTMPolicy
 from enas.controllers.lstm_macro import MacroLSTMPolicy
 from enas.controllers.lstm_micro import MicroLSTMPolicy
 from enas.controllers.lstm_sequence import SequenceLSTMPolicy
-from enas.controllers.lstm_steps import LSTMConfig, StepwisePolicy, cannot_decide
+from enas.controllers.lstm_steps import LSTMConfig, StepsDiffer, StepwisePolicy
 from enas.controllers.policy_gradient import PolicyGradientController
 from enas.controllers.uniform import UniformConfig, UniformController
 from enas.errors import ConfigError
@@ -32,7 +32,7 @@ def build_controller(
     """The controller of these settings for this space, its weights drawn from `seed` alike on every device.
 
     A controller is small: the CPU is usually its fastest place, whatever device the supernet is on. Raises
-    `ConfigError` if the controller cannot decide the space, or has settings that mean nothing there.
+    `ConfigError` if the controller has settings that mean nothing there.
     """
     match config:
         case UniformConfig():
@@ -52,21 +52,24 @@ def build_controller(
 
 
 def lstm_policy(space: Space, config: LSTMConfig, generator: torch.Generator) -> StepwisePolicy:
-    """The paper's policy for the kinds of decisions that the space has; where no decision names a node or a layer that
-    another one decided, one that takes them as a plain sequence. A single layer is a whole network.
+    """The paper's policy for the kinds of decisions that the space has; where they are not what its steps take, in their
+    order, one that takes any decisions as a plain sequence. A single layer is a whole network.
 
-    Raises `ConfigError` if there is none, or if a setting means nothing there.
+    Raises `ConfigError` if a setting means nothing there.
     """
     kinds = {decision.kind for decision in space.decisions}
-    if "structure" in kinds or (kinds == {"operation"} and len(space.decisions) > 1):
+    sets = {d.options for d in space.decisions if d.kind in ("function", "operation")}
+    row = kinds == {"operation"} and len(space.decisions) > 1
+    if space.conditional or row or "structure" in kinds or len(sets) > 1:
         return SequenceLSTMPolicy(space, config, generator)
-    if len({d.options for d in space.decisions if d.kind in ("function", "operation")}) > 1:
-        raise cannot_decide(space)
     kind: type[LSTMPolicy | MacroLSTMPolicy | MicroLSTMPolicy] = LSTMPolicy
     if kinds <= {"operation", "skip"}:
         kind = MacroLSTMPolicy
     elif kinds <= {"source", "operation"} and "operation" in kinds:
         kind = MicroLSTMPolicy
-    policy = kind(space, config, generator)
-    policy.mode()  # refuses a space whose decisions are not what the steps take
+    try:
+        policy = kind(space, config, generator)
+        policy.mode()  # takes its steps
+    except StepsDiffer:
+        return SequenceLSTMPolicy(space, config, generator)
     return policy

@@ -1,7 +1,8 @@
 """All decisions of a space as one padded table of categorical distributions.
 
 Shape letters: N proposals, L decisions, K options of the decision that has most. An option that a decision
-does not have carries the logit -inf: probability 0, never sampled, no gradient.
+does not have carries the logit -inf: probability 0, never sampled, no gradient. In a conditional space so does an option
+that cannot be taken after the choices before it: an inactive decision has log p = 0 and entropy 0.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from enas.architecture import Space
 
@@ -40,10 +42,44 @@ def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator, like: Tenso
     return exponential.clamp_(min=torch.finfo(like.dtype).tiny).log_().neg_().to(like.device)
 
 
-def sample(logits_LK: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """`n` independent choices of an option for every decision [N, L]."""
-    noise_NLK = gumbel_noise((n, *logits_LK.shape), generator, like=logits_LK)
-    return (logits_LK.detach() + noise_NLK).argmax(-1)
+def weighted(space: Space, logits_NK: Tensor, before_Nl: Tensor) -> Tensor:
+    """The logits [N, K] of the decision after these choices in a conditional space, -inf for what cannot be taken.
+
+    log(weight · number of options that can be taken) is added to those given, which is 0 where all are equally probable:
+    equal logits make uniform sampling.
+    """
+    rows = [space.weights(before) for before in before_Nl.tolist()]
+    missing = logits_NK.shape[-1] - len(rows[0])
+    weight_NK = F.pad(torch.tensor(rows, dtype=torch.float64), (0, missing)).to(logits_NK.device)
+    possible_NK = weight_NK > 0
+    offset_NK = (weight_NK * possible_NK.sum(1, keepdim=True)).log().to(logits_NK.dtype)
+    return (logits_NK + offset_NK).masked_fill(~possible_NK, -math.inf)
+
+
+def largest(space: Space, logits_LK: Tensor, noise_NLK: Tensor) -> tuple[Tensor, Tensor]:
+    """The option of the largest logit after adding noise at every decision [N, L], and the logits [N or 1, L, K]."""
+    if not space.conditional:
+        return (logits_LK.detach() + noise_NLK).argmax(-1), logits_LK.unsqueeze(0)
+    choices_NL = torch.zeros((len(noise_NLK), 0), dtype=torch.int64, device=logits_LK.device)
+    steps = []
+    for logits_K, noise_NK in zip(logits_LK, noise_NLK.unbind(1), strict=True):
+        steps.append(weighted(space, logits_K.expand_as(noise_NK), choices_NL))
+        choice_N1 = (steps[-1].detach() + noise_NK).argmax(-1, keepdim=True)
+        choices_NL = torch.cat((choices_NL, choice_N1), 1)
+    return choices_NL, torch.stack(steps, 1)
+
+
+def sample(space: Space, logits_LK: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """`n` independent choices of an option for every decision [N, L], and the logits they come from [N or 1, L, K]."""
+    return largest(space, logits_LK, gumbel_noise((n, *logits_LK.shape), generator, like=logits_LK))
+
+
+def along(space: Space, logits_LK: Tensor, choices_NL: Tensor) -> Tensor:
+    """The logits of all decisions along these paths [N or 1, L, K]."""
+    if not space.conditional:
+        return logits_LK.unsqueeze(0)
+    rows = [logits_K.expand(len(choices_NL), -1) for logits_K in logits_LK]
+    return torch.stack([weighted(space, row, choices_NL[:, :place]) for place, row in enumerate(rows)], 1)
 
 
 def log_probs(logits_NLK: Tensor, choices_NL: Tensor) -> Tensor:

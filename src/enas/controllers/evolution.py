@@ -1,8 +1,10 @@
 """Regularised evolution (Real et al. 2019, arXiv:1802.01548): the youngest architectures mutate, the oldest die.
 
 Until the population is full, architectures are drawn uniformly. Then each proposal is a mutant: `tournament` members are
-drawn with replacement, the best of them is copied, and one decision, drawn uniformly, takes another of its options. All
-proposals of an update enter the population together, and as many of its oldest members leave it.
+drawn with replacement, the best of them is copied, and one decision, drawn uniformly among the active ones, takes another
+of its options. What the parent cannot answer any more after that is drawn as for a random architecture: decisions that have
+become active, and options that cannot be taken now. All proposals of an update enter the population together, and as many
+of its oldest members leave it.
 
 That is a distribution over the space like any other policy's, a mixture over parents and decisions, so that proposals
 have exact log-probabilities and entropies.
@@ -18,13 +20,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from tyro.conf import Suppress
 
 from enas.architecture import Space
 from enas.constraints import SampleSize, Settings
 from enas.controllers.base import Controller, Proposals, check_rewards, reward_and_entropy
-from enas.controllers.categorical import sample, uniform_logits
-from enas.errors import RunFolderError
+from enas.controllers.categorical import along, gumbel_noise, sample, uniform_logits, weighted
+from enas.errors import ArchitectureError, RunFolderError
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,19 @@ class EvolutionController(Controller):
         self.rewards_P = torch.zeros(0, dtype=torch.float64, device=self.device)
         self._counts = [len(decision.options) for decision in space.decisions]
         self._mutable = [place for place, count in enumerate(self._counts) if count > 1]
+        self._single = space.count() == 1
         self._uniform_LK = uniform_logits(space).double().to(self.device)
 
     def propose(self, n: int, generator: torch.Generator) -> Proposals:
-        if len(self.rewards_P) < self.config.population or not self._mutable:
-            choices_NL = sample(self._uniform_LK, n, generator)
-            return Proposals.from_logits(choices_NL, self._uniform_LK.unsqueeze(0))
-        choices_NL = self._mutants(n, generator)
-        return Proposals.from_logits(choices_NL, self._logits(choices_NL))
+        if len(self.rewards_P) < self.config.population or self._single:
+            return Proposals.from_logits(*sample(self.space, self._uniform_LK, n, generator))
+        if not self.space.conditional:
+            choices_NL = self._mutants(n, generator)
+            return Proposals.from_logits(choices_NL, self._logits(choices_NL))
+        choices_NL = torch.zeros((n, len(self._counts)), dtype=torch.int64, device=self.device)
+        noise_NLK = gumbel_noise((n, *self._uniform_LK.shape), generator, like=self._uniform_LK)
+        logits_NLK = self._logits(choices_NL, noise_NLK)
+        return Proposals.from_logits(choices_NL, logits_NLK)
 
     def feedback(self, proposals: Proposals, rewards_N: Tensor) -> dict[str, float]:
         """Take the proposals into the population. Also logs `best_reward`, of its members."""
@@ -73,9 +81,9 @@ class EvolutionController(Controller):
         }
 
     def mode(self) -> tuple[int, ...]:
-        """The best of the population; before the first reward, the first option of every decision."""
+        """The best of the population; before the first reward, the space's first architecture."""
         if not len(self.rewards_P):
-            return (0,) * len(self._counts)
+            return next(self.space.enumerate()).choices
         return tuple(self.choices_PL[int(self.rewards_P.argmax())].tolist())
 
     def state_dict(self) -> dict[str, Any]:
@@ -83,18 +91,24 @@ class EvolutionController(Controller):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         choices_PL, rewards_P = state.get("choices"), state.get("rewards")
-        if (
-            choices_PL is None
-            or rewards_P is None
-            or choices_PL.shape != (len(rewards_P), len(self._counts))
-            or (choices_PL.cpu() >= torch.tensor(self._counts)).any()
-        ):
+        if choices_PL is None or rewards_P is None or not self._is_population(choices_PL, rewards_P):
             raise RunFolderError(
                 f"The saved state of the controller does not fit the evolution of this {self.space.name} space; "
                 "resume with the controller and the space of that run."
             )
         self.choices_PL = choices_PL.clone().to(self.device)
         self.rewards_P = rewards_P.clone().to(self.device)
+
+    def _is_population(self, choices_PL: Tensor, rewards_P: Tensor) -> bool:
+        """Whether these are architectures of the space with a reward each."""
+        if choices_PL.shape != (len(rewards_P), len(self._counts)):
+            return False
+        try:
+            return all(
+                self.space.architecture(choices).choices == tuple(choices) for choices in choices_PL.tolist()
+            )
+        except ArchitectureError:
+            return False
 
     def parent_probabilities(self) -> Tensor:
         """How probably each member wins a tournament [P]; members of equal reward share what is theirs."""
@@ -105,7 +119,7 @@ class EvolutionController(Controller):
         return (((below_P + tied_P) / size) ** drawn - (below_P / size) ** drawn) / tied_P
 
     def _mutants(self, n: int, generator: torch.Generator) -> Tensor:
-        """`n` mutants of winners [N, L]."""
+        """`n` mutants of winners [N, L], in a space that is a product."""
         parent_N = torch.multinomial(
             self.parent_probabilities().to(generator.device), n, replacement=True, generator=generator
         )
@@ -119,25 +133,48 @@ class EvolutionController(Controller):
         old_N1 = choices_NL.gather(1, at_N1)
         return choices_NL.scatter(1, at_N1, other_N1 + (other_N1 >= old_N1))
 
-    def _logits(self, choices_NL: Tensor) -> Tensor:
+    def _logits(self, choices_NL: Tensor, noise_NLK: Tensor | None = None) -> Tensor:
         """log p of every option of every decision of these mutants, given the decisions before it [N, L, K].
 
+        With noise the mutants are drawn first: each choice is written into `choices_NL` when its decision is reached.
+
         Given its parent, what a mutant has decided so far is either all as in the parent, the mutation being yet to
-        come, or differs in one place, where the mutation was. The sum over the parents is the mixture.
+        come, or differs, and the mutation was at the first place that does. The sum over the parents is the mixture.
         """
-        parent_P, places = self.parent_probabilities(), len(self._mutable)
-        intact_NP = torch.ones((len(choices_NL), len(parent_P)), dtype=torch.bool, device=self.device)
-        mutated_NP = torch.zeros(intact_NP.shape, dtype=torch.float64, device=self.device)
-        logits_LNK = []
-        left = places
-        for place, (count, missing_K) in enumerate(zip(self._counts, self._uniform_LK, strict=True)):
-            left -= count > 1
-            same_NP = torch.where(intact_NP, parent_P * left / places, mutated_NP)
-            other_NP = intact_NP * (parent_P / (places * (count - 1)) if count > 1 else 0 * parent_P)
-            option_PK = torch.nn.functional.one_hot(self.choices_PL[:, place], len(missing_K)).double()
-            joint_NK = same_NP @ option_PK + other_NP @ (1 - option_PK)
-            logits_LNK.append(joint_NK.log() + missing_K)
-            agrees_NP = choices_NL[:, place, None] == self.choices_PL[:, place]
-            mutated_NP = torch.where(agrees_NP, mutated_NP, other_NP)
-            intact_NP = intact_NP & agrees_NP
-        return torch.stack(logits_LNK, 1)
+        conditional, uniform_LK, parents_PL = self.space.conditional, self._uniform_LK, self.choices_PL
+        option_PLK = F.one_hot(parents_PL, uniform_LK.shape[1]).double()
+        weight_PLK = along(self.space, uniform_LK, parents_PL).exp().expand(len(parents_PL), -1, -1)
+        others_PLK = weight_PLK * (1 - option_PLK)
+        rest_PL1 = others_PLK.sum(-1, keepdim=True)
+        active_PL = rest_PL1.squeeze(-1) > 0
+        places_P1 = active_PL.sum(1, keepdim=True)
+        parent_P1 = self.parent_probabilities().unsqueeze(1)
+        # The probability to win and to mutate after this place; and to win, to mutate here, and to take this option then.
+        later_PL = parent_P1 * (places_P1 - active_PL.cumsum(1)) / places_P1
+        each_PL1 = parent_P1[..., None] / (places_P1[..., None] * rest_PL1)
+        here_PLK = others_PLK * each_PL1.nan_to_num(posinf=0.0)
+
+        n = len(choices_NL)
+        intact_NP = torch.ones((n, len(parents_PL)), dtype=torch.float64, device=self.device)
+        mutated_NP = torch.zeros_like(intact_NP)
+        joint_LNK = []
+        for place, uniform_K in enumerate(uniform_LK):
+            kept_NP, here_PK = mutated_NP, here_PLK[:, place]
+            if conditional:
+                weight_NK = weighted(self.space, uniform_K.expand(n, -1), choices_NL[:, :place]).softmax(-1)
+                kept_NP = mutated_NP * (active_PL[:, place] & (weight_NK[:, parents_PL[:, place]] > 0))
+            same_NP = torch.addcmul(kept_NP, intact_NP, later_PL[:, place])
+            joint_NK = same_NP @ option_PLK[:, place] + intact_NP @ here_PK
+            if conditional:
+                drawn_NP = mutated_NP - kept_NP
+                joint_NK = joint_NK + drawn_NP.sum(1, keepdim=True) * weight_NK
+            joint_LNK.append(joint_NK)
+            if noise_NLK is not None:
+                choices_NL[:, place] = (joint_NK.log() + noise_NLK[:, place]).argmax(-1)
+            choice_N = choices_NL[:, place]
+            agrees_NP = choice_N[:, None] == parents_PL[:, place]
+            mutated_NP = torch.addcmul(kept_NP * agrees_NP, intact_NP, here_PK.T[choice_N])
+            if conditional:
+                mutated_NP = mutated_NP + drawn_NP * weight_NK.gather(1, choice_N[:, None])
+            intact_NP = intact_NP * agrees_NP
+        return torch.stack(joint_LNK, 1).log()

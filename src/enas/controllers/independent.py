@@ -1,7 +1,7 @@
 """One categorical distribution per decision, none depending on another: the default policy (as in TuNAS).
 
 Its logits start at zero (uniform) and are the parameters themselves: no caps, no priors. Probabilities, mode
-and entropy are exact.
+and entropy are exact. In a conditional space what can be taken depends on the choices before, and nothing else does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tyro.conf import Suppress
 from enas.architecture import Space
 from enas.constraints import Settings
 from enas.controllers.base import Policy, Proposals
-from enas.controllers.categorical import sample, uniform_logits
+from enas.controllers.categorical import along, largest, sample, uniform_logits
 from enas.controllers.policy_gradient import ReinforceConfig
 
 
@@ -49,15 +49,16 @@ class IndependentPolicy(Policy):
         return self.logits_LK + self._missing_LK
 
     def logits(self, choices_NL: Tensor) -> Tensor:
-        return self.table().expand(len(choices_NL), -1, -1)
+        return along(self.space, self.table(), choices_NL).expand(len(choices_NL), -1, -1)
 
     def sample(self, n: int, generator: torch.Generator) -> Proposals:
-        logits_LK = self.table()
-        return Proposals.from_logits(sample(logits_LK, n, generator), logits_LK.unsqueeze(0))
+        return Proposals.from_logits(*sample(self.space, self.table(), n, generator))
 
     def score(self, choices_NL: Tensor) -> Proposals:
-        return Proposals.from_logits(choices_NL, self.table().unsqueeze(0))
+        return Proposals.from_logits(choices_NL, along(self.space, self.table(), choices_NL))
 
     def mode(self) -> tuple[int, ...]:
-        """The most probable architecture, exactly."""
-        return tuple(self.table().argmax(-1).tolist())
+        """The most probable architecture, exactly. In a conditional space the most probable option at each step."""
+        table_LK = self.table()
+        choices_NL, _ = largest(self.space, table_LK, torch.zeros_like(table_LK).unsqueeze(0))
+        return tuple(choices_NL[0].tolist())

@@ -2,7 +2,8 @@
 
 Every decision takes one LSTM step that reads the option taken before it (at first, the "empty" embedding); its h gives
 the logits. Decisions with the same options share their embeddings and softmax weights, as functions and operations do
-in the paper. There is no attention: nothing is chosen by what was decided about it.
+in the paper. There is no attention: nothing is chosen by what was decided about it. An inactive decision is passed over: the
+next one goes on from where the last active one was.
 
 Shape letters: those of `lstm_steps`.
 """
@@ -39,6 +40,12 @@ class SequenceLSTMPolicy(StepwisePolicy):
         for decision in self.space.decisions:
             first = self.starts[decision.options]
             rows = slice(first, first + len(decision.options))
+            before = input_NG, h_NS, c_NS
             h_NS, c_NS = self.step(input_NG, h_NS, c_NS)
             logits_NK = self.squash(h_NS @ self.softmax_FS[rows].T)
             input_NG = embedding_FG[rows][path.take(decision.kind, decision.node, logits_NK)]
+            if self.space.conditional:
+                active_N1, after = path.active().unsqueeze(1), (input_NG, h_NS, c_NS)
+                input_NG, h_NS, c_NS = (
+                    torch.where(active_N1, new, old) for new, old in zip(after, before, strict=True)
+                )

@@ -28,7 +28,7 @@ from tyro.conf import Suppress
 from enas.architecture import Kind, Space
 from enas.constraints import PositiveFloat, Settings, Width
 from enas.controllers.base import Policy, Proposals
-from enas.controllers.categorical import gumbel_noise
+from enas.controllers.categorical import gumbel_noise, weighted
 from enas.controllers.policy_gradient import ReinforceConfig
 from enas.errors import ConfigError
 
@@ -71,6 +71,10 @@ class LSTMConfig(Settings):
             raise ConfigError(f"operation_tanh_reduce must be 1 where tanh_constant is None, not {reduce}")
 
 
+class StepsDiffer(Exception):
+    """The decisions of a space are not those that the steps of a policy take, in order."""
+
+
 class Path:
     """The decisions that N proposals have taken so far, in the order of the space.
 
@@ -89,13 +93,13 @@ class Path:
     def take_together(self, kind: Kind, node: int, logits_NDk: Tensor) -> Tensor:
         """Take the next D decisions, none of which depends on another of them; return the options taken [N, D].
 
-        Raises `ConfigError` if the space's next decisions are not of this kind and node, with this number of options.
+        Raises `StepsDiffer` if the space's next decisions are not of this kind and node, with this number of options.
         """
         _, d, k = logits_NDk.shape
         here = slice(self.position, self.position + d)
         asked = self.space.decisions[here]
         if [(each.kind, each.node, len(each.options)) for each in asked] != [(kind, node, k)] * d:
-            raise cannot_decide(self.space)
+            raise StepsDiffer
         if self.given_NL is not None:
             choices_ND = self.given_NL[:, here]
         else:
@@ -107,8 +111,17 @@ class Path:
         return choices_ND
 
     def take(self, kind: Kind, node: int, logits_Nk: Tensor) -> Tensor:
-        """Take the next decision; return the options taken [N]."""
+        """Take the next decision; return the options taken [N]. In a conditional space it is `weighted`."""
+        if self.space.conditional:
+            before_Nl = torch.cat(
+                [torch.zeros((self.n, 0), dtype=torch.int64, device=logits_Nk.device), *self.choices], 1
+            )
+            logits_Nk = weighted(self.space, logits_Nk, before_Nl)
         return self.take_together(kind, node, logits_Nk.unsqueeze(1)).squeeze(1)
+
+    def active(self) -> Tensor:
+        """Which proposals were asked the last decision [N]."""
+        return (self.logits[-1][:, 0] > -math.inf).sum(-1) > 1
 
 
 class StepwisePolicy(Policy):
@@ -121,7 +134,7 @@ class StepwisePolicy(Policy):
         """All weights start uniform in ± `config.init_range`, drawn from `generator`.
 
         Raises `ConfigError` if a setting that is `meaningless` here is not at its default. Whether the steps are those of
-        the space's decisions shows when they are first taken.
+        the space's decisions shows when they are first taken: `StepsDiffer` is raised where they are not.
         """
         super().__init__()
         for setting in self.meaningless:
@@ -188,7 +201,7 @@ class StepwisePolicy(Policy):
         path = Path(self.space, n, given_NL, noise_NLK)
         self.walk(path)
         if path.position != len(self.space.decisions):
-            raise cannot_decide(self.space)
+            raise StepsDiffer
         logits = [F.pad(each, (0, self.options - each.shape[2]), value=-math.inf) for each in path.logits]
         return torch.cat(path.choices, 1), torch.cat(logits, 1)
 
@@ -233,12 +246,3 @@ class StepwisePolicy(Policy):
 def picked(anchors: Sequence[Tensor], source_N: Tensor) -> Tensor:
     """For each proposal the anchor that it chose [N, S]."""
     return torch.stack(tuple(anchors))[source_N, torch.arange(len(source_N), device=source_N.device)]
-
-
-def cannot_decide(space: Space) -> ConfigError:
-    """The error for a space whose decisions a controller does not take."""
-    return ConfigError(
-        f"The lstm controller cannot decide the {space.name} space: its decisions are not, in order, those of nodes that "
-        "choose among the earlier ones and among the same functions or operations everywhere. "
-        "Use the independent controller."
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -167,14 +168,18 @@ class PolicyGradientController(Controller):
     @torch.no_grad()
     def prior(self, generator: torch.Generator) -> dict[str, float]:
         """Along 64 uniformly random paths, which reach options that the policy itself would rarely take."""
-        uniform_LK = uniform_logits(self.space)
-        logits_NLK = self.policy.logits(sample(uniform_LK, 64, generator).to(self.device))
-        smallest, largest = relative_probabilities(self.space, logits_NLK)
-        attainable_LK = attainable_probabilities(*self.policy.logit_bounds())
+        choices_NL, uniform_NLK = sample(self.space, uniform_logits(self.space), 64, generator)
+        smallest, largest = relative_probabilities(
+            self.policy.logits(choices_NL.to(self.device)), uniform_NLK
+        )
+        low_LK, high_LK = self.policy.logit_bounds()
+        possible_NLK = uniform_NLK > -math.inf
+        high_NLK = (high_LK + uniform_NLK).masked_fill(~possible_NLK, -math.inf)
+        attainable_NLK = attainable_probabilities(low_LK + uniform_NLK, high_NLK)
         return {
             "initial_smallest": smallest,
             "initial_largest": largest,
-            "attainable": float(attainable_LK[uniform_LK == 0].min()),
+            "attainable": float(attainable_NLK[possible_NLK].min()),
         }
 
     def mode(self) -> tuple[int, ...]:

@@ -83,11 +83,15 @@ def skip_penalty(space: Space, proposals: Proposals, rate: float) -> Tensor:
     The mean over the layers that decide skips of the sum over their bits of KL(q ‖ rate), q being the
     probability of "yes" that the bit was drawn with, given the decisions before it. (The first released code
     takes σ(z) for q but draws with σ(2z): there the penalty is least at a probability of 0.308, not of 0.4.)
-    Zero where the space has no skip connections.
+    Zero where the space has no skip connections, and for a bit that is inactive.
     """
     skips = [position for position, decision in enumerate(space.decisions) if decision.kind == "skip"]
     layers = {space.decisions[position].node for position in skips}
     taken_NM = proposals.log_prob_NL[:, skips].exp()
     q_NM = torch.where(proposals.choices_NL[:, skips] == 1, taken_NM, 1 - taken_NM)
     cross_entropy_NM = -q_NM * math.log(rate) - (1 - q_NM) * math.log(1 - rate)
-    return (cross_entropy_NM - proposals.entropy_NL[:, skips]).sum(1) / max(len(layers), 1)
+    divergence_NM = cross_entropy_NM - proposals.entropy_NL[:, skips]
+    if space.conditional:
+        active_NL = torch.tensor([space.active(choices) for choices in proposals.choices_NL.tolist()])
+        divergence_NM = divergence_NM * active_NL[:, skips].to(divergence_NM)
+    return divergence_NM.sum(1) / max(len(layers), 1)

@@ -12,7 +12,7 @@ from tyro.conf import Suppress
 
 from enas.architecture import Space
 from enas.constraints import Settings
-from enas.controllers.base import Controller, Proposals, check_rewards
+from enas.controllers.base import Controller, Proposals, check_rewards, reward_and_entropy
 from enas.controllers.categorical import maximum_entropy, sample, uniform_logits
 from enas.errors import RunFolderError
 
@@ -25,23 +25,25 @@ class UniformConfig(Settings):
 
 
 class UniformController(Controller):
-    """Draws every decision uniformly among its options and learns nothing."""
+    """Draws architectures as `Space.sample` does and learns nothing."""
 
     def __init__(self, space: Space, device: torch.device | str = "cpu") -> None:
         self.space = space
         self._logits_LK = uniform_logits(space).to(device)
 
     def propose(self, n: int, generator: torch.Generator) -> Proposals:
-        return Proposals.from_logits(sample(self._logits_LK, n, generator), self._logits_LK.unsqueeze(0))
+        return Proposals.from_logits(*sample(self.space, self._logits_LK, n, generator))
 
     def feedback(self, proposals: Proposals, rewards_N: Tensor) -> dict[str, float]:
         check_rewards(self.space, proposals, rewards_N)
+        if self.space.conditional:
+            return reward_and_entropy(self.space, proposals, rewards_N)
         entropy = maximum_entropy(self.space)
         return {"reward": float(rewards_N.mean()), "entropy": entropy, "entropy_share": 1.0}
 
     def mode(self) -> tuple[int, ...]:
-        """The first option of every decision: all architectures are equally probable, so any would do."""
-        return (0,) * len(self.space.decisions)
+        """The space's first architecture: none is more probable than its options are, so any would do."""
+        return next(self.space.enumerate()).choices
 
     def state_dict(self) -> dict[str, Any]:
         return {}
