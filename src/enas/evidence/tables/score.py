@@ -217,7 +217,7 @@ def seconds_spent(run: Run) -> float:
 def score_halving(
     config: RunConfig, truth: Truth, folder: Path, seconds: float, stop: StopRequest
 ) -> dict[str, Any]:
-    """What successive halving of random architectures picks in so many seconds, by the truth; none is trained for longer than
+    """What successive halving of random architectures picks in so many seconds, by the truth. None is trained for longer than
     those of a shortlist. One that is done is not repeated."""
     if (folder / SCORE).exists():
         record: dict[str, Any] = read_json(folder / SCORE)
