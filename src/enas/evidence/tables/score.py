@@ -217,8 +217,8 @@ def seconds_spent(run: Run) -> float:
 def score_halving(
     config: RunConfig, truth: Truth, folder: Path, seconds: float, stop: StopRequest
 ) -> dict[str, Any]:
-    """What successive halving of random architectures picks in so many seconds, by the truth. None is trained for longer than
-    those of a shortlist. One that is done is not repeated."""
+    """What successive halving of random architectures picks in so many seconds, by the truth. None of them is trained for
+    longer than those of a shortlist. One that is done is not repeated."""
     if (folder / SCORE).exists():
         record: dict[str, Any] = read_json(folder / SCORE)
         record_in(folder / SCORE, record, ScoreRecord, "Delete it; the same command trains again")
