@@ -1,16 +1,17 @@
 """Efficient Neural Architecture Search by parameter sharing, in PyTorch.
 
-What is imported here needs no torch, so that `import enas` and `enas --help` are quick; what needs it is imported when it
-is first used. Stages, networks and controllers are imported from their own modules.
+What stands here imports no torch, so that `import enas` and `enas --help` are quick: what needs it is imported when it is
+first used. Stages, networks and controllers are imported from their own modules.
 """
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from enas.architecture import Architecture, Decision, Space
 
 if TYPE_CHECKING:
+    from enas.choices import Choice, Inputs, child_of, fresh_decisions, space_of, use
     from enas.tasks.own import Task
     from enas.tasks.training_settings import Training
 
@@ -19,13 +20,32 @@ try:
 except PackageNotFoundError:
     __version__ = "unknown"  # the source tree itself is on the path, without an installation
 
-__all__ = ["Architecture", "Decision", "Space", "Task", "Training", "__version__"]
+__all__ = [
+    "Architecture",
+    "Choice",
+    "Decision",
+    "Inputs",
+    "Space",
+    "Task",
+    "Training",
+    "__version__",
+    "child_of",
+    "fresh_decisions",
+    "space_of",
+    "use",
+]
 
-_MODULES = {"Task": "enas.tasks.own", "Training": "enas.tasks.training_settings"}
-"""Where the names are that are imported when they are first used."""
+_LATER = {
+    **dict.fromkeys(("Choice", "Inputs", "child_of", "fresh_decisions", "space_of", "use"), "enas.choices"),
+    "Task": "enas.tasks.own",
+    "Training": "enas.tasks.training_settings",
+}
+"""The modules of the public names that are imported when they are first used."""
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'enas' has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+def __getattr__(name: str) -> object:
+    """A public name, from its module."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(import_module(_LATER[name]), name)
+    return found

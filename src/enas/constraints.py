@@ -146,7 +146,7 @@ def complaint(error: ValidationError, cls: type) -> str:
         return f"{place} is missing"
     if kind == "unexpected_keyword_argument":
         owner, name = _place(errors[0]["loc"][:-1], cls)[1], str(errors[0]["loc"][-1])
-        near = did_you_mean(name, (field.name for field in fields(owner)))
+        near = did_you_mean(name, (field.name for field in fields(owner))) if is_dataclass(owner) else ""
         return f"{'.'.join(filter(None, (place, name)))} is not known; {near}".removesuffix("; ").rstrip()
     infinite = isinstance(wrong["input"], float) and not math.isfinite(wrong["input"])
     if kind not in NEEDS and not infinite:

@@ -10,6 +10,7 @@ from enas.architecture import Architecture, Space
 from enas.errors import ArchitectureError, ConfigError, RunFolderError, shown
 from enas.runtime.files import read_json
 from enas.runtime.records import WrongRecord, validated
+from enas.spaces.choices.space import ChoiceSpace
 from enas.spaces.graph.space import GraphSpace
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
@@ -17,7 +18,8 @@ from enas.spaces.nasbench201.space import NASBench201Space
 from enas.spaces.recurrent.space import RecurrentSpace
 
 SPACES: dict[str, type[Space]] = {
-    space.name: space for space in (RecurrentSpace, MacroSpace, MicroSpace, NASBench201Space, GraphSpace)
+    space.name: space
+    for space in (RecurrentSpace, MacroSpace, MicroSpace, NASBench201Space, GraphSpace, ChoiceSpace)
 }
 
 
