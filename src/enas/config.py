@@ -220,6 +220,10 @@ class RunConfig(Settings, ABC):
     def tried(self) -> None:
         """Compute once what code of the user's computes. Raises an `EnasError` for whatever a run could only fail with."""
 
+    def settled(self) -> Self:
+        """These settings with those that are found by measuring, once, before a run begins."""
+        return self
+
     def costs(self, architecture: Architecture) -> Sequence[float]:
         """What a network of an architecture costs, of which its score may depend; by default nothing that differs."""
         return ()

@@ -91,6 +91,7 @@ class Run:
         data = vars(run)["data"] = config.load()
         say(f"data: {data}")
         check_stages(config, stages)
+        run.config = config.settled()
         folder.mkdir(parents=True, exist_ok=True)
         run.write_environment(data)
         run.write_config()

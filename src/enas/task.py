@@ -66,6 +66,8 @@ class BaseTask(ABC):
         self.device = device
         self.dtype = dtype
         """Of the operands of large products; weights and sums stay float32."""
+        self.memory_format: torch.memory_format | None = None
+        """How the filters of convolutions lie in memory; None leaves them as they are."""
         self.statistics: NormStatistics = statistics
         """What the batch norms of an evaluated network normalise by."""
 

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from torch import nn
 
@@ -28,6 +28,7 @@ from enas.norms import NormStatistics
 from enas.phases import SearchConfig
 from enas.recipes.common import PATIENT
 from enas.retrain import Network, RetrainConfig
+from enas.runs.layout import channels_last_pays
 from enas.runtime.progress import say
 from enas.runtime.seeding import derive_seed, global_seed
 from enas.searchable import WithChoices, searchable
@@ -129,6 +130,9 @@ class NetworkConfig(RunConfig):
     """How the found network, and what it is compared with, are trained from scratch."""
     shared: NetworkSharedConfig = field(default_factory=NetworkSharedConfig)
     """The shared weights and the reward."""
+    channels_last: bool | None = None
+    """Whether images and filters lie in memory with their channels together, with which convolutions are often faster. None
+    tries it when a run begins, and config.json then says what was found."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -235,8 +239,18 @@ class NetworkConfig(RunConfig):
             seed=seed,
             statistics=statistics,
             recalibration_batches=recalibration,
+            channels_last=bool(self.channels_last),
             **self.hardware,
         )
+
+    def settled(self) -> Self:
+        if self.channels_last is not None:
+            return self
+        with self.told():
+            pays = channels_last_pays(
+                lambda channels_last: replace(self, channels_last=channels_last).shared_weights()
+            )
+        return replace(self, channels_last=pays)
 
     def tried(self) -> None:
         """One step of the shared weights, one reward, one step of a child; and all options of each choice. What the user's
