@@ -320,12 +320,6 @@ def test_a_run_that_is_stopped_in_a_round_comes_to_the_same(tmp_path: Path) -> N
         assert tiny.content(run.folder) == expected
 
 
-def test_an_order_by_trainings_needs_trainings() -> None:
-    config = tiny.image_config("micro")
-    with pytest.raises(ConfigError, match=r"raise verify\.trainings, which is 0"):
-        replace(config, derive=replace(config.derive, shortlist_order="corrected"))
-
-
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 def test_the_alarm_rings_only_where_the_trainings_do_not_bear_the_policy_out(
     sign: float, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -183,11 +183,6 @@ class RunConfig(Settings, ABC):
             raise ConfigError(
                 f"derive.checkpoints = {asked} needs as many kept: raise search.keep_checkpoints, which is {kept}"
             )
-        if self.derive.shortlist_order == "corrected" and not self.verify.trainings:
-            raise ConfigError(
-                "derive.shortlist_order = corrected needs architectures that are trained during the search: raise "
-                "verify.trainings, which is 0"
-            )
 
     # ---- the task of a run, and its networks ---------------------------------------------------------------------------
 

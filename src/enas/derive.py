@@ -47,7 +47,7 @@ class DeriveConfig(Settings):
     shortlist_order: Order = "drawn"
     """Which candidates are the first: the policy's most probable one, then its samples as `drawn`; or those of the
     highest `reward` with the shared weights; of the highest reward predicted by `ridge` regression; or of the highest
-    score `corrected` by the trainings of `verify`, whose architectures are then candidates too."""
+    score `corrected` by the trainings of `verify`, whose architectures are then candidates too; without any, as drawn."""
     ridge_candidate: bool = False
     """Whether the architecture of the highest reward predicted by ridge regression, of all in the space, is a candidate
     too, right after the policy's most probable one; without rewards there is none."""
