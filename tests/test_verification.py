@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from scipy import stats
 from enas.architecture import Architecture
 from enas.controllers import IndependentConfig, build_controller
 from enas.correction import Correction, Features, normal_scores, predicted_from_others
-from enas.errors import ConfigError
 from enas.evidence.runs import search_seconds
 from enas.phases import START, Search, SearchConfig
 from enas.run import Run
