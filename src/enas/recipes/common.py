@@ -39,8 +39,8 @@ def verifying(child_epochs: int) -> VerifyConfig:
 
 
 def shortlisted(child_epochs: int) -> DeriveConfig:
-    """How such a search picks: of the five that the verification holds best, the best after trainings that are three times as
-    long as its own."""
+    """How such a search picks: five are trained three times as long as for the verification, and the best of them is taken.
+    They are the policy's most probable, those that the trainings hold best, and the best trained."""
     return DeriveConfig(
         "shortlist",
         samples=32,

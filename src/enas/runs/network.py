@@ -26,7 +26,7 @@ from enas.derive import DeriveConfig
 from enas.errors import ConfigError, shown
 from enas.norms import NormStatistics
 from enas.phases import SearchConfig
-from enas.recipes.common import PATIENT
+from enas.recipes.common import PATIENT, shortlisted, verifying
 from enas.retrain import Network, RetrainConfig
 from enas.runs.layout import channels_last_pays
 from enas.runtime.progress import say
@@ -35,6 +35,7 @@ from enas.searchable import WithChoices, searchable
 from enas.shared_weights import SharedWeights
 from enas.tasks.batches import BatchTask, Task, inputs_of
 from enas.tasks.training_settings import Training
+from enas.verification import VerifyConfig
 
 Net = nn.Module | Callable[[], nn.Module]
 """A network with choices, or by the contract of `enas.searchable`; or what builds one, such as its class."""
@@ -120,11 +121,9 @@ class NetworkConfig(RunConfig):
     """Length and rhythm of the search."""
     controller: AnyController = PATIENT
     """What proposes architectures, and how it learns."""
-    derive: DeriveConfig = field(
-        default_factory=lambda: DeriveConfig(
-            samples=32, minibatches=4, shortlist_epochs=8, ridge_candidate=True
-        )
-    )
+    verify: VerifyConfig = field(default_factory=lambda: verifying(30))
+    """Which architectures are trained alone during the search, and how that corrects its rewards."""
+    derive: DeriveConfig = field(default_factory=lambda: shortlisted(30))
     """How an architecture is picked at the end of the search."""
     retrain: NetworkRetrainConfig = field(default_factory=NetworkRetrainConfig)
     """How the found network, and what it is compared with, are trained from scratch."""
