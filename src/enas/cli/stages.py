@@ -155,7 +155,15 @@ def begin(options: FromRecipe, stages: tuple[StageName, ...], given: Architectur
             put_architecture(folder, given)
         say(f"run folder: {folder}")
         execute(run, stages)
+        write_page_of(run)
     return show_text(summary(run))
+
+
+def write_page_of(run: Run) -> None:
+    """Write the page of a run, and say where it is."""
+    from enas.report.page import write_own_page  # scipy and Jinja take a while
+
+    write_own_page(run)
 
 
 def take_folder(held: contextlib.ExitStack, folder: Path) -> Path:
@@ -203,6 +211,7 @@ class Resume(Command):
         run = Run.open(self.run)
         with run_lock(self.run):
             execute(run, run.stages if self.stages is None else self.stages)
+            write_page_of(run)
         return show_text(summary(run))
 
 
