@@ -171,7 +171,7 @@ def drawn(graph: Graph) -> dict[str, str]:
     try:
         data = base64.b64encode(picture_of(graph, "svg")).decode()
     except EnasError:
-        return {"text": text}
+        return {"text": text, "picture": ""}
     return {"text": text, "picture": f"data:image/svg+xml;base64,{data}"}
 
 

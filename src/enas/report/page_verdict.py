@@ -53,10 +53,9 @@ def of_one(run: Numbers) -> Section:
     scores = [None if one.diverged else one.result["test"][f"test_{name}"] for one in rivals]
     worst = sign * own - 1  # what diverged is worse than any score
     score_N = np.array([worst if score is None else sign * score for score in scores])
-    wins = float((sign * own > score_N).sum() + (sign * own == score_N).sum() / 2)
-    said = (
-        f"By test {name} the found network ({own:.4g}) is better than {wins:g} of {len(rivals)} random ones"
-    )
+    wins, ties = int((sign * own > score_N).sum()), int((sign * own == score_N).sum())
+    said = f"By test {name} the found network ({own:.4g}) is better than {wins} of {len(rivals)} random ones"
+    said += f" and equal to {ties}" if ties else ""
     share: Interval | None = None
     if len(rivals) > 1:
         share = probability_better_paired(np.full(len(score_N), sign * own), score_N)
