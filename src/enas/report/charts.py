@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from enas.evidence.pictures import Axis, axis
+from enas.errors import DataError
+from enas.evidence import pictures
+from enas.evidence.pictures import Axis
 from enas.report.marks import Boxes, Chart, Colour, Dot, Mark, Path, Place, Words
 
 WIDTH, ROW = 340, 24
@@ -18,6 +20,8 @@ LETTER = 7.2
 """About the width of one, in pixels."""
 EDGE = 14
 """Free at the right, where half of the last number stands."""
+LARGEST = 1e100
+"""Value that is drawn."""
 LEVELS = 8
 """Shades of a share."""
 
@@ -204,6 +208,14 @@ def bars(name: str, title: str, rows: Sequence[tuple[str, float, str]]) -> Chart
 
 
 # ---- pieces ------------------------------------------------------------------------------------------------------------
+
+
+def axis(label: str, values: Sequence[float], span: tuple[float, float], scores: bool = False) -> Axis:
+    """An axis with room for all values. Raises `DataError` for values that are too large to be drawn, or are none."""
+    for value in values:
+        if not abs(value) <= LARGEST:
+            raise DataError(f"{label or 'a score'}: {value} cannot be drawn")
+    return pictures.axis(label, values, span, scores=scores)
 
 
 def clipped(text: str, width: float) -> str:

@@ -152,7 +152,7 @@ def side_by_side(runs: Sequence[Numbers]) -> Section | None:
                 run.name,
                 "-" if run.architecture is None else str(run.architecture),
                 "-" if found is None else f"{found[1][0]} {number(found[1][1])}",
-                "-" if found is None else f"{found[0].result['parameters']:,}",
+                "-" if found is None else f"{found[0].cost('parameters') or 0:,}",
                 duration(sum(run.spent.values())),
             )
         )

@@ -15,13 +15,13 @@ from typing import Any
 from enas.architecture import Architecture
 from enas.config import Metric
 from enas.effects import ArchiveRecord
+from enas.errors import RunFolderError
 from enas.evidence.agreement import RankAgreement
 from enas.evidence.compare import PART as COMPARE
 from enas.evidence.compare import RECORDS
 from enas.evidence.comparison import Comparison, Record, compare
 from enas.evidence.methods import own_name
 from enas.evidence.rank import RECORD as RANK
-from enas.evidence.runs import seconds_of
 from enas.recipes import RECIPES, recipe
 from enas.retrain import METRICS, RESULT, read_result
 from enas.runtime.files import read_json, read_jsonl
@@ -30,6 +30,8 @@ from enas.runtime.records import read_record, read_records, record_in
 from enas.settings import config_to_json, flat
 from enas.stages import Run
 
+LARGEST = 1e100
+"""Of numbers that mean something."""
 AGAIN = "Delete it, and run the command that wrote it again"
 
 
@@ -103,11 +105,19 @@ class Trained:
 
     def score(self, metric: Metric) -> tuple[str, float] | None:
         """On the test data if they were read, otherwise on the validation data, with what it is."""
-        for split, numbers in (("test", self.result.get("test", {})), ("valid", self.result)):
-            value = numbers.get(f"{split}_{metric.name}")
-            if value is not None:
-                return f"{split} {metric.name}", float(value)
-        return None
+        if (tested := self.tested(metric)) is not None:
+            return f"test {metric.name}", tested
+        value = as_number(self.result.get(f"valid_{metric.name}"))
+        return None if value is None else (f"valid {metric.name}", value)
+
+    def tested(self, metric: Metric) -> float | None:
+        """The score on the test data."""
+        return as_number((self.result.get("test") or {}).get(f"test_{metric.name}"))
+
+    def cost(self, name: str) -> int | None:
+        """A whole number of the result: `parameters` or `multiply_adds`."""
+        value = self.result.get(name)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 @dataclass(frozen=True)
@@ -167,8 +177,10 @@ class Numbers:
 
 
 def as_number(value: object) -> float | None:
-    """A value of a record that is a number."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """A value of a record that is a number, and not so large that it is nonsense."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > LARGEST:
+        return None
+    return float(value)
 
 
 def numbers_of(run: Run) -> Numbers:
@@ -188,7 +200,7 @@ def numbers_of(run: Run) -> Numbers:
         comparison=compare(compared, own_name(config), config.metric, config.seed) if compared else None,
         records=compared,
         rank=read_record(rank, RankRecord, AGAIN) if rank.exists() else None,
-        archive=run.archive() if (folder / "archive.jsonl").exists() else [],
+        archive=archive_of(run),
         log=log,
         effects=read_record(effects, EffectsRecord, AGAIN) if effects.exists() else None,
         spent=spent(run, log, trained),
@@ -198,6 +210,18 @@ def numbers_of(run: Run) -> Numbers:
         if environment.exists()
         else {},
     )
+
+
+def archive_of(run: Run) -> list[ArchiveRecord]:
+    """The rewarded architectures. Raises `RunFolderError` for one that is not in the space."""
+    path = run.folder / "archive.jsonl"
+    found = run.archive() if path.exists() else []
+    counts = [len(decision.options) for decision in run.config.searched_space().decisions]
+    for number, record in enumerate(found, start=1):
+        right = len(record.choices) == len(counts)
+        if not right or not all(0 <= c < count for c, count in zip(record.choices, counts, strict=True)):
+            raise RunFolderError(f"{path}, record {number}: its choices are not in the space. {AGAIN}")
+    return found
 
 
 # ---- trainings ---------------------------------------------------------------------------------------------------------
@@ -268,14 +292,17 @@ def spent(
     for before, record in itertools.pairwise([start, *records]):
         part = PARTS.get(record["stage"])
         if part is not None:
-            found[part] = found.get(part, 0.0) + max(0.0, record["time"] - before["time"])
+            then, now = (as_number(one["time"]) or 0.0 for one in (before, record))
+            found[part] = found.get(part, 0.0) + max(0.0, now - then)
     derived = run.derive_record()
     if derived is not None:
         found["candidates"] = derived.seconds
     names = {"derive": "shortlist", "retrain": "retraining", COMPARE: "comparison"}
     for one in trained:
         if one.part in names:
-            found[names[one.part]] = found.get(names[one.part], 0.0) + seconds_of(one.result)
+            found[names[one.part]] = found.get(names[one.part], 0.0) + (
+                as_number(one.result.get("seconds")) or 0.0
+            )
     return {part: round(seconds, 3) for part, seconds in found.items() if seconds > 0}
 
 

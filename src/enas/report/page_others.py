@@ -115,7 +115,11 @@ def agreement(run: Numbers, most: int) -> Section | None:
                 set(best),
             )
         )
-        taus = {COMPARED[name]: one.kendall for name, one in run.rank.agreement.items() if one is not None}
+        taus = {
+            COMPARED[name]: one.kendall
+            for name, one in run.rank.agreement.items()
+            if one and name in COMPARED
+        }
         if taus:
             title = "Kendall's tau, and how far two trainings agree"
             short = {COMPARED[name]: name for name in COMPARED}
@@ -138,9 +142,10 @@ def agreement(run: Numbers, most: int) -> Section | None:
             found = (as_number(record.get(f"{which}_kendall{end}")) for end in ("", "_low", "_high"))
             three = [value for value in found if value is not None]
             if len(three) == 3:
-                heading = "" if which == "corrected" and rows else f"after {record['trained']:.0f} trainings"
+                heading = f"after {as_number(record.get('trained')) or 0:.0f} trainings"
+                heading = "" if any(row.heading == heading for row in rows) else heading
                 rows.append(Span(which, three[0], three[1], three[2], heading=heading))
-                kept.append([record["trained"], which, *three])
+                kept.append([record.get("trained"), which, *three])
     if rows:
         title = "Tau of rewards and trainings during the search"
         charts.append(intervals("verification", title, "tau: 1 the same order, 0 chance", rows, 0.0))

@@ -10,7 +10,7 @@ import numpy as np
 
 from enas.report.charts import Line, lines, shares_over_time
 from enas.report.marks import Chart
-from enas.report.page_numbers import Numbers
+from enas.report.page_numbers import Numbers, as_number
 from enas.report.page_parts import Section, thinned
 
 COLUMNS = 32
@@ -68,11 +68,13 @@ def policy(run: Numbers, most: int) -> Section | None:
             numbers[key] = thinned(points, most)
             name = key.replace("_", "-")
             charts.append(lines(name, title, "step of the search", [Line("", numbers[key], "other")]))
-    alarms = [record["epoch"] for record in run.log.get("search/health", ()) if record.get("collapsed") == 1]
+    health = run.log.get("search/health", ())
+    alarms = [as_number(record.get("epoch")) for record in health if record.get("collapsed") == 1]
     if alarms:
+        epoch = (alarms[0] or 0) + 1
         words.append(
-            f"Warning: from epoch {alarms[0] + 1:.0f} on the policy's mode took parameter-free options nearly everywhere. "
-            "It may have collapsed: shared weights favour what has nothing to learn."
+            f"Warning: from epoch {epoch:.0f} on the policy's mode took parameter-free options nearly everywhere. It may "
+            "have collapsed: shared weights favour what has nothing to learn."
         )
     numbers["collapsed_in_epochs"] = alarms
     return Section(tuple(words), tuple(charts), numbers=numbers) if charts else None

@@ -47,7 +47,7 @@ def architecture(run: Numbers, most: int) -> Section | None:
     sizes: tuple[str, ...] = ()
     if found is not None:
         costs = (("parameters", "parameters"), ("multiply_adds", "multiply-adds an image"))
-        said = [f"{found.result[key]:,} {what}" for key, what in costs if key in found.result]
+        said = [f"{cost:,} {what}" for key, what in costs if (cost := found.cost(key)) is not None]
         sizes = (", ".join(said) + ".",)
     return Section(
         sizes,
@@ -141,30 +141,26 @@ def training(run: Numbers, most: int) -> Section | None:
 def costs(run: Numbers, most: int) -> Section | None:
     """Score against cost of networks that were trained alike, with the front: the best score up to a cost."""
     for part in ("compare", "retrain", "verify", "derive"):
-        networks = [
-            (one, scored) for one in run.of_part(part) if (scored := one.score(run.metric)) is not None
-        ]
         for cost in ("multiply_adds", "parameters"):
-            known = [(one, scored) for one, scored in networks if cost in one.result]
-            if (
-                len({one.result[cost] for one, _ in known}) < 3
-                or len({scored[0] for _, scored in known}) != 1
-            ):
-                continue
-            found = [(float(one.result[cost]), scored[1]) for one, scored in known]
-            ends = front(found, run.metric.better)
-            chosen = [known[place] for place in thinned(range(len(known)), most)]
-            own = None if run.architecture is None else str(run.architecture)
-            label, words = known[0][1][0], cost.replace("_", "-")
-            points = [
-                (float(one.result[cost]), scored[1], f"{one.id}: {one.architecture}")
-                for one, scored in chosen
+            known = [
+                (float(paid), scored, one)
+                for one in run.of_part(part)
+                if (paid := one.cost(cost)) is not None and (scored := one.score(run.metric)) is not None
             ]
-            highlighted = {place for place, (one, _) in enumerate(chosen) if one.architecture == own}
+            if len({paid for paid, _, _ in known}) < 3 or len({label for _, (label, _), _ in known}) != 1:
+                continue
+            ends = front([(paid, score) for paid, (_, score), _ in known], run.metric.better)
+            points = [(paid, score, f"{one.id}: {one.architecture}") for paid, (_, score), one in known]
+            shown = thinned(range(len(known)), most)
+            own = {
+                place for place, k in enumerate(shown) if known[k][2].architecture == str(run.architecture)
+            }
+            label, words = known[0][1][0], cost.replace("_", "-")
+            drawn = [points[k] for k in shown]
             title = f"Score against {words}, and the front"
-            chart = points_in_plane("costs", title, words, f"{label}, {run.order}", points, highlighted, ends)
+            chart = points_in_plane("costs", title, words, f"{label}, {run.order}", drawn, own, ends)
             said = f"{len(known)} networks trained alike ({part})."
-            numbers = {"cost": cost, "score": label, "networks": [list(p[:2]) for p in points], "front": ends}
+            numbers = {"cost": cost, "score": label, "networks": [list(p[:2]) for p in drawn], "front": ends}
             return Section((said,), (chart,), numbers=numbers)
     return None
 

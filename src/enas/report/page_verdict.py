@@ -37,27 +37,24 @@ def of_comparison(found: Comparison) -> Section:
 def of_one(run: Numbers) -> Section:
     """How many random networks, trained alike, the found one is better than; of one search, no more can be said."""
     name = run.metric.name
-    found = next((one for one in run.of_part("retrain") if one.role == "found"), None)
-    if found is None or "test" not in found.result:
+    networks = run.of_part("retrain")
+    own = next((one.tested(run.metric) for one in networks if one.role == "found"), None)
+    if own is None:
         return Section(("No network of this run is tested yet, so that there is no verdict.",))
-    own = found.result["test"][f"test_{name}"]
-    rivals = [
-        one
-        for one in run.of_part("retrain")
-        if one.role == "random" and (one.diverged or "test" in one.result)
-    ]
-    if not rivals:
+    tested = [(one, one.tested(run.metric)) for one in networks if one.role == "random"]
+    scores = [score for one, score in tested if one.diverged or score is not None]
+    if not scores:
         said = f"The found network has a test {name} of {own:.4g}. No random one was trained alike, so that this says "
-        return Section((said + "nothing about the search.",), numbers={"sentence": said, "found": own})
+        said += "nothing about the search."
+        return Section((said,), numbers={"sentence": said, "found": own})
     sign = -1.0 if run.metric.lower_is_better else 1.0
-    scores = [None if one.diverged else one.result["test"][f"test_{name}"] for one in rivals]
     worst = sign * own - 1  # what diverged is worse than any score
     score_N = np.array([worst if score is None else sign * score for score in scores])
-    wins, ties = int((sign * own > score_N).sum()), int((sign * own == score_N).sum())
-    said = f"By test {name} the found network ({own:.4g}) is better than {wins} of {len(rivals)} random ones"
+    wins, ties = int((score_N < sign * own).sum()), int((score_N == sign * own).sum())
+    said = f"By test {name} the found network ({own:.4g}) is better than {wins} of {len(scores)} random ones"
     said += f" and equal to {ties}" if ties else ""
     share: Interval | None = None
-    if len(rivals) > 1:
+    if len(scores) > 1:
         share = probability_better_paired(np.full(len(score_N), sign * own), score_N)
         said += f" that were trained alike: it would beat another random one with P = {share}."
     else:
