@@ -93,7 +93,11 @@ def content(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(run.rglob("*")):
         name = str(path.relative_to(run))
-        if path.name.startswith(".") or path.name == "environment.json" or path.suffix == ".pt":
+        if (
+            path.name.startswith(".")
+            or path.name in ("environment.json", "report.html")
+            or path.suffix == ".pt"
+        ):
             continue
         if path.name == "checkpoints":
             found[name] = newest_checkpoint(path)
