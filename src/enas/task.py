@@ -178,6 +178,15 @@ class BaseTask(ABC):
         """Inside, convolutions and products take operands of the run's precision."""
         return products_in(self.dtype, self.device)
 
+    def placed(self, model: nn.Module) -> nn.Module:
+        """The network on the task's device, its filters in the task's memory format."""
+        model = model.to(self.device)
+        if self.memory_format is not None:
+            for parameter in model.parameters():
+                if parameter.ndim == 4:
+                    parameter.data = parameter.data.contiguous(memory_format=self.memory_format)
+        return model
+
     # ---- what there is to know -----------------------------------------------------------------------------------------
 
     @property

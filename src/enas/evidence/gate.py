@@ -18,7 +18,7 @@ from enas.evidence.compare import PART, RECORDS, found_by, record_of
 from enas.evidence.comparison import Contest, Record, compare, mean
 from enas.evidence.methods import own_name
 from enas.evidence.runs import seconds_of
-from enas.run import EnvironmentRecord
+from enas.run_records import EnvironmentRecord
 from enas.runtime.json_text import parse_json
 from enas.runtime.records import read_record, read_records
 from enas.stages import Run
