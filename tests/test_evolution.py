@@ -119,7 +119,7 @@ def test_the_mean_path_entropy_is_the_entropy(space: Space) -> None:
     probabilities = exact(controller)
     entropy = -sum(p * math.log(p) for p in probabilities.values())
     every_NL = torch.tensor(list(probabilities))
-    logits_NLK = controller._walk(given_NL=every_NL)[1]
+    logits_NLK = controller._logits(every_NL)
     entropies_N = -(logits_NLK.softmax(-1) * logits_NLK.log_softmax(-1).nan_to_num(neginf=0.0)).sum((1, 2))
     mean = sum(p * e for p, e in zip(probabilities.values(), entropies_N.tolist(), strict=True))
     assert mean == pytest.approx(entropy)

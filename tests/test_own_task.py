@@ -150,6 +150,22 @@ def test_a_dict_of_tensors_and_one_tensor_have_one_example_a_row() -> None:
         assert all(len(list(tensors_in(batch))) == parts for batch in source.batches(0))
 
 
+def test_examples_by_their_number_are_made_into_batches() -> None:
+    class Numbered:
+        """As a table of Hugging Face has them."""
+
+        def __len__(self) -> int:
+            return 7
+
+        def __getitem__(self, index: int) -> dict[str, Tensor]:
+            return {"x": torch.tensor(float(index)), "target": torch.tensor(index)}
+
+    source = source_of("train", Numbered(), 3)
+    found = list(source.batches(0))
+    assert source.length == len(found) == 3
+    assert sorted(torch.cat([batch["target"] for batch in found]).tolist()) == list(range(7))
+
+
 def test_loaders_own_samplers_draw_by_the_seed_and_the_epoch() -> None:
     class ByEpoch(Sampler[int]):
         """Orders by the number of the epoch, as samplers for several processes do."""

@@ -30,8 +30,9 @@ from enas.evidence.methods import (
     NASWOT,
     SYNFLOW,
 )
-from enas.evidence.proxies import PROXIES, naswot, rank_by, synflow
+from enas.evidence.proxies import PROXIES, rank_by
 from enas.norms import norms_of
+from enas.proxies import naswot, synflow
 from enas.retrain import Network, uniform_architectures
 from enas.runtime.files import read_json, read_jsonl, write_json
 from enas.runtime.metrics import Metrics

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from enas.api import Found, compare, search, train
     from enas.choices import Choice, Inputs, child_of, fresh_decisions, space_of, use
     from enas.runs.network import NetworkConfig
-    from enas.tasks.batches import Task
+    from enas.tasks.own import Task
     from enas.tasks.training_settings import Training
 
 try:
@@ -46,7 +46,7 @@ _LATER = {
     **dict.fromkeys(("Choice", "Inputs", "child_of", "fresh_decisions", "space_of", "use"), "enas.choices"),
     **dict.fromkeys(("Found", "compare", "search", "train"), "enas.api"),
     "NetworkConfig": "enas.runs.network",
-    "Task": "enas.tasks.batches",
+    "Task": "enas.tasks.own",
     "Training": "enas.tasks.training_settings",
 }
 """The modules of the public names that are imported when they are first used."""

@@ -42,6 +42,8 @@ class ChildTraining:
         """Of what the steps of the epoch logged."""
         self.scores: list[Score] = []
         """On the validation data, after each epoch."""
+        self.train_loss = math.nan
+        """Mean of the losses of the last whole epoch's steps."""
 
     @property
     def model(self) -> nn.Module:
@@ -78,6 +80,7 @@ class ChildTraining:
         record: dict[str, float] = {"epoch": self.epoch}
         record |= {key: total / steps for key, total in self.sums.items()}
         record["learning_rate"] = self.task.rate(self.epoch)
+        self.train_loss = record["loss"]
         model, norms = self.trainer.evaluation_model, self.trainer.norms()
         if self.task.statistics == "recalibrated":
             # The moving averages play no part in the training, so they may as well stay.
@@ -114,11 +117,12 @@ class ChildTraining:
 
     def result(self) -> dict[str, Any]:
         """`size`, and the scores of the trained network."""
+        known = {**self.size(), "train_loss": self.train_loss}
         if not self.scores:
-            return {**self.size(), "best_epoch": self.epochs}
+            return {**known, "best_epoch": self.epochs}
         best = self._best_epoch()
         valid = {f"valid_{key}": value for key, value in self.scores[best - 1].items()}
-        return {**self.size(), "best_epoch": best, **valid}
+        return {**known, "best_epoch": best, **valid}
 
     def estimate(self) -> Estimate:
         """What a step costs, measured on a throw-away step that changes nothing."""
@@ -133,6 +137,7 @@ class ChildTraining:
             "trainer": self.trainer.state_dict(),
             "sums": dict(self.sums),
             "scores": [dict(score) for score in self.scores],
+            "train_loss": self.train_loss,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -142,6 +147,7 @@ class ChildTraining:
             self.trainer.start_average(mean_of_steps)
         self.trainer.load_state_dict(state["trainer"])
         self.sums, self.scores = dict(state["sums"]), [dict(score) for score in state["scores"]]
+        self.train_loss = state["train_loss"]
 
 
 def evaluate(model: nn.Module, task: BaseTask, split: Split) -> Score | None:

@@ -258,6 +258,7 @@ class ResultRecord:
 
     parameters: int
     epochs: int
+    train_loss: float | None = None
     best_epoch: int | None = None
     valid_loss: float | None = None
     valid_ppl: float | None = None

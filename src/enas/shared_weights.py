@@ -19,7 +19,7 @@ from enas.runtime.seeding import derive_seed
 from enas.task import BaseTask, Split
 from enas.trainer import Estimate, Trainer
 
-TRIES = 1000
+TRIES = 200
 """Random architectures in a row that add nothing, after which what is left is too deep inside other options to wait for."""
 
 

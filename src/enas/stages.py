@@ -84,7 +84,9 @@ def train_alone(run: Run, stop: StopRequest, architectures: Sequence[Architectur
     """Train architectures for the short while that a verification asks for; their scores, -infinity where one diverged."""
     networks = [Network("candidate", architecture, run.config.seed) for architecture in architectures]
     results = train_missing(run, "verify", networks, stop, run.config.verify.epochs)
-    return [run.config.metric.score(result) for result in results]
+    if run.config.verify.score == "validation":
+        return [run.config.metric.score(result) for result in results]
+    return [-math.inf if "diverged" in result else -score_in(result, "train_loss") for result in results]
 
 
 def run_search(

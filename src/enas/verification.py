@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from enas.scores import percentile
 from enas.shared_weights import SharedWeights
 
 Train = Callable[[Sequence[Architecture]], Sequence[float]]
-"""Trains architectures alone for a short while; returns their scores on validation data, -infinity where it diverged."""
+"""Trains architectures alone for a short while; returns their scores, -infinity where one diverged."""
 
 POOL = 64
 """Samples of the policy, and as many uniform ones, that a round picks from."""
@@ -57,6 +57,9 @@ class VerifyConfig(Settings):
     in the rest of the search."""
     epochs: Epochs = 4
     """Epochs of each, with the recipe of the retraining."""
+    score: Literal["training", "validation"] = "training"
+    """What is asked of a training: its mean loss over the last epoch, or its score on the validation data. A short training
+    is best known by how fast it learns (Ru et al. 2021, arXiv:2006.04492)."""
     explore: Share = 0.25
     """Share of the trainings after the first round that go to uniform samples, which say how far shared weights can be
     trusted. The first round's are all uniform. The others are those that the model holds promising."""
@@ -85,7 +88,7 @@ class Verified:
     uniform: bool
     """Whether it was drawn uniformly, and not picked by what was known."""
     score: float | None
-    """Its score on validation data; None if it diverged."""
+    """What its training came to, as `VerifyConfig.score` has it; None if it diverged."""
 
 
 class Verification:

@@ -8,10 +8,10 @@ that cannot be taken after the choices before it: an inactive decision has log p
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from enas.architecture import Space
 
@@ -48,12 +48,21 @@ def weighted(space: Space, logits_NK: Tensor, before_Nl: Tensor) -> Tensor:
     log(weight · number of options that can be taken) is added to those given, which is 0 where all are equally probable:
     equal logits make uniform sampling.
     """
-    rows = [space.weights(before) for before in before_Nl.tolist()]
-    missing = logits_NK.shape[-1] - len(rows[0])
-    weight_NK = F.pad(torch.tensor(rows, dtype=torch.float64), (0, missing)).to(logits_NK.device)
-    possible_NK = weight_NK > 0
-    offset_NK = (weight_NK * possible_NK.sum(1, keepdim=True)).log().to(logits_NK.dtype)
-    return (logits_NK + offset_NK).masked_fill(~possible_NK, -math.inf)
+    options = logits_NK.shape[-1]
+    rows = [_weights(space, before, options) for before in before_Nl.tolist()]
+    return _plus_log(logits_NK, torch.tensor(rows, dtype=torch.float64))
+
+
+def _weights(space: Space, before: Sequence[int], options: int) -> tuple[float, ...]:
+    """The weights after these choices, 0 for options that the decision does not have."""
+    weights = space.weights(before)
+    return weights + (0.0,) * (options - len(weights))
+
+
+def _plus_log(logits: Tensor, weights: Tensor) -> Tensor:
+    """What `weighted` says, for weights of any shape [..., K]."""
+    offsets = (weights * (weights > 0).sum(-1, keepdim=True)).log().to(logits)
+    return (logits + offsets).masked_fill(offsets.isneginf(), -math.inf)
 
 
 def largest(space: Space, logits_LK: Tensor, noise_NLK: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,8 +87,11 @@ def along(space: Space, logits_LK: Tensor, choices_NL: Tensor) -> Tensor:
     """The logits of all decisions along these paths [N or 1, L, K]."""
     if not space.conditional:
         return logits_LK.unsqueeze(0)
-    rows = [logits_K.expand(len(choices_NL), -1) for logits_K in logits_LK]
-    return torch.stack([weighted(space, row, choices_NL[:, :place]) for place, row in enumerate(rows)], 1)
+    length, options = logits_LK.shape
+    rows = [
+        [_weights(space, path[:place], options) for place in range(length)] for path in choices_NL.tolist()
+    ]
+    return _plus_log(logits_LK, torch.tensor(rows, dtype=torch.float64))
 
 
 def log_probs(logits_NLK: Tensor, choices_NL: Tensor) -> Tensor:

@@ -64,9 +64,12 @@ class EvolutionController(Controller):
         if len(self.rewards_P) < self.config.population or self._single:
             return Proposals.from_logits(*sample(self.space, self._uniform_LK, n, generator))
         if not self.space.conditional:
-            return Proposals.from_logits(*self._walk(given_NL=self._mutants(n, generator)))
+            choices_NL = self._mutants(n, generator)
+            return Proposals.from_logits(choices_NL, self._logits(choices_NL))
+        choices_NL = torch.zeros((n, len(self._counts)), dtype=torch.int64, device=self.device)
         noise_NLK = gumbel_noise((n, *self._uniform_LK.shape), generator, like=self._uniform_LK)
-        return Proposals.from_logits(*self._walk(noise_NLK=noise_NLK))
+        logits_NLK = self._logits(choices_NL, noise_NLK)
+        return Proposals.from_logits(choices_NL, logits_NLK)
 
     def feedback(self, proposals: Proposals, rewards_N: Tensor) -> dict[str, float]:
         """Take the proposals into the population. Also logs `best_reward`, of its members."""
@@ -133,34 +136,29 @@ class EvolutionController(Controller):
         old_N1 = choices_NL.gather(1, at_N1)
         return choices_NL.scatter(1, at_N1, other_N1 + (other_N1 >= old_N1))
 
-    def _walk(self, given_NL: Tensor | None = None, noise_NLK: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mutants, decision after decision: those given, or drawn by noise [N, L]; and log p of every option of their
-        decisions, given the decisions before [N, L, K].
+    def _logits(self, choices_NL: Tensor, noise_NLK: Tensor | None = None) -> Tensor:
+        """log p of every option of every decision of these mutants, given the decisions before it [N, L, K].
+
+        With noise the mutants are drawn first: each choice is written into `choices_NL` when its decision is reached.
 
         Given its parent, what a mutant has decided so far is either all as in the parent, the mutation being yet to
         come, or differs, and the mutation was at the first place that does. The sum over the parents is the mixture.
         """
         conditional, uniform_LK, parents_PL = self.space.conditional, self._uniform_LK, self.choices_PL
-        parent_P, option_PLK = (
-            self.parent_probabilities(),
-            F.one_hot(parents_PL, uniform_LK.shape[1]).double(),
-        )
-        weight_PLK = along(self.space, uniform_LK, parents_PL).exp().expand(len(parent_P), -1, -1)
+        option_PLK = F.one_hot(parents_PL, uniform_LK.shape[1]).double()
+        weight_PLK = along(self.space, uniform_LK, parents_PL).exp().expand(len(parents_PL), -1, -1)
         others_PLK = weight_PLK * (1 - option_PLK)
         rest_PL1 = others_PLK.sum(-1, keepdim=True)
         active_PL = rest_PL1.squeeze(-1) > 0
         places_P1 = active_PL.sum(1, keepdim=True)
-        later_PL = parent_P[:, None] * (places_P1 - active_PL.cumsum(1)) / places_P1
-        """The probability to win and to mutate after this place."""
-        here_PLK = others_PLK * (parent_P[:, None, None] / (places_P1[..., None] * rest_PL1)).nan_to_num(
-            posinf=0.0
-        )
-        """To win, to mutate here, and to take this option then."""
+        parent_P1 = self.parent_probabilities().unsqueeze(1)
+        # The probability to win and to mutate after this place; and to win, to mutate here, and to take this option then.
+        later_PL = parent_P1 * (places_P1 - active_PL.cumsum(1)) / places_P1
+        each_PL1 = parent_P1[..., None] / (places_P1[..., None] * rest_PL1)
+        here_PLK = others_PLK * each_PL1.nan_to_num(posinf=0.0)
 
-        n = len(given_NL if noise_NLK is None else noise_NLK)
-        choices_NL = torch.zeros((n, len(uniform_LK)), dtype=torch.int64, device=self.device)
-        choices_NL = choices_NL if given_NL is None else given_NL
-        intact_NP = torch.ones((n, len(parent_P)), dtype=torch.float64, device=self.device)
+        n = len(choices_NL)
+        intact_NP = torch.ones((n, len(parents_PL)), dtype=torch.float64, device=self.device)
         mutated_NP = torch.zeros_like(intact_NP)
         joint_LNK = []
         for place, uniform_K in enumerate(uniform_LK):
@@ -182,4 +180,4 @@ class EvolutionController(Controller):
             if conditional:
                 mutated_NP = mutated_NP + drawn_NP * weight_NK.gather(1, choice_N[:, None])
             intact_NP = intact_NP * agrees_NP
-        return choices_NL, torch.stack(joint_LNK, 1).log()
+        return torch.stack(joint_LNK, 1).log()

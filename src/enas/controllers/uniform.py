@@ -44,7 +44,7 @@ class UniformController(Controller):
         return {"reward": float(rewards_N.mean()), "entropy": entropy, "entropy_share": 1.0}
 
     def mode(self) -> tuple[int, ...]:
-        """The space's first architecture: none is more probable than its options are, so any would do."""
+        """The space's first architecture: the controller knows of none that is better."""
         return next(self.space.enumerate()).choices
 
     def state_dict(self) -> dict[str, Any]:

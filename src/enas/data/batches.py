@@ -216,17 +216,16 @@ def _start_from(seed: int, passed: Any) -> None:
     for part in (*parts, getattr(batches, "sampler", None)):
         if isinstance(drawn := getattr(part, "generator", None), torch.Generator):
             drawn.manual_seed(derive_seed(seed, "order"))
-        if callable(
-            set_epoch := getattr(part, "set_epoch", None)
-        ):  # of samplers that order by the number of the epoch
+        # Some samplers and streams order by the number of the epoch.
+        if callable(set_epoch := getattr(part, "set_epoch", None)):
             set_epoch(derive_seed(seed, "order") % 2**31)
 
 
 def source_of(name: str, given: Any, size: int | None = None) -> Source:
     """The batches of what a user gives as a split.
 
-    A tensor, or a tuple or mapping of tensors, has one example a row, of which `size` make a batch; a `Dataset` of torch has
-    single examples, of which `size` make one too. Everything else is passed over for its batches. A function is called for
+    A tensor, or a tuple or mapping of tensors, has one example a row, of which `size` make a batch; a `Dataset` of torch, or
+    what has examples by their number, likewise. Everything else is passed over for its batches. A function is called for
     it: for every pass if it returns an iterator or generator, else once. Raises `DataError` if there are no batches in it,
     and `ConfigError` if `size` is needed.
     """
@@ -254,8 +253,8 @@ def source_of(name: str, given: Any, size: int | None = None) -> Source:
         source = Examples(name, given, size)
     elif isinstance(given, list | tuple):
         source = Listed(name, list(given))
-    elif isinstance(given, Dataset) and size is not None:
-        loader: DataLoader[Any] = DataLoader(given, size, shuffle=single)
+    elif size is not None and (isinstance(given, Dataset) or hasattr(given, "__getitem__")):
+        loader: DataLoader[Any] = DataLoader(given, size, shuffle=not isinstance(given, IterableDataset))
         source = Passed(name, lambda: loader, _length(loader))
     elif isinstance(given, Iterable):
         source = Passed(name, lambda: given, _length(given))

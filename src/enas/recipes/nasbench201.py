@@ -52,15 +52,15 @@ def nasbench201_default() -> NASBench201Config:
         network=network,
         child_network=network,
         shared=ImageSharedConfig(
-            training(64, 0.05, 0.001, period=16, decay=5e-4), ImageRewardConfig(batch=256), average=0.99
+            training(64, 0.05, 0.001, period=12, decay=5e-4), ImageRewardConfig(batch=256), average=0.99
         ),
-        search=replace(default.search, epochs=16, percentile_every=4),
+        search=replace(default.search, epochs=12, percentile_every=3),
         controller=default.controller,
-        verify=VerifyConfig(trainings=24, rounds=4, epochs=10),
+        verify=VerifyConfig(trainings=32, rounds=4, epochs=3),
         derive=replace(
             default.derive,
-            shortlist=6,
-            shortlist_epochs=30,
+            shortlist=4,
+            shortlist_epochs=9,
             shortlist_order="corrected",
             ridge_candidate=False,
         ),

@@ -18,6 +18,7 @@ from enas.costs import parameter_count
 from enas.data.images import ImageConfig, ImageData, ImageShape
 from enas.data.sources import load_images
 from enas.errors import ConfigError
+from enas.proxies import synflow
 from enas.retrain import Network, RetrainConfig
 from enas.runtime.seeding import generator
 from enas.shared_weights import SharedWeights
@@ -97,8 +98,11 @@ class ImageRunConfig(RunConfig):
         return ChildTraining(self.model(network), task, length)
 
     def costs(self, architecture: Architecture) -> tuple[float, ...]:
-        """Its parameters, which are quick to count, and grow with its multiply-adds."""
-        return (float(parameters(self, architecture, self.images.shape)),)
+        """Its parameters, which are quick to count, and grow with its multiply-adds; and its SynFlow."""
+        shape = self.images.shape
+        child = self.child(architecture, shape, generator(self.seed, "costs"))
+        size = parameter_count(child)
+        return float(size), synflow(child, (shape.channels, shape.height, shape.width))
 
     def child_settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = asdict(self)["child_network"]

@@ -32,7 +32,8 @@ from enas.runtime.progress import say
 from enas.runtime.seeding import derive_seed, global_seed
 from enas.searchable import Searchable, WithChoices, searchable
 from enas.shared_weights import SharedWeights
-from enas.tasks.batches import BatchTask, Task, inputs_of
+from enas.tasks.batches import BatchTask
+from enas.tasks.own import Task, inputs_of
 from enas.tasks.training_settings import Training
 
 Net = nn.Module | Callable[[], nn.Module]

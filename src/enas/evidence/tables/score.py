@@ -23,8 +23,18 @@ from enas.config import RunConfig
 from enas.constraints import SampleSize, Seed, Settings
 from enas.errors import ConfigError, DataError
 from enas.evidence.agreement import top
+from enas.evidence.halving import halve
+from enas.evidence.methods import ASHA
 from enas.evidence.nas_bench_201 import EXPORTED, read_cells
-from enas.evidence.runs import Stage, aligned, command_line, finish_or_diverge, run_in
+from enas.evidence.runs import (
+    Stage,
+    aligned,
+    command_line,
+    finish_or_diverge,
+    run_in,
+    search_seconds,
+    seconds_of,
+)
 from enas.evidence.statistics import (
     Floats,
     mean,
@@ -38,6 +48,7 @@ from enas.evidence.tables.named_settings import named_settings
 from enas.evidence.tables.table import SPLITS, Split, Table, recipe_hash
 from enas.paths import OptionalPath, UserPath
 from enas.recipes import recipe
+from enas.retrain import RESULT, read_result, uniform_architectures
 from enas.runtime.files import read_json, write_json
 from enas.runtime.lock import run_lock
 from enas.runtime.progress import say
@@ -74,7 +85,8 @@ class ScoreOptions(Settings):
     """Folder of the searches. What is finished there is not repeated."""
     methods: str = "independent,uniform"
     """Names of settings, with commas between; the first is compared with each of the others. A name is `default`, a
-    controller, `paper`, `authors`, a variant of 'enas ablate' or SETTING=VALUE, or several of these joined by +."""
+    controller, `paper`, `authors`, a variant of 'enas ablate' or SETTING=VALUE, or several of these joined by +. For
+    nas-bench-201 also `asha`: random cells trained alone for as long as the first method's search and picking took."""
     seeds: SampleSize = 10
     """Searches of each method."""
     first_seed: Seed = 0
@@ -97,16 +109,27 @@ class ScoreRecord:
 def score_methods(name: str, options: ScoreOptions) -> dict[str, Any]:
     """Every search of every method, and what they come to together."""
     truth, config = known_of(name, options.file)
-    chosen = {method: named_settings(config, method) for method in options.methods.split(",")}
+    first, *others = options.methods.split(",")
+    if ASHA in others and truth.table is not None:
+        raise ConfigError(
+            f"{ASHA} trains architectures, and on {name} their trainings are looked up; leave it out"
+        )
+    searches = [method for method in (first, *others) if method != ASHA or method == first]
+    chosen = {method: named_settings(config, method) for method in searches}
     options.run.mkdir(parents=True, exist_ok=True)
-    found: dict[str, list[dict[str, Any]]] = {method: [] for method in chosen}
+    found: dict[str, list[dict[str, Any]]] = {method: [] for method in (first, *others)}
     with run_lock(options.run), StopRequest() as stop:
         for seed in range(options.first_seed, options.first_seed + options.seeds):
             for method, records in found.items():
                 say(f"{name}: {method}, seed {seed}")
-                settings, folder = replace(chosen[method], seed=seed), options.run / f"{method}-seed{seed}"
+                settings = replace(chosen.get(method, chosen[first]), seed=seed)
+                folder = options.run / f"{method}-seed{seed}"
                 try:
-                    records.append(score_search(settings, truth, folder, stop))
+                    if method in chosen:
+                        records.append(score_search(settings, truth, folder, stop))
+                    else:
+                        seconds = found[first][-1].get("seconds", 0.0)
+                        records.append(score_halving(settings, truth, folder, seconds, stop))
                 except Stopped as stopped:
                     command = f"{command_line(f'enas table score {name}', options)} --run"
                     raise stop.stopped(options.run, command) from stopped
@@ -177,11 +200,50 @@ def score_search(config: RunConfig, truth: Truth, folder: Path, stop: StopReques
     why = finish_or_diverge(run, stages, stop)
     if why is not None:
         return {"diverged": why}
-    searched = run.search_record()
-    assert searched is not None  # just now
-    record = {**score_of(run, truth), "seconds": searched.seconds}
+    record = {**score_of(run, truth), "seconds": seconds_spent(run)}
     write_json(folder / SCORE, record)
     return record
+
+
+def seconds_spent(run: Run) -> float:
+    """The work of a search and of picking; trainings that ran side by side count one by one."""
+    searched, derived = run.search_record(), run.derive_record()
+    assert searched is not None  # just now
+    assert derived is not None
+    shortlist = (read_result(path.parent) for path in (run.folder / "derive").glob(f"*/{RESULT}"))
+    return search_seconds(run, searched) + derived.seconds + sum(map(seconds_of, shortlist))
+
+
+def score_halving(
+    config: RunConfig, truth: Truth, folder: Path, seconds: float, stop: StopRequest
+) -> dict[str, Any]:
+    """What successive halving of random architectures picks in so many seconds, by the truth. None of them is trained for
+    longer than those of a shortlist. One that is done is not repeated."""
+    if (folder / SCORE).exists():
+        record: dict[str, Any] = read_json(folder / SCORE)
+        record_in(folder / SCORE, record, ScoreRecord, "Delete it; the same command trains again")
+        return record
+    folder.mkdir(parents=True, exist_ok=True)
+    run = run_in(folder, config, ("retrain",))
+    drawn = uniform_architectures(config.searched_space(), derive_seed(config.seed, ASHA))
+    halved = halve(run, drawn, config.derive.shortlist_epochs, seconds, stop, "enas table score", None)
+    if halved.architecture is None:
+        return {"diverged": "all trainings"}
+    record = {"picked": str(halved.architecture), "trained": halved.architectures, "seconds": halved.seconds}
+    for split, known in truth.scores.items():
+        record[split] = dict.fromkeys(FIGURES) | judged(known, halved.architecture)
+    write_json(folder / SCORE, record)
+    return record
+
+
+def judged(known: Mapping[Architecture, float], picked: Architecture) -> dict[str, float]:
+    """What a picked architecture is by the truth of a split."""
+    all_ = np.array(list(known.values()))
+    return {
+        "picked_percentile": percentile([known[picked]], all_),
+        EQUIVALENTS: random_equivalents(known[picked], all_),
+        "picked": known[picked],
+    }
 
 
 def derive_from(truth: Truth, run: Run, stop: StopRequest) -> None:
@@ -216,14 +278,12 @@ def score_of(run: Run, truth: Truth) -> dict[str, Any]:
         record[split] = {
             "samples_percentile": percentile([known[a] for a in sampled], all_),
             "mode_percentile": percentile([known[mode]], all_),
-            "picked_percentile": percentile([known[picked]], all_),
-            EQUIVALENTS: random_equivalents(known[picked], all_),
+            **judged(known, picked),
             "shared_weights_kendall": tau(shared_N, known_N),
             "corrected_kendall": None if corrected_N is None else tau(corrected_N, known_N),
             "corrected_kendall_of_top": None
             if corrected_N is None
             else tau(corrected_N[best], known_N[best]),
-            "picked": known[picked],
         }
     return record
 
@@ -270,7 +330,8 @@ def summarise(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any
             if "diverged" not in ours and "diverged" not in theirs
         ]
         if len(pairs) > 1:
-            against[other] = {key: compared(pairs, key) for key in FIGURES[:2]}
+            known = [key for key in FIGURES[:2] if all(theirs[key] is not None for _, theirs in pairs)]
+            against[other] = {key: compared(pairs, key) for key in known}
     return {"methods": methods, "first": first, "against": against, "searches": dict(found)}
 
 
@@ -317,6 +378,8 @@ def describe(record: Mapping[str, Any]) -> str:
     lines = [f"{heading}   (test data; 95 % intervals)", *lines]
     for other, found in record["against"].items():
         for key, name in zip(FIGURES, ("samples", "picks"), strict=False):
+            if key not in found:
+                continue
             better, gap = found[key]["probability_better"], found[key]["difference"]
             lines.append(
                 f"{name} of {record['first']} against {other}: P(better) {interval(better)}, difference "

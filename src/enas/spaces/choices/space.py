@@ -16,7 +16,7 @@ from itertools import accumulate
 from typing import Any, ClassVar, Literal
 
 from enas.architecture import Architecture, Decision, Graph, GraphNode, Space
-from enas.constraints import Depth
+from enas.constraints import Depth, Settings
 from enas.errors import ArchitectureError, ConfigError, did_you_mean, shortened, shown
 
 When = tuple[tuple[tuple[str, str], ...], ...]
@@ -82,7 +82,7 @@ Question = OneOf | SomeOf
 
 
 @dataclass(frozen=True)
-class ChoiceSpace(Space):
+class ChoiceSpace(Space, Settings):
     """All architectures of a network with choices, as `enas.choices.space_of` reads it off the network.
 
     Uniform sampling takes every option of a question alike, and every possible set of tensors alike.
@@ -95,6 +95,7 @@ class ChoiceSpace(Space):
 
     def __post_init__(self) -> None:
         """Raises `ConfigError` naming the question that makes no sense."""
+        super().__post_init__()
         if not self.questions:
             raise ConfigError("a space needs at least one question")
         earlier: dict[str, Question] = {}
