@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypedDict
 
 import torch
 from torch import nn
@@ -25,6 +25,9 @@ from enas.runtime.devices import pick_device
 from enas.search import SearchConfig
 from enas.shared_weights import SharedWeights
 from enas.verification import VerifyConfig
+
+if TYPE_CHECKING:
+    from enas.runs.models import Model
 
 
 class Metric(NamedTuple):
@@ -57,6 +60,10 @@ class Data(Protocol):
     @property
     def hash(self) -> str:
         """Hexadecimal, the same for the same data."""
+
+    @property
+    def test(self) -> Sized:
+        """The test data."""
 
 
 class Hardware(TypedDict):
@@ -138,6 +145,10 @@ class RunConfig(Settings, ABC):
     def child_training(self, network: Network, epochs: int | None = None) -> ChildTraining:
         """A network's training from scratch, at its start. `epochs` shortens it, and keeps the validation data out of what
         is trained on."""
+
+    @abstractmethod
+    def described(self, training: ChildTraining) -> Model:
+        """The network of a training, as model.json has it: how to build it again without the data."""
 
     def costs(self, architecture: Architecture) -> Sequence[float]:
         """What a network of an architecture costs, of which its score may depend; by default nothing that differs."""
