@@ -321,6 +321,8 @@ def test_examples_that_are_none_are_told(tmp_path: Path) -> None:
     for example in ((), torch.zeros(0, 2), torch.tensor(1.0), ["text"]):
         with pytest.raises(ConfigError, match="an example is a tensor"):
             enas.export(nn.Linear(2, 2), example, tmp_path)
+    with pytest.raises(ConfigError, match="not on the CPU"):
+        enas.export(nn.Linear(2, 2, device="meta"), torch.zeros(1, 2), tmp_path)
     with pytest.raises(ConfigError, match="there is no format 'pt3'"):
         enas.export(nn.Linear(2, 2), torch.zeros(1, 2), tmp_path, to=["pt3"])
 
@@ -407,6 +409,38 @@ def test_any_module_is_exported_and_left_as_it_was(tmp_path: Path) -> None:
     assert code.count("class Block") == 2  # with and without a convolution beside it
     assert "spare" not in code
     assert "A block's 'first' line with / and <script>." in code
+
+
+class Keyed(nn.Module):
+    """Has parts by names that need quotes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        names = ['a, "b" (', "[c\n'd'", "<script>)", "é\\{"]
+        self.parts = nn.ModuleDict(
+            {name: nn.Conv2d(2, 2, (1, 1), bias=number > 1) for number, name in enumerate(names)}
+        )
+        self.last = nn.LayerNorm((3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.parts.values():
+            x = x + part(x)
+        y: Tensor = self.last(x)
+        return y
+
+
+def test_names_of_parts_may_be_anything(tmp_path: Path) -> None:
+    enas.export(Keyed(), torch.randn(2, 2, 3, 3), tmp_path, to=["py"])
+    assert "nn.LayerNorm((3, 3))" in (tmp_path / "model.py").read_text()
+
+
+def test_the_example_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "export.md").read_text(encoding="utf-8")
+    example = text.split("```python\n")[-1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    made = {"weights.safetensors", "model.py", "model.pt2", "model.onnx"}
+    assert {path.name for path in Path("exported").iterdir()} == made | {f"{name}.json" for name in made}
 
 
 def test_modules_that_do_the_same_are_one_class_with_arguments(tmp_path: Path) -> None:

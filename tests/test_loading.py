@@ -301,7 +301,7 @@ def test_names_of_classes_may_be_anything(tmp_path: Path) -> None:
     names = [
         "<script>alert('x')</script>".replace("/", "|"),
         'quote" and \\ and *',
-        "line\nbreak",
+        "line\nbreak, (and) more " * 4,
         b"caf\xe9".decode(errors="surrogateescape"),
     ]
     for number, name in enumerate(names):

@@ -7,6 +7,7 @@ import ast
 import inspect
 import json
 import keyword
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,10 @@ INLINE = 60
 """Characters up to which an expression goes into the one that reads it."""
 RESERVED = ("F", "Path", "load", "load_file", "network", "nn", "preprocess", "torch")
 """Names of the file that are no class."""
+TOKEN = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|.""", re.DOTALL)
+"""A string in code, or one character."""
+SQUARE = ("kernel_size", "stride", "padding", "dilation", "output_padding", "output_size")
+"""Arguments that take one number for several equal ones."""
 LISTS = (nn.ModuleList, nn.Sequential, nn.ParameterList)
 DICTS = (nn.ModuleDict, nn.ParameterDict)
 
@@ -140,8 +145,8 @@ def leaf(module: nn.Module) -> Node:
     for number, (name, value) in enumerate(
         [*given, *((each.arg or "", each.value) for each in call.keywords)]
     ):
-        plain = simplified(ast.literal_eval(value))
-        if simplified(defaults.get(name)) == plain:
+        plain = simplified(name, ast.literal_eval(value))
+        if simplified(name, defaults.get(name)) == plain:
             continue
         required = (
             number < len(known) and known[number].name == name and defaults[name] is inspect.Parameter.empty
@@ -152,9 +157,9 @@ def leaf(module: nn.Module) -> Node:
     return Node("leaf", [*pieces, ")"])
 
 
-def simplified(value: Any) -> Any:
-    """One number for several equal ones, and no digits of rounding."""
-    if isinstance(value, tuple) and value and all(part == value[0] for part in value):
+def simplified(name: str, value: Any) -> Any:
+    """One number for several equal ones, where an argument takes that; and no digits of rounding."""
+    if name in SQUARE and isinstance(value, tuple) and len(set(value)) == 1:
         value = value[0]
     return float(f"{value:.12g}") if isinstance(value, float) else value
 
@@ -346,11 +351,11 @@ def made(node: Node, texts: list[str], groups: dict[Any, Group]) -> str:
 
 def broken(line: str) -> list[str]:
     """A line of code in several, if it is too long: what stands between its outermost brackets on lines of its own."""
-    start = next((place for place, c in enumerate(line) if c in "([{"), None)
+    start = next((found.start() for found in TOKEN.finditer(line) if found[0] in "([{"), None)
     if len(line) <= WIDTH or start is None or line[-1] not in ")]}":
         return [line]
     depth, parts, part = 0, [], ""
-    for c in line[start + 1 : -1]:
+    for c in TOKEN.findall(line[start + 1 : -1]):
         depth += (c in "([{") - (c in ")]}")
         if depth < 0:
             return [line]  # the bracket that ends the line is another one's

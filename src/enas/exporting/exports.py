@@ -93,10 +93,15 @@ def export(
     `model.py` (which comes with the weights), `model.pt2` and `model.onnx`, each with a record of its check beside it, such
     as `model.onnx.json`.
 
-    Raises `ConfigError` for an unknown format, an example that is none, or a format whose packages are not installed;
-    `ExportError` if a format cannot say what the module does, or differs from it: then there is no file of that format.
+    Raises `ConfigError` for an unknown format, a module that is not on the CPU, an example that is none, or a format whose
+    packages are not installed; `ExportError` if a format cannot say what the module does, or differs from it: then there
+    is no file of that format.
     """
     check_formats(to)
+    if any(tensor.device.type != "cpu" for tensor in model.state_dict().values()):
+        raise ConfigError(
+            "the module is not on the CPU, where files are compared with it: move it with .cpu()"
+        )
     modes = {module: module.training for module in model.modules()}
     place = user_path(os.fspath(folder))
     try:

@@ -100,11 +100,11 @@ class Recording(TorchFunctionMode):
                 module.register_forward_pre_hook(self.begin, with_kwargs=True),
                 module.register_forward_hook(self.end, with_kwargs=True),
             ]
-        super().__enter__()
+        TorchFunctionMode.__enter__(self)  # not by super(), whose type is not known
         return self
 
     def __exit__(self, *error: object) -> None:
-        super().__exit__(*error)
+        TorchFunctionMode.__exit__(self, *error)
         for hook in self.hooks:
             hook.remove()
 
@@ -161,7 +161,7 @@ class Recording(TorchFunctionMode):
             return value
         if isinstance(output, list | tuple):
             parts = tuple(self.makes(frame, part, hint) for part in output)
-            return parts[0] if frame is not None and len(parts) == 1 else parts
+            return parts[0] if len(parts) == 1 else parts
         raise ExportError(
             f"{type(frame.module).__name__} is given a {type(output).__name__} by a module in it"
         )

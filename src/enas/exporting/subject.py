@@ -79,7 +79,7 @@ def any_module(module: nn.Module, example: Tensor | Sequence[Tensor]) -> Subject
 
     The values of inputs are drawn from those of the example. Raises `ConfigError` if the example is something else.
     """
-    given = (example,) if isinstance(example, Tensor) else tuple(example)
+    given: tuple[Any, ...] = (example,) if isinstance(example, Tensor) else tuple(example)
     if not given or not all(isinstance(x, Tensor) and x.dim() and x.numel() for x in given):
         raise ConfigError(
             "an example is a tensor, or several, each with the batch as its first axis and not empty"
