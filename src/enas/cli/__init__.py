@@ -36,6 +36,10 @@ COMMANDS = {
         "enas.cli.stages:retrain",
     ),
     "test": ("Read the test data, once a network.", "enas.cli.stages:Test"),
+    "export": (
+        "The found network as plain torch, torch.export and ONNX, each compared with it.",
+        "enas.cli.export:Export",
+    ),
     "resume": ("Go on after a stop or a crash, exactly.", "enas.cli.stages:Resume"),
     "show": ("Draw an architecture.", "enas.cli.show:Show"),
     "report": ("What runs came to, as one page to look at and to send.", "enas.cli.report:Report"),

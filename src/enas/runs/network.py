@@ -105,6 +105,7 @@ class NetworkConfig(RunConfig):
     """
 
     kind: ClassVar[str] = "network"
+    describable: ClassVar[bool] = False
 
     network: Given[Net | None] = field(
         default=None, compare=False, repr=False, kw_only=True, metadata=NO_SETTING
