@@ -6,7 +6,8 @@ import contextlib
 import copy
 import inspect
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ def check_network(net: nn.Module, example: Example) -> None:
     with rule(
         whose, "space must be an enas.Space that can be sampled", "Call enas.testing.check_space on it"
     ):
-        tried = covering(model.space)
+        tried = covering(space_in(model))
     check_outputs(whose, model, example, tried)
     with torch.no_grad():  # so that no weight is what an initialisation makes of it, and none is zero
         for number, parameter in enumerate(model.parameters()):
@@ -62,6 +63,16 @@ def check_network(net: nn.Module, example: Example) -> None:
     check_paths(whose, model, example, tried)
     for architecture in tried:
         check_child(whose, model, example, architecture)
+
+
+def space_in(model: nn.Module) -> Space:
+    """The space of a searchable network."""
+    return cast(Space, model.space)
+
+
+def child_in(model: nn.Module, architecture: Architecture, **weights: str) -> nn.Module:
+    """The child of a searchable network."""
+    return cast(Callable[..., nn.Module], model.child)(architecture, **weights)
 
 
 def covering(space: Space) -> list[Architecture]:
@@ -246,9 +257,9 @@ def check_child(whose: str, model: nn.Module, example: Example, architecture: Ar
         ) as holds,
     ):
         with global_seed(0):
-            child = model.child(architecture)
+            child = child_in(model, architecture)
         with global_seed(0):
-            twin = model.child(architecture)
+            twin = child_in(model, architecture)
         holds(isinstance(child, nn.Module), f"that of '{architecture}' is {type(child).__name__}")
         both = common_memory(child, model)
         holds(not both, f"{first_of(both)} of the child of '{architecture}' is the network's")
@@ -279,10 +290,10 @@ def check_child(whose: str, model: nn.Module, example: Example, architecture: Ar
         ) as holds,
     ):
         with global_seed(1):
-            twin = model.child(architecture).eval()
+            twin = child_in(model, architecture).eval()
         twin.load_state_dict(through_a_file(child.state_dict()))
         holds(same(computed(twin, example), output), f"that of '{architecture}' does not")
-    if "weights" in inspect.signature(model.child).parameters:
+    if "weights" in inspect.signature(cast(Callable[..., nn.Module], model.child)).parameters:
         check_shared(whose, model, example, architecture)
 
 
@@ -296,7 +307,7 @@ def check_shared(whose: str, model: nn.Module, example: Example, architecture: A
             "Copy the weights and buffers that are taken, and compute in the same order",
         ) as holds,
     ):
-        child = model.child(architecture, weights="shared")
+        child = child_in(model, architecture, weights="shared")
         both = common_memory(child, model)
         holds(not both, f"{first_of(both)} of that of '{architecture}' is the network's")
         for mode, outputs in (("evaluation", computed), ("training", in_training)):

@@ -45,7 +45,7 @@ def check_decisions(whose: str, space: Space) -> None:
         "Make them of the space's fields alone",
     ) as holds:
         decisions = space.decisions
-        plain = isinstance(decisions, tuple) and all(isinstance(one, Decision) for one in decisions)
+        plain = type(decisions) is tuple and all(type(one) is Decision for one in decisions)
         holds(plain and len(decisions) > 0, f"they are {shown(decisions)}")
         holds(space.decisions == decisions, "they are others when asked for again")
     with rule(
@@ -77,7 +77,7 @@ def check_samples(whose: str, space: Space) -> list[Architecture]:
     ) as holds:
         drawn, again = ([space.sample(rng) for _ in range(SAMPLES)] for rng in map(random.Random, (0, 0)))
         for one in drawn:
-            holds(isinstance(one, Architecture) and one.space == space, f"{shown(one)} was drawn")
+            holds(type(one) is Architecture and one.space == space, f"{shown(one)} was drawn")
         holds(drawn == again, "the same generator gave others")
     with rule(
         whose,
@@ -123,8 +123,8 @@ def check_weights(whose: str, space: Space, samples: Sequence[Architecture]) -> 
     ) as holds:
         for one, weights_L in zip(samples, weights_NL, strict=True):
             asked = tuple(not space.conditional or sum(w > 0 for w in weights) > 1 for weights in weights_L)
-            found = space.active(one.choices)
-            holds(found == asked, f"of {one.choices} it is {shown(found)}, not {shown(asked)}")
+            said = space.active(one.choices)
+            holds(said == asked, f"of {one.choices} it is {shown(said)}, not {shown(asked)}")
 
 
 def check_count(whose: str, space: Space, samples: Sequence[Architecture]) -> None:
@@ -135,7 +135,7 @@ def check_count(whose: str, space: Space, samples: Sequence[Architecture]) -> No
         "Count what weights lets through, each architecture once",
     ) as holds:
         count, distinct = space.count(), len(set(samples))
-        holds(isinstance(count, int) and count >= 1, f"it is {shown(count)}")
+        holds(type(count) is int and count >= 1, f"it is {shown(count)}")
         holds(count >= distinct, f"it is {count}, and {distinct} were sampled")
         every = list(islice(space.enumerate(), min(count, SMALL) + 1))
         holds(len(every) == count or count > SMALL, f"it is {count}, and {len(every)} or more are enumerated")
@@ -183,7 +183,7 @@ def check_text(whose: str, space: Space, samples: Sequence[Architecture]) -> Non
     ) as holds:
         for one in samples:
             line = space.format(one)
-            holds(isinstance(line, str) and len(line.splitlines()) <= 1, f"{one.choices} is {shown(line)}")
+            holds(type(line) is str and len(line.splitlines()) <= 1, f"{one.choices} is {shown(line)}")
             read = space.parse(line)
             holds(read == one, f"{shown(line)}, of the choices {one.choices}, was read as {read.choices}")
     with rule(

@@ -21,6 +21,7 @@ from enas.searchable import searchable
 from enas.shared_weights import SharedWeights
 from enas.task import BaseTask, Loss, Score, Split
 from enas.tasks.batches import BatchTask, Task
+from enas.testing.networks import child_in, space_in
 from enas.testing.rules import disturb, rule, same, through_a_file
 from enas.trainer import OWN, Trainer
 
@@ -38,9 +39,9 @@ def check_task(task: Task | BaseTask, net: nn.Module) -> None:
     whose = type(task).__name__
     with rule(whose, "the network must be one that can be searched", "Call enas.testing.check_network on it"):
         model = searchable(copy.deepcopy(net))
-        rng = random.Random(0)
-        sampled = [model.space.sample(rng) for _ in range(2)]
-        child = model.child(sampled[0])
+        rng, space = random.Random(0), space_in(model)
+        sampled = [space.sample(rng) for _ in range(2)]
+        child = child_in(model, sampled[0])
     with rule(whose, "it must be an enas.Task, or a BaseTask", "Derive it from enas.task.BaseTask") as holds:
         holds(isinstance(task, Task | BaseTask), f"it is {shown(task)}")
     with rule(whose, "its training data must be batches", "See enas.Task"):
@@ -56,7 +57,7 @@ def check_task(task: Task | BaseTask, net: nn.Module) -> None:
         with weights.evaluating("check") as ready:
             return found.evaluate(ready(sampled[0]), split, sampled[0])
 
-    weights = SharedWeights(copy.deepcopy(model), model.space, found)
+    weights = SharedWeights(copy.deepcopy(model), space, found)
     check_scores(whose, found, weights.trainer.model, score)
     check_resuming(whose, found, again, model, sampled)
     with_child, child = f"{whose}, with a child of {type(net).__name__}", child.to(found.device)
@@ -85,7 +86,7 @@ def check_places(whose: str, task: BaseTask) -> None:
     ) as holds:
         for epoch in (0, 1, 0):
             steps = task.steps(epoch)
-            holds(isinstance(steps, int) and steps >= 1, f"that of epoch {epoch} is {shown(steps)}")
+            holds(type(steps) is int and steps >= 1, f"that of epoch {epoch} is {shown(steps)}")
             holds(
                 task.steps(epoch) == steps,
                 f"that of epoch {epoch} is {steps}, and another one when asked again",
@@ -178,7 +179,7 @@ def check_rewards(whose: str, task: BaseTask, model: nn.Module, sampled: list[Ar
         "measure and rewards_from must give one finite reward for every architecture, always the same, and change no weight",
         "Compute it from the minibatch and the network's output alone",
     ) as holds:
-        weights = SharedWeights(model, model.space, task)
+        weights = SharedWeights(model, space_in(model), task)
         before = copy.deepcopy(model.state_dict())
         disturb(1)
         rewards_N = weights.rewards(sampled, "check", 0)
