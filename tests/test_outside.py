@@ -72,7 +72,7 @@ def test_its_recipe_is_run(whole: Path) -> None:
     assert record["recipe"] == {
         "from": "PackageRecipe",
         "name": "outside-quick",
-        "package": "the package enas-outside 1.0",
+        "package": "enas-outside 1.0",
     }
     assert record["settings"]["controller"] == {"kind": "first", "change": 0.5}
     results = read_json(whole / "comparison.json")

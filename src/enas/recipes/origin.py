@@ -77,8 +77,10 @@ class PackageRecipe(Origin):
 
         found = KNOWN.find(self.name)
         if found is None:
-            raise ConfigError(f"there is no recipe {shown(self.name)} any more: install {self.package}")
-        return self.called(found(), f"the recipe {self.name} of {self.package}")
+            raise ConfigError(
+                f"there is no recipe {shown(self.name)} any more: install the package {self.package}"
+            )
+        return self.called(found(), f"the recipe {self.name} of the package {self.package}")
 
 
 @dataclass(frozen=True)
