@@ -13,6 +13,7 @@ from enas.report.page_numbers import Numbers, as_number
 from enas.report.page_parts import Section, Table, thinned
 from enas.report.summary import number
 from enas.runtime.progress import duration
+from enas.scores import decimals
 
 # ---- against others ----------------------------------------------------------------------------------------------------
 
