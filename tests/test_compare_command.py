@@ -34,12 +34,12 @@ from enas.evidence.methods import (
 from enas.evidence.pictures import comparison_svg
 from enas.evidence.runs import command_line, finish
 from enas.evidence.statistics import probability_better_paired
+from enas.phases import Search
 from enas.recipes import RECIPES, recipe
 from enas.retrain import Network
 from enas.runtime.files import read_json, read_jsonl
 from enas.runtime.records import validated
 from enas.runtime.stop import EXIT_STOPPED, StopRequest
-from enas.search import Search
 from enas.settings import config_from_json, config_to_json
 from enas.shared_weights import SharedWeights
 from enas.stages import ALL_STAGES, Run, execute

@@ -25,13 +25,13 @@ from enas.evidence.tables.minispaces import (
     table_of,
 )
 from enas.evidence.tables.table import SPLITS, Row, Table, ceiling, figures, read_table, recipe_hash
+from enas.phases import SearchConfig
 from enas.recipes.mini import cells, convolutional, recurrent
 from enas.retrain import Network
 from enas.runs.images import ImageRunConfig
 from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.environment import environment
 from enas.runtime.stop import EXIT_STOPPED, StopRequest
-from enas.search import SearchConfig
 from enas.stages import Run
 from enas.trainings import Job
 from enas.workers import LocalExecutor

@@ -34,10 +34,10 @@ from enas.health import (
     parameter_free,
     relative_probabilities,
 )
+from enas.phases import Search, SearchConfig
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import read_jsonl
 from enas.runtime.stop import Stopped, StopRequest
-from enas.search import Search, SearchConfig
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
 from enas.spaces.recurrent.space import RecurrentSpace

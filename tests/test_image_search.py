@@ -25,9 +25,9 @@ from enas.errors import ConfigError, NotFiniteError
 from enas.evidence.ensemble import accuracies
 from enas.masks import mask, masks_from
 from enas.norms import NormStatistics, batch_statistics, norms_of
+from enas.phases import SearchConfig
 from enas.runtime.seeding import generator
 from enas.runtime.stop import StopRequest
-from enas.search import SearchConfig
 from enas.shared_weights import SharedWeights
 from enas.spaces.image_network import ImageChild, ImageSupernet, Outputs
 from enas.spaces.macro.net import MacroChild, MacroNetConfig, MacroSupernet

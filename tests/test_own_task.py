@@ -31,10 +31,10 @@ from enas.controllers import IndependentConfig
 from enas.data.batches import EvaluationBatches, TrainingBatches, moved, source_of, tensors_in
 from enas.errors import ConfigError, DataError, NotFiniteError
 from enas.norms import norms_of
+from enas.phases import Search, SearchConfig
 from enas.retrain import load_weights, write_weights
 from enas.runtime.seeding import global_seed
 from enas.runtime.stop import Stopped, StopRequest
-from enas.search import Search, SearchConfig
 from enas.shared_weights import SharedWeights
 from enas.trainer import descend
 from tests import tiny

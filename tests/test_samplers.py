@@ -10,9 +10,9 @@ from scipy import stats
 from enas.architecture import Architecture, Space
 from enas.controllers import IndependentConfig
 from enas.controllers.uniform import UniformController
+from enas.phases import SearchConfig
 from enas.runtime.seeding import generator
 from enas.samplers import Fair, FairWhereAsked, Uniform, fair
-from enas.search import SearchConfig
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
 from enas.spaces.recurrent.space import RecurrentSpace

@@ -15,11 +15,11 @@ from torch import Tensor
 from enas.architecture import Architecture
 from enas.controllers import ControllerConfig, IndependentConfig, UniformConfig, build_controller
 from enas.errors import ConfigError, NotFiniteError
+from enas.phases import Place, Search, SearchConfig
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import JsonlLog, read_jsonl
 from enas.runtime.metrics import Metrics
 from enas.runtime.stop import Stopped, StopRequest
-from enas.search import Place, Search, SearchConfig
 from enas.shared_weights import SharedWeights
 from enas.spaces.recurrent.space import RecurrentSpace
 from enas.stages import run_search

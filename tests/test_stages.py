@@ -18,6 +18,7 @@ import torch
 from enas.child_training import ChildTraining
 from enas.cli import parse
 from enas.errors import ConfigError, DataError, NotFiniteError, RunFolderError
+from enas.phases import Search
 from enas.recipes import CONTROLLERS, RECIPES, named_controllers, recipe
 from enas.report.summary import next_commands, summary
 from enas.retrain import Network
@@ -26,7 +27,6 @@ from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.environment import environment
 from enas.runtime.files import digest_of_file, read_json, write_json
 from enas.runtime.lock import run_lock
-from enas.search import Search
 from enas.settings import FREE, NEEDED, config_from_json, config_to_json, flat, settings_for
 from enas.spaces import architecture_from_json
 from enas.spaces.recurrent.space import RecurrentSpace

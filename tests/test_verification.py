@@ -19,12 +19,12 @@ from enas.controllers import IndependentConfig, build_controller
 from enas.correction import Correction, Features, normal_scores, predicted_from_others
 from enas.errors import ConfigError
 from enas.evidence.runs import search_seconds
+from enas.phases import START, Search, SearchConfig
 from enas.run import Run
 from enas.runtime.files import JsonlLog, read_json, read_jsonl
 from enas.runtime.metrics import Metrics
 from enas.runtime.stop import Stopped, StopRequest
 from enas.scores import percentile
-from enas.search import START, Search, SearchConfig
 from enas.spaces.nasbench201.space import NASBench201Space
 from enas.stages import search, train_alone
 from enas.verification import Verification, VerifyConfig, Verifying, verdict

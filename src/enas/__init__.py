@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from enas.architecture import Architecture, Decision, Space
 
 if TYPE_CHECKING:
+    from enas.api import Found, compare, search, train
     from enas.choices import Choice, Inputs, child_of, fresh_decisions, space_of, use
+    from enas.runs.network import NetworkConfig
     from enas.tasks.own import Task
     from enas.tasks.training_settings import Training
 
@@ -24,19 +26,26 @@ __all__ = [
     "Architecture",
     "Choice",
     "Decision",
+    "Found",
     "Inputs",
+    "NetworkConfig",
     "Space",
     "Task",
     "Training",
     "__version__",
     "child_of",
+    "compare",
     "fresh_decisions",
+    "search",
     "space_of",
+    "train",
     "use",
 ]
 
 _LATER = {
     **dict.fromkeys(("Choice", "Inputs", "child_of", "fresh_decisions", "space_of", "use"), "enas.choices"),
+    **dict.fromkeys(("Found", "compare", "search", "train"), "enas.api"),
+    "NetworkConfig": "enas.runs.network",
     "Task": "enas.tasks.own",
     "Training": "enas.tasks.training_settings",
 }

@@ -9,20 +9,25 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypedDict
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypedDict, TypeVar
 
 import torch
+from pydantic import PlainValidator
 from torch import nn
+from tyro.conf import Fixed, Suppress
 
 from enas.architecture import Architecture, Space
 from enas.child_training import ChildTraining
 from enas.constraints import Seed, Settings, Threads
 from enas.controllers import ControllerConfig, IndependentConfig
 from enas.derive import DeriveConfig
-from enas.errors import ConfigError
+from enas.errors import ConfigError, SettingError, shown
+from enas.phases import SearchConfig
+from enas.recipes.origin import Origin
+from enas.registry import Registry
 from enas.retrain import Network, RetrainConfig, score_in
 from enas.runtime.devices import pick_device
-from enas.search import SearchConfig
+from enas.runtime.records import WrongRecord, validated
 from enas.shared_weights import SharedWeights
 from enas.verification import VerifyConfig
 
@@ -32,6 +37,8 @@ class Metric(NamedTuple):
 
     name: str
     lower_is_better: bool
+    of_task: bool = False
+    """Whether it is the score of a user's task, which then decides alone, and not the loss."""
 
     def better(self, a: float, b: float) -> bool:
         """Whether `a` is better than `b`."""
@@ -40,15 +47,26 @@ class Metric(NamedTuple):
     @property
     def score_name(self) -> str:
         """What `score` is, for people."""
+        if self.of_task:
+            return f"-{self.name}" if self.lower_is_better else self.name
         return "-loss, nats a token" if self.lower_is_better else f"{self.name}, %"
 
     def score(self, result: Mapping[str, Any]) -> float:
         """The validation score of a training's result, as `SharedWeights.scores` has it; -infinity if it diverged."""
         if "diverged" in result:
             return -math.inf
+        if self.of_task:
+            value = score_in(result, f"valid_{self.name}")
+            return -value if self.lower_is_better else value
         if self.lower_is_better:
             return -score_in(result, "valid_loss")
         return score_in(result, f"valid_{self.name}")
+
+    def shortlisted_by(self, result: Mapping[str, Any]) -> float:
+        """What one of a shortlist is picked by, lower is better: its validation loss; infinity if it diverged."""
+        if "diverged" in result:
+            return math.inf
+        return -self.score(result) if self.of_task else score_in(result, "valid_loss")
 
 
 class Data(Protocol):
@@ -66,6 +84,57 @@ class Hardware(TypedDict):
     dtype: torch.dtype
 
 
+CONTROLLER_KINDS: Registry[type[ControllerConfig]] = Registry(
+    "controller",
+    "enas.controllers",
+    {
+        "uniform": "enas.controllers:UniformConfig",
+        "evolution": "enas.controllers:EvolutionConfig",
+        "independent": "enas.controllers:IndependentConfig",
+        "lstm": "enas.controllers:LSTMConfig",
+    },
+    ControllerConfig,
+    "kind",
+)
+"""The settings of controllers, by their `kind`."""
+
+
+def controller_of(values: object) -> ControllerConfig:
+    """The settings of a controller, or what config.json has of them. Raises `SettingError` saying what is wrong."""
+    if isinstance(values, ControllerConfig):
+        return values
+    if not isinstance(values, Mapping):
+        raise SettingError(f"must be an object, not {shown(values)}")
+    if "kind" not in values:
+        raise SettingError("kind is missing")
+    kind = values["kind"]
+    found = CONTROLLER_KINDS.find(kind) if isinstance(kind, str) else None
+    if found is None:
+        known = ", ".join(map(repr, CONTROLLER_KINDS.names))
+        raise SettingError(f"kind must be one of {known}, not {shown(kind)}")
+    try:
+        return validated(found, values, closed=True)
+    except WrongRecord as error:
+        raise SettingError(str(error)) from error
+
+
+AnyController = Annotated[ControllerConfig, PlainValidator(controller_of)]
+"""The settings of a controller of any kind, also of one that another package or the user's file adds."""
+
+
+def given(value: object) -> object:
+    """What only a recipe can give, and so nothing that JSON has."""
+    if isinstance(value, str | int | float | list | dict):
+        raise ValueError("it is no setting, only a recipe gives it")
+    return value
+
+
+T = TypeVar("T")
+Given = Annotated[T, Fixed, Suppress, PlainValidator(given)]
+"""A field of a config that is no setting: no flag, not in config.json. The recipe gives it anew when a run is opened."""
+NO_SETTING = {"setting": False}
+"""The metadata of such a field."""
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -73,9 +142,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 class RunConfig(Settings, ABC):
     """What every run has, whatever its space and task."""
 
-    metric: ClassVar[Metric]
-    """What networks are compared by."""
-    on_own_data: ClassVar[str]
+    kind: ClassVar[str]
+    """The name of this kind of run in config.json, and of its entry point in the group `enas.runs`."""
+    on_own_data: ClassVar[str] = ""
     """A command that runs the quick recipe on data of one's own, and what those are, as a comment."""
     paper: ClassVar[Mapping[str, str]] = {}
     """What the paper states of variants of the recipe, by the names that `enas ablate` gives them."""
@@ -94,7 +163,7 @@ class RunConfig(Settings, ABC):
     """Also write the metrics for TensorBoard (needs `pip install enas[tensorboard]`)."""
     search: SearchConfig = field(default_factory=SearchConfig)
     """Length and rhythm of the search."""
-    controller: ControllerConfig = field(default_factory=IndependentConfig)
+    controller: AnyController = field(default_factory=IndependentConfig)
     """What proposes architectures, and how it learns."""
     verify: VerifyConfig = field(default_factory=VerifyConfig)
     """Which architectures are trained alone during the search, and how that corrects its rewards."""
@@ -102,6 +171,10 @@ class RunConfig(Settings, ABC):
     """How an architecture is picked at the end of the search."""
     retrain: RetrainConfig = field(default_factory=RetrainConfig)
     """How the found architecture, and what it is compared with, are trained from scratch."""
+    origin: Given[Origin | None] = field(
+        default=None, compare=False, repr=False, kw_only=True, metadata=NO_SETTING
+    )
+    """Where the recipe is; None for those of this package."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,6 +190,11 @@ class RunConfig(Settings, ABC):
             )
 
     # ---- the task of a run, and its networks ---------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def metric(self) -> Metric:
+        """What networks are compared by."""
 
     @abstractmethod
     def load(self) -> Data:
@@ -139,9 +217,24 @@ class RunConfig(Settings, ABC):
         """A network's training from scratch, at its start. `epochs` shortens it, and keeps the validation data out of what
         is trained on."""
 
+    def tried(self) -> None:
+        """Compute once what code of the user's computes. Raises an `EnasError` for whatever a run could only fail with."""
+
     def costs(self, architecture: Architecture) -> Sequence[float]:
         """What a network of an architecture costs, of which its score may depend; by default nothing that differs."""
         return ()
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there are test data."""
+        return True
+
+    def check_test(self) -> None:
+        """Raise `ConfigError` if there are no test data."""
+        if not self.has_test:
+            raise ConfigError(
+                "networks are compared by their scores on test data: give the task a third split"
+            )
 
     def references(self) -> list[Network]:
         """Networks of another kind than the space's that the found architecture is compared with: none by default."""

@@ -137,11 +137,8 @@ def complaint(error: ValidationError, cls: type) -> str:
     ]  # of a union, what its last type asks
     kind, context = wrong["type"], wrong.get("ctx", {})
     if isinstance(context.get("error"), SettingError):
-        return f"{place}.{context['error']}".lstrip(".")
-    if kind == "union_tag_invalid":
-        return f"{place}.kind must be one of {context['expected_tags']}, not {shown(context['tag'])}"
-    if kind == "union_tag_not_found":
-        return f"{place}.kind is missing"
+        said = str(context["error"])  # the place in it, or what it must be itself
+        return f"{place} {said}" if said.startswith("must ") else f"{place}.{said}".lstrip(".")
     if kind == "missing":
         return f"{place} is missing"
     if kind == "unexpected_keyword_argument":
@@ -167,6 +164,4 @@ def _place(loc: tuple[int | str, ...], cls: Any) -> tuple[str, Any]:
                 names.append(str(part))
         elif isinstance(part, int):
             names.append(str(part))
-        else:
-            cls = next((kind for kind in get_args(cls) if getattr(kind, "kind", None) == part), cls)
     return ".".join(names), cls

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from enas.config import RunConfig
-from enas.controllers import IndependentConfig, LSTMConfig, build_controller
+from enas.controllers import ReinforceConfig, build_controller
 from enas.controllers.reinforce import leave_one_out_baseline
 from enas.errors import ConfigError
 from enas.retrain import Network, random_architectures
@@ -26,6 +26,7 @@ def check_stages(config: RunConfig, stages: Sequence[str]) -> None:
     with _memory_explained():
         if "search" in stages:
             check_search(config)
+        config.tried()
         architecture = config.searched_space().sample(random.Random(0))
         random_architectures(architecture.space, config.retrain.random, config.seed, {architecture})
         for network in (Network("found", architecture, config.seed), *config.references()):
@@ -39,8 +40,8 @@ def check_search(config: RunConfig) -> None:
     search, controller = config.search, config.controller
     build_controller(controller, config.shared_weights().space, config.seed)
     learns = search.updates > 0 and search.warmup_epochs < search.epochs
-    reinforce = controller.reinforce if isinstance(controller, IndependentConfig | LSTMConfig) else None
-    if learns and reinforce is not None and reinforce.baseline == "leave-one-out":
+    reinforce = getattr(controller, "reinforce", None)
+    if learns and isinstance(reinforce, ReinforceConfig) and reinforce.baseline == "leave-one-out":
         leave_one_out_baseline(torch.zeros(search.proposals))
     compared = (
         search.proposals

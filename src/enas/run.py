@@ -36,6 +36,7 @@ from enas.errors import (
     shown,
 )
 from enas.feasible import check_stages
+from enas.phases import SearchState
 from enas.retrain import (
     Network,
     check_weights,
@@ -53,7 +54,6 @@ from enas.runtime.progress import say
 from enas.runtime.records import check_settings, read_record, read_records, validated
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import StopRequest
-from enas.search import SearchState
 from enas.settings import config_from_json, config_to_json, settings_for
 from enas.shared_weights import SharedWeights
 from enas.spaces import architecture_in
@@ -122,25 +122,33 @@ class Run:
         check_stages(config, stages)
         folder.mkdir(parents=True, exist_ok=True)
         run.write_environment(data)
-        write_json(folder / "config.json", {"stages": list(stages), **config_to_json(config)})
+        run.write_config()
         return run
 
     @classmethod
-    def open(cls, folder: Path) -> Run:
-        """An existing run. Raises `RunFolderError` if there is none."""
+    def open(cls, folder: Path, changed_file_ok: bool = False, recipe: RunConfig | None = None) -> Run:
+        """An existing run. **If its recipe is in a file, that is run.** Raises `RunFolderError` if there is none.
+
+        So is a file that has changed, or one that it imports beside it. If that is `changed_file_ok`, the run goes on with
+        the files as they are now, which config.json then names. A `recipe` stands in for that of config.json, which is then
+        not looked for; the settings are those of config.json in any case.
+        """
         path = folder / "config.json"
         if not os.path.exists(path):
             raise RunFolderError(
                 f"{shortened(str(folder), 200)} is not a run folder: it has no config.json. Check the path."
             )
         record = read_json(path)
-        config = config_from_json(record)
+        config = config_from_json(record, changed_file_ok, recipe)
         stages = record.get("stages")
         if not isinstance(stages, list) or not stages or any(stage not in ALL_STAGES for stage in stages):
             raise RunFolderError(
                 f"{path}: 'stages' must name some of {', '.join(ALL_STAGES)}, not {shown(stages)}"
             )
-        return cls(folder, config, tuple(stages))
+        run = cls(folder, config, tuple(stages))
+        if config.origin is not None and changed_file_ok:
+            run.write_config()
+        return run
 
     @property
     def run_file(self) -> Path:
@@ -184,6 +192,10 @@ class Run:
                 "differ"
             )
         return data
+
+    def write_config(self) -> None:
+        """Write config.json."""
+        write_json(self.run_file, {"stages": list(self.stages), **config_to_json(self.config)})
 
     def write_environment(self, data: Data) -> None:
         """Note the data and where the run was begun."""

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from typing import Any, Literal, cast
 
-from enas.config import RunConfig
-from enas.errors import RunFolderError
-from enas.runs.images import MacroConfig, MicroConfig, NASBench201Config
-from enas.runs.recurrent import RecurrentConfig
+from enas.config import NO_SETTING, RunConfig
+from enas.errors import ConfigError, RunFolderError, shown
+from enas.recipes.origin import origin_from_json
+from enas.registry import Registry
 from enas.runtime.records import WrongRecord, record_in, validated
 
-CONFIGS: dict[str, type[RunConfig]] = {
-    "recurrent": RecurrentConfig,
-    "macro": MacroConfig,
-    "micro": MicroConfig,
-    "nasbench201": NASBench201Config,
-}
+CONFIGS: Registry[type[RunConfig]] = Registry(
+    "kind of run",
+    "enas.runs",
+    {
+        "recurrent": "enas.runs.recurrent:RecurrentConfig",
+        "macro": "enas.runs.images:MacroConfig",
+        "micro": "enas.runs.images:MicroConfig",
+        "nasbench201": "enas.runs.images:NASBench201Config",
+        "network": "enas.runs.network:NetworkConfig",
+    },
+    RunConfig,
+    "kind",
+)
 """The kinds of run, by the name that config.json carries."""
 
 
@@ -68,8 +75,10 @@ NEEDED: dict[Work, tuple[str, ...]] = {
 class ConfigRecord:
     """What config.json holds."""
 
-    kind: Literal["recurrent", "macro", "micro", "nasbench201"]
+    kind: str
     settings: dict[str, Any]
+    recipe: dict[str, Any] | None = None
+    """Where the recipe is, if not in this package."""
 
 
 def settings_for(work: Work, config: RunConfig) -> dict[str, Any]:
@@ -95,15 +104,48 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def config_to_json(config: RunConfig) -> dict[str, Any]:
-    """The settings as plain values, with the kind of run they are for."""
-    kind = next(name for name, cls in CONFIGS.items() if type(config) is cls)
-    return {"kind": kind, "settings": asdict(config)}
+    """The settings as plain values, with the kind of run they are for, and where the recipe is if not in this package.
+
+    Raises `ConfigError` if another class has that kind.
+    """
+    if CONFIGS.find(config.kind) is not type(config):
+        raise ConfigError(
+            f"{type(config).__name__} is not the class of the kind of run {shown(config.kind)}: give it a `kind` of its own"
+        )
+    recipe = {} if config.origin is None else {"recipe": config.origin.to_json()}
+    named = {name: getattr(config, name) for name in _names(config, settings=True)}
+    settings = {
+        name: asdict(cast(Any, value)) if is_dataclass(value) else value for name, value in named.items()
+    }
+    return {"kind": config.kind, "settings": settings, **recipe}
 
 
-def config_from_json(record: object) -> RunConfig:
-    """The settings written by `config_to_json`. Raises `RunFolderError` naming the setting that is wrong."""
+def _names(config: RunConfig, settings: bool) -> list[str]:
+    """The fields of a config that are settings, or those that are not."""
+    return [field.name for field in fields(config) if (field.metadata != NO_SETTING) is settings]
+
+
+def config_from_json(record: object, changed_ok: bool = False, recipe: RunConfig | None = None) -> RunConfig:
+    """The settings written by `config_to_json`, and what is no setting from the recipe, or from the one that is given.
+
+    **Without one, that runs the recipe's file, if it is one.** Raises `RunFolderError` naming the setting that is wrong, or
+    the file that has changed, unless that is `changed_ok`.
+    """
     read = record_in("config.json", record, ConfigRecord, "Was it written by another version?")
+    if recipe is None and read.recipe is not None:
+        recipe = origin_from_json(read.recipe).checked(changed_ok).config()
+    kind = CONFIGS.find(read.kind) if recipe is None else type(recipe)
+    if kind is None or kind.kind != read.kind:
+        known = ", ".join(CONFIGS.names)
+        raise RunFolderError(
+            f"config.json: kind is {shown(read.kind)}, which no recipe and no package has that is here; known are {known}"
+        )
     try:
-        return validated(CONFIGS[read.kind], read.settings, closed=True)
+        made = validated(kind, read.settings, closed=True)
     except WrongRecord as error:
         raise RunFolderError(f"config.json, setting {error}") from error
+    return (
+        made
+        if recipe is None
+        else replace(made, **{name: getattr(recipe, name) for name in _names(made, False)})
+    )

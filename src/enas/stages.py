@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -16,8 +15,9 @@ from enas.architecture import Architecture
 from enas.derive import Train, candidates, pick
 from enas.effects import Effects, Groups, archive_effects
 from enas.errors import ArchitectureError, EnasError, NotFiniteError, RunFolderError, enas_command
+from enas.phases import START, Search
 from enas.report.drawing import write_svg
-from enas.retrain import Network, score_in
+from enas.retrain import Network
 from enas.run import ALL_STAGES, Run, StageName
 from enas.runtime.checkpoint import CheckpointStore, check_still_there, fitting
 from enas.runtime.compiling import compiling_told
@@ -27,7 +27,6 @@ from enas.runtime.metrics import Metrics, MetricsState, tensorboard_writer
 from enas.runtime.progress import estimate_line, progress, say
 from enas.runtime.records import check_settings
 from enas.runtime.stop import StopRequest
-from enas.search import START, Search
 from enas.settings import settings_for
 from enas.shared_weights import SharedWeights
 from enas.trainings import Job, train_all
@@ -162,7 +161,7 @@ def derive(run: Run, stop: StopRequest) -> None:
     def train(architectures: Sequence[Architecture]) -> list[float]:
         networks = [Network("candidate", architecture, run.config.seed) for architecture in architectures]
         results = train_missing(run, "derive", networks, stop, run.config.derive.shortlist_epochs)
-        return [math.inf if "diverged" in result else score_in(result, "valid_loss") for result in results]
+        return [run.config.metric.shortlisted_by(result) for result in results]
 
     derive_by(run, train)
 
@@ -295,7 +294,9 @@ def test(run: Run, stop: StopRequest) -> None:
         raise RunFolderError(
             f"{run.folder} has no retrained network yet; run {enas_command('retrain', run.folder)!r} first"
         )
-    for network in run.networks():
+    if not run.config.has_test:
+        say("test: the task has no test data")
+    for network in run.networks() if run.config.has_test else []:
         result = run.result(network, "retrain")
         if result is not None and "test" not in result and "diverged" not in result:
             say(f"test {network}: reading the test data")

@@ -27,12 +27,12 @@ from enas.controllers.uniform import UniformController
 from enas.correction import Correction, Costs, Features, Floats, normal_scores, predicted_from_others
 from enas.evidence.agreement import agreement_if_any
 from enas.evidence.statistics import Interval
+from enas.phases import SearchConfig
 from enas.runtime.progress import say
 from enas.runtime.records import validated
 from enas.runtime.seeding import derive_seed, generator
 from enas.samplers import fair
 from enas.scores import percentile
-from enas.search import SearchConfig
 from enas.shared_weights import SharedWeights
 
 Train = Callable[[Sequence[Architecture]], Sequence[float]]

@@ -12,11 +12,11 @@ import torch
 from enas.controllers.base import Controller, check_rewards
 from enas.controllers.uniform import UniformController
 from enas.health import collapse_warning, collapsed, parameter_free
+from enas.phases import SearchConfig
 from enas.runtime.metrics import Metrics
 from enas.runtime.progress import say
 from enas.runtime.seeding import generator
 from enas.scores import percentile
-from enas.search import SearchConfig
 from enas.shared_weights import SharedWeights
 from enas.verification import Verification
 

@@ -31,6 +31,7 @@ from enas.runtime.devices import pick_device, set_threads
 from enas.runtime.environment import usable_cores
 from enas.runtime.lock import run_lock
 from enas.runtime.memory import keep_freed_memory
+from enas.runtime.progress import say
 from enas.runtime.stop import Stopped, StopRequest
 from enas.trainings import LOG, Executor, Job, Outcome, outcome_of
 
@@ -78,9 +79,11 @@ class LocalExecutor(Executor):
         self.threads = threads
 
     @classmethod
-    def for_run(cls, config: RunConfig, workers: int | None = None) -> LocalExecutor:
+    def for_run(cls, config: RunConfig, workers: int | None = None) -> Executor:
         """Processes for trainings of a run: with its number of threads, as many as the cores are enough for, or one if
-        they are on an accelerator."""
+        they are on an accelerator. This process, if no other one can import the run's network."""
+        if config.origin is not None and not config.origin.importable:
+            return ThisProcess(config)
         if workers is None and pick_device(config.device).type != "cpu":
             workers = 1
         return cls(*share_cores(workers, config.threads, usable_cores()))
@@ -112,6 +115,32 @@ class LocalExecutor(Executor):
             raise error
         finally:
             team.dismiss()
+
+
+class ThisProcess(Executor):
+    """No other process: for a network that none could import."""
+
+    at_once = 1
+
+    def __init__(self, config: RunConfig) -> None:
+        """`config` is that of the run whose jobs there will be."""
+        self.config = config
+
+    def run(
+        self, jobs: Sequence[Job], stop: StopRequest, on_step: Callable[[Job, int], None]
+    ) -> Iterator[Outcome]:
+        say(
+            "the network and the task are in no file that other processes could import: the trainings are done in this one, "
+            "one after the other"
+        )
+        for job in jobs:
+            try:
+                result = job.perform(
+                    Run(job.run, self.config, ()), stop, lambda training, job=job: on_step(job, training.done)
+                )
+            except Stopped:
+                return
+            yield outcome_of(job, result)
 
 
 class Worker:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Self
 import tyro
 
 from enas.cli.flags import FLAT, Chosen, Command, subcommands
-from enas.cli.stages import FromRecipe, RunFolder, of_recipe
+from enas.cli.stages import FromRecipe, RunFolder, folder_name, of_recipe
 from enas.errors import ConfigError
 from enas.evidence import ablate as ablation
 from enas.evidence import benchmark, compare, comparison, ensemble, rank, variants
@@ -203,7 +203,7 @@ class Ablate(FromRecipe):
 
     def __call__(self) -> int:
         """Run the recipe and the variants, and print the table."""
-        folder = Path("runs") / f"{self.recipe}-ablation" if self.run is None else self.run
+        folder = Path("runs") / f"{folder_name(self.recipe)}-ablation" if self.run is None else self.run
         rows = ablation.ablate(self.settings, self.names, self.seeds, folder)
         return show_text(ablation.table(rows, self.settings.metric))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,7 +19,8 @@ from enas.cli.flags import FLAT, Chosen, Command, controller_in, subcommands
 from enas.config import RunConfig
 from enas.errors import ConfigError, FolderInUseError, RunFolderError, shortened
 from enas.paths import OptionalPath, UserPath
-from enas.recipes import CONTROLLERS, RECIPES, named_controllers, recipe
+from enas.recipes import RECIPES, controller_names, named_controller, recipe
+from enas.recipes.files import file_and_function, function_in, names_a_file
 from enas.report.summary import summary
 from enas.runtime.devices import set_threads
 from enas.runtime.lock import run_lock
@@ -43,8 +45,8 @@ class FromRecipe(Command):
     settings: Annotated[RunConfig, FLAT]
     recipe: tyro.conf.Suppress[str]
     run: OptionalPath = None
-    """Folder of the run; by default runs/RECIPE."""
-    controller: Annotated[str | None, tyro.conf.arg(metavar="{" + ",".join(CONTROLLERS) + "}")] = None
+    """Folder of the run; by default runs/RECIPE, or runs/NAME for a file NAME.py."""
+    controller: Annotated[str | None, tyro.conf.arg(metavar="{" + ",".join(controller_names()) + "}")] = None
     """Puts another controller in the place of the recipe's."""
 
 
@@ -111,21 +113,25 @@ class BeginRetrain(FromRecipe):
 def of_recipe(
     options: type[FromRecipe], words: list[str], more: Callable[[RunConfig], str] | None = None
 ) -> Chosen:
-    """A subcommand for each recipe, whose settings are the defaults of the flags; `more` is said in its help."""
+    """A subcommand for each recipe, and for the file that is named if one is, whose settings are the defaults of the flags;
+    `more` is said in its help."""
+    recipes = dict(RECIPES)
+    if words and names_a_file(words[0]):
+        recipes[words[0]] = inspect.getdoc(function_in(*file_and_function(words[0]))) or ""
 
     def load(name: str, rest: list[str]) -> Chosen:
         config = recipe(name)
-        if (controller := controller_in(rest, CONTROLLERS)) is not None:
-            config = replace(config, controller=named_controllers(config.searched_space().name)[controller])
+        if (controller := controller_in(rest, controller_names())) is not None:
+            config = replace(config, controller=named_controller(controller, config.searched_space().name))
         markers = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
         return Chosen(Annotated[(options, *markers)], options(config, name))
 
     def about(name: str) -> str:
         if words[:1] != [name]:
-            return RECIPES[name].partition("\n")[0]
-        return RECIPES[name] if more is None else f"{RECIPES[name]}\n\n{more(recipe(name))}"
+            return recipes[name].partition("\n")[0]
+        return recipes[name] if more is None else f"{recipes[name]}\n\n{more(recipe(name))}"
 
-    return subcommands("recipe", {name: (about(name), partial(load, name)) for name in RECIPES}, words)
+    return subcommands("recipe", {name: (about(name), partial(load, name)) for name in recipes}, words)
 
 
 def run(words: list[str]) -> Chosen:
@@ -140,7 +146,8 @@ def search(words: list[str]) -> Chosen:
 
 def retrain(words: list[str]) -> Chosen:
     """`retrain RUN`, or `retrain RECIPE --architecture STRING`: no search, an architecture from elsewhere."""
-    return of_recipe(BeginRetrain, words) if words and words[0] in RECIPES else Chosen(Retrain, Retrain)
+    of_one = words and (words[0] in RECIPES or names_a_file(words[0]))
+    return of_recipe(BeginRetrain, words) if of_one else Chosen(Retrain, Retrain)
 
 
 def begin(options: FromRecipe, stages: tuple[StageName, ...], given: Architecture | None) -> int:
@@ -149,13 +156,21 @@ def begin(options: FromRecipe, stages: tuple[StageName, ...], given: Architectur
         if options.run is not None:
             folder = take_folder(held, options.run)
         else:
-            folder = take_free_folder(held, Path("runs") / options.recipe)
+            folder = take_free_folder(held, Path("runs") / folder_name(options.recipe))
         run = Run.create(folder, options.settings, stages)
         if given is not None:
             put_architecture(folder, given)
         say(f"run folder: {folder}")
         execute(run, stages)
     return show_text(summary(run))
+
+
+def folder_name(recipe: str) -> str:
+    """What the folder of a run is called by default: for `mine.py`, `mine`; for `mine.py:name`, `mine-name`."""
+    if not names_a_file(recipe):
+        return recipe
+    path, function = file_and_function(recipe)
+    return path.stem if function is None else f"{path.stem}-{function}"
 
 
 def take_folder(held: contextlib.ExitStack, folder: Path) -> Path:
@@ -197,10 +212,12 @@ class Resume(Command):
     run: RunFolder
     stages: ClassVar[tuple[StageName, ...] | None] = None
     """None for those that the run was begun with."""
+    changed_file_ok: bool = False
+    """Go on although the file that the recipe is in, or one that it imports, has changed since the run was begun."""
 
     def __call__(self) -> int:
         """Run the stages, and say what came out."""
-        run = Run.open(self.run)
+        run = Run.open(self.run, self.changed_file_ok)
         with run_lock(self.run):
             execute(run, run.stages if self.stages is None else self.stages)
         return show_text(summary(run))

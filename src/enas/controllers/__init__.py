@@ -4,8 +4,8 @@ Controllers know decisions, not networks. `uniform` is the specification, `indep
 `lstm` the paper's, and `evolution` another kind of search to compare with. The settings of each stand in its module.
 """
 
-from enas.controllers.base import Controller, Policy, Proposals
-from enas.controllers.build import ControllerConfig, build_controller
+from enas.controllers.base import Controller, ControllerConfig, Policy, Proposals
+from enas.controllers.build import build_controller
 from enas.controllers.evolution import EvolutionConfig
 from enas.controllers.independent import IndependentConfig
 from enas.controllers.lstm_steps import LSTMConfig

@@ -8,14 +8,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tyro.conf import Suppress
 
 from enas.architecture import Architecture, Space
+from enas.constraints import Settings
 from enas.controllers.categorical import entropies, log_probs, maximum_entropy, uniform_logits
 from enas.errors import ConfigError, NotFiniteError
 
@@ -105,6 +107,21 @@ class Controller(ABC):
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict`. Raises `RunFolderError` if another controller or space wrote it."""
+
+
+@dataclass(frozen=True)
+class ControllerConfig(Settings, ABC):
+    """The settings of a controller. Subclasses are frozen dataclasses with a `kind` of their own."""
+
+    kind: Suppress[str] = field(default="", kw_only=True)
+    """The name in config.json, after `--controller`, and of the entry point in the group `enas.controllers`."""
+
+    @abstractmethod
+    def build(self, space: Space, seed: int, device: torch.device | str = "cpu") -> Controller:
+        """The controller of these settings for this space, its weights drawn from `seed` alike on every device.
+
+        Raises `ConfigError` if the controller cannot decide the space, or has settings that mean nothing there.
+        """
 
 
 class Policy(nn.Module, ABC):

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Discriminator
 
 from enas.architecture import Space
-from enas.controllers.base import Controller
-from enas.controllers.evolution import EvolutionConfig, EvolutionController
-from enas.controllers.independent import IndependentConfig, IndependentPolicy
+from enas.controllers.base import Controller, ControllerConfig
 from enas.controllers.lstm import LSTMPolicy
 from enas.controllers.lstm_macro import MacroLSTMPolicy
 from enas.controllers.lstm_micro import MicroLSTMPolicy
 from enas.controllers.lstm_sequence import SequenceLSTMPolicy
 from enas.controllers.lstm_steps import LSTMConfig, StepsDiffer, StepwisePolicy
-from enas.controllers.policy_gradient import PolicyGradientController
-from enas.controllers.uniform import UniformConfig, UniformController
-from enas.errors import ConfigError
-
-ControllerConfig = Annotated[
-    UniformConfig | EvolutionConfig | IndependentConfig | LSTMConfig, Discriminator("kind")
-]
-"""The settings of any controller; which one, says `kind` in config.json and `--controller` on the command line."""
 
 
 def build_controller(
@@ -34,21 +21,7 @@ def build_controller(
     A controller is small: the CPU is usually its fastest place, whatever device the supernet is on. Raises
     `ConfigError` if the controller has settings that mean nothing there.
     """
-    match config:
-        case UniformConfig():
-            return UniformController(space, device)
-        case EvolutionConfig():
-            return EvolutionController(space, config, device)
-        case IndependentConfig():
-            if config.reinforce.skip_weight and config.reinforce.skip_penalty == "reward":
-                raise ConfigError(
-                    "The skip penalty of an independent policy is the same for every proposal, so as part of the "
-                    "reward it teaches nothing; set skip_penalty to regulariser."
-                )
-            return PolicyGradientController(IndependentPolicy(space).to(device), config.reinforce)
-        case LSTMConfig():
-            policy = lstm_policy(space, config, torch.Generator().manual_seed(seed))
-            return PolicyGradientController(policy.to(device), config.reinforce)
+    return config.build(space, seed, device)
 
 
 def lstm_policy(space: Space, config: LSTMConfig, generator: torch.Generator) -> StepwisePolicy:

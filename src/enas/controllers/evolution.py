@@ -24,14 +24,14 @@ from torch.nn import functional as F
 from tyro.conf import Suppress
 
 from enas.architecture import Space
-from enas.constraints import SampleSize, Settings
-from enas.controllers.base import Controller, Proposals, check_rewards, reward_and_entropy
+from enas.constraints import SampleSize
+from enas.controllers.base import Controller, ControllerConfig, Proposals, check_rewards, reward_and_entropy
 from enas.controllers.categorical import along, gumbel_noise, sample, uniform_logits, weighted
 from enas.errors import ArchitectureError, RunFolderError
 
 
 @dataclass(frozen=True)
-class EvolutionConfig(Settings):
+class EvolutionConfig(ControllerConfig):
     """Regularised evolution (Real et al. 2019)."""
 
     kind: Suppress[Literal["evolution"]] = field(default="evolution", kw_only=True)
@@ -40,6 +40,9 @@ class EvolutionConfig(Settings):
     """Architectures alive. At first this many are drawn uniformly."""
     tournament: SampleSize = 10
     """Members drawn, with replacement, of which the best is mutated."""
+
+    def build(self, space: Space, seed: int, device: torch.device | str = "cpu") -> EvolutionController:
+        return EvolutionController(space, self, device)
 
 
 class EvolutionController(Controller):

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from tyro.conf import Suppress
 
 from enas.architecture import Space
-from enas.constraints import Settings
-from enas.controllers.base import Policy, Proposals
+from enas.controllers.base import ControllerConfig, Policy, Proposals
 from enas.controllers.categorical import along, largest, sample, uniform_logits
-from enas.controllers.policy_gradient import ReinforceConfig
+from enas.controllers.policy_gradient import PolicyGradientController, ReinforceConfig
+from enas.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class IndependentConfig(Settings):
+class IndependentConfig(ControllerConfig):
     """One distribution per decision, independent of the other decisions; meant for 4 to 8 proposals an update."""
 
     kind: Suppress[Literal["independent"]] = field(default="independent", kw_only=True)
@@ -30,6 +30,14 @@ class IndependentConfig(Settings):
         default_factory=lambda: ReinforceConfig(learning_rate=0.2, entropy_weight=0.15)
     )
     """How the policy learns from rewards: within a few dozen updates, part of the entropy kept in long searches."""
+
+    def build(self, space: Space, seed: int, device: torch.device | str = "cpu") -> PolicyGradientController:
+        if self.reinforce.skip_weight and self.reinforce.skip_penalty == "reward":
+            raise ConfigError(
+                "The skip penalty of an independent policy is the same for every proposal, so as part of the "
+                "reward it teaches nothing; set skip_penalty to regulariser."
+            )
+        return PolicyGradientController(IndependentPolicy(space).to(device), self.reinforce)
 
 
 class IndependentPolicy(Policy):

@@ -26,15 +26,15 @@ from torch.nn import functional as F
 from tyro.conf import Suppress
 
 from enas.architecture import Kind, Space
-from enas.constraints import PositiveFloat, Settings, Width
-from enas.controllers.base import Policy, Proposals
+from enas.constraints import PositiveFloat, Width
+from enas.controllers.base import ControllerConfig, Policy, Proposals
 from enas.controllers.categorical import gumbel_noise, weighted
-from enas.controllers.policy_gradient import ReinforceConfig
+from enas.controllers.policy_gradient import PolicyGradientController, ReinforceConfig
 from enas.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class LSTMConfig(Settings):
+class LSTMConfig(ControllerConfig):
     """The paper's controller: an LSTM that decides node after node. The defaults are the paper's, but for `reinforce`.
 
     A setting that means nothing in a space is refused there unless it is at its default.
@@ -69,6 +69,12 @@ class LSTMConfig(Settings):
         reduce = self.operation_tanh_reduce
         if reduce != 1 and self.tanh_constant is None:
             raise ConfigError(f"operation_tanh_reduce must be 1 where tanh_constant is None, not {reduce}")
+
+    def build(self, space: Space, seed: int, device: torch.device | str = "cpu") -> PolicyGradientController:
+        from enas.controllers.build import lstm_policy  # which knows the policies of all spaces
+
+        policy = lstm_policy(space, self, torch.Generator().manual_seed(seed))
+        return PolicyGradientController(policy.to(device), self.reinforce)
 
 
 class StepsDiffer(Exception):

@@ -11,17 +11,19 @@ from torch import Tensor
 from tyro.conf import Suppress
 
 from enas.architecture import Space
-from enas.constraints import Settings
-from enas.controllers.base import Controller, Proposals, check_rewards, reward_and_entropy
+from enas.controllers.base import Controller, ControllerConfig, Proposals, check_rewards, reward_and_entropy
 from enas.controllers.categorical import maximum_entropy, sample, uniform_logits
 from enas.errors import RunFolderError
 
 
 @dataclass(frozen=True)
-class UniformConfig(Settings):
+class UniformConfig(ControllerConfig):
     """Random architectures, whatever the rewards."""
 
     kind: Suppress[Literal["uniform"]] = field(default="uniform", kw_only=True)
+
+    def build(self, space: Space, seed: int, device: torch.device | str = "cpu") -> UniformController:
+        return UniformController(space, device)
 
 
 class UniformController(Controller):

@@ -44,6 +44,7 @@ def ablate(config: RunConfig, names: Sequence[str], seeds: int, folder: Path) ->
     """
     if seeds < 1:
         raise ConfigError(f"--seeds must be at least 1, not {seeds}")
+    config.check_test()
     config = config.alone()
     chosen = named(config, names)
     rows: list[dict[str, Any]] = [{"name": RECIPE, "about": "as it is", "paper": "", "records": []}]

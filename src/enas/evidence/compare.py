@@ -146,6 +146,7 @@ def compare_run(run: Run, config: CompareConfig) -> Comparison:
         raise RunFolderError(
             f"the search of {run.folder} is not finished; run {enas_command('resume', run.folder)!r} first"
         )
+    run.config.check_test()
     space = run.config.searched_space()
     if space.count() < config.samples:
         raise ConfigError(f"--samples is {config.samples}, but the space has {space.count()} architectures")

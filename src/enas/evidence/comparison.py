@@ -124,6 +124,9 @@ class Comparison:
     random_in_budget: float | None
     """Architectures that are trained in the seconds of one run of the method; None if nothing was sampled."""
 
+    def __str__(self) -> str:
+        return describe(self)
+
 
 def compare(records: Sequence[Record], method: str, metric: Metric, seed: int = 0) -> Comparison:
     """The numbers of `method` against every other method of the records; `seed` is the bootstrap's.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from enas.config import RunConfig
-from enas.controllers import EvolutionConfig, UniformConfig
+from enas.controllers import EvolutionConfig, ReinforceConfig, UniformConfig
 
 ENAS, EVOLUTION, UNIFORM, SHARED_RANDOM = "enas", "evolution", "uniform", "shared-random"
 
@@ -45,10 +45,9 @@ Method = Callable[[RunConfig, Spent], RunConfig]
 
 
 def own_name(config: RunConfig) -> str:
-    """What a run's own method is called: `enas` if its controller is a policy that learns from rewards."""
-    if isinstance(config.controller, EvolutionConfig):
-        return EVOLUTION
-    return UNIFORM if isinstance(config.controller, UniformConfig) else ENAS
+    """What a run's own method is called: `enas` if its controller is a policy that learns by REINFORCE, else as that is."""
+    learns = isinstance(getattr(config.controller, "reinforce", None), ReinforceConfig)
+    return ENAS if learns else config.controller.kind
 
 
 def evolution(config: RunConfig, spent: Spent) -> RunConfig:

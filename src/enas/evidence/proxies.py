@@ -18,7 +18,7 @@ import torch
 
 from enas.architecture import Architecture
 from enas.config import RunConfig
-from enas.errors import ConfigError
+from enas.errors import ConfigError, shortened
 from enas.evidence.methods import MOST_MULTIPLY_ADDS, MOST_PARAMETERS, NASWOT, SYNFLOW
 from enas.proxies import naswot, synflow
 from enas.retrain import Network, uniform_architectures
@@ -108,6 +108,15 @@ class Ranked:
         return len(set(self.scores)) > 1
 
 
+def scored_by(proxy: Proxy, config: RunConfig, task: BaseTask, network: Network) -> float:
+    """The score of a network. Raises `ConfigError` too if a network of the user's own cannot be computed so."""
+    try:
+        return proxy(config, task, network)
+    except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
+        said = shortened(" ".join(str(error).split()), 200)
+        raise ConfigError(f"it does not fit these networks: {said}") from error
+
+
 def rank_by(
     run: Run, name: str, folder: Path, seed: int, count: int, seconds: float, stop: StopRequest
 ) -> Ranked:
@@ -135,7 +144,7 @@ def rank_by(
             f"compare: {name}, seed {seed}", len(networks), "architectures", done=len(scores)
         ) as bar:
             for network in networks[len(scores) :]:
-                scores.append(proxy(config, task, network))
+                scores.append(scored_by(proxy, config, task, network))
                 spent = time.monotonic() - began
                 bar.advance(1)
                 if stop.requested or spent >= seconds:

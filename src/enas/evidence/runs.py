@@ -45,7 +45,7 @@ def run_in(folder: Path, config: RunConfig, stages: Sequence[StageName]) -> Run:
     """
     if not (folder / "config.json").exists():
         return Run.create(folder, config, stages)
-    run = Run.open(folder)
+    run = Run.open(folder, recipe=config)
     if run.config != config:
         raise RunFolderError(f"{folder} holds a run of other settings; choose another --run, or delete it")
     return run

@@ -7,10 +7,10 @@ from dataclasses import replace
 from enas.controllers import LSTMConfig
 from enas.data.images import ImageConfig
 from enas.derive import DeriveConfig
+from enas.phases import SearchConfig
 from enas.recipes.common import PAPER_REINFORCE, PATIENT, PUBLISHED_DERIVE
 from enas.recipes.images import FIRST_CODE_REINFORCE, on_digits, retraining, training
 from enas.runs.images import ImageRetrainConfig, MicroConfig
-from enas.search import SearchConfig
 from enas.spaces.micro.net import MicroNetConfig
 from enas.spaces.micro.space import MicroSpace
 from enas.tasks.image_settings import ImageChildConfig, ImageRewardConfig, ImageSharedConfig

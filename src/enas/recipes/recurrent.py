@@ -7,9 +7,9 @@ from dataclasses import replace
 from enas.controllers import LSTMConfig
 from enas.data.text import TextConfig
 from enas.derive import DeriveConfig
+from enas.phases import SearchConfig
 from enas.recipes.common import PAPER_REINFORCE, PATIENT, PUBLISHED_DERIVE
 from enas.runs.recurrent import LanguageRetrainConfig, RecurrentConfig
-from enas.search import SearchConfig
 from enas.spaces.recurrent.net import CellConfig
 from enas.spaces.recurrent.space import RecurrentSpace
 from enas.tasks.language_settings import (

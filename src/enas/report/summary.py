@@ -83,6 +83,6 @@ def next_commands(run: Run) -> str:
         lines = [enas_command("derive", folder)]
     elif not run.results():
         lines = [enas_command("show", folder), enas_command("retrain", folder)]
-    else:
+    elif run.config.on_own_data:
         lines.append(run.config.on_own_data)
     return "next:\n" + "\n".join(f"  {line}" for line in lines)

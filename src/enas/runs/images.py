@@ -141,6 +141,7 @@ def parameters(config: ImageRunConfig, architecture: Architecture, shape: ImageS
 class MacroConfig(ImageRunConfig):
     """Searching a whole network, layer by layer (paper §2.3)."""
 
+    kind: ClassVar[str] = "macro"
     on_own_data: ClassVar[str] = (
         "enas run macro-quick --data.source FOLDER   # class folders of pictures of your own"
     )
@@ -171,6 +172,7 @@ class MacroConfig(ImageRunConfig):
 class MicroConfig(ImageRunConfig):
     """Searching a normal and a reduction cell, of which a network is stacked (paper §2.4)."""
 
+    kind: ClassVar[str] = "micro"
     on_own_data: ClassVar[str] = (
         "enas run micro-quick --data.source FOLDER   # class folders of pictures of your own"
     )
@@ -200,6 +202,7 @@ class MicroConfig(ImageRunConfig):
 class NASBench201Config(ImageRunConfig):
     """Searching a cell of NAS-Bench-201, whose accuracies on CIFAR-10 are known for every cell."""
 
+    kind: ClassVar[str] = "nasbench201"
     on_own_data: ClassVar[str] = (
         "enas run nasbench201-quick --data.source FOLDER   # class folders of pictures of your own"
     )

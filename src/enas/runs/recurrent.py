@@ -36,6 +36,7 @@ class LanguageRetrainConfig(RetrainConfig):
 class RecurrentConfig(RunConfig):
     """Searching a recurrent cell for a word-level language model (paper §2.1 and §3.1)."""
 
+    kind: ClassVar[str] = "recurrent"
     metric: ClassVar[Metric] = Metric("ppl", lower_is_better=True)
     on_own_data: ClassVar[str] = (
         "enas run recurrent-quick --data.source FOLDER   # train.txt, valid.txt, test.txt of your own"

@@ -8,19 +8,25 @@ from typing import Any
 
 from enas.architecture import Architecture, Space
 from enas.errors import ArchitectureError, ConfigError, RunFolderError, shown
+from enas.registry import Registry
 from enas.runtime.files import read_json
 from enas.runtime.records import WrongRecord, validated
-from enas.spaces.choices.space import ChoiceSpace
-from enas.spaces.graph.space import GraphSpace
-from enas.spaces.macro.space import MacroSpace
-from enas.spaces.micro.space import MicroSpace
-from enas.spaces.nasbench201.space import NASBench201Space
-from enas.spaces.recurrent.space import RecurrentSpace
 
-SPACES: dict[str, type[Space]] = {
-    space.name: space
-    for space in (RecurrentSpace, MacroSpace, MicroSpace, NASBench201Space, GraphSpace, ChoiceSpace)
-}
+SPACES: Registry[type[Space]] = Registry(
+    "space",
+    "enas.spaces",
+    {
+        "recurrent": "enas.spaces.recurrent.space:RecurrentSpace",
+        "macro": "enas.spaces.macro.space:MacroSpace",
+        "micro": "enas.spaces.micro.space:MicroSpace",
+        "nasbench201": "enas.spaces.nasbench201.space:NASBench201Space",
+        "graph": "enas.spaces.graph.space:GraphSpace",
+        "choices": "enas.spaces.choices.space:ChoiceSpace",
+    },
+    Space,
+    "name",
+)
+"""The spaces, by the name that their JSON carries."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +41,13 @@ class ArchitectureRecord:
 def space_from_json(record: Any) -> Space:
     """The space written by `Space.to_json`. Raises `ArchitectureError` for an unknown one, and for wrong fields."""
     name = record.get("name") if isinstance(record, dict) else None
-    if not isinstance(name, str) or name not in SPACES:
-        known = ", ".join(SPACES)
+    kind = SPACES.find(name) if isinstance(name, str) else None
+    if kind is None:
+        known = ", ".join(SPACES.names)
         raise ArchitectureError(f"{shown(record)} is not the JSON of a space; known spaces are {known}")
     fields = {key: value for key, value in record.items() if key != "name"}
     try:
-        space: Space = validated(SPACES[name], fields, closed=True)
+        space: Space = validated(kind, fields, closed=True)
     except (WrongRecord, ConfigError) as error:
         raise ArchitectureError(f"not the JSON of a {name} space: {error}") from error
     missing = space.to_json().keys() - record.keys()

@@ -19,8 +19,8 @@ from typing import Any
 from enas.config import RunConfig
 from enas.errors import ConfigError, SettingError, did_you_mean, shortened, shown
 from enas.evidence.variants import Change, OfSettings, setting, variants_of, with_settings
+from enas.phases import SearchConfig
 from enas.recipes import RECIPES, named_controllers, recipe
-from enas.search import SearchConfig
 from enas.settings import config_from_json, config_to_json
 
 SIZES = ("batch", "bptt")

@@ -156,11 +156,12 @@ class Table:
 
     def write(self, path: Path) -> None:
         """Write the table, whole or not at all."""
+        metric = self.config.metric
         head = {
             "table": self.name,
             "recipe_hash": recipe_hash(self.config),
             "data_hash": self.data_hash,
-            "metric": self.config.metric._asdict(),
+            "metric": {"name": metric.name, "lower_is_better": metric.lower_is_better},
             "training": training_settings(self.config),
             "environment": dict(self.environment),
         }

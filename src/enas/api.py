@@ -1,0 +1,217 @@
+"""Search, train and compare from Python, a script or a notebook alike.
+
+    found = enas.search(net, task, run="runs/mine", epochs=20)
+    model = enas.train(found, random=3)
+    verdict = enas.compare("runs/mine", seeds=6)
+
+Every call goes on from where it was stopped, and returns at once where all is done. What is in the run folder is what the
+commands make, so `enas show`, `enas rank` and the others work on it: by themselves, if the network and the task stand in a
+file under names of their own, a script's or a module's; otherwise only this program has them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from torch import nn
+
+from enas.architecture import Architecture, Space
+from enas.errors import ConfigError, RunFolderError, shown
+from enas.evidence.compare import CompareConfig, compare_run
+from enas.evidence.comparison import Comparison
+from enas.evidence.variants import with_settings
+from enas.recipes import named_controller
+from enas.recipes.files import refuse_while_importing
+from enas.recipes.origin import InMemory, NetworkFile
+from enas.runs.network import Net, NetworkConfig, OfTask
+from enas.runtime.devices import set_threads
+from enas.runtime.lock import run_lock
+from enas.runtime.progress import say
+from enas.runtime.stop import Stopped
+from enas.settings import settings_for
+from enas.stages import Run, StageName, execute, put_architecture
+from enas.tasks import named_task
+
+AnyPath = str | os.PathLike[str]
+
+_begun: dict[Path, NetworkConfig] = {}
+"""The runs that this program has begun or gone on with, by their folders."""
+
+
+@dataclass(frozen=True, repr=False)
+class Found:
+    """What a search has found."""
+
+    architecture: Architecture
+    run: Path
+    """The folder of the search."""
+    config: NetworkConfig = field(compare=False)
+    """The settings of the search, with its network and its task."""
+
+    @property
+    def space(self) -> Space:
+        """What might have been chosen."""
+        return self.architecture.space
+
+    def __repr__(self) -> str:
+        return f"<found in {self.run}: {self.architecture}>"
+
+
+def search(
+    network: Net, task: OfTask | str, run: AnyPath, *, epochs: int | None = None, **settings: object
+) -> Found:
+    """Search an architecture, or go on with the search in this folder, and pick one.
+
+    Args:
+        network: a module with choices in it, or one by the contract of `enas.searchable`; or a function or class that makes
+            one, whose weights then follow from the seed. A module itself is not changed.
+        task: what it is trained for; a function that makes a task; or the name of one of another package.
+        run: the folder of the run.
+        epochs: passes over the training data in the search.
+        settings: further settings of `enas.NetworkConfig` by their names, as `seed=3`, `controller="lstm"` or
+            `**{"search.proposals": 4}`.
+
+    Raises `ConfigError` for what cannot work, `RunFolderError` if the folder holds a search of other settings, and `Stopped`
+    after saving on Ctrl-C.
+    """
+    refuse_while_importing("enas.search")
+    if isinstance(task, str):
+        task = named_task(task)
+    origin = NetworkFile.of(network, task) or InMemory()
+    config = NetworkConfig(network=network, task=task, origin=origin)
+    changes = {**settings, **({} if epochs is None else {"search.epochs": epochs})}
+    config, folder = changed(config, changes), Path(run)
+    stages: tuple[StageName, ...] = ("search", "derive")
+    with held(folder):
+        if (folder / "config.json").exists():
+            opened = Run.open(folder, recipe=config)
+            check_same(opened, config)
+        else:
+            opened = Run.create(folder, config, stages)
+        say(f"run folder: {folder}")
+        execute(opened, stages)
+        return Found(opened.architecture(), folder, remembered(opened))
+
+
+def train(
+    found: Found,
+    task: OfTask | None = None,
+    run: AnyPath | None = None,
+    *,
+    epochs: int | None = None,
+    random: int | None = None,
+    **settings: object,
+) -> nn.Module:
+    """Train what was found from scratch, test it if the task has test data, and return it in evaluation mode.
+
+    Args:
+        found: what a search found.
+        task: in place of the search's.
+        run: a folder other than the search's for the training.
+        epochs: passes over the training data.
+        random: how many random architectures are trained beside it, by the same recipe.
+        settings: further settings, as for `search`.
+
+    Raises as `search`.
+    """
+    refuse_while_importing("enas.train")
+    named = {"retrain.child.epochs": epochs, "retrain.random": random}
+    changes = {**settings, **{name: value for name, value in named.items() if value is not None}}
+    folder = Path(found.run if run is None else run)
+    stages: tuple[StageName, ...] = ("retrain", "test")
+    with held(folder):
+        if (folder / "config.json").exists():
+            opened = Run.open(folder, recipe=given(found.config, task))
+            if opened.architecture() != found.architecture:
+                raise RunFolderError(f"{folder} has another architecture; choose another run=")
+            opened = Run(folder, changed(opened.config, changes), opened.stages)
+            opened.write_config()
+        else:
+            config = changed(given(found.config, task), changes)
+            opened = Run.create(folder, config, stages)
+            put_architecture(folder, found.architecture)
+        remembered(opened)
+        execute(opened, stages)
+        return opened.found_model()
+
+
+def compare(run: Found | AnyPath, **options: object) -> Comparison:
+    """Was the search worth it? Compare its method with random architectures and what needs no shared weights.
+
+    `options` are those of `enas compare`: `seeds`, `samples`, `rivals`, `epochs`, `workers`. What is returned has all
+    numbers, and as a string the verdict. Raises `ConfigError` for an option that makes no sense, `RunFolderError` if the
+    search is not finished, and `Stopped` after saving on Ctrl-C.
+    """
+    refuse_while_importing("enas.compare")
+    folder = run.run if isinstance(run, Found) else Path(run)
+    recipe = run.config if isinstance(run, Found) else _begun.get(folder.absolute())
+    opened = Run.open(folder, recipe=recipe)
+    usual = {"samples": min(CompareConfig.samples, opened.config.searched_space().count())}
+    try:
+        asked = replace(CompareConfig(), **{**usual, **options})  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ConfigError(f"enas.compare: {error}") from error
+    with held(folder):
+        set_threads(opened.config.threads)
+        return compare_run(opened, asked)
+
+
+# ---- what these share --------------------------------------------------------------------------------------------------
+
+
+def changed(config: NetworkConfig, changes: Mapping[str, object]) -> NetworkConfig:
+    """The config with other settings. Raises `ConfigError` if there is none so called."""
+    controller = changes.get("controller")
+    if isinstance(controller, str):
+        space = config.searched_space().name
+        changes = {**changes, "controller": named_controller(controller, space)}
+    found = with_settings(config, changes)
+    assert isinstance(found, NetworkConfig)
+    return found
+
+
+def given(config: NetworkConfig, task: OfTask | None) -> NetworkConfig:
+    """The config, for another task if there is one."""
+    if task is None or task is config.task:
+        return config
+    origin = NetworkFile.of(config.network, task) or InMemory()
+    return replace(config, task=task, origin=origin)
+
+
+def check_same(run: Run, wanted: NetworkConfig) -> None:
+    """Raise `ConfigError` naming the first setting of the search that is not the one it was begun with."""
+    for work in ("search", "derive"):
+        then, now = settings_for(work, run.config), settings_for(work, wanted)
+        for name, value in now.items():
+            if then[name] != value:
+                raise ConfigError(
+                    f"{name} is {shown(then[name])} in {run.run_file}, not {shown(value)}: give the settings that the run "
+                    "was begun with, or another run="
+                )
+
+
+def remembered(run: Run) -> NetworkConfig:
+    """The config of a run, which `compare` then finds by the folder."""
+    assert isinstance(run.config, NetworkConfig)
+    _begun[run.folder.absolute()] = run.config
+    return run.config
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Inside, the folder is there, and this call's alone. A stop says how to go on."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"cannot make the folder {shown(str(folder))}: {error.strerror}") from error
+    try:
+        with run_lock(folder):
+            yield
+    except Stopped as stopped:
+        said = str(stopped).partition(" Continue with")[0]
+        stopped.args = (f"{said} The same call goes on from there.",)
+        raise

@@ -1,0 +1,217 @@
+"""Where the recipe of a run is, if not in this package: what config.json says of it, and how it is found again.
+
+A run folder whose recipe is a file brings no code along: the path is absolute, and the file is imported only while it is,
+with the modules beside it, what the run was begun with, by its SHA-256.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from enas.errors import ConfigError, RunFolderError, shown
+from enas.recipes.files import errors_of, file_and_function, function_in, hashes_beside, module_of
+from enas.runtime.files import digest_of_file
+from enas.runtime.records import record_in
+
+if TYPE_CHECKING:
+    from enas.config import RunConfig
+
+
+class Origin(ABC):
+    """Where a recipe is."""
+
+    importable: ClassVar[bool] = True
+    """Whether another process can find it."""
+
+    @abstractmethod
+    def config(self) -> RunConfig:
+        """What the recipe returns. Raises `ConfigError` if there is none, and if it returns something else."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for config.json."""
+        return {"from": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
+
+    def checked(self, changed_ok: bool) -> Self:
+        """The origin as it is now. Raises `RunFolderError` if it has changed, unless that is `changed_ok`."""
+        return self
+
+    def told(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, what the recipe's own code raises is said in a line."""
+        return contextlib.nullcontext()
+
+    def called(self, config: object, whose: str) -> RunConfig:
+        """What a recipe has returned, with its origin. Raises `ConfigError` if it is no settings of a run."""
+        from enas.config import RunConfig
+
+        if not isinstance(config, RunConfig):
+            raise ConfigError(
+                f"{whose} returned {shown(config)}, which is no settings of a run (a RunConfig)"
+            )
+        return replace(config, origin=self)
+
+
+@dataclass(frozen=True)
+class PackageRecipe(Origin):
+    """A recipe that another package adds by an entry point."""
+
+    name: str
+    package: str
+    """Its name and version, for people."""
+
+    def config(self) -> RunConfig:
+        from enas.recipes import KNOWN
+
+        found = KNOWN.find(self.name)
+        if found is None:
+            raise ConfigError(f"there is no recipe {shown(self.name)} any more: install {self.package}")
+        return self.called(found(), f"the recipe {self.name} of {self.package}")
+
+
+@dataclass(frozen=True)
+class InFile(Origin, ABC):
+    """Something in a file of the user's."""
+
+    file: str
+    """Its absolute path."""
+    sha256: str
+    beside: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    """The SHA-256 of what it has imported from its folder, by the path from there."""
+
+    def told(self) -> contextlib.AbstractContextManager[None]:
+        return errors_of(Path(self.file))
+
+    def to_json(self) -> dict[str, Any]:
+        return {**super().to_json(), "beside": {**self.beside, **hashes_beside(Path(self.file))}}
+
+    def checked(self, changed_ok: bool) -> Self:
+        path = Path(self.file)
+        if not path.is_absolute() or path.suffix != ".py":
+            raise RunFolderError(
+                f"config.json: recipe.file must be the absolute path of a .py file, not {shown(self.file)}"
+            )
+        if not path.is_file():
+            raise RunFolderError(
+                f"the recipe of this run is in {path}, which is missing: put it back, or write in config.json, as "
+                "recipe.file, where it is now"
+            )
+        hashes = {
+            path: self.sha256,
+            **{path.parent / _inside(name): sha for name, sha in self.beside.items()},
+        }
+        changed = [
+            str(file)
+            for file, sha in hashes.items()
+            if not (file.is_file() and digest_of_file(file).sha256 == sha)
+        ]
+        if not changed:
+            return self
+        if not changed_ok:
+            raise RunFolderError(
+                f"{' and '.join(changed)} changed since the run was begun: put back what was there, or go on with what is "
+                "there now by 'enas resume RUN --changed-file-ok'"
+            )
+        return replace(self, sha256=digest_of_file(path).sha256, beside={})
+
+
+@dataclass(frozen=True)
+class RecipeFile(InFile):
+    """A recipe in a file of the user's."""
+
+    function: str
+
+    @classmethod
+    def of(cls, word: str) -> RecipeFile:
+        """That of `mine.py` or `mine.py:name`, which is imported. Raises `ConfigError` if there is no recipe."""
+        path, name = file_and_function(word)
+        function = function_in(path, name).__name__
+        return cls(str(path), module_of(path)[1], function)
+
+    def config(self) -> RunConfig:
+        path = Path(self.file)
+        function = function_in(path, self.function)
+        with errors_of(path):
+            made = function()
+        return self.called(made, f"{path}: {self.function}()")
+
+
+@dataclass(frozen=True)
+class NetworkFile(InFile):
+    """A network and its task, by their names in a file, for a run that was begun from Python."""
+
+    network: str
+    task: str
+
+    @classmethod
+    def of(cls, network: object, task: object) -> NetworkFile | None:
+        """Where both are, in the running script or in a module; None if another process could not import them from there,
+        as they are in a notebook or inside a function."""
+        owners = {getattr(one, "__module__", None) for one in (network, task)}
+        for module in map(sys.modules.get, ("__main__", *(owner for owner in owners if owner))):
+            names = [] if module is None else [_name_in(module, one) for one in (network, task)]
+            if module is not None and all(names):
+                file = Path(str(module.__file__)).absolute()
+                return cls(str(file), digest_of_file(file).sha256, *map(str, names))
+        return None
+
+    def config(self) -> RunConfig:
+        from enas.runs.network import NetworkConfig
+
+        module = module_of(Path(self.file))[0]
+        for name in (self.network, self.task):
+            if not hasattr(module, name):
+                raise ConfigError(f"{self.file} has no {shown(name)} any more, which the run was begun with")
+        made = NetworkConfig(network=getattr(module, self.network), task=getattr(module, self.task))
+        return self.called(made, self.file)
+
+
+def _name_in(module: ModuleType, thing: object) -> str | None:
+    """The name of a thing in a module that can be imported from its file alone; None if there is none."""
+    file = getattr(module, "__file__", None) or ""
+    if getattr(module, "__package__", None) or not (file.endswith(".py") and Path(file).is_file()):
+        return None
+    return next((name for name, value in vars(module).items() if value is thing), None)
+
+
+@dataclass(frozen=True)
+class InMemory(Origin):
+    """What only the program has that began the run."""
+
+    importable: ClassVar[bool] = False
+
+    def config(self) -> RunConfig:
+        raise RunFolderError(
+            "the network and the task of this run are in no file: it was begun from Python, and goes on there with the same "
+            "call of enas.search"
+        )
+
+
+KINDS: tuple[type[Origin], ...] = (PackageRecipe, RecipeFile, NetworkFile, InMemory)
+
+
+def _inside(name: str) -> Path:
+    """A path that cannot leave the folder it is taken from."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in name:
+        raise RunFolderError(
+            f"config.json: recipe.beside has {shown(name)}, which is no path below the file's folder"
+        )
+    return Path(*path.parts)
+
+
+def origin_from_json(record: Mapping[str, Any]) -> Origin:
+    """What `to_json` wrote. Raises `RunFolderError` naming what is wrong."""
+    kind = next((kind for kind in KINDS if kind.__name__ == record.get("from")), None)
+    if kind is None:
+        known = ", ".join(kind.__name__ for kind in KINDS)
+        raise RunFolderError(
+            f"config.json: recipe.from must be one of {known}, not {shown(record.get('from'))}; was it written by "
+            "another version?"
+        )
+    return record_in("config.json, recipe", record, kind, "Was it written by another version?")

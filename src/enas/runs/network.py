@@ -1,0 +1,277 @@
+"""Searching a network of the user's own, with choices in it, for a task of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import random
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+from torch import nn
+
+from enas.architecture import Architecture, Space
+from enas.child_training import ChildTraining
+from enas.choices import space_of
+from enas.config import NO_SETTING, AnyController, Given, Metric, RunConfig
+from enas.constraints import Epochs, PartialShare, PositiveInt, Settings
+from enas.costs import parameter_count
+from enas.data.batches import TrainingBatches
+from enas.data.fingerprint import BatchData
+from enas.derive import DeriveConfig
+from enas.errors import ConfigError, shown
+from enas.norms import NormStatistics
+from enas.phases import SearchConfig
+from enas.recipes.common import PATIENT
+from enas.retrain import Network, RetrainConfig
+from enas.runtime.progress import say
+from enas.runtime.seeding import derive_seed, global_seed
+from enas.searchable import WithChoices, searchable
+from enas.shared_weights import SharedWeights
+from enas.tasks.batches import BatchTask, Task, inputs_of
+from enas.tasks.training_settings import Training
+
+Net = nn.Module | Callable[[], nn.Module]
+"""A network with choices, or by the contract of `enas.searchable`; or what builds one, such as its class."""
+OfTask = Task | Callable[[], Task]
+"""A task, or what makes one."""
+
+
+@dataclass(frozen=True)
+class NetworkRewardConfig(Settings):
+    """How architectures are rewarded with the shared weights."""
+
+    statistics: NormStatistics = "batch"
+    """What batch norms normalise by: the minibatch's own statistics; the moving averages of the training; or means over a
+    few training batches, gathered for the architecture."""
+    recalibration_batches: PositiveInt = 4
+    """Training batches for `recalibrated` statistics."""
+
+
+@dataclass(frozen=True)
+class NetworkSharedConfig(Settings):
+    """How the shared weights are trained, and what they reward."""
+
+    training: Training | None = None
+    """The recipe; None is the task's own."""
+    reward: NetworkRewardConfig = field(default_factory=NetworkRewardConfig)
+    """The reward."""
+    average: PartialShare = 0.99
+    """Share of a moving average of the weights, with which rewards are computed, that is kept at every step; 0 for the
+    weights themselves."""
+
+
+@dataclass(frozen=True)
+class NetworkChildConfig(Settings):
+    """How a network is trained from scratch."""
+
+    epochs: Epochs = 30
+    """Passes over the training data."""
+    training: Training | None = None
+    """The recipe; None is the task's own."""
+    statistics: NormStatistics = "moving"
+    """What batch norms normalise by in an evaluation; `recalibrated` is gathered before every one."""
+    recalibration_batches: PositiveInt = 4
+    """Training batches for `recalibrated` statistics."""
+
+
+@dataclass(frozen=True)
+class NetworkRetrainConfig(RetrainConfig):
+    """How the found network is trained from scratch, and what is trained beside it."""
+
+    child: NetworkChildConfig = field(default_factory=NetworkChildConfig)
+    """The recipe, the same for every network."""
+    short_schedule: Literal["cut", "squeezed"] = "squeezed"
+    """The learning rate of a training that is shorter than the recipe's, for a shortlist or a verification: the recipe's
+    schedule `cut` off, or `squeezed` into the shorter time."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig(RunConfig):
+    """Searching a network of one's own.
+
+        def recipe() -> NetworkConfig:
+            return NetworkConfig(network=Net, task=task)
+
+    A `network` that is built by a function starts from weights that follow from the seed; one that is given as a module
+    starts every search from the weights that it has. A child's weights are drawn anew, but for frozen ones.
+    """
+
+    kind: ClassVar[str] = "network"
+
+    network: Given[Net | None] = field(
+        default=None, compare=False, repr=False, kw_only=True, metadata=NO_SETTING
+    )
+    """What is searched. No setting: a run folder does not hold it."""
+    task: Given[OfTask | None] = field(
+        default=None, compare=False, repr=False, kw_only=True, metadata=NO_SETTING
+    )
+    """What it is trained for. No setting either."""
+    search: SearchConfig = field(
+        default_factory=lambda: SearchConfig(
+            epochs=40, warmup=0.5, explore=1.0, updates=20, proposals=8, percentile_every=10
+        )
+    )
+    """Length and rhythm of the search."""
+    controller: AnyController = PATIENT
+    """What proposes architectures, and how it learns."""
+    derive: DeriveConfig = field(
+        default_factory=lambda: DeriveConfig(
+            samples=32, minibatches=4, shortlist_epochs=8, ridge_candidate=True
+        )
+    )
+    """How an architecture is picked at the end of the search."""
+    retrain: NetworkRetrainConfig = field(default_factory=NetworkRetrainConfig)
+    """How the found network, and what it is compared with, are trained from scratch."""
+    shared: NetworkSharedConfig = field(default_factory=NetworkSharedConfig)
+    """The shared weights and the reward."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.task is not None:  # which is not there yet where settings are read from a file
+            training, retrain = self.own_task.training, self.retrain
+            if self.shared.training is None:
+                object.__setattr__(self, "shared", replace(self.shared, training=training))
+            if retrain.child.training is None:
+                child = replace(retrain.child, training=training)
+                object.__setattr__(self, "retrain", replace(retrain, child=child))
+
+    @property
+    def metric(self) -> Metric:
+        return Metric("score", not self.own_task.higher_is_better, of_task=True)
+
+    @property
+    def has_test(self) -> bool:
+        return self.own_task.test is not None
+
+    @property
+    def own_task(self) -> Task:
+        """The task, made once by its function. Raises `ConfigError` if there is none."""
+        if self.task is None:
+            raise ConfigError("a run of a network needs its task: NetworkConfig(network=..., task=...)")
+        return self.task if isinstance(self.task, Task) else task_of(self.task)
+
+    def supernet(self) -> nn.Module:
+        """The network, by the contract of `enas.searchable`: a new one, or a copy of the one that was given. Raises
+        `ConfigError` if there is none."""
+        if self.network is None:
+            raise ConfigError("a run of a network needs the network: NetworkConfig(network=..., task=...)")
+        if isinstance(self.network, nn.Module):
+            return searchable(copy.deepcopy(self.network))
+        with self.told():
+            made = self.network()
+        return searchable(made)
+
+    def told(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, an error of the user's code is said in a line, if that is in a file."""
+        return contextlib.nullcontext() if self.origin is None else self.origin.told()
+
+    # ---- the task of a run, and its networks ---------------------------------------------------------------------------
+
+    @cached_property
+    def batches(self) -> BatchData:
+        """The data, looked at once."""
+        task = self.own_task
+        steps = TrainingBatches(task.training_source, task.steps, self.seed).steps
+        return BatchData(task.training_source, steps, task.valid_batches)
+
+    def load(self) -> BatchData:
+        with self.told():
+            return self.batches
+
+    @cached_property
+    def space(self) -> Space:
+        """What may be chosen, read off the network once."""
+        found: Space = self.supernet().space
+        return found
+
+    def searched_space(self) -> Space:
+        return self.space
+
+    def shared_weights(self) -> SharedWeights:
+        shared, reward = self.shared, self.shared.reward
+        with global_seed(derive_seed(self.seed, "shared weights")):
+            supernet = self.supernet()
+        task = self.trained_for(
+            shared.training, self.search.epochs, self.seed, reward.statistics, reward.recalibration_batches
+        )
+        return SharedWeights(supernet, supernet.space, task, shared.average)
+
+    def model(self, network: Network) -> nn.Module:
+        if network.architecture is None:
+            raise ConfigError(f"{network} is no network of the run: it has no architecture")
+        with global_seed(derive_seed(network.seed, "child weights")):
+            child: nn.Module = self.supernet().child(network.architecture)
+        return child
+
+    def child_training(self, network: Network, epochs: int | None = None) -> ChildTraining:
+        child, short = self.retrain.child, epochs is not None and self.retrain.short_schedule == "squeezed"
+        length = child.epochs if epochs is None else epochs
+        training = child.training or self.own_task.training
+        training = self.retrain.scheduled(training, epochs, child.epochs)
+        scheduled = length if short else max(length, child.epochs)
+        task = self.trained_for(
+            training, scheduled, network.seed, child.statistics, child.recalibration_batches
+        )
+        return ChildTraining(self.model(network), task, length)
+
+    def trained_for(
+        self,
+        training: Training | None,
+        epochs: int,
+        seed: int,
+        statistics: NormStatistics,
+        recalibration: int,
+    ) -> BatchTask:
+        """The task, for networks that are trained by this recipe with a schedule of so many epochs."""
+        return BatchTask(
+            self.own_task,
+            training=training,
+            epochs=epochs,
+            seed=seed,
+            statistics=statistics,
+            recalibration_batches=recalibration,
+            **self.hardware,
+        )
+
+    def tried(self) -> None:
+        """One step of the shared weights, one reward, one step of a child; and all options of each choice. What the user's
+        code makes of a batch that cannot be trained or compared is an `EnasError`; a choice that is never called is said."""
+        with self.told():
+            weights = self.shared_weights()
+            sampled = weights.space.sample(random.Random(0))
+            batch = weights.task.minibatch(0, 0)
+            supernet = weights.trainer.model
+            if isinstance(supernet, WithChoices):
+                positional, named = inputs_of(batch.batch, self.own_task.target)
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always")
+                    space_of(supernet.network, named or positional)
+                for warning in caught:
+                    say(str(warning.message))
+            weights.trainer.add_gradients(batch, 0, 0, [sampled])
+            weights.rewards([sampled], "estimate", 0)
+            training = self.child_training(Network("found", sampled, self.seed))
+            training.trainer.add_gradients(training.task.minibatch(0, 0), 0, 0)
+
+    # ---- what networks cost, and are like ------------------------------------------------------------------------------
+
+    def costs(self, architecture: Architecture) -> tuple[float, ...]:
+        """Its parameters."""
+        return (float(parameter_count(self.model(Network("candidate", architecture, self.seed)))),)
+
+    def child_settings(self) -> dict[str, Any]:
+        return asdict(self.retrain.child)
+
+
+@functools.cache
+def task_of(function: Callable[[], Task]) -> Task:
+    """The task that a function makes, once in this process. Raises `ConfigError` if it is none."""
+    made: object = function()
+    if not isinstance(made, Task):
+        raise ConfigError(f"{shown(function)} returned {shown(made)}, which is no enas.Task")
+    return made
