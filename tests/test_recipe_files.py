@@ -1,7 +1,6 @@
 """`enas run mine.py`: a recipe in a file, opened again only while it is what it was; every mistake is one line."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,6 @@ def tiny_digits() -> RunConfig:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder that one is in."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
     return tmp_path
 
 
@@ -60,6 +58,7 @@ def test_the_recipe_of_a_file_is_run_and_resumed(mine: Path, capsys: pytest.Capt
     run = Path("runs/mine")
     record = read_json(run / "config.json")
     assert record["recipe"] == {
+        "from": "RecipeFile",
         "file": str(mine),
         "function": "tiny_digits",
         "sha256": digest_of(mine.read_bytes()).sha256,

@@ -63,7 +63,8 @@ class Registry(Generic[T]):
         if name in self.added:
             added: T = self._load(*self.added[name])
             return added
-        defined: list[Any] = [each for each in _below(self.base) if self.key and self._name(each) == name]
+        classes = _below(self.base) if self.key else ()
+        defined: list[Any] = [each for each in classes if self._name(each) == name]
         return defined[-1] if defined else None
 
     def _name(self, found: object) -> object:

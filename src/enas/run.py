@@ -46,10 +46,11 @@ from enas.retrain import (
     train_network,
     write_result,
 )
+from enas.run_records import DeriveRecord, EnvironmentRecord, SearchRecord
 from enas.runtime.checkpoint import CheckpointStore, fitting
 from enas.runtime.devices import check_precision, pick_device, set_threads
 from enas.runtime.environment import environment
-from enas.runtime.files import Digest, digest_of_file, read_json, write_json
+from enas.runtime.files import digest_of_file, read_json, write_json
 from enas.runtime.progress import say
 from enas.runtime.records import check_settings, read_record, read_records, validated
 from enas.runtime.seeding import derive_seed
@@ -63,36 +64,6 @@ ALL_STAGES: tuple[StageName, ...] = get_args(StageName)
 
 VERSIONS = ("enas", "torch", "numba")
 """What of an environment may change the last digits of what is computed."""
-
-
-@dataclass(frozen=True)
-class EnvironmentRecord:
-    """What a resumed run reads of environment.json."""
-
-    data_hash: str
-    enas: str | None = None
-    torch: str | None = None
-    numba: str | None = None
-
-
-@dataclass(frozen=True)
-class SearchRecord:
-    """What search.json holds."""
-
-    steps: int
-    seconds: float
-    archive: Digest
-    """Of archive.jsonl."""
-    settings: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class DeriveRecord:
-    """What derive.json holds."""
-
-    candidates: int
-    seconds: float
-    settings: dict[str, Any]
 
 
 @dataclass

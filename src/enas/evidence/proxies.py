@@ -151,8 +151,9 @@ def rank_by(
                     break
         check_still_there(run.run_file)
         folder.mkdir(parents=True, exist_ok=True)
+        spent = round(spent, 3)  # as it is read again
         said = [score if math.isfinite(score) else None for score in scores]
-        write_json(path, {"scores": said, "seconds": round(spent, 3), "settings": settings})
+        write_json(path, {"scores": said, "seconds": spent, "settings": settings})
         if stop.requested:
             raise stop.stopped(run.folder)
     return Ranked(drawn[: len(scores)], scores, spent)

@@ -16,7 +16,7 @@ from enas.config import RunConfig
 from enas.constraints import Settings
 from enas.errors import NotFiniteError, RunFolderError
 from enas.retrain import RESULT, Network, read_result
-from enas.run import SearchRecord
+from enas.run_records import SearchRecord
 from enas.runtime.files import write_json
 from enas.runtime.progress import say
 from enas.runtime.records import read_record, read_records

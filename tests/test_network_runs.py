@@ -1,0 +1,474 @@
+"""Searches of a network of one's own, from a file and from Python: every command, resumed bit for bit, every mistake."""
+
+import itertools
+import json
+import math
+import random
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import enas
+from enas import Choice, NetworkConfig, Task
+from enas.child_training import ChildTraining
+from enas.cli import main
+from enas.errors import ConfigError, EnasError, NotFiniteError, RunFolderError
+from enas.evidence.variants import variants_of, with_settings
+from enas.recipes import CONTROLLERS, named_controller
+from enas.retrain import Network
+from enas.run import Run
+from enas.runtime.files import digest_of_file, read_json
+from enas.runtime.stop import Stopped
+from enas.settings import config_from_json, config_to_json
+from enas.shared_weights import SharedWeights
+from enas.spaces import architecture_from_json
+from enas.stages import ALL_STAGES, execute
+from tests import own_network, tiny
+from tests.own_network import FLAGS, SMALL, Net, digits, layer, loss, score
+from tests.own_network import task as digits_task
+from tests.test_cli import printed, refusal
+from tests.test_image_runs import interrupt
+
+FILE = Path(own_network.__file__)
+
+
+def small(config: NetworkConfig, **changes: object) -> NetworkConfig:
+    made = with_settings(config, {**SMALL, **changes})
+    assert isinstance(made, NetworkConfig)
+    return made
+
+
+def config(network: Any = Net, task: Any = digits_task, **changes: object) -> NetworkConfig:
+    return small(NetworkConfig(network=network, task=task), **changes)
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the file that nobody interrupted, from the command line."""
+    folder = tmp_path_factory.mktemp("whole")
+    file = folder / "mine.py"
+    shutil.copy(FILE, file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["run", "mine.py", *FLAGS, "--retrain.random", "1", "--run", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+# ---- from a file -------------------------------------------------------------------------------------------------------
+
+
+def test_the_record_names_the_file_and_holds_neither_network_nor_task(whole: Path) -> None:
+    record = read_json(whole / "config.json")
+    assert record["kind"] == "network"
+    assert record["recipe"] == {
+        "from": "RecipeFile",
+        "file": str(whole.parent / "mine.py"),
+        "sha256": digest_of_file(FILE).sha256,
+        "function": "recipe",
+        "beside": {},
+    }
+    assert not {"network", "task", "origin"} & set(record["settings"])
+    assert record["settings"]["retrain"]["child"]["training"]["optimizer"] == "sgd"
+
+
+def test_the_found_network_computes_what_its_result_says(whole: Path) -> None:
+    run = Run.open(whole)
+    model, (found, _) = run.found_model(), run.results()
+    assert not [module for module in model.modules() if isinstance(module, Choice)]
+    x_ND, y_N = digits(100, 140)
+    with torch.no_grad():
+        right = (model(x_ND).argmax(1) == y_N).float().mean()
+    assert float(right) == pytest.approx(found["test"]["test_score"])
+    assert found["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "call"),
+    [
+        *((SharedWeights, "train_step", call) for call in (0, 7)),
+        *((SharedWeights, "rewards", call) for call in (2, 4)),
+        *((ChildTraining, "step", call) for call in (0, 14, 20)),
+        (ChildTraining, "end_epoch", 4),
+    ],
+)
+def test_killed_and_resumed_equals_uninterrupted(whole: Path, cls: type, name: str, call: int) -> None:
+    folder = Path("run")
+    opened = Run.open(whole)
+    run = Run.create(folder, opened.config, ALL_STAGES)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, cls, name, call)
+        with pytest.raises(KeyboardInterrupt):
+            execute(run, ALL_STAGES)
+    assert main(["resume", "run"]) == 0
+    assert tiny.content(folder) == tiny.content(whole)
+
+
+def test_show_rank_and_the_others_work_on_it(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path("run")
+    shutil.copytree(whole, folder)
+    architecture = Run.open(folder).architecture()
+    assert str(architecture) in printed(capsys, "show", "run")
+    assert architecture_from_json(json.loads(printed(capsys, "show", "run", "--json"))) == architecture
+    said = printed(capsys, "rank", "run", "--architectures", "6", "--repeats", "2", "--epochs", "1")
+    assert "6 architectures, 2 of them with a second seed; score: score" in said
+    shared = {one["id"]: one["shared"] for one in read_json(folder / "rank.json")["scores"]}
+    weights, _ = Run.open(folder).searched()
+    architectures = [
+        weights.space.architecture(one["choices"]) for one in read_json(folder / "rank.json")["scores"]
+    ]
+    assert list(shared.values()) == weights.scores(architectures)
+    assert "reward" in (folder / "metrics.jsonl").read_text()
+    assert main(["test", "run"]) == 0
+
+
+def test_every_ablation_of_the_search_is_one_of_its(capsys: pytest.CaptureFixture[str]) -> None:
+    named = variants_of(config())
+    assert {
+        "random",
+        "no-warmup",
+        "statistics-recalibrated",
+        "average-none",
+        "sampler-fair",
+        "derive-mode",
+    } <= set(named)
+    assert not {"frozen", "plain-convolutions", "random-connections", "relu-and-tanh-switched"} & set(named)
+    shutil.copy(FILE, "mine.py")
+    words = ["mine.py", *FLAGS, "--variant", "random", "--variant", "derive-mode", "--run", "ablation"]
+    said = printed(capsys, "ablate", *words)
+    assert [
+        line.split()[0] for line in said.splitlines() if line.startswith(("recipe", "random", "derive"))
+    ] == [
+        "recipe",
+        "random",
+        "derive-mode",
+    ]
+
+
+# ---- from Python -------------------------------------------------------------------------------------------------------
+
+
+def test_search_train_and_compare_from_python(capsys: pytest.CaptureFixture[str]) -> None:
+    def here() -> Task:
+        return digits_task()
+
+    found = enas.search(Net, here, run="mine", **SMALL)
+    assert found.architecture == Run.open(Path("mine"), recipe=found.config).architecture()
+    assert found.space.count() == found.config.searched_space().count() == 27
+    model = enas.train(found, random=1, run="mine")
+    assert isinstance(model.head, nn.Linear)
+    before = tiny.content(Path("mine"))
+    again = enas.search(Net, here, run="mine", **SMALL)
+    assert again == found
+    enas.train(again, random=1)
+    assert tiny.content(Path("mine")) == before
+    capsys.readouterr()
+    verdict = enas.compare("mine", seeds=2, samples=4, rivals="shared-random,synflow")
+    said = capsys.readouterr().err
+    assert said.count("in no file that other processes could import") == 1
+    assert str(verdict).splitlines()[0].startswith("method")
+    assert {one.rival for one in verdict.contests} >= {"shared-random", "random-search", "sampling"}
+    assert enas.compare(again, seeds=2, samples=4, rivals="shared-random,synflow") == verdict
+    capsys.readouterr()
+    assert "the network and the task of this run are in no file" in refusal(capsys, "resume", "mine")
+
+
+def test_what_python_and_a_file_search_is_the_same(whole: Path) -> None:
+    found = enas.search(Net, digits_task, run="mine", **SMALL)
+    assert found.architecture == Run.open(whole).architecture()
+    ours, theirs = (
+        {
+            name: value
+            for name, value in tiny.content(folder).items()
+            if re.match("(arch|metrics|candid|check)", name)
+        }
+        for folder in (Path("mine"), whole)
+    )
+    assert ours == theirs
+
+
+def test_other_settings_than_those_begun_with_are_refused() -> None:
+    enas.search(Net, digits_task, run="mine", **SMALL)
+    with pytest.raises(
+        ConfigError, match=r"seed is 0 in mine.config\.json, not 1: give the settings that the run was begun"
+    ):
+        enas.search(Net, digits_task, run="mine", **{**SMALL, "seed": 1})
+    with pytest.raises(ConfigError, match=r"there is no setting 'search\.epoch'"):
+        enas.search(Net, digits_task, run="other", **{"search.epoch": 1})
+    with pytest.raises(ConfigError, match=r"there is no setting 'sed'"):
+        enas.search(Net, digits_task, run="other", sed=1)
+    with pytest.raises(ConfigError, match=r"enas\.compare: .*'sampls'"):
+        enas.compare("mine", sampls=1)
+    assert not Path("other/config.json").exists()
+
+
+def test_a_module_is_searched_as_it_is_and_left_as_it_is() -> None:
+    net = Net()
+    before = tiny.plain(net.state_dict())
+    weights = config(network=net).shared_weights()
+    assert tiny.plain(weights.trainer.model.network.state_dict()) == before
+    enas.search(net, digits_task, run="mine", **SMALL)
+    assert tiny.plain(net.state_dict()) == before
+
+
+def test_weights_that_a_function_makes_follow_from_the_seed() -> None:
+    first, again, other = (config(seed=seed).shared_weights().state_dict()["model"] for seed in (0, 0, 1))
+    assert tiny.plain(first) == tiny.plain(again)
+    assert tiny.plain(first) != tiny.plain(other)
+    architecture = config().searched_space().sample(random.Random(0))
+    models = [config().model(Network("candidate", architecture, seed)).state_dict() for seed in (0, 0, 1)]
+    assert tiny.plain(models[0]) == tiny.plain(models[1])
+    assert tiny.plain(models[0]) != tiny.plain(models[2])
+
+
+def test_a_stop_says_that_the_same_call_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = SharedWeights.train_step, itertools.count()
+
+    def step(self: SharedWeights, *args: Any) -> Any:
+        if next(calls) == 4:
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SharedWeights, "train_step", step)
+        with pytest.raises(
+            Stopped, match=r"^Stopped by SIGTERM after saving\. The same call goes on from there\.$"
+        ):
+            enas.search(Net, digits_task, run="mine", **SMALL)
+    found = enas.search(Net, digits_task, run="mine", **SMALL)
+    enas.search(Net, digits_task, run="whole", **SMALL)
+    assert tiny.content(Path("mine")) == tiny.content(Path("whole"))
+    assert found.architecture == Run.open(Path("whole"), recipe=found.config).architecture()
+
+
+SCRIPT = """
+import sys
+import enas
+from own_network import SMALL, Net, task
+
+{before}
+    found = enas.search({network}, task, run="mine", **SMALL, **{{"retrain.random": 2}})
+    print(enas.compare(found, seeds=2, samples=4, rivals="none"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("importable", [True, False])
+def test_a_script_trains_in_processes_or_says_why_not(importable: bool) -> None:
+    shutil.copy(FILE, "own_network.py")
+    network = "Net" if importable else "lambda: Net()"
+    Path("script.py").write_text(SCRIPT.format(before="if __name__ == '__main__':", network=network))
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "sampling" in done.stdout
+    assert ("in no file that other processes could import" in done.stderr) is not importable
+    record = read_json(Path("mine/config.json"))["recipe"]
+    if importable:
+        assert (record["from"], record["network"], record["task"]) == ("NetworkFile", "Net", "task")
+        assert set(record["beside"]) == {"own_network.py"}
+        assert main(["derive", "mine"]) == 0
+    else:
+        assert record == {"from": "InMemory"}
+
+
+def test_a_script_without_a_main_guard_says_so_when_it_is_imported(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copy(FILE, "own_network.py")
+    Path("script.py").write_text(SCRIPT.format(before="if True:", network="Net"))
+    line = refusal(capsys, "run", "script.py")
+    assert (
+        "script.py, line 7: ConfigError: enas.search is called while its script is imported: put it under"
+        in line
+    )
+
+
+# ---- every controller, every part of a task ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CONTROLLERS)
+def test_every_controller_searches(name: str, tmp_path: Path) -> None:
+    made = config()
+    controller = named_controller(name, made.searched_space().name)
+    run = Run.create(tmp_path / "run", replace(made, controller=controller), ("search", "derive"))
+    execute(run, ("search", "derive"))
+    assert run.architecture().space == made.searched_space()
+    assert len(run.archive()) == 9
+
+
+def test_a_lower_score_is_better_where_the_task_says_so() -> None:
+    x_ND, y_N = (
+        torch.randn(60, 3, generator=torch.Generator().manual_seed(0)),
+        torch.arange(60.0)[:, None] / 60,
+    )
+
+    class Fit(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = Choice(
+                {
+                    "linear": nn.Linear(3, 1),
+                    "deep": nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)),
+                }
+            )
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.mix(x)
+
+    def error(output: torch.Tensor, batch: Any) -> torch.Tensor:
+        return (output - batch[1]).square().mean()
+
+    data = [(x_ND[part], y_N[part]) for part in (slice(0, 40), slice(40, 50), slice(50, 60))]
+    task = Task(*data, batch=10, loss=error, score=error, higher_is_better=False)
+    found = enas.search(Fit, task, run="mine", **SMALL)
+    metric = found.config.metric
+    assert metric.better(0.1, 0.2)
+    assert (
+        metric.score_name,
+        metric.score({"valid_score": 0.5}),
+        metric.shortlisted_by({"valid_score": 0.5}),
+    ) == (
+        "-score",
+        -0.5,
+        0.5,
+    )
+    candidates = read_json(Path("mine/candidates.json"))
+    best = min(
+        (one for one in candidates if one["trained_loss"] is not None), key=lambda one: one["trained_loss"]
+    )
+    assert best["architecture"]["id"] == found.architecture.id
+    enas.train(found)
+    result = Run.open(Path("mine"), recipe=found.config).results()[0]
+    assert result["valid_loss"] == pytest.approx(result["valid_score"])
+
+
+def test_without_test_data_nothing_is_tested(capsys: pytest.CaptureFixture[str]) -> None:
+    task = Task(digits(0, 60), digits(60, 100), batch=10, loss=loss, score=score)
+    found = enas.search(Net, task, run="mine", **SMALL)
+    enas.train(found, random=1)
+    assert "the task has no test data" in capsys.readouterr().err
+    assert "test" not in Run.open(Path("mine"), recipe=found.config).results()[0]
+    with pytest.raises(ConfigError, match="give the task a third split"):
+        enas.compare(found)
+
+
+def test_other_data_are_refused() -> None:
+    enas.search(Net, digits_task, run="mine", **SMALL)
+    for first in (1, 60):
+        other = Task(digits(first, 60 + first), digits(60, 100), batch=10, loss=loss, score=score)
+        opened = Run.open(Path("mine"), recipe=config(task=other))
+        with pytest.raises(RunFolderError, match="the data have changed since mine was begun"):
+            _ = opened.data
+
+
+def test_settings_survive_json_and_the_tasks_own_training_is_in_them() -> None:
+    training = enas.Training(optimizer="adamw", clip=1.0)
+    task = replace(digits_task(), training=training)
+    made = config(task=task, **{"retrain.child.training": enas.Training(momentum=0.5)})
+    assert made.shared.training == training
+    record = json.loads(json.dumps(config_to_json(made)))
+    assert config_from_json(record, recipe=made) == made
+    assert config_from_json(record, recipe=made).task is task
+    record["settings"]["network"] = {"weights": 3}
+    with pytest.raises(RunFolderError, match="setting network: it is no setting"):
+        config_from_json(record, recipe=made)
+    longer = made.with_epochs(4, 8)
+    assert (longer.search.epochs, longer.retrain.child.epochs) == (4, 8)
+
+
+# ---- mistakes ----------------------------------------------------------------------------------------------------------
+
+
+class Wrapped(nn.Module):
+    """A module as a network with one choice in it."""
+
+    def __init__(self, options: dict[str, Any], twice: bool = False, asked: bool = True) -> None:
+        super().__init__()
+        self.mix = Choice(options)
+        self.other = Choice({"a": nn.Identity(), "b": layer(nn.ReLU)})
+        self.stem, self.head = nn.Linear(64, 8), nn.Linear(8, 10)
+        self.twice, self.asked = twice, asked
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = self.other(x) if self.asked else x
+        x = self.mix(x)
+        return self.head(self.mix(x) if self.twice else x)
+
+
+FINE = {"a": nn.Identity(), "b": nn.Linear(8, 8)}
+
+
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        (lambda: Wrapped({**FINE, "c": nn.Linear(8, 4)}), "mix"),
+        (lambda: Wrapped(FINE, twice=True), "mix"),
+        (lambda: nn.Linear(64, 10), "there is no Choice and no Inputs in Linear"),
+        (lambda: 3, "a network must be a torch.nn.Module, not 3"),
+        (None, "a run of a network needs the network"),
+    ],
+)
+def test_networks_that_cannot_be_searched(network: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        Run.create(Path("run"), config(network=network), ("search",))
+    assert not Path("run/config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"loss": lambda output, batch: output}, ConfigError, "the loss must be a scalar"),
+        ({"loss": lambda output, batch: torch.tensor(1.0)}, ConfigError, "without a gradient"),
+        ({"loss": lambda output, batch: output.sum() * math.nan}, NotFiniteError, "is nan"),
+        ({"score": lambda output, batch: math.nan}, NotFiniteError, "is nan"),
+        ({"score": lambda output, batch: output}, ConfigError, "the score must be a number"),
+        ({"train": []}, EnasError, "train has no batch"),
+        ({"train": iter([])}, EnasError, "can be passed over only once"),
+        ({"valid": []}, EnasError, "valid has no batch"),
+        ({"batch": None}, ConfigError, "say with batch="),
+        ({"train": lambda: iter([digits(0, 10)])}, ConfigError, "say with steps="),
+    ],
+)
+def test_tasks_that_cannot_be_trained_for_leave_no_run(
+    changes: Any, error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=re.escape(says)):
+        enas.search(Net, replace(digits_task(), **changes), run="run", **SMALL)
+    assert not Path("run/config.json").exists()
+
+
+def test_what_is_no_task_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"returned 3, which is no enas\.Task"):
+        enas.search(Net, lambda: 3, run="run")  # type: ignore[arg-type, return-value]
+    with pytest.raises(ConfigError, match="there is no task 'digts'; packages have none"):
+        enas.search(Net, "digts", run="run")
+
+
+def test_a_choice_that_is_never_called_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    Run.create(Path("run"), config(network=lambda: Wrapped(FINE, asked=False)), ("search",))
+    assert "other: never called with this example" in capsys.readouterr().err
+
+
+def test_errors_of_a_files_network_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    broken = FILE.read_text().replace("self.head = nn.Linear(8, 10)", "self.head = nn.Linear(7, 10)")
+    Path("mine.py").write_text(broken)
+    assert main(["run", "mine.py", *FLAGS]) == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("enas:"))
+    assert re.search(r"mine\.py, line \d+: RuntimeError: mat1 and mat2 shapes cannot be multiplied", line)
+    assert not list(Path().rglob("config.json"))
