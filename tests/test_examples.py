@@ -2,14 +2,17 @@
 
 import ast
 import random
+import re
 import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
+import nbformat
 import pytest
 import torch
+from nbclient import NotebookClient
 from PIL import Image
 
 from enas import child_of, space_of
@@ -140,3 +143,22 @@ def test_pictures_in_folders_are_read_by_other_processes(tmp_path: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["epoch 1", "epoch 2", "epoch 3"]
+
+
+@pytest.mark.slow
+def test_the_notebook_searches_draws_and_takes_the_model_out(tmp_path: Path) -> None:
+    """In a kernel of its own, at a small size: every cell runs, and those with pictures have pictures."""
+    notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in cells)
+    sizes = re.compile(r'RUN, EPOCHS, SEEDS, RANDOM = "runs/notebook", \d+, \d+, \d+')
+    (first,) = [cell for cell in cells if sizes.search(cell.source)]
+    first.source = sizes.sub('RUN, EPOCHS, SEEDS, RANDOM = "run", 1, 2, 2', first.source)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = [set().union(*(output.get("data", {}) for output in cell.outputs)) for cell in cells]
+    assert sum("image/svg+xml" in kinds for kinds in shown) == 2
+    assert sum("image/png" in kinds for kinds in shown) >= 1
+    assert (tmp_path / "run" / "compare" / "comparison.json").exists()
+    weights = torch.load(tmp_path / "run" / "model.pt")
+    assert weights["head.weight"].shape == (10, 16)
