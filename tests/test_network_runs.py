@@ -132,6 +132,8 @@ def test_show_rank_and_the_others_work_on_it(whole: Path, capsys: pytest.Capture
     assert list(shared.values()) == weights.scores(architectures)
     assert "reward" in (folder / "metrics.jsonl").read_text()
     assert main(["test", "run"]) == 0
+    members = printed(capsys, "ensemble", "run", "--samples", "3", "--split", "valid")
+    assert "3 architectures with the shared weights, valid images" in members
 
 
 def test_every_ablation_of_the_search_is_one_of_its(capsys: pytest.CaptureFixture[str]) -> None:

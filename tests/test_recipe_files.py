@@ -249,7 +249,7 @@ def test_what_only_a_recipe_gives_is_no_setting(mine: Path) -> None:
         ),
         (
             "def recipe(epochs): return 3\n",
-            "mine.py: TypeError: recipe() missing 1 required positional argument",
+            "mine.py: recipe() needs arguments, which a recipe is not given",
         ),
         ("def recipe():\n    return {}['a']\n", "mine.py, line 2: KeyError: 'a'"),
         (

@@ -126,9 +126,11 @@ def train(
     with held(folder):
         if (folder / "config.json").exists():
             opened = Run.open(folder, recipe=given(found.config, task))
+            if not (folder / "architecture.json").exists():  # it was stopped before there was one
+                put_architecture(folder, found.architecture)
             if opened.architecture() != found.architecture:
                 raise RunFolderError(f"{folder} has another architecture; choose another run=")
-            opened = Run(folder, changed(opened.config, changes), opened.stages)
+            opened = Run(folder, changed(remembered(opened), changes), opened.stages)
             opened.write_config()
         else:
             config = changed(given(found.config, task), changes)

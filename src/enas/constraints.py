@@ -120,6 +120,7 @@ NEEDS = {
     "list_type": "several values",
     "dict_type": "an object",
     "dataclass_type": "an object",
+    "dataclass_exact_type": "a {class_name}",
     "too_long": "{max_length} values",
     "literal_error": "{expected}",
     "model_attributes_type": "an object",

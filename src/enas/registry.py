@@ -72,10 +72,12 @@ class Registry(Generic[T]):
 
     def _load(self, entry: EntryPoint, *others: EntryPoint) -> Any:
         """What an entry point names."""
-        whose = f"the {self.what} {shown(entry.name)} of {package_of(entry)}"
+        whose = f"the {self.what} {shown(entry.name)} of the package {package_of(entry)}"
         if others:
             packages = ", ".join(package_of(other) for other in others)
-            raise ConfigError(f"{whose} is also one of {packages}; uninstall all but one of these packages")
+            raise ConfigError(
+                f"{whose} is also one of the package {packages}; uninstall all but one of these packages"
+            )
         try:
             found = entry.load()
         except Exception as error:
@@ -93,8 +95,8 @@ class Registry(Generic[T]):
 
 
 def package_of(entry: EntryPoint) -> str:
-    """The package that an entry point belongs to, with its version."""
-    return "a package" if entry.dist is None else f"the package {entry.dist.name} {entry.dist.version}"
+    """The name and the version of the package that an entry point belongs to."""
+    return "unknown" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
 
 
 def _below(base: type) -> Iterator[type]:

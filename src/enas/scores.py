@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,6 +18,12 @@ def checked(name: str, values: npt.ArrayLike, least: int = 1) -> npt.NDArray[np.
     if not np.isfinite(array).all():
         raise DataError(f"{name} must be finite numbers; {array[~np.isfinite(array)][0]} is among them")
     return array
+
+
+def decimals(scores: Iterable[float | None]) -> int:
+    """How many decimals tell such scores apart: two for percents and perplexities, four where all are below 2."""
+    known = [abs(score) for score in scores if score is not None]
+    return 4 if known and max(known) < 2 else 2
 
 
 def percentile(scores: npt.ArrayLike, reference: npt.ArrayLike) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -11,6 +11,15 @@ from enas.choices.child import Weights, child_of
 from enas.choices.plan import use
 from enas.choices.reading import space_of
 from enas.errors import ConfigError, shown
+
+
+class Searchable(Protocol):
+    """What every searchable network has, beside what an `nn.Module` has."""
+
+    space: Space
+
+    def child(self, architecture: Architecture) -> nn.Module:
+        """The network of one architecture with weights of its own, drawn anew."""
 
 
 class WithChoices(nn.Module):

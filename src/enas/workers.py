@@ -134,10 +134,12 @@ class ThisProcess(Executor):
             "one after the other"
         )
         for job in jobs:
+
+            def after_step(training: ChildTraining, job: Job = job) -> None:
+                on_step(job, training.done)
+
             try:
-                result = job.perform(
-                    Run(job.run, self.config, ()), stop, lambda training, job=job: on_step(job, training.done)
-                )
+                result = job.perform(Run(job.run, self.config, ()), stop, after_step)
             except Stopped:
                 return
             yield outcome_of(job, result)

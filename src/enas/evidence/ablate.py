@@ -29,6 +29,7 @@ from enas.runtime.progress import say
 from enas.runtime.records import read_record
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import Stopped
+from enas.scores import decimals
 from enas.stages import ALL_STAGES, Run, StageName, execute, put_architecture
 
 RECIPE = "recipe"
@@ -167,18 +168,19 @@ def ensemble_record(run: Run, samples: int) -> dict[str, Any]:
 def table(rows: Sequence[Mapping[str, Any]], metric: Metric) -> str:
     """What was measured, with the paper's figure beside it: a line a variant, a mean over its seeds."""
     of_recipe = {record["seed"]: record["test"] for record in rows[0]["records"]}
+    places = decimals(record["test"] for row in rows for record in row["records"])
     cells = [("variant", f"test {metric.name}", "minus the recipe's", "paper")]
     for row in rows:
         tests = {record["seed"]: record["test"] for record in row["records"] if record["test"] is not None}
         lost = len(row["records"]) - len(tests)
         ones = [record["test_of_one"] for record in row["records"] if "test_of_one" in record]
-        found = f"{np.mean(list(tests.values())):.2f}" if tests else "-"
-        found += f" (one alone {np.mean(ones):.2f})" if ones else ""
+        found = f"{np.mean(list(tests.values())):.{places}f}" if tests else "-"
+        found += f" (one alone {np.mean(ones):.{places}f})" if ones else ""
         found += f", {lost} diverged" if lost else ""
         changes = [test - of_recipe[seed] for seed, test in tests.items() if of_recipe.get(seed) is not None]
-        change = f"{np.mean(changes):+.2f}" if changes and row is not rows[0] else "-"
+        change = f"{np.mean(changes):+.{places}f}" if changes and row is not rows[0] else "-"
         if len(changes) > 1 and row is not rows[0]:
-            change += f" ({min(changes):+.2f} to {max(changes):+.2f})"
+            change += f" ({min(changes):+.{places}f} to {max(changes):+.{places}f})"
         cells.append((row["name"], found, change, row["paper"] or "-"))
     better = "lower" if metric.lower_is_better else "higher"
     of_seeds = f"n = {len(of_recipe)} seeds, paired; mean (smallest to largest)"

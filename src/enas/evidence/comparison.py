@@ -29,6 +29,7 @@ from enas.evidence.statistics import (
 )
 from enas.runtime.progress import duration
 from enas.runtime.seeding import derive_seed
+from enas.scores import decimals
 
 SAMPLING = "sampling"
 """The method whose runs are random architectures."""
@@ -277,10 +278,11 @@ CURVE = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 def describe(comparison: Comparison) -> str:
     """The methods, what random architectures reach, and what may be said of each pair of methods."""
     method, curve = comparison.method, comparison.best_of_random
+    places = decimals([score for one in comparison.summaries for score in (one.score, one.best, one.worst)])
     heading = ("method", "runs", comparison.metric, "best", "worst", "evaluations", "a run", "in all", "k*")
-    lines = aligned([heading, *map(_cells, comparison.summaries)])
+    lines = aligned([heading, *(_cells(summary, places) for summary in comparison.summaries)])
     if curve:
-        shown = [f"{k}: {curve[k - 1]:.2f}" for k in CURVE if k <= len(curve)]
+        shown = [f"{k}: {curve[k - 1]:.{places}f}" for k in CURVE if k <= len(curve)]
         lines.append(f"expected best {comparison.metric} of k random architectures: {', '.join(shown)}")
     if comparison.random_in_budget is not None:
         count = f"{comparison.random_in_budget:.1f} random architectures are trained"
@@ -288,7 +290,9 @@ def describe(comparison: Comparison) -> str:
     for contest in comparison.contests:
         lines.append(f"{method}: {contest.claim}")
         if (gap := contest.difference) is not None:
-            lines.append(f"  mean difference {gap} over {gap.n} pairs, above 0 where {method} is better")
+            lines.append(
+                f"  mean difference {gap.text(places)} over {gap.n} pairs, above 0 where {method} is better"
+            )
         ratios = {"evaluations": contest.evaluations_ratio, "seconds": contest.seconds_ratio}
         times = [f"{ratio:.2f} times the {what}" for what, ratio in ratios.items() if ratio is not None]
         had = f"{contest.rival} had {' and '.join(times) or 'a budget that is too small to be compared'}"
@@ -306,12 +310,12 @@ def verdict(comparison: Comparison) -> list[str]:
     return [f"{comparison.method} beats what needs no shared weights: {beaten}"] if beaten else []
 
 
-def _cells(summary: MethodSummary) -> tuple[str, ...]:
+def _cells(summary: MethodSummary, places: int) -> tuple[str, ...]:
     scores = (summary.score, summary.best, summary.worst)
     return (
         summary.method,
         f"{summary.runs} ({summary.diverged} diverged)" if summary.diverged else str(summary.runs),
-        *("-" if score is None else f"{score:.2f}" for score in scores),
+        *("-" if score is None else f"{score:.{places}f}" for score in scores),
         f"{summary.evaluations:,.0f}",
         duration(summary.seconds),
         duration(summary.end_to_end_seconds),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from enas.evidence.comparison import Comparison, Record
+from enas.scores import decimals
 
 POINT, BEST_POINT, INK, GRID = "#4477aa", "#cc6677", "#222222", "#dddddd"
 """Colours: of points, of those that stand out, of words, of the lines behind them."""
@@ -169,7 +170,7 @@ def _runs(comparison: Comparison, records: Sequence[Record], bottom: float) -> l
     if not scores:
         return [text(sum(RUNS) / 2, (TOP + bottom) / 2, "all runs diverged")]
     across = axis(f"test {comparison.metric}", scores, RUNS, scores=True)
-    parts = vertical_lines(across, bottom, TOP)
+    parts, places = vertical_lines(across, bottom, TOP), decimals(scores)
     row = (bottom - TOP) / len(comparison.summaries)
     for place, summary in enumerate(comparison.summaries):
         y = round(TOP + (place + 0.5) * row, 1)
@@ -177,7 +178,7 @@ def _runs(comparison: Comparison, records: Sequence[Record], bottom: float) -> l
         parts.append(text(RUNS[0] - 12, y + 4, summary.method, "end"))
         for record in records:
             if record.method == summary.method and record.score is not None:
-                hint = f"seed {record.seed}: {record.score:.2f}, {record.architecture}"
+                hint = f"seed {record.seed}: {record.score:.{places}f}, {record.architecture}"
                 parts.append(point(across.at(record.score), y, colour, hint))
         if summary.score is not None:
             bar = line(across.at(summary.score), y - 12, f"V{y + 12}", colour, ' stroke-width="3"')

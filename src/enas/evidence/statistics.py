@@ -39,7 +39,11 @@ class Interval:
     """Independent observations that it stands on: pairs, runs of the smaller arm, or architectures."""
 
     def __str__(self) -> str:
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        return self.text(2)
+
+    def text(self, decimals: int) -> str:
+        """The value and the interval, with so many decimals."""
+        return f"{self.value:.{decimals}f} [{self.low:.{decimals}f}, {self.high:.{decimals}f}]"
 
     def holds(self, value: float) -> bool:
         """Whether the data leave `value` open."""

@@ -67,7 +67,7 @@ def _texts() -> Mapping[str, str]:
             text = _documented(_source(entry.module))[entry.attr]
         except Exception:  # whatever is wrong with it is said when it is asked for
             text = ""
-        texts[name] = f"{text}\nPackage:  {package_of(entry).removeprefix('the package ')}".strip()
+        texts[name] = f"{text}\nPackage:  {package_of(entry)}".strip()
     return texts
 
 

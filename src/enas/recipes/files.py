@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, get_type_hints
 
-from enas.errors import ConfigError, EnasError, did_you_mean, enas_command, shortened, shown
+from enas.errors import ConfigError, did_you_mean, enas_command, shortened, shown
 from enas.paths import user_path
 from enas.runtime.files import digest_of, digest_of_file
 
@@ -162,6 +162,13 @@ def function_in(path: Path, name: str | None) -> Callable[[], Any]:
     return next(iter(recipes.values()))
 
 
+def without_arguments(function: Callable[..., Any]) -> bool:
+    """Whether a function can be called with no argument."""
+    parameters = inspect.signature(function).parameters.values()
+    given = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return all(each.default is not inspect.Parameter.empty or each.kind in given for each in parameters)
+
+
 def _those(functions: dict[str, Any]) -> str:
     return f"Its functions are {shortened(', '.join(functions), 200)}" if functions else "It has no function"
 
@@ -177,7 +184,10 @@ def _returns(function: Callable[..., Any], kind: type) -> bool:
 
 @contextmanager
 def errors_of(path: Path) -> Iterator[None]:
-    """Inside, whatever the code of a file raises is a `ConfigError` of one line that says where."""
+    """Inside, whatever the code of a file and of those beside it raises is a `ConfigError` of one line that says where.
+
+    An error of other code, with none of the file's on its way, is as it is.
+    """
     try:
         yield
     except SyntaxError as error:
@@ -187,9 +197,7 @@ def errors_of(path: Path) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if frame.filename.startswith(str(path.parent) + os.sep)]
-        if not own and isinstance(error, EnasError):
+        if not own:
             raise
-        last = (own or frames)[-1]
         said = shortened(" ".join(f"{type(error).__name__}: {error}".split()), 500)
-        where = f"{last.filename}, line {last.lineno}" if own else str(path)
-        raise ConfigError(f"{where}: {said}") from error
+        raise ConfigError(f"{own[-1].filename}, line {own[-1].lineno}: {said}") from error

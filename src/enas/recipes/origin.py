@@ -16,7 +16,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from enas.errors import ConfigError, RunFolderError, shown
-from enas.recipes.files import errors_of, file_and_function, function_in, hashes_beside, module_of
+from enas.recipes.files import (
+    errors_of,
+    file_and_function,
+    function_in,
+    hashes_beside,
+    module_of,
+    without_arguments,
+)
 from enas.runtime.files import digest_of_file
 from enas.runtime.records import record_in
 
@@ -70,8 +77,10 @@ class PackageRecipe(Origin):
 
         found = KNOWN.find(self.name)
         if found is None:
-            raise ConfigError(f"there is no recipe {shown(self.name)} any more: install {self.package}")
-        return self.called(found(), f"the recipe {self.name} of {self.package}")
+            raise ConfigError(
+                f"there is no recipe {shown(self.name)} any more: install the package {self.package}"
+            )
+        return self.called(found(), f"the recipe {self.name} of the package {self.package}")
 
 
 @dataclass(frozen=True)
@@ -136,6 +145,8 @@ class RecipeFile(InFile):
     def config(self) -> RunConfig:
         path = Path(self.file)
         function = function_in(path, self.function)
+        if not without_arguments(function):
+            raise ConfigError(f"{path}: {self.function}() needs arguments, which a recipe is not given")
         with errors_of(path):
             made = function()
         return self.called(made, f"{path}: {self.function}()")

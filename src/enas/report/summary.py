@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from enas.errors import enas_command
 from enas.report.drawing import text_for
 from enas.runtime.progress import duration
+from enas.scores import decimals
 
 if TYPE_CHECKING:
     from enas.config import Metric
@@ -31,14 +32,17 @@ def summary(run: Run) -> str:
 
 def table(results: list[dict[str, Any]], metric: Metric) -> str:
     """One line a network; all were trained with one recipe."""
+    valid, test = f"valid_{metric.name}", f"test_{metric.name}"
+    scores = [score for r in results for score in (r.get(valid), r.get("test", {}).get(test))]
+    places = decimals(scores)
     rows = [("network", "parameters", f"valid {metric.name}", f"test {metric.name}", "time")]
     for result in results:
         rows.append(
             (
                 f"{result['role']} {result['id']}",
                 f"{result['parameters']:,}",
-                "diverged" if "diverged" in result else number(result.get(f"valid_{metric.name}")),
-                number(result.get("test", {}).get(f"test_{metric.name}")),
+                "diverged" if "diverged" in result else number(result.get(valid), places),
+                number(result.get("test", {}).get(test), places),
                 duration(result["seconds"]) if "seconds" in result else "-",
             )
         )
@@ -54,9 +58,9 @@ def table(results: list[dict[str, Any]], metric: Metric) -> str:
     return "\n".join([caption, *lines, verdict(results, metric)]).rstrip()
 
 
-def number(value: float | None) -> str:
-    """A score with two decimals; a dash if it was not measured."""
-    return "-" if value is None else f"{value:.2f}"
+def number(value: float | None, places: int) -> str:
+    """A score with so many decimals; a dash if it was not measured."""
+    return "-" if value is None else f"{value:.{places}f}"
 
 
 def verdict(results: list[dict[str, Any]], metric: Metric) -> str:

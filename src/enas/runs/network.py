@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from torch import nn
 
@@ -30,9 +30,10 @@ from enas.recipes.common import PATIENT
 from enas.retrain import Network, RetrainConfig
 from enas.runtime.progress import say
 from enas.runtime.seeding import derive_seed, global_seed
-from enas.searchable import WithChoices, searchable
+from enas.searchable import Searchable, WithChoices, searchable
 from enas.shared_weights import SharedWeights
-from enas.tasks.batches import BatchTask, Task, inputs_of
+from enas.tasks.batches import BatchTask
+from enas.tasks.own import Task, inputs_of
 from enas.tasks.training_settings import Training
 
 Net = nn.Module | Callable[[], nn.Module]
@@ -186,8 +187,7 @@ class NetworkConfig(RunConfig):
     @cached_property
     def space(self) -> Space:
         """What may be chosen, read off the network once."""
-        found: Space = self.supernet().space
-        return found
+        return cast(Searchable, self.supernet()).space
 
     def searched_space(self) -> Space:
         return self.space
@@ -199,14 +199,13 @@ class NetworkConfig(RunConfig):
         task = self.trained_for(
             shared.training, self.search.epochs, self.seed, reward.statistics, reward.recalibration_batches
         )
-        return SharedWeights(supernet, supernet.space, task, shared.average)
+        return SharedWeights(supernet, cast(Searchable, supernet).space, task, shared.average)
 
     def model(self, network: Network) -> nn.Module:
         if network.architecture is None:
             raise ConfigError(f"{network} is no network of the run: it has no architecture")
         with global_seed(derive_seed(network.seed, "child weights")):
-            child: nn.Module = self.supernet().child(network.architecture)
-        return child
+            return cast(Searchable, self.supernet()).child(network.architecture)
 
     def child_training(self, network: Network, epochs: int | None = None) -> ChildTraining:
         child, short = self.retrain.child, epochs is not None and self.retrain.short_schedule == "squeezed"

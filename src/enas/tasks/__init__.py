@@ -10,7 +10,7 @@ from enas.registry import Registry
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from enas.tasks.batches import Task
+    from enas.tasks.own import Task
 
 TASKS: Registry[Task | Callable[[], Task]] = Registry("task", "enas.tasks", {})
 """Tasks of other packages, or functions that make them."""

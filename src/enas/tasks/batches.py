@@ -18,6 +18,7 @@ from enas.architecture import Architecture
 from enas.costs import OperationCounter, parameter_count
 from enas.data.batches import (
     Batch,
+    EvaluationBatches,
     TrainingBatches,
     examples_in,
     joined,
@@ -28,7 +29,7 @@ from enas.errors import ConfigError, DataError, NotFiniteError, shown
 from enas.norms import Norms, NormStatistics, recalibrate
 from enas.runtime.seeding import derive_seed, generator, global_seed
 from enas.task import BaseTask, Loss, Score, Split, set_mode
-from enas.tasks.own import Measure, Task, inputs_of
+from enas.tasks.own import Measure, Task, inputs_of, target_of
 from enas.tasks.training_settings import Training
 
 __all__ = ["BatchTask", "Minibatch", "Task"]
@@ -181,7 +182,7 @@ class BatchTask(BaseTask):
         self, model: nn.Module, split: Split, architecture: Architecture | None = None
     ) -> Score | None:
         """The means over all examples. Raises `NotFiniteError` if the score or a metric is NaN or infinite."""
-        batches = self.task.valid_batches if split == "valid" else self.task.test_batches
+        batches = self._of(split)
         if batches is None:
             return None
         by_example: dict[str, Measure] = {"loss": self.task.loss}
@@ -202,6 +203,32 @@ class BatchTask(BaseTask):
                 score |= self._measured(measures, *joined(kept))
         checked({name: number for name, number in score.items() if name != "loss"}, architecture)
         return score
+
+    def _of(self, split: Split) -> EvaluationBatches | None:
+        return self.task.valid_batches if split == "valid" else self.task.test_batches
+
+    def class_probabilities(
+        self, model: nn.Module, split: Split, architecture: Architecture, batch: int
+    ) -> Tensor:
+        """Of networks that map a batch to class scores [B, K]. The batches are the task's, whatever `batch` says."""
+        found = []
+        for own in self._of(split) or ():
+            scores_BK = self.output(model, moved(own, self.device), architecture)
+            if not isinstance(scores_BK, Tensor) or scores_BK.ndim != 2:
+                raise ConfigError(
+                    "ensembles are of classifiers, whose output is a tensor of class scores [B, K]"
+                )
+            found.append(scores_BK.float().cpu().double().softmax(1))
+        return torch.cat(found)
+
+    def labels(self, split: Split) -> Tensor:
+        """The last parts of the batches, which must be whole numbers [B]."""
+        targets = [target_of(batch, self.task.target) for batch in self._of(split) or ()]
+        if not targets:
+            raise ConfigError(f"the task has no {split} data")
+        if any(not isinstance(one, Tensor) or one.ndim != 1 or one.is_floating_point() for one in targets):
+            raise ConfigError("ensembles are of classifiers, whose targets are the numbers of classes [B]")
+        return torch.cat(targets).cpu()
 
     def _measured(self, measures: Mapping[str, Measure], output: Any, batch: Batch) -> dict[str, float]:
         """All measures of a batch, in one transfer from the device."""

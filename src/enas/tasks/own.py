@@ -126,3 +126,10 @@ def inputs_of(batch: Batch, target: str = "target") -> tuple[tuple[Any, ...], di
             )
         return (), {key: value for key, value in batch.items() if key != target}
     return tuple(batch[:-1] if len(batch) > 1 else batch), {}
+
+
+def target_of(batch: Batch, target: str = "target") -> Any:
+    """What the network does not get of a batch; None for a batch of one part."""
+    if isinstance(batch, Mapping):
+        return batch.get(target)
+    return batch[-1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
