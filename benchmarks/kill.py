@@ -53,6 +53,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from enas import cli
 from enas.evidence import compare as compare_run
+from enas.report.page import REPORT
 from enas.runtime.files import read_json, read_jsonl
 from enas.trainings import LOG
 from tests import tiny
@@ -219,6 +220,8 @@ def content(run: Path) -> dict[str, Any]:
             found[name] = "a folder"
         elif path.name == compare_run.PICTURE:
             found[name] = "a picture, with a line at the seconds of a run"
+        elif path.name == REPORT:
+            found[name] = "a page, with times and the folder's name"
         elif path.name not in (".lock", LOG):
             found[name] = READERS.get(path.suffix, Path.read_bytes)(path)
     return found

@@ -17,6 +17,7 @@ SMALL: dict[str, object] = {
     "search.proposals": 3,
     "search.checkpoint_every": 3,
     "search.log_every": 2,
+    "verify.trainings": 0,
     "derive.samples": 4,
     "derive.minibatches": 1,
     "derive.shortlist": 2,

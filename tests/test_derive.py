@@ -223,6 +223,25 @@ def test_order_reward_trains_those_with_the_highest_rewards(found: list[Candidat
     assert trained == [c.architecture for c in sorted(found, key=lambda c: -c.reward)[:3]]
 
 
+def test_order_corrected_takes_turns_and_is_as_drawn_without_trainings(found: list[Candidate]) -> None:
+    trained: list[Architecture] = []
+
+    def train(architectures: Sequence[Architecture]) -> list[float]:
+        trained.extend(architectures)
+        return [0.0] * len(architectures)
+
+    config = DeriveConfig("shortlist", shortlist=5, shortlist_order="corrected")
+    pick(found, config, train)
+    assert trained == [c.architecture for c in found[:5]]
+    trained.clear()
+    last, third, fifth = found[-1], found[2], found[4]
+    last.corrected, third.corrected, found[0].corrected = 2.0, 1.0, 0.0
+    last.verified, fifth.verified, third.verified = 0.3, 0.9, 0.5
+    pick(found, config, train)
+    expected = [found[0], last, fifth, found[1], third]
+    assert trained == [c.architecture for c in expected]
+
+
 # ---- several checkpoints ------------------------------------------------------------------------------------------------
 
 

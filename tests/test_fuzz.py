@@ -459,8 +459,8 @@ COMMANDS = {
     "search": ("derive", "derive", "resume", "compare"),
     "derive": ("retrain", "retrain", "derive", "show"),
     "retrain": ("test", "test", "test", "retrain"),
-    "test": ("test", "test", "show", "compare"),
-    "compare": ("compare", "compare", "test", "resume"),
+    "test": ("test", "test", "show", "compare", "report"),
+    "compare": ("compare", "compare", "test", "resume", "report", "report"),
 }
 """What is tried after each stage, mostly what reads most of what there is."""
 
@@ -536,6 +536,8 @@ OTHER_COMMANDS = {
     "benchmark": ("nas-bench-graph", "--controllers", "--seeds", "--evaluations", "--json"),
     "show": ("tanh", "--svg", "--png", "--json"),
     "retrain": ("recurrent-quick", "macro-quick", "--architecture", "tanh tanh(1)", "--run"),
+    "report": ("runs/none", "--page", "--pictures"),
+    "gate": ("runs/none", "runs/other", "--lower-is-better", "--json"),
     "recipes": ("--json",),
     "doctor": ("--json",),
     "resume": (),

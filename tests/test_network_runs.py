@@ -474,3 +474,22 @@ def test_errors_of_a_files_network_are_one_line(capsys: pytest.CaptureFixture[st
     (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("enas:"))
     assert re.search(r"mine\.py, line \d+: RuntimeError: mat1 and mat2 shapes cannot be multiplied", line)
     assert not list(Path().rglob("config.json"))
+
+
+def test_the_network_of_the_readme_is_searched_trained_and_compared(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    program = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)[1]
+    for shown, short in (
+        ("epochs=20", f"**{SMALL}"),
+        ("random=3", "random=1"),
+        ("seeds=6", "seeds=2, samples=2, epochs=1, workers=1, rivals='none'"),
+    ):
+        assert shown in program
+        program = program.replace(shown, short)
+    names: dict[str, Any] = {}
+    exec(program, names)
+    assert isinstance(names["model"].mix, nn.Module)
+    assert not any(isinstance(module, Choice) for module in names["model"].modules())
+    assert "random-search" in capsys.readouterr().out

@@ -15,7 +15,7 @@ import pytest
 
 import enas
 from enas.cli import main
-from enas.cli.show import in_digits
+from enas.report.text import in_digits
 from enas.runtime.progress import progress, say
 from enas.runtime.stop import Stopped
 from enas.runtime.streams import standard_streams

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from scipy import stats
 from enas.architecture import Architecture
 from enas.controllers import IndependentConfig, build_controller
 from enas.correction import Correction, Features, normal_scores, predicted_from_others
-from enas.errors import ConfigError
 from enas.evidence.runs import search_seconds
 from enas.phases import START, Search, SearchConfig
 from enas.run import Run
@@ -318,12 +316,6 @@ def test_a_run_that_is_stopped_in_a_round_comes_to_the_same(tmp_path: Path) -> N
         with StopRequest() as stop:
             search(Run.open(run.folder), stop)
         assert tiny.content(run.folder) == expected
-
-
-def test_an_order_by_trainings_needs_trainings() -> None:
-    config = tiny.image_config("micro")
-    with pytest.raises(ConfigError, match=r"raise verify\.trainings, which is 0"):
-        replace(config, derive=replace(config.derive, shortlist_order="corrected"))
 
 
 @pytest.mark.parametrize("sign", [-1.0, 1.0])

@@ -27,7 +27,7 @@ _FLAGS = """
     --shared.reward.batch 3 --shared.reward.bptt 5
     --search.epochs 2 --search.warmup 0.5 --search.updates 4 --search.proposals 3 --search.log-every 4
     --search.checkpoint-every 5
-    --derive.samples 4 --derive.minibatches 2 --derive.shortlist 2
+    --verify.trainings 0 --derive.samples 4 --derive.minibatches 2 --derive.shortlist 2
     --retrain.child.hidden 8 --retrain.child.epochs 2 --retrain.child.eval-batch 2 --retrain.checkpoint-every 4
     --retrain.child.training.windows.batch 4 --retrain.child.training.windows.bptt 5
     --threads 1
@@ -93,7 +93,11 @@ def content(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(run.rglob("*")):
         name = str(path.relative_to(run))
-        if path.name.startswith(".") or path.name == "environment.json" or path.suffix == ".pt":
+        if (
+            path.name.startswith(".")
+            or path.name in ("environment.json", "report.html")
+            or path.suffix == ".pt"
+        ):
             continue
         if path.name == "checkpoints":
             found[name] = newest_checkpoint(path)

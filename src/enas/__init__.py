@@ -13,6 +13,8 @@ from enas.architecture import Architecture, Decision, Space
 if TYPE_CHECKING:
     from enas.api import Found, compare, search, train
     from enas.choices import Choice, Inputs, child_of, fresh_decisions, space_of, use
+    from enas.exporting.exports import export
+    from enas.loading import load
     from enas.runs.network import NetworkConfig
     from enas.tasks.own import Task
     from enas.tasks.training_settings import Training
@@ -35,7 +37,9 @@ __all__ = [
     "__version__",
     "child_of",
     "compare",
+    "export",
     "fresh_decisions",
+    "load",
     "search",
     "space_of",
     "train",
@@ -47,6 +51,8 @@ _LATER = {
     **dict.fromkeys(("Found", "compare", "search", "train"), "enas.api"),
     "NetworkConfig": "enas.runs.network",
     "Task": "enas.tasks.own",
+    "export": "enas.exporting.exports",
+    "load": "enas.loading",
     "Training": "enas.tasks.training_settings",
 }
 """The modules of the public names that are imported when they are first used."""

@@ -9,7 +9,18 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypedDict, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypedDict,
+    TypeVar,
+)
 
 import torch
 from pydantic import PlainValidator
@@ -30,6 +41,9 @@ from enas.runtime.devices import pick_device
 from enas.runtime.records import WrongRecord, validated
 from enas.shared_weights import SharedWeights
 from enas.verification import VerifyConfig
+
+if TYPE_CHECKING:
+    from enas.runs.models import Model
 
 
 class Metric(NamedTuple):
@@ -144,6 +158,8 @@ class RunConfig(Settings, ABC):
 
     kind: ClassVar[str]
     """The name of this kind of run in config.json, and of its entry point in the group `enas.runs`."""
+    describable: ClassVar[bool] = True
+    """Whether model.json can say how to build a network again; not if only the user's own code can."""
     on_own_data: ClassVar[str] = ""
     """A command that runs the quick recipe on data of one's own, and what those are, as a comment."""
     paper: ClassVar[Mapping[str, str]] = {}
@@ -183,11 +199,6 @@ class RunConfig(Settings, ABC):
             raise ConfigError(
                 f"derive.checkpoints = {asked} needs as many kept: raise search.keep_checkpoints, which is {kept}"
             )
-        if self.derive.shortlist_order == "corrected" and not self.verify.trainings:
-            raise ConfigError(
-                "derive.shortlist_order = corrected needs architectures that are trained during the search: raise "
-                "verify.trainings, which is 0"
-            )
 
     # ---- the task of a run, and its networks ---------------------------------------------------------------------------
 
@@ -219,6 +230,17 @@ class RunConfig(Settings, ABC):
 
     def tried(self) -> None:
         """Compute once what code of the user's computes. Raises an `EnasError` for whatever a run could only fail with."""
+
+    def settled(self) -> Self:
+        """These settings with those that are found by measuring, once, before a run begins."""
+        return self
+
+    def described(self, training: ChildTraining) -> Model:
+        """The network of a training, as model.json has it: how to build it again without the data.
+
+        Raises `ConfigError` if it is not `describable`.
+        """
+        raise ConfigError("only the code that made this network can build it again")
 
     def costs(self, architecture: Architecture) -> Sequence[float]:
         """What a network of an architecture costs, of which its score may depend; by default nothing that differs."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Literal
 
 import torch
@@ -46,8 +47,9 @@ class DeriveConfig(Settings):
     """Epochs each of the shortlist is trained for, with the recipe of the retraining."""
     shortlist_order: Order = "drawn"
     """Which candidates are the first: the policy's most probable one, then its samples as `drawn`; or those of the
-    highest `reward` with the shared weights; of the highest reward predicted by `ridge` regression; or of the highest
-    score `corrected` by the trainings of `verify`, whose architectures are then candidates too."""
+    highest `reward` with the shared weights; or of the highest reward predicted by `ridge` regression. With `corrected`
+    the architectures that `verify` trained are candidates too, and three orders take turns: as drawn, by the score that the
+    trainings correct, and by an architecture's own training. Without trainings that is as drawn."""
     ridge_candidate: bool = False
     """Whether the architecture of the highest reward predicted by ridge regression, of all in the space, is a candidate
     too, right after the policy's most probable one; without rewards there is none."""
@@ -82,6 +84,8 @@ class Candidate:
     """Reward predicted by ridge regression of the logged rewards; None without any."""
     corrected: float | None = None
     """Score by the trainings of the search's verification, as a normal score; None without one."""
+    verified: float | None = None
+    """What its own training in the verification came to, higher is better; None if it had none, or diverged."""
     trained_loss: float | None = None
     """Validation loss after the short training, if it had one; lower is better, infinite if the training diverged."""
 
@@ -89,11 +93,6 @@ class Candidate:
     def shared_score(self) -> float:
         """What candidates are compared by with the shared weights; higher is better."""
         return self.reward if self.rank is None else -self.rank
-
-    @property
-    def corrected_score(self) -> float:
-        """What candidates are compared by after the verification; higher is better."""
-        return -math.inf if self.corrected is None else self.corrected
 
     @property
     def ridge_score(self) -> float:
@@ -166,10 +165,15 @@ def candidates(
     last of them. `epoch` is the one whose minibatches and learning rate a fine-tuning takes.
     """
     found = collect(weights.space, controller, config, seed, effects)
+    trained: dict[Architecture, float | None] = {}
     if verification is not None:
+        trained = {verification.space.architecture(one.choices): one.score for one in verification.records}
         known = {candidate.architecture for candidate in found}
-        found += [Candidate(one, False, None) for one in verification.architectures if one not in known]
+        found += [Candidate(one, False, None) for one in trained if one not in known]
     found = distinct(weights.space, found)
+    reduced = {weights.space.reduced(one): score for one, score in trained.items()}
+    for candidate in found:
+        candidate.verified = reduced.get(weights.space.reduced(candidate.architecture))
     architectures = [candidate.architecture for candidate in found]
     corrected_N = None if verification is None else verification.predicted(architectures)
     scores = [shared_rewards(weights, architectures, config, epoch)]
@@ -199,13 +203,25 @@ def distinct(space: Space, found: Sequence[Candidate]) -> list[Candidate]:
 # ---- picking ----------------------------------------------------------------------------------------------------------
 
 
-ORDERS: dict[Order, Callable[[Candidate], float]] = {
-    "drawn": lambda candidate: 0.0,
-    "reward": lambda candidate: -candidate.shared_score,
-    "ridge": lambda candidate: -candidate.ridge_score,
-    "corrected": lambda candidate: -candidate.corrected_score,
+ORDERS: dict[Order, Callable[[Sequence[Candidate]], list[Candidate]]] = {
+    "drawn": list,
+    "reward": lambda found: sorted(found, key=lambda candidate: -candidate.shared_score),
+    "ridge": lambda found: sorted(found, key=lambda candidate: -candidate.ridge_score),
+    "corrected": lambda found: in_turn(found, best_of(found, "corrected"), best_of(found, "verified")),
 }
-"""What the candidates are sorted by, ascending; equal ones stay in the order they were collected in."""
+"""Who is trained first; equal ones stay in the order they were collected in."""
+
+
+def best_of(found: Sequence[Candidate], score: Literal["corrected", "verified"]) -> list[Candidate]:
+    """The candidates that have this score, the best first."""
+    known = [(value, one) for one in found if (value := getattr(one, score)) is not None]
+    return [one for _, one in sorted(known, key=lambda pair: -pair[0])]
+
+
+def in_turn(*orders: Sequence[Candidate]) -> list[Candidate]:
+    """The first of each order, then the second of each, and so on, each candidate once."""
+    turns = (one for turn in zip_longest(*orders) for one in turn if one is not None)
+    return list({id(one): one for one in turns}.values())
 
 
 def pick(found: Sequence[Candidate], config: DeriveConfig, train: Train) -> Candidate:
@@ -217,7 +233,7 @@ def pick(found: Sequence[Candidate], config: DeriveConfig, train: Train) -> Cand
     if config.rule == "reward":  # not a mode that was not sampled, as in the paper
         drawn = [candidate for candidate in found if candidate.log_prob is not None or not candidate.is_mode]
         return max(drawn, key=lambda candidate: candidate.shared_score)
-    shortlist = sorted(found, key=ORDERS[config.shortlist_order])[: config.shortlist]
+    shortlist = ORDERS[config.shortlist_order](found)[: config.shortlist]
     losses = list(train([candidate.architecture for candidate in shortlist]))
     for candidate, loss in zip(shortlist, losses, strict=True):
         candidate.trained_loss = loss

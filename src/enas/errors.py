@@ -71,3 +71,7 @@ class FolderInUseError(RunFolderError):
 
 class NotFiniteError(EnasError):
     """A loss or reward is NaN or infinite; checkpoints from before are kept."""
+
+
+class ExportError(EnasError):
+    """A network cannot be written in a format, or what was written computes something else."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
@@ -46,6 +47,10 @@ def kernels_report() -> list[tuple[str, bool, str]]:
     return report()
 
 
+PLAIN: ContextVar[bool] = ContextVar("plain", default=False)
+"""Whether kernels are off in this context: for whoever records what a network computes."""
+
+
 class Operation(Generic[P, R]):
     """A function in plain torch, which a compiled kernel of the same name may take over."""
 
@@ -57,7 +62,7 @@ class Operation(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the kernel makes of it, or else the plain form, which is what somebody who looks on has to see."""
-        if torch.compiler.is_compiling() or is_tracing() or _len_torch_dispatch_stack():
+        if torch.compiler.is_compiling() or is_tracing() or _len_torch_dispatch_stack() or PLAIN.get():
             return self.plain(*args, **kwargs)
         if self.check is not None:
             self.check(*args, **kwargs)

@@ -37,7 +37,7 @@ from enas.spaces import architecture_from_json
 
 Role = Literal["found", "candidate", "random", "lstm", "table"]
 
-WEIGHTS, RESULT, METRICS = "weights.safetensors", "result.json", "metrics.jsonl"
+WEIGHTS, MODEL, RESULT, METRICS = "weights.safetensors", "model.json", "result.json", "metrics.jsonl"
 
 
 class Stretchable(Protocol):

@@ -5,7 +5,7 @@
       metrics.jsonl archive.jsonl     the search's numbers; every rewarded architecture
       checkpoints/                    the search's newest few
       candidates.json effects.json derive.json architecture.json architecture.svg
-      derive/ID-seedS/ retrain/ID-seedS/   one training each: weights.safetensors, result.json
+      derive/ID-seedS/ retrain/ID-seedS/   one training each: weights.safetensors, model.json, result.json
       comparison.json                 what came out, network by network
 
 A stage that is done is recognised by its files and not repeated.
@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -47,6 +47,7 @@ from enas.retrain import (
     write_result,
 )
 from enas.run_records import DeriveRecord, EnvironmentRecord, SearchRecord
+from enas.runs.models import describe, describe_later
 from enas.runtime.checkpoint import CheckpointStore, fitting
 from enas.runtime.devices import check_precision, pick_device, set_threads
 from enas.runtime.environment import environment
@@ -91,6 +92,7 @@ class Run:
         data = vars(run)["data"] = config.load()
         say(f"data: {data}")
         check_stages(config, stages)
+        run.config = config.settled()
         folder.mkdir(parents=True, exist_ok=True)
         run.write_environment(data)
         run.write_config()
@@ -286,11 +288,12 @@ class Run:
         folder = self.folder / part / network.id
         finished = self.result(network, part, epochs)
         if finished is not None:
+            describe_later(folder, self.config, partial(self.child_training, network, epochs), finished)
             return finished
         training, every = self.child_training(network, epochs), self.config.retrain.checkpoint_every
         settings = self.training_settings(epochs)
         try:
-            return train_network(
+            result = train_network(
                 network, training, folder, every, stop, self.folder, after_step, settings, self.run_file
             )
         except NotFiniteError as error:
@@ -299,6 +302,8 @@ class Run:
             say(f"{error}. It counts as diverged, and the run goes on.")
             result = {**network.to_json(), **training.size(), "diverged": str(error)}
             return write_result(folder, result, settings)
+        describe(folder, self.config, training, result)
+        return result
 
     def trained(self, network: Network, weights: Path) -> nn.Module:
         """A network as an ordinary module, with weights that its training left."""

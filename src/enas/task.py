@@ -66,6 +66,8 @@ class BaseTask(ABC):
         self.device = device
         self.dtype = dtype
         """Of the operands of large products; weights and sums stay float32."""
+        self.memory_format: torch.memory_format | None = None
+        """How the filters of convolutions lie in memory; None leaves them as they are."""
         self.statistics: NormStatistics = statistics
         """What the batch norms of an evaluated network normalise by."""
 
@@ -175,6 +177,15 @@ class BaseTask(ABC):
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Inside, convolutions and products take operands of the run's precision."""
         return products_in(self.dtype, self.device)
+
+    def placed(self, model: nn.Module) -> nn.Module:
+        """The network on the task's device, its filters in the task's memory format."""
+        model = model.to(self.device)
+        if self.memory_format is not None:
+            for parameter in model.parameters():
+                if parameter.ndim == 4:
+                    parameter.data = parameter.data.contiguous(memory_format=self.memory_format)
+        return model
 
     # ---- what there is to know -----------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ class Trainer:
     """A network that is being trained for a task, its optimiser, and the average of its weights, if there is one."""
 
     def __init__(self, model: nn.Module, task: BaseTask) -> None:
-        self.model = model.to(task.device)
+        self.model = task.placed(model)
         self.task = task
         self.optimizer = task.optimizer(self.model.parameters())
         self.averaged: AveragedModel | None = None

@@ -4,7 +4,7 @@ The options of every command are a dataclass that tyro reads. What a command nee
 seconds, and Ctrl-C may come meanwhile.
 
 Exit codes: 0 done, also where nobody reads the rest of the output; 2 wrong usage or input, said in one line; 75 stopped by
-a signal after saving; 130 interrupted without saving.
+a signal after saving; 130 interrupted without saving. `gate` answers with 0 better, 3 not shown, 4 worse.
 """
 
 from __future__ import annotations
@@ -36,8 +36,14 @@ COMMANDS = {
         "enas.cli.stages:retrain",
     ),
     "test": ("Read the test data, once a network.", "enas.cli.stages:Test"),
+    "export": (
+        "The found network as plain torch, torch.export and ONNX, each compared with it.",
+        "enas.cli.export:Export",
+    ),
     "resume": ("Go on after a stop or a crash, exactly.", "enas.cli.stages:Resume"),
     "show": ("Draw an architecture.", "enas.cli.show:Show"),
+    "report": ("What runs came to, as one page to look at and to send.", "enas.cli.report:Report"),
+    "gate": ("Is B better than A? For scripts: the exit code says.", "enas.cli.report:Gate"),
     "ensemble": ("Many architectures of a search classify together.", "enas.cli.evidence:Ensemble"),
     "rank": (
         "Do the shared weights order architectures as training alone does?",

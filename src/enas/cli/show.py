@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json as as_json
-import math
 import mimetypes
 from dataclasses import dataclass
 from typing import Annotated
@@ -16,7 +15,10 @@ from enas.cli.flags import Command
 from enas.constraints import Settings
 from enas.errors import ArchitectureError, ConfigError, SettingError, shown
 from enas.paths import OptionalPath, user_path
+from enas.recipes import recipe
+from enas.recipes.files import names_a_file
 from enas.report.drawing import text_for, write_png, write_svg
+from enas.report.text import in_digits
 from enas.runtime.streams import reader_may_go, show_text
 from enas.spaces import architecture_in
 from enas.spaces.reading import read_text
@@ -28,7 +30,7 @@ class Show(Command, Settings):
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN-OR-ARCHITECTURE")]
     """A run folder, an architecture.json, or an architecture string in quotes, such as 'tanh tanh(1) relu(2)' or the
-    authors' numbers."""
+    authors' numbers. Or a file of yours with a recipe, as `enas run` takes it: then what it would search is shown."""
     svg: OptionalPath = None
     """Write a vector drawing here."""
     png: OptionalPath = None
@@ -46,6 +48,8 @@ class Show(Command, Settings):
 
     def __call__(self) -> int:
         """Draw it in the terminal, and to files if asked; say how many there are in its space."""
+        if names_a_file(self.source):
+            return self.show_space()
         architecture = read_architecture(self.source)
         with reader_may_go():
             if self.svg is not None:
@@ -57,10 +61,16 @@ class Show(Command, Settings):
         count = f"one of {in_digits(architecture.space.count())} in its space"
         return show_text(f"{text_for(architecture.graph())}\n\n{architecture}\n{count}")
 
+    def show_space(self) -> int:
+        """Say what the recipe of a file would search."""
+        for name in ("svg", "png", "json"):
+            if getattr(self, name):
+                raise ConfigError(
+                    f"--{name} is for an architecture; {shown(self.source)} is a file with a recipe"
+                )
+        from enas.report.space import described  # which imports torch
 
-def in_digits(count: int) -> str:
-    """A number in full, or as a power of ten if nobody could read it."""
-    return f"{count:,}" if count < 10**60 else f"about 10^{math.floor(math.log10(count))}"
+        return show_text(described(recipe(self.source)))
 
 
 def read_architecture(source: str) -> Architecture:

@@ -162,6 +162,7 @@ def begin(options: FromRecipe, stages: tuple[StageName, ...], given: Architectur
             put_architecture(folder, given)
         say(f"run folder: {folder}")
         execute(run, stages)
+        write_page_of(run)
     return show_text(summary(run))
 
 
@@ -171,6 +172,13 @@ def folder_name(recipe: str) -> str:
         return recipe
     path, function = file_and_function(recipe)
     return path.stem if function is None else f"{path.stem}-{function}"
+
+
+def write_page_of(run: Run) -> None:
+    """Write the page of a run, and say where it is."""
+    from enas.report.page import write_own_page  # scipy and Jinja take a while
+
+    write_own_page(run)
 
 
 def take_folder(held: contextlib.ExitStack, folder: Path) -> Path:
@@ -220,6 +228,7 @@ class Resume(Command):
         run = Run.open(self.run, self.changed_file_ok)
         with run_lock(self.run):
             execute(run, run.stages if self.stages is None else self.stages)
+            write_page_of(run)
         return show_text(summary(run))
 
 

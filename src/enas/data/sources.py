@@ -24,6 +24,16 @@ from enas.runtime.progress import say
 
 P = TypeVar("P", bound=Published)
 
+LICENCES = {
+    "digits": "CC BY 4.0 (UCI Machine Learning Repository, by way of scikit-learn)",
+    "cifar10": "none is stated by its authors",
+    "fashion-mnist": "MIT",
+    "stdlib": "Python Software Foundation License",
+    "ptb": "for research use, as prepared by Mikolov",
+    "wikitext-2": "CC BY-SA 3.0",
+}
+"""Of the data by the names of their sources; of a user's own data it is unknown."""
+
 
 @readable()
 def load_text(config: TextConfig) -> Corpus:

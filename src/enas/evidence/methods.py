@@ -76,6 +76,7 @@ def shared_random(config: RunConfig, spent: Spent) -> RunConfig:
     return replace(
         config,
         controller=UniformConfig(),
+        verify=replace(config.verify, trainings=0),
         search=replace(config.search, updates=0, stop_entropy=None),
         derive=replace(
             derive,

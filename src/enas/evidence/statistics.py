@@ -111,12 +111,15 @@ def probability_better_paired(a: npt.ArrayLike, b: npt.ArrayLike, level: float =
     need be. Raises `DataError` for fewer than two pairs.
     """
     a_N, b_N = checked_pairs(("a", "b"), a, b)
-    n = len(a_N)
-    wins = float((a_N > b_N).sum() + (a_N == b_N).sum() / 2)
+    return proportion(float((a_N > b_N).sum() + (a_N == b_N).sum() / 2), len(a_N), level)
+
+
+def proportion(successes: float, n: int, level: float = 0.95) -> Interval:
+    """The share of n independent trials that succeed, with Clopper and Pearson's exact interval."""
     tail = (1 - level) / 2
-    low = float(stats.beta.ppf(tail, wins, n - wins + 1)) if wins > 0 else 0.0
-    high = float(stats.beta.ppf(1 - tail, wins + 1, n - wins)) if wins < n else 1.0
-    return Interval(wins / n, low, high, level, n)
+    low = float(stats.beta.ppf(tail, successes, n - successes + 1)) if successes > 0 else 0.0
+    high = float(stats.beta.ppf(1 - tail, successes + 1, n - successes)) if successes < n else 1.0
+    return Interval(successes / n, low, high, level, n)
 
 
 def probability_better(a: npt.ArrayLike, b: npt.ArrayLike, level: float = 0.95) -> Interval:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from enas.controllers import IndependentConfig, ReinforceConfig
 from enas.derive import DeriveConfig
+from enas.verification import VerifyConfig
 
 PATIENT = IndependentConfig(ReinforceConfig(learning_rate=0.05, entropy_weight=0.1))
 """For searches of several hundred updates, whose rewards change with the shared weights: takes the mean over some hundred
@@ -27,3 +28,24 @@ PAPER_REINFORCE = ReinforceConfig(
 
 PUBLISHED_DERIVE = DeriveConfig("reward", samples=10, minibatches=1)
 """How the paper and the authors pick an architecture."""
+
+
+def verifying(child_epochs: int) -> VerifyConfig:
+    """How a search verifies itself whose networks are then trained for so many epochs: 16 trainings in 4 rounds, each a
+    thirtieth as long as the retraining, so that all take half as long as it; but of 3 epochs at least, as fewer hardly tell
+    architectures apart.
+    """
+    return VerifyConfig(trainings=16, rounds=4, epochs=max(3, round(child_epochs / 30)))
+
+
+def shortlisted(child_epochs: int) -> DeriveConfig:
+    """How such a search picks: five are trained three times as long as for the verification, and the best of them is taken.
+    They are the policy's most probable, those that the trainings hold best, and the best trained."""
+    return DeriveConfig(
+        "shortlist",
+        samples=32,
+        minibatches=4,
+        shortlist=5,
+        shortlist_epochs=3 * verifying(child_epochs).epochs,
+        shortlist_order="corrected",
+    )

@@ -6,11 +6,10 @@ from dataclasses import replace
 
 from enas.controllers import IndependentConfig, LSTMConfig
 from enas.data.images import ImageConfig
-from enas.derive import DeriveConfig
 from enas.phases import SearchConfig
-from enas.recipes.common import PAPER_REINFORCE, PUBLISHED_DERIVE
+from enas.recipes.common import PAPER_REINFORCE, PUBLISHED_DERIVE, shortlisted, verifying
 from enas.recipes.images import FIRST_CODE_REINFORCE, on_digits, retraining, training
-from enas.runs.images import ImageRetrainConfig, MacroConfig
+from enas.runs.images import MacroConfig
 from enas.spaces.macro.net import MacroNetConfig
 from enas.spaces.macro.space import MacroSpace
 from enas.tasks.image_settings import ImageChildConfig, ImageRewardConfig, ImageSharedConfig
@@ -35,8 +34,9 @@ def macro_quick() -> MacroConfig:
         child_network=network,
         shared=ImageSharedConfig(on_digits(24), ImageRewardConfig(batch=128)),
         search=replace(default.search, epochs=24, updates=8, log_every=10, percentile_every=6),
-        derive=replace(default.derive, samples=16, minibatches=2, shortlist=3, shortlist_epochs=4),
-        retrain=ImageRetrainConfig(random=3, child=ImageChildConfig(16, on_digits(16))),
+        verify=verifying(16),
+        derive=replace(shortlisted(16), samples=16, minibatches=2, shortlist=4),
+        retrain=replace(default.retrain, child=ImageChildConfig(16, on_digits(16))),
     )
 
 
@@ -44,8 +44,8 @@ def macro_default() -> MacroConfig:
     """A network of 12 layers on CIFAR-10, by what today's evidence says makes the search work.
 
     Uniform warm-up, 8 proposals an update on one minibatch, leave-one-out baseline, independent decisions, batch
-    statistics for rewards, a search that runs the graph that is trained at the end, and a shortlist that is trained for
-    a few epochs before one is taken.
+    statistics for rewards, trainings of single networks that check and correct these rewards, a search that runs the graph
+    that is trained at the end, and a shortlist that is trained for longer before one is taken.
 
     Command:  enas run macro-default        (meant for a GPU)
     Expect:   not measured at this size. A much smaller one: 54.0 % test accuracy (found network), 49.4 to 52.4 % (three
@@ -63,8 +63,9 @@ def macro_default() -> MacroConfig:
             epochs=70, warmup=0.25, explore=0.25, updates=20, proposals=8, percentile_every=10
         ),
         controller=IndependentConfig(),
-        derive=DeriveConfig("shortlist", samples=32, minibatches=4, shortlist=5, shortlist_epochs=10),
-        retrain=replace(retraining(150, child), random=3),
+        verify=verifying(150),
+        derive=shortlisted(150),
+        retrain=replace(retraining(150, child), random=3, short_schedule="squeezed"),
     )
 
 

@@ -6,11 +6,10 @@ from dataclasses import replace
 
 from enas.controllers import LSTMConfig
 from enas.data.images import ImageConfig
-from enas.derive import DeriveConfig
 from enas.phases import SearchConfig
-from enas.recipes.common import PAPER_REINFORCE, PATIENT, PUBLISHED_DERIVE
+from enas.recipes.common import PAPER_REINFORCE, PATIENT, PUBLISHED_DERIVE, shortlisted, verifying
 from enas.recipes.images import FIRST_CODE_REINFORCE, on_digits, retraining, training
-from enas.runs.images import ImageRetrainConfig, MicroConfig
+from enas.runs.images import MicroConfig
 from enas.spaces.micro.net import MicroNetConfig
 from enas.spaces.micro.space import MicroSpace
 from enas.tasks.image_settings import ImageChildConfig, ImageRewardConfig, ImageSharedConfig
@@ -35,8 +34,9 @@ def micro_quick() -> MicroConfig:
         child_network=network,
         shared=ImageSharedConfig(on_digits(24), ImageRewardConfig(batch=128), average=0.99),
         search=replace(default.search, epochs=24, updates=12, log_every=10, percentile_every=6),
-        derive=replace(default.derive, samples=16, minibatches=2, shortlist=3, shortlist_epochs=4),
-        retrain=ImageRetrainConfig(random=3, child=ImageChildConfig(16, on_digits(16))),
+        verify=verifying(16),
+        derive=replace(shortlisted(16), samples=16, minibatches=2, shortlist=4),
+        retrain=replace(default.retrain, child=ImageChildConfig(16, on_digits(16))),
     )
 
 
@@ -45,9 +45,9 @@ def micro_default() -> MicroConfig:
 
     Shared weights that are trained by uniform samples alone, for half of the search before the controller learns, and whose
     moving average is rewarded with; 8 proposals an update on one minibatch, leave-one-out baseline, independent decisions
-    that are learnt slowly, batch statistics for rewards, and a shortlist that is trained for a few epochs before one is
-    taken, the best by ridge regression of all rewards among it. In the search the output of a cell passes a 1×1
-    convolution and a norm: with the bare concatenation, shared weights did not learn.
+    that are learnt slowly, batch statistics for rewards, trainings of single cells that check and correct these rewards, and
+    a shortlist that is trained for longer before one is taken. In the search the output of a cell passes a 1×1 convolution
+    and a norm: with the bare concatenation, shared weights did not learn.
 
     Command:  enas run micro-default        (meant for a GPU)
     Expect:   not measured at this size. Two much smaller ones: 43.5 and 46.5 % test accuracy (cells of five searches,
@@ -65,10 +65,9 @@ def micro_default() -> MicroConfig:
         ),
         search=SearchConfig(epochs=70, warmup=0.5, explore=1.0, updates=30, proposals=8, percentile_every=10),
         controller=PATIENT,
-        derive=DeriveConfig(
-            "shortlist", samples=32, minibatches=4, shortlist=5, shortlist_epochs=10, ridge_candidate=True
-        ),
-        retrain=replace(retraining(300, child), random=3),
+        verify=verifying(300),
+        derive=shortlisted(300),
+        retrain=replace(retraining(300, child), random=3, short_schedule="squeezed"),
     )
 
 

@@ -24,9 +24,12 @@ from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
 from enas.spaces.recurrent.space import RecurrentSpace
 from enas.tasks.image_settings import CosineConfig, ImageChildConfig, ImageTrainingConfig, MomentumConfig
+from enas.verification import VerifyConfig
 
 DERIVE = DeriveConfig("shortlist", samples=16, minibatches=4, shortlist=4)
-"""How a search on a mini-space picks: the best of the mode and three samples by the table's validation scores."""
+"""How a search on a mini-space picks: the best of four by the table's validation scores."""
+VERIFIED = VerifyConfig(trainings=12)
+"""How many architectures a search on images looks up while it goes on."""
 
 
 def recurrent() -> RecurrentConfig:
@@ -75,7 +78,8 @@ def convolutional() -> MacroConfig:
         child_network=MacroNetConfig(filters=56, dropout=0.0),
         shared=replace(quick.shared, training=few_images(0.05, epochs=240)),
         search=replace(quick.search, epochs=240, updates=2),
-        derive=DERIVE,
+        verify=VERIFIED,
+        derive=replace(DERIVE, shortlist_order="corrected"),
         retrain=trained_alone(0.015, epochs=20),
     )
 
@@ -96,7 +100,8 @@ def cells() -> MicroConfig:
         child_network=network,
         shared=replace(quick.shared, training=few_images(0.05, epochs=240)),
         search=replace(quick.search, epochs=240, updates=3),
-        derive=DERIVE,
+        verify=VERIFIED,
+        derive=replace(DERIVE, shortlist_order="corrected"),
         retrain=trained_alone(0.05, epochs=15),
     )
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from enas.data.images import ImageConfig
+from enas.recipes.common import shortlisted, verifying
 from enas.recipes.images import training
 from enas.recipes.micro import micro_default, micro_quick
 from enas.runs.images import ImageRetrainConfig, NASBench201Config
 from enas.spaces.nasbench201.net import NASBench201NetConfig
 from enas.tasks.image_settings import ImageChildConfig, ImageRewardConfig, ImageSharedConfig
-from enas.verification import VerifyConfig
 
 
 def nasbench201_quick() -> NASBench201Config:
@@ -30,6 +30,7 @@ def nasbench201_quick() -> NASBench201Config:
         shared=quick.shared,
         search=quick.search,
         controller=quick.controller,
+        verify=quick.verify,
         derive=quick.derive,
         retrain=quick.retrain,
     )
@@ -56,14 +57,8 @@ def nasbench201_default() -> NASBench201Config:
         ),
         search=replace(default.search, epochs=12, percentile_every=3),
         controller=default.controller,
-        verify=VerifyConfig(trainings=32, rounds=4, epochs=3),
-        derive=replace(
-            default.derive,
-            shortlist=4,
-            shortlist_epochs=9,
-            shortlist_order="corrected",
-            ridge_candidate=False,
-        ),
+        verify=replace(verifying(30), trainings=32),
+        derive=replace(shortlisted(30), shortlist=4),
         retrain=ImageRetrainConfig(
             random=3, child=ImageChildConfig(30, alone, evaluation="recalibrated"), short_schedule="squeezed"
         ),

@@ -167,12 +167,12 @@ def write_svg(graph: Graph, path: str | os.PathLike[str], *, own: bool = False) 
 
     Raises `EnasError` if pygraphviz is missing, and as `layout` and `write_atomic`.
     """
-    write_atomic(path, _picture(graph, "svg"), own=own)
+    write_atomic(path, picture_of(graph, "svg"), own=own)
 
 
 def write_png(graph: Graph, path: str | os.PathLike[str]) -> None:
     """Draw the architecture into a PNG file, at twice a screen's resolution; otherwise as `write_svg`."""
-    write_atomic(path, _picture(graph, "png"))
+    write_atomic(path, picture_of(graph, "png"))
 
 
 def _box(node: GraphNode, colour: dict[str, str]) -> str:
@@ -198,8 +198,16 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _picture(graph: Graph, format: Literal["svg", "png"]) -> bytes:
-    """The drawing as the bytes of a picture file."""
+def picture_of(graph: Graph, format: Literal["svg", "png"]) -> bytes:
+    """The drawing as the bytes of a picture file, a PNG at twice a screen's resolution. Raises as `write_svg`."""
+    dot = to_dot(graph)
+    if format == "png":
+        dot = dot.replace("digraph {", "digraph {\n  graph [dpi=192]", 1)
+    return rendered(dot, format, "nop2" if layout(graph).chain else "dot")
+
+
+def rendered(dot: str, format: Literal["svg", "png"], program: Literal["dot", "nop2"]) -> bytes:
+    """A graph in Graphviz's language as the bytes of a picture file. Raises `EnasError` if pygraphviz is missing."""
     try:
         import pygraphviz
     except ImportError as error:
@@ -207,12 +215,8 @@ def _picture(graph: Graph, format: Literal["svg", "png"]) -> bytes:
             f"an SVG or PNG drawing needs pygraphviz, which cannot be imported ({error}). "
             "Install it with: python -m pip install 'pygraphviz>=2.0'. The drawing as text works without it."
         ) from error
-    dot = pygraphviz.AGraph(string=to_dot(graph))
-    if format == "png":
-        dot.graph_attr["dpi"] = "192"
-    program = "nop2" if layout(graph).chain else "dot"
     with _silent_libraries():
-        picture: bytes = dot.draw(format=format, prog=program)
+        picture: bytes = pygraphviz.AGraph(string=dot).draw(format=format, prog=program)
     return picture
 
 

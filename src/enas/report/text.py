@@ -35,6 +35,7 @@ Groups of nodes that no arrow joins, such as two cells, are drawn one after the 
 from __future__ import annotations
 
 import itertools
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Mapping
@@ -278,3 +279,8 @@ def _in_ascii(graph: Graph) -> Graph:
 
     nodes = tuple(replace(node, label=plain(node.label), group=plain(node.group)) for node in graph.nodes)
     return Graph(plain(graph.title), nodes, graph.edges)
+
+
+def in_digits(count: int) -> str:
+    """A number in full, or as a power of ten if nobody could read it."""
+    return f"{count:,}" if count < 10**60 else f"about 10^{math.floor(math.log10(count))}"

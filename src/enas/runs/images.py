@@ -20,6 +20,7 @@ from enas.data.sources import load_images
 from enas.errors import ConfigError
 from enas.proxies import synflow
 from enas.retrain import Network, RetrainConfig
+from enas.runs.models import MacroModel, MicroModel, Model, NASBench201Model, in_utf8
 from enas.runtime.seeding import generator
 from enas.shared_weights import SharedWeights
 from enas.spaces.image_network import ImageChild, ImageSupernet
@@ -46,6 +47,8 @@ class ImageRunConfig(RunConfig):
     """What searches of both convolutional spaces have (paper §2.3, §2.4 and §3.2)."""
 
     metric: ClassVar[Metric] = Metric("accuracy", lower_is_better=False)
+    model_kind: ClassVar[type[MacroModel | MicroModel | NASBench201Model]]
+    """What model.json says of a trained network."""
 
     retrain: ImageRetrainConfig = field(default_factory=ImageRetrainConfig)
     """How the found network, and what it is compared with, are trained from scratch."""
@@ -97,6 +100,17 @@ class ImageRunConfig(RunConfig):
         )
         return ChildTraining(self.model(network), task, length)
 
+    def described(self, training: ChildTraining) -> Model:
+        settings: Any = self  # every space has a `child_network`
+        child, task = cast(ImageChild, training.model), cast(ImageTask, training.task)
+        return self.model_kind(
+            child.architecture.to_json(),
+            self.images.shape,
+            in_utf8(self.images.classes),
+            task.train.normalisation,
+            settings.child_network,
+        )
+
     def costs(self, architecture: Architecture) -> tuple[float, ...]:
         """Its parameters, which are quick to count, and grow with its multiply-adds; and its SynFlow."""
         shape = self.images.shape
@@ -142,6 +156,7 @@ class MacroConfig(ImageRunConfig):
     """Searching a whole network, layer by layer (paper §2.3)."""
 
     kind: ClassVar[str] = "macro"
+    model_kind = MacroModel
     on_own_data: ClassVar[str] = (
         "enas run macro-quick --data.source FOLDER   # class folders of pictures of your own"
     )
@@ -173,6 +188,7 @@ class MicroConfig(ImageRunConfig):
     """Searching a normal and a reduction cell, of which a network is stacked (paper §2.4)."""
 
     kind: ClassVar[str] = "micro"
+    model_kind = MicroModel
     on_own_data: ClassVar[str] = (
         "enas run micro-quick --data.source FOLDER   # class folders of pictures of your own"
     )
@@ -203,6 +219,7 @@ class NASBench201Config(ImageRunConfig):
     """Searching a cell of NAS-Bench-201, whose accuracies on CIFAR-10 are known for every cell."""
 
     kind: ClassVar[str] = "nasbench201"
+    model_kind = NASBench201Model
     on_own_data: ClassVar[str] = (
         "enas run nasbench201-quick --data.source FOLDER   # class folders of pictures of your own"
     )

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 from torch import nn
 
@@ -26,8 +26,9 @@ from enas.derive import DeriveConfig
 from enas.errors import ConfigError, shown
 from enas.norms import NormStatistics
 from enas.phases import SearchConfig
-from enas.recipes.common import PATIENT
+from enas.recipes.common import PATIENT, shortlisted, verifying
 from enas.retrain import Network, RetrainConfig
+from enas.runs.layout import channels_last_pays
 from enas.runtime.progress import say
 from enas.runtime.seeding import derive_seed, global_seed
 from enas.searchable import Searchable, WithChoices, searchable
@@ -35,6 +36,7 @@ from enas.shared_weights import SharedWeights
 from enas.tasks.batches import BatchTask
 from enas.tasks.own import Task, inputs_of
 from enas.tasks.training_settings import Training
+from enas.verification import VerifyConfig
 
 Net = nn.Module | Callable[[], nn.Module]
 """A network with choices, or by the contract of `enas.searchable`; or what builds one, such as its class."""
@@ -103,6 +105,7 @@ class NetworkConfig(RunConfig):
     """
 
     kind: ClassVar[str] = "network"
+    describable: ClassVar[bool] = False
 
     network: Given[Net | None] = field(
         default=None, compare=False, repr=False, kw_only=True, metadata=NO_SETTING
@@ -120,16 +123,17 @@ class NetworkConfig(RunConfig):
     """Length and rhythm of the search."""
     controller: AnyController = PATIENT
     """What proposes architectures, and how it learns."""
-    derive: DeriveConfig = field(
-        default_factory=lambda: DeriveConfig(
-            samples=32, minibatches=4, shortlist_epochs=8, ridge_candidate=True
-        )
-    )
+    verify: VerifyConfig = field(default_factory=lambda: verifying(30))
+    """Which architectures are trained alone during the search, and how that corrects its rewards."""
+    derive: DeriveConfig = field(default_factory=lambda: shortlisted(30))
     """How an architecture is picked at the end of the search."""
     retrain: NetworkRetrainConfig = field(default_factory=NetworkRetrainConfig)
     """How the found network, and what it is compared with, are trained from scratch."""
     shared: NetworkSharedConfig = field(default_factory=NetworkSharedConfig)
     """The shared weights and the reward."""
+    channels_last: bool | None = None
+    """Whether images and filters lie in memory with their channels together, with which convolutions are often faster. None
+    tries it when a run begins, and config.json then says what was found."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -234,8 +238,18 @@ class NetworkConfig(RunConfig):
             seed=seed,
             statistics=statistics,
             recalibration_batches=recalibration,
+            channels_last=bool(self.channels_last),
             **self.hardware,
         )
+
+    def settled(self) -> Self:
+        if self.channels_last is not None:
+            return self
+        with self.told():
+            pays = channels_last_pays(
+                lambda channels_last: replace(self, channels_last=channels_last).shared_weights()
+            )
+        return replace(self, channels_last=pays)
 
     def tried(self) -> None:
         """One step of the shared weights, one reward, one step of a child; and all options of each choice. What the user's

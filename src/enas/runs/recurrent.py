@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 from enas.architecture import Architecture, Space
 from enas.child_training import ChildTraining
@@ -13,6 +13,7 @@ from enas.config import Metric, RunConfig
 from enas.data.sources import load_text
 from enas.data.text import Corpus, TextConfig
 from enas.retrain import Network, RetrainConfig
+from enas.runs.models import Model, WordModel
 from enas.runtime.seeding import generator
 from enas.shared_weights import SharedWeights
 from enas.spaces.recurrent.net import CellConfig, ChildCell, SupernetCell
@@ -89,6 +90,12 @@ class RecurrentConfig(RunConfig):
         training = self.retrain.scheduled(child.training, epochs, child.epochs)
         task = LanguageTask(self.corpus, training, child.reading(), seed=network.seed, **self.hardware)
         return ChildTraining(self.model(network), task, length, child.averaging.starts)
+
+    def described(self, training: ChildTraining) -> Model:
+        model = cast(LanguageModel, training.model)
+        architecture = model.cell.architecture.to_json() if isinstance(model.cell, ChildCell) else None
+        words = self.corpus.vocabulary
+        return WordModel(architecture, model.hidden, self.cell, model.dropout, words)
 
     def alone(self) -> Self:
         return replace(self, retrain=replace(self.retrain, random=0, lstm=False))

@@ -22,11 +22,7 @@ def environment() -> dict[str, Any]:
     installed package. `devices` are the accelerators that torch sees.
     """
     return {
-        "enas": _version("enas"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": _version("numpy"),
-        "numba": _version("numba"),
+        **versions(),
         "platform": platform.platform(),
         "cpu": _cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -39,6 +35,17 @@ def environment() -> dict[str, Any]:
     }
 
 
+def versions() -> dict[str, str | None]:
+    """The versions of what computes; None for what is not installed."""
+    return {
+        "enas": version_of("enas"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": version_of("numpy"),
+        "numba": version_of("numba"),
+    }
+
+
 def usable_cores() -> int:
     """Logical cores that this process may run on; in a container or batch job fewer than the machine has."""
     if sys.platform == "linux":
@@ -46,7 +53,7 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
     """The version of a package; None if it is not installed."""
     try:
         return importlib.metadata.version(package)

@@ -22,6 +22,7 @@ from enas.data.batches import (
     TrainingBatches,
     examples_in,
     joined,
+    mapped,
     moved,
     tensors_in,
 )
@@ -64,10 +65,13 @@ class BatchTask(BaseTask):
         statistics: NormStatistics = "batch",
         recalibration_batches: int = 4,
         training: Training | None = None,
+        channels_last: bool = False,
     ) -> None:
-        """`epochs` is the length of the schedule; `training` stands in for the task's own. Raises `DataError` and
+        """`epochs` is the length of the schedule; `training` stands in for the task's own; with `channels_last`, images and
+        filters lie in memory with their channels together. Raises `DataError` and
         `ConfigError` if the training data cannot be used."""
         super().__init__(seed=seed, device=device, dtype=dtype, statistics=statistics)
+        self.memory_format = torch.channels_last if channels_last else None
         self.task = task
         self.epochs = epochs
         self.training = task.training if training is None else training
@@ -143,7 +147,7 @@ class BatchTask(BaseTask):
     def output(self, model: nn.Module, batch: Batch, architecture: Architecture | None) -> Any:
         """What a network makes of a batch. Raises `DataError` if a norm gets one value a channel, and needs more."""
         path: dict[str, Any] = {} if architecture is None else {"architecture": architecture}
-        positional, named = inputs_of(batch, self.task.target)
+        positional, named = inputs_of(mapped(self.laid_out, batch), self.task.target)
         try:
             return model(*positional, **named, **path)
         except ValueError as error:
@@ -153,6 +157,12 @@ class BatchTask(BaseTask):
                 "a batch of one example has no statistics that a batch norm could use: leave it out, as drop_last=True of a "
                 "DataLoader does, or choose another batch size"
             ) from error
+
+    def laid_out(self, value: Any) -> Any:
+        """A tensor of a batch as networks take it: images [B, C, H, W] in the task's memory format."""
+        if self.memory_format is None or not isinstance(value, Tensor) or value.ndim != 4:
+            return value
+        return value.contiguous(memory_format=self.memory_format)
 
     # ---- evaluation ----------------------------------------------------------------------------------------------------
 
