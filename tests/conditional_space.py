@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from enas.architecture import Architecture, Decision, Graph, Space
+from enas.errors import ArchitectureError
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class NestedSpace(Space):
         return " ".join(map(str, architecture.choices))
 
     def parse(self, text: str) -> Architecture:
+        if not text.replace(" ", "").isdecimal():
+            raise ArchitectureError(f"{text!r} is no row of numbers")
         return self.architecture([int(word) for word in text.split()])
 
     def graph(self, architecture: Architecture) -> Graph:

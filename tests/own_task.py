@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from enas import Task, Training
 from enas.architecture import Architecture, Decision, Graph, Space
+from enas.errors import ArchitectureError
 from enas.tasks.batches import BatchTask
 
 CPU = torch.device("cpu")
@@ -36,6 +37,8 @@ class ToySpace(Space):
         return " ".join(OPTIONS[choice] for choice in architecture.choices)
 
     def parse(self, text: str) -> Architecture:
+        if unknown := set(text.split()) - set(OPTIONS):
+            raise ArchitectureError(f"{unknown} is none of {OPTIONS}")
         return self.architecture([OPTIONS.index(word) for word in text.split()])
 
     def graph(self, architecture: Architecture) -> Graph:

@@ -36,6 +36,7 @@ from enas.errors import ConfigError, NotFiniteError, RunFolderError
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
 from enas.spaces.recurrent.space import RecurrentSpace
+from enas.testing import check_controller
 from tests import conditional_space
 from tests.tiny import published
 
@@ -191,35 +192,13 @@ def controller(config: ControllerConfig, space: Space) -> Controller:
 class TestEveryController:
     """The contract of `Controller`, whichever it is."""
 
-    def test_proposals_are_architectures_of_the_space(self, controller: Controller, space: Space) -> None:
-        """An option that a decision does not have would raise here."""
-        proposals = controller.propose(300, seeded(0))
-        assert len(proposals) == 300
-        assert proposals.choices_NL.dtype == torch.int64
-        assert [a.choices for a in proposals.architectures(space)] == [
-            tuple(c) for c in proposals.choices_NL.tolist()
-        ]
-        for per_decision_NL in (proposals.choices_NL, proposals.log_prob_NL, proposals.entropy_NL):
-            assert per_decision_NL.shape == (300, len(space.decisions))
+    def test_what_the_contract_tests_say(self, config: ControllerConfig, space: Space) -> None:
+        check_controller(lambda space: build_controller(config, space, seed=0), space)
 
     def test_log_prob_and_entropy_are_sums_over_decisions(self, controller: Controller) -> None:
         proposals = controller.propose(5, seeded(0))
         torch.testing.assert_close(proposals.log_prob_N, proposals.log_prob_NL.sum(1))
         torch.testing.assert_close(proposals.entropy_N, proposals.entropy_NL.sum(1))
-
-    def test_the_generator_alone_decides_what_is_drawn(self, controller: Controller) -> None:
-        generator = seeded(5)
-        first, second = controller.propose(50, generator), controller.propose(50, generator)
-        assert torch.equal(controller.propose(50, seeded(5)).choices_NL, first.choices_NL)
-        assert not torch.equal(first.choices_NL, second.choices_NL)
-
-    def test_the_global_generator_is_left_alone(self, config: ControllerConfig, space: Space) -> None:
-        before = torch.get_rng_state()
-        learn(build_controller(config, space, seed=0), 1, seeded(0))
-        assert torch.equal(torch.get_rng_state(), before)
-
-    def test_the_mode_is_an_architecture(self, controller: Controller, space: Space) -> None:
-        assert space.architecture(controller.mode()).choices == controller.mode()
 
     def test_feedback_reports_reward_and_entropy(self, controller: Controller, space: Space) -> None:
         proposals = controller.propose(3, seeded(0))
@@ -259,13 +238,6 @@ class TestEveryController:
         generator.set_state(drawn)
         assert learn(resumed, 4, generator) == expected
         assert equal(resumed.state_dict(), original.state_dict())
-        assert equal(saved, copy)
-
-    def test_a_saved_state_does_not_change_later(self, controller: Controller) -> None:
-        learn(controller, 1, seeded(0))
-        saved = controller.state_dict()
-        copy = through_a_file(saved)
-        learn(controller, 2, seeded(0))
         assert equal(saved, copy)
 
     def test_a_state_of_another_controller_is_refused(self, config: ControllerConfig, space: Space) -> None:

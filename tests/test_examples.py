@@ -29,6 +29,7 @@ SMALL: dict[str, object] = {
     "search.epochs": 1,
     "search.updates": 1,
     "search.proposals": 2,
+    "verify.trainings": 0,
     "derive.samples": 1,
     "derive.minibatches": 1,
     "derive.shortlist": 2,

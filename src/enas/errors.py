@@ -69,6 +69,10 @@ class FolderInUseError(RunFolderError):
     """Another process works in a run folder."""
 
 
+class ContractError(EnasError, AssertionError):
+    """A space, network, task or controller of a user's own breaks a rule of its contract (`enas.testing`)."""
+
+
 class NotFiniteError(EnasError):
     """A loss or reward is NaN or infinite; checkpoints from before are kept."""
 

@@ -21,6 +21,7 @@ from enas.retrain import read_result
 from enas.run import Run
 from enas.runs.models import ImageModel, ModelRecord
 from enas.runtime.records import read_record
+from enas.scores import decimals
 
 SHOWN = 50
 """Most names of classes that are written out."""
@@ -141,7 +142,9 @@ def outcome(result: Mapping[str, Any], record: ModelRecord) -> str:
         )
     else:
         said = "Not tested yet."
-    return "\n".join([said, *(f"{key.capitalize()} {number(value)}." for key, value in scores.items())])
+    return "\n".join(
+        [said, *(f"{key.capitalize()} {number(value, decimals([value]))}." for key, value in scores.items())]
+    )
 
 
 def baseline(run: Run | None) -> str:

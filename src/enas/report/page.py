@@ -29,6 +29,7 @@ from enas.report.summary import number
 from enas.report.text import to_text
 from enas.runtime.files import write_atomic
 from enas.runtime.progress import duration, say
+from enas.scores import decimals
 from enas.stages import Run
 
 REPORT = "report.html"
@@ -151,7 +152,7 @@ def side_by_side(runs: Sequence[Numbers]) -> Section | None:
             (
                 run.name,
                 "-" if run.architecture is None else str(run.architecture),
-                "-" if found is None else f"{found[1][0]} {number(found[1][1])}",
+                "-" if found is None else f"{found[1][0]} {number(found[1][1], decimals([found[1][1]]))}",
                 "-" if found is None else f"{found[0].cost('parameters') or 0:,}",
                 duration(sum(run.spent.values())),
             )

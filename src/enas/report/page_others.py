@@ -13,6 +13,7 @@ from enas.report.page_numbers import Numbers, as_number
 from enas.report.page_parts import Section, Table, thinned
 from enas.report.summary import number
 from enas.runtime.progress import duration
+from enas.scores import decimals
 
 # ---- against others ----------------------------------------------------------------------------------------------------
 
@@ -69,6 +70,7 @@ def compared(run: Numbers, found: Comparison, most: int) -> Section:
         charts.append(
             lines("random", "What random architectures reach", "k architectures trained", drawn, scores=True)
         )
+    places = decimals(score for s in found.summaries for score in (s.score, s.best, s.worst))
     table = Table(
         ("method", "runs", "diverged", "mean", "best", "worst", "evaluations", "a run"),
         tuple(
@@ -76,7 +78,7 @@ def compared(run: Numbers, found: Comparison, most: int) -> Section:
                 s.method,
                 str(s.runs),
                 str(s.diverged),
-                *(number(score) for score in (s.score, s.best, s.worst)),
+                *(number(score, places) for score in (s.score, s.best, s.worst)),
                 f"{s.evaluations:,.0f}",
                 duration(s.seconds),
             )
