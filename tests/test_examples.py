@@ -23,6 +23,7 @@ from enas.recipes.files import module_of
 from enas.spaces.nasbench201.net import NASBench201Child, NASBench201NetConfig
 from enas.spaces.nasbench201.space import NASBench201Space
 from enas.stages import Run
+from enas.testing import check_network
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SMALL: dict[str, object] = {
@@ -68,6 +69,16 @@ def test_an_example_is_a_recipe_and_a_script_that_goes_on_with_its_run(
     assert (folder / "archive.jsonl").read_bytes() == searched
     assert Run.open(folder).architecture() == found
     assert len(Run.open(folder).results()) == 4
+
+
+@pytest.mark.parametrize("name", ["digits", "diabetes", "transformer", "nas_bench_201", "slices"])
+def test_the_network_of_an_example_keeps_its_contract(name: str) -> None:
+    inputs = {
+        "diabetes": torch.randn(4, 10, generator=torch.Generator().manual_seed(0)),
+        "transformer": torch.arange(4 * 32).reshape(4, 32),
+    }
+    images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    check_network(example(name).Net(), inputs.get(name, images))
 
 
 def test_numbers_of_heads_share_their_weights() -> None:
