@@ -108,7 +108,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.slow
 def test_the_ten_minutes_lead_to_a_verdict(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    smaller = {"run": FLAGS, "compare": ["--seeds", "2", "--samples", "4", "--rivals", "shared-random"]}
+    smaller = {"run": FLAGS, "compare": ["--seeds", "2", "--samples", "4"]}
     called: list[str] = []
 
     def small(name: str, **settings: object) -> None:
@@ -123,7 +123,7 @@ def test_the_ten_minutes_lead_to_a_verdict(folder: Path, monkeypatch: pytest.Mon
 
     small("search", **{"epochs": 1, **{key: value for key, value in SMALL.items() if key != "search.epochs"}})
     small("train", random=1)
-    small("compare", seeds=2, samples=4, rivals="shared-random")
+    small("compare", seeds=2, samples=4, rivals="none")
     names: dict[str, object] = {"__name__": "page"}
     for block in blocks("own_network.md"):
         if block.title is not None:
