@@ -488,7 +488,7 @@ def test_the_network_of_the_readme_is_searched_trained_and_compared(
     ):
         assert shown in program
         program = program.replace(shown, short)
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"__name__": "__main__"}
     exec(program, names)
     assert isinstance(names["model"].mix, nn.Module)
     assert not any(isinstance(module, Choice) for module in names["model"].modules())
