@@ -15,7 +15,8 @@ import torch
 from nbclient import NotebookClient
 from PIL import Image
 
-from enas import child_of, space_of
+import enas
+from enas import Choice, child_of, space_of
 from enas.cli import main
 from enas.costs import parameter_count
 from enas.data.images import ImageShape
@@ -69,6 +70,7 @@ def test_an_example_is_a_recipe_and_a_script_that_goes_on_with_its_run(
     assert (folder / "archive.jsonl").read_bytes() == searched
     assert Run.open(folder).architecture() == found
     assert len(Run.open(folder).results()) == 4
+    assert not [module for module in enas.load(folder).modules() if isinstance(module, Choice)]
 
 
 @pytest.mark.parametrize("name", ["digits", "diabetes", "transformer", "nas_bench_201", "slices"])

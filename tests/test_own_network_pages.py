@@ -6,6 +6,7 @@ how that begins. The commands run at a small size.
 
 import contextlib
 import functools
+import importlib
 import io
 import re
 import shlex
@@ -14,7 +15,6 @@ import sys
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import pytest
@@ -108,8 +108,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.slow
 def test_the_ten_minutes_lead_to_a_verdict(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    smaller = {"run": FLAGS, "compare": ["--seeds", "2", "--samples", "4"]}
+    smaller = {"show": [], "run": FLAGS, "compare": ["--seeds", "2", "--samples", "4"]}
     called: list[str] = []
+    shown: dict[str, str] = {}
 
     def small(name: str, **settings: object) -> None:
         real = getattr(enas, name)
@@ -137,14 +138,22 @@ def test_the_ten_minutes_lead_to_a_verdict(folder: Path, monkeypatch: pytest.Mon
         elif block.language == "sh":
             _, command, *words = shlex.split(block.text)
             called.append(command)
-            line = [sys.executable, "-m", "enas", command, *words, *smaller[command]]
+            line = [
+                sys.executable,
+                "-m",
+                "enas",
+                command,
+                *words,
+                *smaller[command],
+            ]  # of two, the last holds
             done = subprocess.run(line, capture_output=True, text=True, timeout=600)
             assert done.returncode == 0, done.stderr
-    assert called == ["run", "compare", "search", "train", "compare"]
+            shown[command] = done.stdout
+        elif block.text.startswith("7 decisions"):
+            assert shown["show"].startswith(block.text)
+    assert called == ["show", "run", "compare", "search", "train", "compare"]
     assert (folder / "runs" / "mine" / "compare" / "comparison.json").exists()
-    plain, mine = sys.modules["mine"], __import__("plain")
-    assert isinstance(plain, ModuleType)
-    assert mine.Net()(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+    assert importlib.import_module("plain").Net()(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
 
 
 def test_the_space_of_the_page_takes_40_lines() -> None:
@@ -155,4 +164,8 @@ def test_the_space_of_the_page_takes_40_lines() -> None:
 
 def test_every_block_of_a_shell_on_these_pages_is_one_command() -> None:
     shell = [block for block in blocks("own_network.md") if block.language in COMMAND_LANGUAGES - {"text"}]
-    assert [block.text.split()[:2] for block in shell] == [["enas", "run"], ["enas", "compare"]]
+    assert [block.text.split()[:2] for block in shell] == [
+        ["enas", "show"],
+        ["enas", "run"],
+        ["enas", "compare"],
+    ]
