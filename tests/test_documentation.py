@@ -188,9 +188,21 @@ def commands(document: Path) -> Iterator[list[str]]:
                 yield words[:end]
 
 
-def test_every_command_in_the_documentation_is_a_command() -> None:
+def titled(document: Path) -> Iterator[tuple[str, str]]:
+    """The files that a document shows: fenced blocks with a title."""
+    for fence in FENCE.finditer(document.read_text(encoding="utf-8")):
+        if title := re.search(r'title="([\w.]+)"', fence[0].partition("\n")[0]):
+            yield title[1], fence["body"]
+
+
+def test_every_command_in_the_documentation_is_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     wrong, right = [], 0
     for document in documents():
+        for name, text in titled(document):
+            (tmp_path / name).write_text(text, encoding="utf-8")
         for command in commands(document):
             try:
                 with contextlib.suppress(SystemExit):  # after help

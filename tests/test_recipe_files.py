@@ -1,6 +1,8 @@
 """`enas run mine.py`: a recipe in a file, opened again only while it is what it was; every mistake is one line."""
 
+import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from enas.cli import main, parse
 from enas.errors import ConfigError, RunFolderError
 from enas.recipes import recipe
+from enas.recipes.files import module_of
 from enas.recipes.origin import RecipeFile
 from enas.run import Run
 from enas.runtime.files import digest_of, read_json, write_json
@@ -304,3 +307,15 @@ def test_a_class_without_a_kind_of_its_own_is_refused_before_there_is_a_run(
     assert main(["run", "mine.py"]) == 2
     assert "Mine is not the class of the kind of run 'macro': give it a `kind`" in capsys.readouterr().err
     assert not list(Path().rglob("config.json"))
+
+
+def test_a_file_that_the_program_has_imported_itself_is_not_imported_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "imported_before.py"
+    path.write_text("VALUE = []\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("imported_before")
+    assert module_of(path)[0] is module
+    monkeypatch.delitem(sys.modules, "imported_before")
+    assert module_of(path)[0] is not module

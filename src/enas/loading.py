@@ -1,6 +1,6 @@
 """A trained network taken up again: from `weights.safetensors` and `model.json` beside it, and nothing else.
 
-No data are needed, nothing is fetched, and nothing is unpickled.
+No data are needed, nothing is fetched, and nothing is unpickled. A network of the user's own needs the code that made it.
 """
 
 from __future__ import annotations
@@ -30,11 +30,15 @@ def load(folder: str | os.PathLike[str]) -> nn.Module:
     `folder` is a run folder, whose found architecture is meant, or any folder with `model.json` and `weights.safetensors`.
     A network for images maps normalised images [B, C, H, W] to class scores [B, K]; it has `classes`, their names, and
     `preprocess`, a function from pixels or pictures to normalised images. A language model maps tokens [T, B] to the scores
-    [T, B, V] of the next words and a state; it has `words`, the vocabulary, and `preprocess`, from text to tokens.
+    [T, B, V] of the next words and a state; it has `words`, the vocabulary, and `preprocess`, from text to tokens. A network
+    of the user's own is as it was trained. **The file or package that it is from is imported**, and its data are looked at.
 
     Raises `RunFolderError` if a file is missing or damaged, or there is no trained network yet.
     """
-    return load_described(training_folder(user_path(os.fspath(folder))))[0]
+    path = user_path(os.fspath(folder))
+    if (path / "config.json").exists() and not (run := Run.open(path)).config.describable:
+        return run.found_model()
+    return load_described(training_folder(path))[0]
 
 
 def load_described(folder: Path) -> tuple[nn.Module, ModelRecord]:

@@ -55,6 +55,9 @@ def module_of(path: Path) -> tuple[ModuleType, str]:
         return _loaded[path][1], digest
     _forget()
     name = path.stem
+    imported = getattr(sys.modules.get(name), "__file__", None)
+    if imported is not None and os.path.abspath(imported) == str(path):  # by the program that asks
+        return sys.modules[name], digest
     if name in sys.modules or _installed(name, path):
         raise ConfigError(
             f"{path} has the name of the module {name!r}, which it would hide: call the file something else"
