@@ -1,7 +1,7 @@
 """Handwritten digits, by layers whose inputs, kernels and activation are chosen.
 
-Command:  enas run examples/digits.py       (about a minute on two cores)
-or        python examples/digits.py         (the same, and what the found network makes of the first test images)
+Command:  enas run examples/digits.py   (some minutes on two cores; fewer with --budget 2m)
+or        python examples/digits.py   (the same, and what the found network makes of the first test images)
 """
 
 import torch

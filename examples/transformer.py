@@ -3,8 +3,8 @@
 Options need no weights of their own: all numbers of heads use the same projections. Choices that are given one `Decision`
 decide alike: the activations of all layers, and the two places of a norm, of which only one has it.
 
-Command:  enas run examples/transformer.py  (some minutes on two cores)
-or        python examples/transformer.py    (the same, and how the found network goes on with a line)
+Command:  enas run examples/transformer.py   (some minutes on two cores; fewer with --budget 2m)
+or        python examples/transformer.py   (the same, and how the found network goes on with a line)
 """
 
 import math
