@@ -27,7 +27,7 @@ _FLAGS = """
     --shared.reward.batch 3 --shared.reward.bptt 5
     --search.epochs 2 --search.warmup 0.5 --search.updates 4 --search.proposals 3 --search.log-every 4
     --search.checkpoint-every 5
-    --verify.trainings 0 --derive.samples 4 --derive.minibatches 2 --derive.shortlist 2
+    --derive.samples 4 --derive.minibatches 2 --derive.shortlist 2
     --retrain.child.hidden 8 --retrain.child.epochs 2 --retrain.child.eval-batch 2 --retrain.checkpoint-every 4
     --retrain.child.training.windows.batch 4 --retrain.child.training.windows.bptt 5
     --threads 1
@@ -127,6 +127,7 @@ _IMAGE_FLAGS = """
     --shared.training.batch 10 --shared.reward.batch 20
     --search.epochs 2 --search.warmup 0.5 --search.updates 3 --search.proposals 3 --search.log-every 2
     --search.checkpoint-every 3
+    --verify.trainings 0
     --derive.samples 4 --derive.minibatches 1 --derive.shortlist 2 --derive.shortlist-epochs 1
     --retrain.random 1 --retrain.child.epochs 2 --retrain.child.training.batch 20 --retrain.child.eval-batch 20
     --retrain.checkpoint-every 3
