@@ -148,6 +148,7 @@ def test_rivals_are_the_run_with_other_settings_and_nothing_else(name: str) -> N
         "controller",
         "search.updates",
         "search.stop_entropy",
+        "verify.trainings",  # it has no policy to correct
         *(f"derive.{key}" for key in asdict(config.derive) if not key.startswith("shortlist_epochs")),
     }
     assert made[SHARED_RANDOM].derive.shortlist == config.derive.shortlist
