@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import enas
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import read_jsonl
 from enas.runtime.lock import run_lock
@@ -161,6 +162,11 @@ def test_python_of_the_readme_works(
 ) -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     program = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)[0]
+    known = " ".join(
+        enas.load(whole.folder).words[:3]
+    )  # of a vocabulary that is smaller than that of the recipe
+    assert '"for name in"' in program
+    program = program.replace("for name in", known)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "recurrent-quick").symlink_to(whole.folder)
     monkeypatch.chdir(tmp_path)
