@@ -42,8 +42,8 @@ class ChildTraining:
         """Of what the steps of the epoch logged."""
         self.scores: list[Score] = []
         """On the validation data, after each epoch."""
-        self.train_loss = math.nan
-        """Mean of the losses of the last whole epoch's steps."""
+        self.train_loss: float | None = None
+        """Mean of the losses of the last whole epoch's steps; None before there is one."""
 
     @property
     def model(self) -> nn.Module:

@@ -140,6 +140,10 @@ def complaint(error: ValidationError, cls: type) -> str:
     if isinstance(context.get("error"), SettingError):
         said = str(context["error"])  # the place in it, or what it must be itself
         return f"{place} {said}" if said.startswith("must ") else f"{place}.{said}".lstrip(".")
+    if kind == "union_tag_invalid":
+        return f"{place}.kind must be one of {context['expected_tags']}, not {shown(context['tag'])}"
+    if kind == "union_tag_not_found":
+        return f"{place}.kind is missing"
     if kind == "missing":
         return f"{place} is missing"
     if kind == "unexpected_keyword_argument":

@@ -184,7 +184,7 @@ class BaseTask(ABC):
         if self.memory_format is not None:
             for parameter in model.parameters():
                 if parameter.ndim == 4:
-                    parameter.data = parameter.data.contiguous(memory_format=self.memory_format)
+                    parameter.data = parameter.data.to(memory_format=self.memory_format)
         return model
 
     # ---- what there is to know -----------------------------------------------------------------------------------------
