@@ -19,8 +19,8 @@ def micro_quick() -> MicroConfig:
     """A pair of cells of 3 nodes on scikit-learn's handwritten digits, in minutes on a laptop. No download.
 
     Command:  enas run micro-quick
-    Expect:   test accuracies of 96.1 % (found cells) and 95.8 to 97.2 % (three random pairs); n = 1 each, under 2 minutes
-              on a core of an AMD EPYC. See docs/results.md.
+    Expect:   test accuracies of 97.2 % (found cells) and 96.1 to 96.4 % (three random pairs); n = 1 each, 3 to 4 minutes on
+              a core of an AMD EPYC. See docs/results.md.
     Source:   settings of this package, small enough to watch.
     """
     network = MicroNetConfig(filters=8, layers=3, stem_multiplier=1, output="convolution", dropout=0.0)
