@@ -107,5 +107,7 @@ def test_what_was_found_is_a_setting_of_the_run(tmp_path: Path, monkeypatch: pyt
     run = Run.create(tmp_path, config, ALL_STAGES)
     opened = Run.open(tmp_path, recipe=config)
     assert run.config == opened.config
-    assert run.config.channels_last is opened.config.channels_last is True  # type: ignore[attr-defined]
+    assert isinstance(run.config, NetworkConfig)
+    assert isinstance(opened.config, NetworkConfig)
+    assert run.config.channels_last is opened.config.channels_last is True
     assert opened.config.shared_weights().task.memory_format is torch.channels_last

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from enas.cli import main, parse
+from enas.cli import main
 from enas.errors import ConfigError, RunFolderError
 from enas.recipes import recipe
 from enas.recipes.files import module_of
@@ -70,7 +70,7 @@ def test_the_recipe_of_a_file_is_run_and_resumed(mine: Path, capsys: pytest.Capt
     assert (record["settings"]["seed"], record["settings"]["search"]["epochs"]) == (3, 1)
     assert "origin" not in record["settings"]
     opened = Run.open(run).config
-    assert opened == parse(["run", "mine.py", "--search.epochs", "1"]).settings  # type: ignore[attr-defined]
+    assert opened == tiny.settings("mine.py", ["--search.epochs", "1"])
     before = tiny.content(run)
     assert main(["resume", str(run)]) == 0
     assert tiny.content(run) == before

@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from torch import nn
 
@@ -141,7 +142,17 @@ def train(
         return opened.found_model()
 
 
-def compare(run: Found | AnyPath, **options: object) -> Comparison:
+class CompareOptions(TypedDict, total=False):
+    """The options of `enas compare`, of `enas.evidence.compare.CompareConfig`."""
+
+    seeds: int
+    samples: int
+    rivals: str
+    epochs: int | None
+    workers: int | None
+
+
+def compare(run: Found | AnyPath, **options: Unpack[CompareOptions]) -> Comparison:
     """Was the search worth it? Compare its method with random architectures and what needs no shared weights.
 
     `options` are those of `enas compare`: `seeds`, `samples`, `rivals`, `epochs`, `workers`. What is returned has all
@@ -152,9 +163,10 @@ def compare(run: Found | AnyPath, **options: object) -> Comparison:
     folder = run.run if isinstance(run, Found) else Path(run)
     recipe = run.config if isinstance(run, Found) else _begun.get(folder.absolute())
     opened = Run.open(folder, recipe=recipe)
-    usual = {"samples": min(CompareConfig.samples, opened.config.searched_space().count())}
+    usual = min(CompareConfig.samples, opened.config.searched_space().count())
+    wanted: CompareOptions = {"samples": usual, **options}
     try:
-        asked = replace(CompareConfig(), **{**usual, **options})  # type: ignore[arg-type]
+        asked = replace(CompareConfig(), **wanted)
     except TypeError as error:
         raise ConfigError(f"enas.compare: {error}") from error
     with held(folder):

@@ -167,7 +167,8 @@ def candidates(
     found = collect(weights.space, controller, config, seed, effects)
     trained: dict[Architecture, float | None] = {}
     if verification is not None:
-        trained = {verification.space.architecture(one.choices): one.score for one in verification.records}
+        own = (record.score for record in verification.records)
+        trained = dict(zip(verification.architectures, own, strict=True))
         known = {candidate.architecture for candidate in found}
         found += [Candidate(one, False, None) for one in trained if one not in known]
     found = distinct(weights.space, found)

@@ -223,8 +223,10 @@ def scores_in(path: Path) -> dict[int, float | None]:
 def finite(path: Path, place: int, value: object) -> float:
     """A score of a file. Raises `DataError`, naming its place, if it is no finite number."""
     try:
-        if isinstance(value, bool) or not math.isfinite(score := float(value)):  # type: ignore[arg-type]
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise ValueError
-    except (TypeError, ValueError):
+        if not math.isfinite(score := float(value)):
+            raise ValueError
+    except (OverflowError, ValueError):
         raise DataError(f"{path}, score {place}: {shown(value)} is no finite number") from None
     return score

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from enas.config import RunConfig
 
 
+@dataclass(frozen=True)
 class Origin(ABC):
     """Where a recipe is."""
 
@@ -43,7 +44,7 @@ class Origin(ABC):
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for config.json."""
-        return {"from": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
+        return {"from": type(self).__name__, **asdict(self)}
 
     def checked(self, changed_ok: bool) -> Self:
         """The origin as it is now. Raises `RunFolderError` if it has changed, unless that is `changed_ok`."""

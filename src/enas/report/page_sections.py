@@ -20,7 +20,7 @@ from enas.report.charts import (
     lines,
     points_in_plane,
 )
-from enas.report.marks import Chart
+from enas.report.marks import Chart, Colour
 from enas.report.page_numbers import Numbers
 from enas.report.page_others import against_others, agreement
 from enas.report.page_parts import Section, Table, thinned
@@ -34,6 +34,9 @@ Z = 1.96
 MOST_DECISIONS = 6
 """Of those whose options differ most."""
 MOST_SETTINGS = 60
+
+COLOURS: Mapping[str, Colour] = {"found": "own", "lstm": "third"}
+"""Of curves, by the role of the network; others have that of others."""
 
 
 # ---- the architecture --------------------------------------------------------------------------------------------------
@@ -113,17 +116,16 @@ def training(run: Numbers, most: int) -> Section | None:
         label = f"valid {run.metric.name}"
         ordered = sorted(drawn, key=lambda one: one.role == "found")
         named: set[str] = set()
+        places = max(10, most // len(ordered))
+        shown = [(one, thinned(one.curve, places)) for one in thinned(ordered, 24)]
         curves = []
-        for one in thinned(ordered, 24):
+        for one, curve in shown:
             word = "" if one.role in named else one.role
             named.add(one.role)
-            colour = {"found": "own", "lstm": "third"}.get(one.role, "other")
-            curves.append(Line(word, thinned(one.curve, max(10, most // len(ordered))), colour))  # type: ignore[arg-type]
+            curves.append(Line(word, curve, COLOURS.get(one.role, "other")))
         title = f"Training from scratch: {label}"
         charts.append(lines("training", title, "epoch", curves, scores=run.metric.lower_is_better))
-        numbers["networks"] = {
-            one.id: thinned(one.curve, max(10, most // len(ordered))) for one in thinned(ordered, 24)
-        }
+        numbers["networks"] = {one.id: curve for one, curve in shown}
     loss = run.over_time("search/weights", "loss")
     if loss:
         numbers["shared_loss"] = thinned(loss, most)

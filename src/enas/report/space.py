@@ -10,6 +10,7 @@ import torch
 from enas.choices import asked_by
 from enas.config import RunConfig
 from enas.errors import shortened
+from enas.evidence.runs import aligned
 from enas.report.text import in_digits
 from enas.retrain import Network
 from enas.runs.network import NetworkConfig
@@ -70,8 +71,5 @@ def sizes(config: RunConfig) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns, the first line their names."""
-    short = [[shortened(cell, WIDEST) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*short, strict=True)]
-    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in short)
-    return "\n".join(line.rstrip() for line in lines)
+    """Columns, the first line their names; what is long is cut."""
+    return "\n".join(aligned([[shortened(cell, WIDEST) for cell in row] for row in rows]))

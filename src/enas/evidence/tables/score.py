@@ -114,7 +114,7 @@ def score_methods(name: str, options: ScoreOptions) -> dict[str, Any]:
         raise ConfigError(
             f"{ASHA} trains architectures, and on {name} their trainings are looked up; leave it out"
         )
-    searches = [method for method in (first, *others) if method != ASHA or method == first]
+    searches = [first, *(method for method in others if method != ASHA)]
     chosen = {method: named_settings(config, method) for method in searches}
     options.run.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[dict[str, Any]]] = {method: [] for method in (first, *others)}
@@ -187,9 +187,7 @@ def score_search(config: RunConfig, truth: Truth, folder: Path, stop: StopReques
 
     Raises `DataError` if the table is not of this run's trainings, and `Stopped`, after saving, if a stop is requested.
     """
-    if (folder / SCORE).exists():
-        record: dict[str, Any] = read_json(folder / SCORE)
-        record_in(folder / SCORE, record, ScoreRecord, "Delete it; the same command scores the search again")
+    if (record := score_in_folder(folder)) is not None:
         return record
     folder.mkdir(parents=True, exist_ok=True)
     run = run_in(folder, config, ("search",))
@@ -202,6 +200,16 @@ def score_search(config: RunConfig, truth: Truth, folder: Path, stop: StopReques
         return {"diverged": why}
     record = {**score_of(run, truth), "seconds": seconds_spent(run)}
     write_json(folder / SCORE, record)
+    return record
+
+
+def score_in_folder(folder: Path) -> dict[str, Any] | None:
+    """The record of what is done; None if it is not. Raises `RunFolderError` if it is damaged."""
+    path = folder / SCORE
+    if not path.exists():
+        return None
+    record: dict[str, Any] = read_json(path)
+    record_in(path, record, ScoreRecord, "Delete it; the same command scores the search again")
     return record
 
 
@@ -219,9 +227,7 @@ def score_halving(
 ) -> dict[str, Any]:
     """What successive halving of random architectures picks in so many seconds, by the truth. None of them is trained for
     longer than those of a shortlist. One that is done is not repeated."""
-    if (folder / SCORE).exists():
-        record: dict[str, Any] = read_json(folder / SCORE)
-        record_in(folder / SCORE, record, ScoreRecord, "Delete it; the same command trains again")
+    if (record := score_in_folder(folder)) is not None:
         return record
     folder.mkdir(parents=True, exist_ok=True)
     run = run_in(folder, config, ("retrain",))
