@@ -16,6 +16,7 @@ from enas.architecture import Architecture
 from enas.errors import NotFiniteError
 from enas.masks import masks_from
 from enas.norms import Norms, kept_statistics, norms_of
+from enas.runtime.devices import wait_for
 from enas.runtime.memory import MIB
 from enas.runtime.seeding import generator
 from enas.task import BaseTask, Minibatch, set_mode
@@ -146,8 +147,7 @@ class Trainer:
         self.add_gradients(minibatch, 0, 0, (architecture,))
         taken = sum(p.grad.nbytes for p in self.model.parameters() if p.grad is not None)
         self.optimizer.zero_grad()
-        if self.task.device.type != "cpu":
-            torch.accelerator.synchronize(self.task.device)
+        wait_for(self.task.device)
         return taken
 
 

@@ -7,10 +7,10 @@ import statistics
 import time
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from enas.architecture import Architecture
+from enas.runtime.devices import wait_for
 from enas.runtime.progress import say
 from enas.runtime.seeding import derive_seed
 from enas.shared_weights import SharedWeights
@@ -56,14 +56,13 @@ Gradient = list[Tensor | None]
 
 def gradient(weights: SharedWeights, architecture: Architecture) -> tuple[Gradient, float]:
     """The gradient of a training step, and the seconds that it takes."""
-    trainer, device = weights.trainer, weights.task.device
+    trainer = weights.trainer
     minibatch = weights.task.minibatch(0, 0)
     for _ in range(2):  # the first pass chooses algorithms
         trainer.optimizer.zero_grad()
         began = time.perf_counter()
         trainer.add_gradients(minibatch, 0, 0, [architecture])
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
+        wait_for(weights.task.device)
         seconds = time.perf_counter() - began
     found = [parameter.grad for parameter in trainer.model.parameters()]
     trainer.optimizer.zero_grad()

@@ -102,3 +102,9 @@ def _why_no_cuda(index: int | None) -> str | None:
     if index is not None and index >= count:
         return f"this machine has {count} CUDA device(s), numbered from 0"
     return None
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done what it was given; the CPU always has."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
