@@ -189,9 +189,14 @@ class NetworkConfig(RunConfig):
             return self.batches
 
     @cached_property
+    def untrained(self) -> Searchable:
+        """A network to read things off, made once: what may be chosen, and how large children are."""
+        return cast(Searchable, self.supernet())
+
+    @property
     def space(self) -> Space:
-        """What may be chosen, read off the network once."""
-        return cast(Searchable, self.supernet()).space
+        """What may be chosen."""
+        return self.untrained.space
 
     def searched_space(self) -> Space:
         return self.space
@@ -275,7 +280,9 @@ class NetworkConfig(RunConfig):
 
     def costs(self, architecture: Architecture) -> tuple[float, ...]:
         """Its parameters."""
-        return (float(parameter_count(self.model(Network("candidate", architecture, self.seed)))),)
+        with global_seed(self.seed):  # a child's weights are drawn
+            child = self.untrained.child(architecture)
+        return (float(parameter_count(child)),)
 
     def child_settings(self) -> dict[str, Any]:
         return asdict(self.retrain.child)
