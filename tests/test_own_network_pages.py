@@ -22,6 +22,7 @@ import torch
 
 import enas
 from enas import errors
+from enas.recipes.files import forget
 from tests.test_documentation import COMMAND_LANGUAGES, FENCE
 from tests.test_examples import FLAGS, SMALL
 
@@ -99,6 +100,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty folder, from which modules are imported too."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    forget()  # another test's file may be called as one of a page
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:

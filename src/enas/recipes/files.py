@@ -53,7 +53,7 @@ def module_of(path: Path) -> tuple[ModuleType, str]:
     digest = digest_of(source).sha256
     if path in _loaded and _loaded[path][0] == digest:
         return _loaded[path][1], digest
-    _forget()
+    forget()
     name = path.stem
     imported = getattr(sys.modules.get(name), "__file__", None)
     if imported is not None and os.path.abspath(imported) == str(path):  # by the program that asks
@@ -71,7 +71,7 @@ def module_of(path: Path) -> tuple[ModuleType, str]:
         with errors_of(path), _importing():
             exec(compile(source, path, "exec"), vars(module))
     except ConfigError:
-        _forget()
+        forget()
         raise
     return module, digest
 
@@ -105,7 +105,7 @@ def _installed(name: str, path: Path) -> bool:
     return spec is not None and (spec.origin is None or os.path.abspath(spec.origin) != str(path))
 
 
-def _forget() -> None:
+def forget() -> None:
     """Take back the import of a file, with the modules beside it: another file's may be called alike."""
     for path in list(_loaded):
         del _loaded[path]
