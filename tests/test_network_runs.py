@@ -71,17 +71,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- from a file -------------------------------------------------------------------------------------------------------
 
 
-def test_its_files_are_exported_from_python_and_the_command_says_so(
-    whole: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    said = refusal(capsys, "export", str(whole), "--to", "safetensors")
-    assert f"enas.export(enas.load({str(whole)!r}), example)" in said
-    assert not (whole / "export").exists()
-    images, _ = digits(0, 2)
-    (written,) = enas.export(enas.load(whole), images, tmp_path / "files", ("safetensors",))
-    assert written.stat().st_size > 0
-
-
 def test_the_record_names_the_file_and_holds_neither_network_nor_task(whole: Path) -> None:
     record = read_json(whole / "config.json")
     assert record["kind"] == "network"

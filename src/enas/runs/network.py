@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
+import inspect
 import random
 import warnings
 from collections.abc import Callable
@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from enas.architecture import Architecture, Space
 from enas.child_training import ChildTraining
@@ -20,7 +21,7 @@ from enas.choices import space_of
 from enas.config import NO_SETTING, AnyController, Given, Metric, RunConfig
 from enas.constraints import Epochs, PartialShare, PositiveInt, Settings
 from enas.costs import parameter_count
-from enas.data.batches import TrainingBatches
+from enas.data.batches import TrainingBatches, examples_in, moved
 from enas.data.fingerprint import BatchData
 from enas.derive import DeriveConfig
 from enas.errors import ConfigError, shown
@@ -171,10 +172,6 @@ class NetworkConfig(RunConfig):
             made = self.network()
         return searchable(made)
 
-    def told(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, an error of the user's code is said in a line, if that is in a file."""
-        return contextlib.nullcontext() if self.origin is None else self.origin.told()
-
     # ---- the task of a run, and its networks ---------------------------------------------------------------------------
 
     @cached_property
@@ -275,6 +272,28 @@ class NetworkConfig(RunConfig):
             weights.rewards([sampled], "estimate", 0)
             training = self.child_training(Network("found", sampled, self.seed))
             training.trainer.add_gradients(training.task.minibatch(0, 0), 0, 0)
+
+    def example(self, model: nn.Module) -> tuple[Tensor, ...]:
+        """Of the first validation batch."""
+        batch = moved(self.own_task.valid_batches.kept()[0], torch.device("cpu"))
+        positional, named = inputs_of(batch, self.own_task.target)
+        given = [*positional, *named.values()]
+        if not all(isinstance(x, Tensor) and x.ndim and len(x) == examples_in(batch) for x in given):
+            kinds = ", ".join(
+                f"{type(x).__name__} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+                for x in given
+            )
+            raise ConfigError(
+                f"only networks whose inputs are tensors, with the batch as their first axis, are exported; those of this "
+                f"run get {kinds}"
+            )
+        bound = inspect.signature(model.forward).bind(*positional, **named)
+        if bound.kwargs:
+            raise ConfigError(
+                f"forward gets {', '.join(bound.kwargs)} by name, and what is exported gets its inputs in a row: put these "
+                "parameters of forward first"
+            )
+        return bound.args
 
     # ---- what networks cost, and are like ------------------------------------------------------------------------------
 
