@@ -51,8 +51,8 @@ def policy(run: Numbers, most: int) -> Section | None:
             yes_alone = decisions[place].kind == "skip"  # whose other option is no
             shown = range(1 if yes_alone else 0, len(options))
             groups.append((decisions[place].name, [(options[k], shares_LK[place][k]) for k in shown]))
-        label = f"{len(run.archive):,} proposals in order; strong: most took it"
-        label += ", of those that were asked" if space.conditional else ""
+        shown_as = "shares of those asked" if space.conditional else "strong: most took it"
+        label = f"{len(run.archive):,} proposals in order; {shown_as}"
         charts.append(shares_over_time("policy", "Which options were proposed", label, groups))
         if len(kept) < len(order):
             words.append(
