@@ -350,6 +350,17 @@ def test_a_stopped_measurement_goes_on_and_a_finished_one_is_read(tmp_path: Path
     assert again.predict(some).tolist() == model.predict(some).tolist() == pytest.approx([5.0] * 5)
 
 
+def test_every_key_of_the_file_is_in_the_documentation(tmp_path: Path) -> None:
+    costs_by(counting()).latency_model(tmp_path, None, StopRequest())
+    record = read_json(tmp_path / LATENCY)
+    assert {name.partition(".")[0] for name in record.pop("settings")} == {
+        *("latency", "seed", "precision", "space", "child")
+    }
+    for predictor in record["predictors"].values():
+        assert predictor.pop("weights_ms")
+    assert tiny.keys(record) <= tiny.documented()
+
+
 def test_latencies_of_other_settings_or_of_a_run_that_is_gone_are_refused(tmp_path: Path) -> None:
     costs_by(counting()).latency_model(tmp_path, None, StopRequest())
     other = LatencyConfig(batch=2, warmup=0, repeats=1, samples=20)

@@ -36,8 +36,8 @@ class Cost(Command, Settings):
     architecture alone those of the quick recipe of its space."""
     samples: SampleSize = 50
     """Random architectures."""
-    latency: bool = True
-    """Measure how long a pass takes, too."""
+    no_latency: bool = False
+    """Do not measure how long a pass takes."""
     batch: PositiveInt | None = None
     """Inputs side by side in a pass. By default one image, the rows of an evaluation of text, a validation batch of your own
     task."""
@@ -57,7 +57,7 @@ class Cost(Command, Settings):
             config = replace(config, threads=self.threads)
         config.tried()
         costs = RunCosts(config, LatencyConfig(self.batch))
-        found = cost_report(costs, architecture, self.samples, self.latency)
+        found = cost_report(costs, architecture, self.samples, not self.no_latency)
         return show_text(as_json.dumps(found.to_json(), indent=2) if self.json else str(found))
 
     def asked(self) -> tuple[RunConfig, Architecture | None]:
