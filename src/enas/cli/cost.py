@@ -17,7 +17,7 @@ from enas.constraints import PositiveInt, SampleSize, Settings, Threads
 from enas.errors import ArchitectureError, ConfigError, shown
 from enas.paths import user_path
 from enas.recipes import RECIPES, recipe
-from enas.recipes.files import names_a_file
+from enas.recipes.files import names_own
 from enas.runtime.streams import show_text
 from enas.spaces.reading import read_text
 
@@ -67,7 +67,7 @@ class Cost(Command, Settings):
 
         Raises `ConfigError` for a recipe of another space, and as `read_architecture`.
         """
-        if names_a_file(self.source) or self.source in RECIPES:
+        if names_own(self.source) or self.source in RECIPES:
             if self.recipe is not None:
                 raise ConfigError(
                     f"{shown(self.source)} is a recipe itself; --recipe is for a run or an architecture"
