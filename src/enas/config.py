@@ -199,6 +199,10 @@ class RunConfig(Settings, ABC):
             raise ConfigError(
                 f"derive.checkpoints = {asked} needs as many kept: raise search.keep_checkpoints, which is {kept}"
             )
+        if asked > 1 and self.search.checkpoint_every is None:
+            raise ConfigError(
+                f"derive.checkpoints = {asked} reads checkpoints by steps: set search.checkpoint_every, such as 200"
+            )
 
     # ---- the task of a run, and its networks ---------------------------------------------------------------------------
 

@@ -14,8 +14,9 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 import torch
 
 from enas.architecture import Architecture
-from enas.constraints import Count, Epochs, PositiveInt, SampleSize, Settings, Share
+from enas.constraints import Count, Epochs, PositiveFloat, PositiveInt, SampleSize, Settings, Share
 from enas.controllers.base import Controller
+from enas.runtime.checkpoint import Rhythm
 from enas.runtime.files import Digest, JsonlLog
 from enas.runtime.metrics import Metrics, MetricsState
 from enas.runtime.records import validated
@@ -53,10 +54,12 @@ class SearchConfig(Settings):
     same_minibatch: bool = True
     """Whether the proposals of an update are rewarded on the same validation minibatch, which takes the minibatch's own
     difficulty out of their comparison, or each on one of its own (paper, authors)."""
-    checkpoint_every: PositiveInt = 200
-    """Steps (of either phase) between checkpoints."""
+    checkpoint_minutes: PositiveFloat = 5.0
+    """Minutes between checkpoints: what a process that is killed loses at most."""
+    checkpoint_every: PositiveInt | None = None
+    """Steps (of either phase) between further checkpoints, which `derive.checkpoints` reads; None for none."""
     keep_checkpoints: PositiveInt = 2
-    """How many of the newest checkpoints stay."""
+    """How many of the newest checkpoints stay; with the last one, so many of those by steps do too."""
     log_every: PositiveInt = 20
     """Training steps that share one record in metrics.jsonl, their mean."""
     percentile_every: PositiveInt | None = None
@@ -71,6 +74,11 @@ class SearchConfig(Settings):
     def warmup_epochs(self) -> int:
         """Epochs without controller updates."""
         return round(self.warmup * self.epochs)
+
+    @property
+    def rhythm(self) -> Rhythm:
+        """When a checkpoint is due."""
+        return Rhythm(self.checkpoint_minutes, self.checkpoint_every)
 
 
 class Place(NamedTuple):

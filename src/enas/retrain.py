@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from enas.architecture import Architecture, Space
 from enas.child_training import ChildTraining
-from enas.constraints import PositiveInt, SampleCount, Settings
+from enas.constraints import PositiveFloat, PositiveInt, SampleCount, Settings
 from enas.errors import ArchitectureError, ConfigError, NotFiniteError, RunFolderError
-from enas.runtime.checkpoint import CheckpointStore, check_still_there, fitting
+from enas.runtime.checkpoint import CheckpointStore, Rhythm, check_still_there, fitting
 from enas.runtime.compiling import compiling_told
 from enas.runtime.files import (
     Digest,
@@ -59,8 +59,10 @@ class RetrainConfig(Settings):
 
     random: SampleCount = 0
     """Also train this many uniformly random architectures of the space."""
-    checkpoint_every: PositiveInt = 200
-    """Training steps between checkpoints; there is one after every epoch too."""
+    checkpoint_minutes: PositiveFloat = 5.0
+    """Minutes between checkpoints of a training: what a process that is killed loses at most."""
+    checkpoint_every: PositiveInt | None = None
+    """Training steps between further checkpoints; None for none."""
     short_schedule: Literal["cut", "squeezed"] = "cut"
     """The learning rate of a training that is shorter than the recipe's, for a shortlist or a verification: the recipe's
     schedule `cut` off, or `squeezed` into the shorter time."""
@@ -70,6 +72,11 @@ class RetrainConfig(Settings):
         if epochs is None or self.short_schedule == "cut":
             return training
         return training.stretched(epochs / whole)
+
+    @property
+    def rhythm(self) -> Rhythm:
+        """When a checkpoint is due."""
+        return Rhythm(self.checkpoint_minutes, self.checkpoint_every)
 
 
 @dataclass(frozen=True)
@@ -162,7 +169,7 @@ def train_network(
     network: Network,
     training: ChildTraining,
     folder: Path,
-    checkpoint_every: int,
+    rhythm: Rhythm,
     stop: StopRequest,
     run: Path,
     after_step: Callable[[ChildTraining], None] = lambda training: None,
@@ -178,11 +185,14 @@ def train_network(
     """
     check_still_there(run_file)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoints = CheckpointStore(folder / "checkpoints", 2, say, settings, run_file)
+    checkpoints = CheckpointStore(folder / "checkpoints", 2, say, settings, run_file, rhythm)
     metrics = Metrics(JsonlLog(folder / METRICS))
     found = checkpoints.load_newest()
     checkpoints.prune()
     weights: Digest | None = None
+    best: dict[str, Tensor] | None = (
+        None  # of which there is no file yet: it is written with the next checkpoint
+    )
     if found is None:
         metrics.restore(MetricsState())  # drops what a start without a checkpoint has logged
         with compiling_told(stop, run):
@@ -210,10 +220,15 @@ def train_network(
                 told = {f"valid_{name}" for name in training.task.shown}
                 shown |= {key: value for key, value in record.items() if key in told}
                 if record["best"]:
-                    weights = write_weights(folder / WEIGHTS, training.best_weights())
+                    best = {
+                        name: weight.to("cpu", copy=True) for name, weight in training.best_weights().items()
+                    }
             bar.advance(1, **shown)
             after_step(training)
-            if stop.requested or record is not None or training.done % checkpoint_every == 0:
+            at_end = training.done == training.total_steps  # from where a longer training may go on
+            if stop.requested or at_end or checkpoints.due(training.done):
+                if best is not None:
+                    weights, best = write_weights(folder / WEIGHTS, best), None
                 checkpoints.save(
                     training.done,
                     {

@@ -195,8 +195,10 @@ class Run:
 
     def search_checkpoints(self) -> CheckpointStore:
         """Where the search saves itself."""
-        kept, settings = self.config.search.keep_checkpoints, settings_for("search", self.config)
-        return CheckpointStore(self.folder / "checkpoints", kept, say, settings, self.run_file)
+        search, settings = self.config.search, settings_for("search", self.config)
+        return CheckpointStore(
+            self.folder / "checkpoints", search.keep_checkpoints, say, settings, self.run_file, search.rhythm
+        )
 
     def search_end(self) -> tuple[Path, SearchState] | None:
         """The checkpoint at the end of the search; None if it is not finished, or that checkpoint is damaged."""
@@ -290,11 +292,11 @@ class Run:
         if finished is not None:
             describe_later(folder, self.config, partial(self.child_training, network, epochs), finished)
             return finished
-        training, every = self.child_training(network, epochs), self.config.retrain.checkpoint_every
+        training, rhythm = self.child_training(network, epochs), self.config.retrain.rhythm
         settings = self.training_settings(epochs)
         try:
             result = train_network(
-                network, training, folder, every, stop, self.folder, after_step, settings, self.run_file
+                network, training, folder, rhythm, stop, self.folder, after_step, settings, self.run_file
             )
         except NotFiniteError as error:
             if network.role == "found":

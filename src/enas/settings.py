@@ -36,7 +36,8 @@ FREE = (
     # where the data are, which are compared by their hash
     *("data.source", "data.folder", "data.download", "data.allow_overlap"),
     # when it is saved
-    *("search.checkpoint_every", "search.keep_checkpoints", "retrain.checkpoint_every"),
+    *("search.checkpoint_minutes", "search.checkpoint_every", "search.keep_checkpoints"),
+    *("retrain.checkpoint_minutes", "retrain.checkpoint_every"),
     # what is reported
     *("search.log_every", "search.percentile_every", "search.percentile_samples", "search.collapse_share"),
 )

@@ -129,7 +129,7 @@ def run_search(
             bar.advance(1, epoch=place.epoch + 1, **watch.shown(log))
             at_end = following.epoch == search.config.epochs
             before_trainings = following.phase == "verification"  # which may take long, and be stopped
-            if stop.requested or at_end or before_trainings or done % search.config.checkpoint_every == 0:
+            if stop.requested or at_end or before_trainings or checkpoints.due(done):
                 checkpoints.save(done, search.state_dict(following))
             if stop.requested and not at_end:
                 raise stop.stopped(run)
@@ -218,18 +218,21 @@ def verified(run: Run, weights: SharedWeights) -> Verification | None:
 
 
 def earlier_weights(run: Run, count: int) -> Iterator[dict[str, Any]]:
-    """States of the shared weights at `count` checkpoints before the newest, one at a time, the latest first.
+    """States of the shared weights at the `count` checkpoints by steps before the newest, one at a time, the latest first.
 
-    Says so if there are fewer; one from before the first step is none.
+    Says so if there are fewer; one from before the first step is none. When the clock asked for one plays no part.
     """
-    earlier = (state["weights"] for step, state in islice(run.search_checkpoints().whole(), 1, None) if step)
+    checkpoints = run.search_checkpoints()
+    newest = max(checkpoints.steps(), default=0)
+    between = checkpoints.whole(lambda step: 0 < step < newest and checkpoints.rhythm.of_steps(step))
+    earlier = (state["weights"] for _, state in between)
     read = 0
     for state in islice(earlier, count):
         read += 1
         yield state
     if read < count:
         say(
-            f"derive: the search left {read} checkpoints before the newest, not {count}; candidates are ranked by those"
+            f"derive: the search left {read} checkpoints by steps before its end, not {count}; they rank the candidates"
         )
 
 
