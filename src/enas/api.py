@@ -29,7 +29,6 @@ from enas.recipes import named_controller
 from enas.recipes.files import refuse_while_importing
 from enas.recipes.origin import InMemory, NetworkFile
 from enas.runs.network import Net, NetworkConfig, OfTask
-from enas.runtime.devices import set_threads
 from enas.runtime.lock import run_lock
 from enas.runtime.progress import say
 from enas.runtime.stop import Stopped
@@ -170,7 +169,7 @@ def compare(run: Found | AnyPath, **options: Unpack[CompareOptions]) -> Comparis
     except TypeError as error:
         raise ConfigError(f"enas.compare: {error}") from error
     with held(folder):
-        set_threads(opened.config.threads)
+        opened.config.set_process()
         return compare_run(opened, asked)
 
 

@@ -14,7 +14,6 @@ from typing import (
     Annotated,
     Any,
     ClassVar,
-    Literal,
     NamedTuple,
     Protocol,
     Self,
@@ -37,7 +36,7 @@ from enas.phases import SearchConfig
 from enas.recipes.origin import Origin
 from enas.registry import Registry
 from enas.retrain import Network, RetrainConfig, score_in
-from enas.runtime.devices import pick_device
+from enas.runtime.devices import Precision, pick_device, set_arithmetic, set_threads
 from enas.runtime.records import WrongRecord, validated
 from enas.shared_weights import SharedWeights
 from enas.verification import VerifyConfig
@@ -149,7 +148,7 @@ Given = Annotated[T, Fixed, Suppress, PlainValidator(given)]
 NO_SETTING = {"setting": False}
 """The metadata of such a field."""
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -162,6 +161,8 @@ class RunConfig(Settings, ABC):
     """Whether model.json can say how to build a network again; not if only the user's own code can."""
     on_own_data: ClassVar[str] = ""
     """A command that runs the quick recipe on data of one's own, and what those are, as a comment."""
+    same_shapes: ClassVar[bool] = False
+    """Whether all minibatches of training images have one shape, so that it is worth trying algorithms of convolutions."""
     paper: ClassVar[Mapping[str, str]] = {}
     """What the paper states of variants of the recipe, by the names that `enas ablate` gives them."""
 
@@ -171,10 +172,14 @@ class RunConfig(Settings, ABC):
     """`auto` (a CUDA GPU if there is one, else the CPU), `cpu`, `cuda`, `cuda:1`, …, `mps`."""
     threads: Threads | None = None
     """Threads of the CPU that are used; None leaves the choice to PyTorch."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Type of the operands of the large matrix products; weights, states and sums stay fp32."""
+    precision: Precision = "fp32"
+    """Type of the operands of convolutions and large matrix products: `fp32`; `tf32`, to which newer NVIDIA GPUs round them;
+    or `bf16`. Weights, states and sums stay fp32."""
     allow_slow: bool = False
     """Take bf16 also where the processor would emulate it, many times slower than fp32."""
+    deterministic: bool = False
+    """Have a GPU compute the same every time, bit for bit, more slowly; an operation that cannot is refused. A CPU always
+    does."""
     tensorboard: bool = False
     """Also write the metrics for TensorBoard (needs `pip install enas[tensorboard]`)."""
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -316,3 +321,17 @@ class RunConfig(Settings, ABC):
     def hardware(self) -> Hardware:
         """Where a task computes, and in which precision."""
         return {"device": pick_device(self.device), "dtype": self.dtype}
+
+    def set_arithmetic(self) -> None:
+        """Let this process compute as precisely, and as repeatably, as the settings say."""
+        set_arithmetic(
+            pick_device(self.device),
+            self.precision,
+            deterministic=self.deterministic,
+            same_shapes=self.same_shapes,
+        )
+
+    def set_process(self) -> None:
+        """The same, with as many threads as they say."""
+        set_threads(self.threads)
+        self.set_arithmetic()

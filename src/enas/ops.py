@@ -176,8 +176,10 @@ def reduction_norm(
 
     For an odd size the image is continued by one row and column of zeros.
     """
-    # Not in channels_last: with AVX2 alone, oneDNN's gradient of a 1×1 convolution of stride 2 is wrong there (torch 2.13).
-    x_BCHW = torch.cat(list(xs), 1).contiguous()
+    x_BCHW = torch.cat(list(xs), 1)
+    if x_BCHW.is_cpu:
+        # With AVX2 alone, oneDNN's gradient of a 1×1 convolution of stride 2 is wrong in channels_last (torch 2.13).
+        x_BCHW = x_BCHW.contiguous()
     shifted_BCHW = F.pad(x_BCHW, (0, 1, 0, 1))[:, :, 1:, 1:]
     halves = [
         F.conv2d(half_BCHW, torch.cat([conv.weight for conv in convs], 1), stride=2)

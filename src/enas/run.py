@@ -49,7 +49,7 @@ from enas.retrain import (
 from enas.run_records import DeriveRecord, EnvironmentRecord, SearchRecord
 from enas.runs.models import describe, describe_later
 from enas.runtime.checkpoint import CheckpointStore, fitting
-from enas.runtime.devices import check_precision, pick_device, set_threads
+from enas.runtime.devices import check_precision, pick_device
 from enas.runtime.environment import environment
 from enas.runtime.files import digest_of_file, read_json, write_json
 from enas.runtime.progress import say
@@ -87,7 +87,7 @@ class Run:
                 "--run."
             )
         check_precision(pick_device(config.device), config.precision, config.allow_slow)
-        set_threads(config.threads)
+        config.set_process()
         run = cls(folder, config, tuple(stages))
         data = vars(run)["data"] = config.load()
         say(f"data: {data}")

@@ -22,7 +22,6 @@ from enas.retrain import Network, score_in
 from enas.run import ALL_STAGES, Run, StageName
 from enas.runtime.checkpoint import CheckpointStore, check_still_there, fitting
 from enas.runtime.compiling import compiling_told
-from enas.runtime.devices import set_threads
 from enas.runtime.files import JsonlLog, write_json
 from enas.runtime.metrics import Metrics, MetricsState, tensorboard_writer
 from enas.runtime.progress import estimate_line, progress, say
@@ -320,7 +319,7 @@ STAGES: dict[StageName, Callable[[Run, StopRequest], None]] = {
 
 def execute(run: Run, stages: Sequence[StageName]) -> None:
     """Run these stages in order, each from where it was. Raises `Stopped`, after saving, on SIGTERM or Ctrl-C."""
-    set_threads(run.config.threads)
+    run.config.set_process()
     with StopRequest() as stop:
         for stage in stages:
             check_still_there(run.run_file)

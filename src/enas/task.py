@@ -67,7 +67,7 @@ class BaseTask(ABC):
         self.dtype = dtype
         """Of the operands of large products; weights and sums stay float32."""
         self.memory_format: torch.memory_format | None = None
-        """How the filters of convolutions lie in memory; None leaves them as they are."""
+        """How images and the filters of convolutions lie in memory; None leaves them as they are."""
         self.statistics: NormStatistics = statistics
         """What the batch norms of an evaluated network normalise by."""
 
@@ -186,6 +186,12 @@ class BaseTask(ABC):
                 if parameter.ndim == 4:
                     parameter.data = parameter.data.to(memory_format=self.memory_format)
         return model
+
+    def laid_out(self, value: Any) -> Any:
+        """A tensor of a minibatch as networks take it: images [B, C, H, W] in the task's memory format."""
+        if self.memory_format is None or not isinstance(value, Tensor) or value.ndim != 4:
+            return value
+        return value.contiguous(memory_format=self.memory_format)
 
     # ---- what there is to know -----------------------------------------------------------------------------------------
 

@@ -99,6 +99,7 @@ class Job:
 
         Raises `Stopped`, after saving, if a stop is requested.
         """
+        run.config.set_arithmetic()
         result = run.train(self.network, self.part, stop, self.epochs, after_step)
         return run.measure(self.network, self.part, self.epochs) if self.test else result
 

@@ -22,7 +22,6 @@ from enas.paths import OptionalPath, UserPath
 from enas.recipes import RECIPES, controller_names, named_controller, recipe
 from enas.recipes.files import file_and_function, function_in, names_a_file
 from enas.report.summary import summary
-from enas.runtime.devices import set_threads
 from enas.runtime.lock import run_lock
 from enas.runtime.progress import say
 from enas.runtime.streams import show_text
@@ -70,7 +69,7 @@ class Begin(FromRecipe):
         """Begin a run in a new folder and run its stages."""
         if self.budget is None:
             return begin(self, self.stages, None)
-        set_threads(self.settings.threads)
+        self.settings.set_process()
         return begin(replace(self, settings=within(self.settings, self.budget)), self.stages, None)
 
 

@@ -158,12 +158,6 @@ class BatchTask(BaseTask):
                 "DataLoader does, or choose another batch size"
             ) from error
 
-    def laid_out(self, value: Any) -> Any:
-        """A tensor of a batch as networks take it: images [B, C, H, W] in the task's memory format."""
-        if self.memory_format is None or not isinstance(value, Tensor) or value.ndim != 4:
-            return value
-        return value.contiguous(memory_format=self.memory_format)
-
     # ---- evaluation ----------------------------------------------------------------------------------------------------
 
     def reward_minibatch(self, purpose: str, draw: int) -> Minibatch:
