@@ -5,15 +5,18 @@ A recipe (`enas.recipes`) is a function that returns one of these. The stages kn
 
 from __future__ import annotations
 
+import contextlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from operator import attrgetter
 from typing import (
     TYPE_CHECKING,
     Annotated,
     Any,
     ClassVar,
+    Literal,
     NamedTuple,
     Protocol,
     Self,
@@ -36,6 +39,7 @@ from enas.phases import SearchConfig
 from enas.recipes.origin import Origin
 from enas.registry import Registry
 from enas.retrain import Network, RetrainConfig, score_in
+from enas.runtime.device_memory import refusals_explained
 from enas.runtime.devices import Precision, pick_device, set_arithmetic, set_threads
 from enas.runtime.records import WrongRecord, validated
 from enas.shared_weights import SharedWeights
@@ -145,6 +149,8 @@ def given(value: object) -> object:
 T = TypeVar("T")
 Given = Annotated[T, Fixed, Suppress, PlainValidator(given)]
 """A field of a config that is no setting: no flag, not in config.json. The recipe gives it anew when a run is opened."""
+TakesMemory = Literal["search", "training"]
+"""What of a run takes memory by settings of its own."""
 NO_SETTING = {"setting": False}
 """The metadata of such a field."""
 
@@ -161,6 +167,8 @@ class RunConfig(Settings, ABC):
     """Whether model.json can say how to build a network again; not if only the user's own code can."""
     on_own_data: ClassVar[str] = ""
     """A command that runs the quick recipe on data of one's own, and what those are, as a comment."""
+    of_size: ClassVar[Mapping[TakesMemory, tuple[str, ...]]] = {}
+    """The settings that memory depends on most, of the shared weights and of a training."""
     same_shapes: ClassVar[bool] = False
     """Whether all minibatches of training images have one shape, so that it is worth trying algorithms of convolutions."""
     paper: ClassVar[Mapping[str, str]] = {}
@@ -321,6 +329,15 @@ class RunConfig(Settings, ABC):
     def hardware(self) -> Hardware:
         """Where a task computes, and in which precision."""
         return {"device": pick_device(self.device), "dtype": self.dtype}
+
+    def refusals_explained(self, work: TakesMemory) -> contextlib.AbstractContextManager[None]:
+        """Inside, what the device refuses is said in one line. Raises `ConfigError`, which names what takes less memory."""
+        return refusals_explained(self.hardware["device"], self.smaller(work))
+
+    def smaller(self, work: TakesMemory) -> str:
+        """What to lower where memory does not suffice: settings, with their values, or else what they stand for."""
+        named = [f"{name} ({attrgetter(name)(self)})" for name in self.of_size.get(work, ())]
+        return " or ".join(named) or "the size of the minibatches or the width of the network"
 
     def set_arithmetic(self) -> None:
         """Let this process compute as precisely, and as repeatably, as the settings say."""

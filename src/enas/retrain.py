@@ -19,6 +19,7 @@ from enas.constraints import PositiveFloat, PositiveInt, SampleCount, Settings
 from enas.errors import ArchitectureError, ConfigError, NotFiniteError, RunFolderError
 from enas.runtime.checkpoint import CheckpointStore, Rhythm, check_still_there, fitting
 from enas.runtime.compiling import compiling_told
+from enas.runtime.device_memory import memory_line
 from enas.runtime.files import (
     Digest,
     JsonlLog,
@@ -197,7 +198,8 @@ def train_network(
         metrics.restore(MetricsState())  # drops what a start without a checkpoint has logged
         with compiling_told(stop, run):
             seconds, memory = training.estimate()
-        say(estimate_line(f"retrain {network}", seconds * training.total_steps, memory))
+        line = memory_line(memory, training.task.device)
+        say(estimate_line(f"retrain {network}", seconds * training.total_steps, line))
     else:
         with fitting(checkpoints.path(found[0])):
             state = validated(TrainingState, found[1], strict=False)

@@ -92,7 +92,8 @@ class Run:
         data = vars(run)["data"] = config.load()
         say(f"data: {data}")
         check_stages(config, stages)
-        run.config = config.settled()
+        with config.refusals_explained("search"):
+            run.config = config.settled()
         folder.mkdir(parents=True, exist_ok=True)
         run.write_environment(data)
         run.write_config()
@@ -295,9 +296,10 @@ class Run:
         training, rhythm = self.child_training(network, epochs), self.config.retrain.rhythm
         settings = self.training_settings(epochs)
         try:
-            result = train_network(
-                network, training, folder, rhythm, stop, self.folder, after_step, settings, self.run_file
-            )
+            with self.config.refusals_explained("training"):
+                result = train_network(
+                    network, training, folder, rhythm, stop, self.folder, after_step, settings, self.run_file
+                )
         except NotFiniteError as error:
             if network.role == "found":
                 raise

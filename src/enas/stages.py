@@ -22,6 +22,7 @@ from enas.retrain import Network, score_in
 from enas.run import ALL_STAGES, Run, StageName
 from enas.runtime.checkpoint import CheckpointStore, check_still_there, fitting
 from enas.runtime.compiling import compiling_told
+from enas.runtime.device_memory import memory_line
 from enas.runtime.files import JsonlLog, write_json
 from enas.runtime.metrics import Metrics, MetricsState, tensorboard_writer
 from enas.runtime.progress import estimate_line, progress, say
@@ -52,7 +53,8 @@ def search(run: Run, stop: StopRequest, train: verification.Train | None = None)
     if run.search_record() is not None and (derived or run.search_end() is not None):
         return
     searching, watch = search_of(run, train or partial(train_alone, run, stop))
-    run_search(searching, watch, run.search_checkpoints(), stop, run.folder)
+    with run.config.refusals_explained("search"):
+        run_search(searching, watch, run.search_checkpoints(), stop, run.folder)
     write_json(
         run.folder / "search.json",
         {
@@ -142,7 +144,8 @@ def estimate(search: Search, watch: Watch) -> str:
     updates = [search.phase_steps(epoch, "controller") for epoch in epochs]
     measured = sum(1 for epoch in epochs if updates[epoch] and watch.measures_percentile(epoch, ended=False))
     rewards = sum(updates) * config.proposals + 2 * measured * config.percentile_samples
-    return estimate_line("search", train + rewards * reward_seconds, step.mib)
+    memory = memory_line(step.mib, search.weights.task.device)
+    return estimate_line("search", train + rewards * reward_seconds, memory)
 
 
 # ---- derive ------------------------------------------------------------------------------------------------------------
@@ -163,7 +166,8 @@ def derive(run: Run, stop: StopRequest) -> None:
         results = train_missing(run, "derive", networks, stop, run.config.derive.shortlist_epochs)
         return [run.config.metric.shortlisted_by(result) for result in results]
 
-    derive_by(run, train)
+    with run.config.refusals_explained("search"):
+        derive_by(run, train)
 
 
 def derive_by(run: Run, train: Train) -> None:

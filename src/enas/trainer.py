@@ -16,6 +16,7 @@ from enas.architecture import Architecture
 from enas.errors import NotFiniteError
 from enas.masks import masks_from
 from enas.norms import Norms, kept_statistics, norms_of
+from enas.runtime.device_memory import peak_mib
 from enas.runtime.devices import wait_for
 from enas.runtime.memory import MIB
 from enas.runtime.seeding import generator
@@ -129,7 +130,7 @@ class Trainer:
         with kept_statistics(norms_of(self.model)):
             for other in to_compile:
                 self._throw_away(self.task.part(minibatch), other)
-            with saved_bytes() as saved:
+            with saved_bytes() as saved, peak_mib(self.task.device) as peak:
                 gradients = self._throw_away(minibatch, architecture)
             began = time.perf_counter()
             self._throw_away(minibatch, architecture)
@@ -140,7 +141,8 @@ class Trainer:
         moments = 2 if "betas" in group else bool(group.get("momentum"))  # Adam keeps two, momentum one
         copies = 1 + moments + (self.averaged is not None)
         kept = self.task.kept_bytes(self.model, minibatch, saved())
-        return Estimate(seconds, (copies * weights + gradients + kept + self.task.data_bytes) / MIB)
+        counted = (copies * weights + gradients + kept + self.task.data_bytes) / MIB
+        return Estimate(seconds, max(counted, peak() + moments * weights / MIB))
 
     def _throw_away(self, minibatch: Minibatch, architecture: Architecture | None) -> int:
         """Compute a step's gradient and drop it; returns the bytes that it took."""
@@ -156,7 +158,7 @@ class Estimate(NamedTuple):
 
     seconds: float
     mib: float
-    """MiB of memory: weights, gradient, optimiser, what the backward pass needs, and the data."""
+    """MiB of the device's memory: weights, gradient, optimiser, what the backward pass needs, and the data."""
 
 
 # ---- descent -----------------------------------------------------------------------------------------------------------

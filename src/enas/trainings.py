@@ -20,6 +20,7 @@ from enas.retrain import Network, network_from_json, read_result
 from enas.run import Run
 from enas.runtime.checkpoint import check_still_there
 from enas.runtime.compiling import compiling_told
+from enas.runtime.device_memory import memory_line, release
 from enas.runtime.files import read_json, write_json
 from enas.runtime.progress import estimate_line, progress, say
 from enas.runtime.records import read_record
@@ -132,6 +133,13 @@ class Executor(ABC):
     def at_once(self) -> int:
         """How many trainings run at the same time."""
 
+    def room(self, seconds: float, mib: float) -> int:
+        """How many of the trainings that come next run at the same time; each takes about so long here, and so much memory.
+
+        Raises `ConfigError` if there is nowhere room for one.
+        """
+        return self.at_once
+
     @abstractmethod
     def run(
         self, jobs: Sequence[Job], stop: StopRequest, on_step: Callable[[Job, int], None]
@@ -170,12 +178,16 @@ def train_all(
     each = example.total_steps  # other lengths are near enough for a bar
     with compiling_told(stop, run.folder, command):
         seconds, memory = example.estimate()
-    at_once = min(executor.at_once, len(missing))
+    device = example.task.device
+    del example
+    release(device)  # what the processes need
+    at_once = min(executor.room(seconds * each, memory), len(missing))
     say(
         f"{stage}: {len(finished)} of {len(jobs)} trainings are done; {at_once} at a time for the others. "
-        + estimate_line("time left", seconds * each * len(missing) / at_once, memory * at_once)
+        + estimate_line(
+            "time left", seconds * each * len(missing) / at_once, memory_line(memory * at_once, device)
+        )
     )
-    del example
     ended = len(finished)
     with progress(stage, each * len(jobs), "steps", done=each * len(finished)) as bar:
 

@@ -23,10 +23,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from enas.child_training import ChildTraining
 from enas.config import RunConfig
 from enas.errors import ConfigError, EnasError
 from enas.run import Run
+from enas.runtime.device_memory import fitting_at_once
 from enas.runtime.devices import pick_device, set_threads
 from enas.runtime.environment import usable_cores
 from enas.runtime.lock import run_lock
@@ -73,23 +76,29 @@ def share_cores(workers: int | None, threads: int | None, cores: int) -> tuple[i
 class LocalExecutor(Executor):
     """Processes of this machine."""
 
-    def __init__(self, workers: int, threads: int) -> None:
-        """`workers` processes, each computing with `threads` threads."""
+    def __init__(self, workers: int, threads: int, gpu: torch.device | None = None) -> None:
+        """`workers` processes, each computing with `threads` threads; no more than fit on this `gpu`, if one is given."""
         self.workers = workers
         self.threads = threads
+        self.gpu = gpu
 
     @classmethod
     def for_run(cls, config: RunConfig, workers: int | None = None) -> Executor:
-        """Processes for trainings of a run: with its number of threads, as many as the cores are enough for, or one if
-        they are on an accelerator. This process, if no other one can import the run's network."""
+        """Processes for trainings of a run: with its number of threads, as many as the cores are enough for, and the memory
+        of a GPU, unless it is said how many. This process, if no other one can import the run's network."""
         if config.origin is not None and not config.origin.importable:
             return ThisProcess(config)
-        if workers is None and pick_device(config.device).type != "cpu":
-            workers = 1
-        return cls(*share_cores(workers, config.threads, usable_cores()))
+        device = pick_device(config.device)
+        gpu = device if workers is None and device.type != "cpu" else None
+        return cls(*share_cores(workers, config.threads, usable_cores()), gpu)
 
     @property
     def at_once(self) -> int:
+        return self.workers
+
+    def room(self, seconds: float, mib: float) -> int:
+        if self.gpu is not None:
+            self.workers = min(self.workers, fitting_at_once(mib, self.gpu))
         return self.workers
 
     def run(

@@ -13,7 +13,7 @@ import torch
 
 from enas.architecture import Architecture, Space
 from enas.child_training import ChildTraining
-from enas.config import Metric, RunConfig
+from enas.config import Metric, RunConfig, TakesMemory
 from enas.costs import parameter_count
 from enas.data.images import ImageConfig, ImageData, ImageShape
 from enas.data.sources import load_images
@@ -48,6 +48,10 @@ class ImageRunConfig(RunConfig):
     """What searches of both convolutional spaces have (paper §2.3, §2.4 and §3.2)."""
 
     metric: ClassVar[Metric] = Metric("accuracy", lower_is_better=False)
+    of_size: ClassVar[Mapping[TakesMemory, tuple[str, ...]]] = {
+        "search": ("shared.training.batch", "shared.reward.batch", "network.filters"),
+        "training": ("retrain.child.training.batch", "child_network.filters"),
+    }
     same_shapes: ClassVar[bool] = True
     model_kind: ClassVar[type[MacroModel | MicroModel | NASBench201Model]]
     """What model.json says of a trained network."""
