@@ -1,5 +1,6 @@
 """On a device that has no float64, as the GPUs of Macs, search and training never ask for it."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from enas import NetworkConfig, Task
+from enas.api import changed
+from enas.config import RunConfig
 from enas.derive import ranks
 from enas.retrain import Network
 from enas.stages import Run, search_of
-from tests import tiny
+from tests import own_network, tiny
 
 DEVICE, CPU = torch.device("meta"), torch.device("cpu")  # autograd knows no device that is absent but meta
 
@@ -40,6 +44,17 @@ class There(torch.Tensor):
         return self.cpu().tolist()
 
 
+def loss(output: torch.Tensor, batch: Any) -> torch.Tensor:
+    return own_network.loss(output, (batch[0], batch[1].long()))
+
+
+def task() -> Task:
+    """That of tests/own_network.py with labels as numbers of float64, as they come from NumPy."""
+    x_ND, y_N = own_network.digits(0, 60)
+    given = x_ND, y_N.double()
+    return Task(given, given, batch=10, loss=loss, score=lambda output, batch: -loss(output, batch))
+
+
 class Pretended(TorchDispatchMode):
     """Inside, what is sent to DEVICE is computed on the CPU, and refused where it is float64."""
 
@@ -61,11 +76,18 @@ class Pretended(TorchDispatchMode):
 
 
 @pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
-@pytest.mark.parametrize("space", ["recurrent", "macro"])
-def test_a_search_and_a_training(space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = (
-        tiny.config(tiny.write_text(tmp_path / "text")) if space == "recurrent" else tiny.image_config(space)
-    )
+@pytest.mark.parametrize("kind", ["recurrent", "macro", "micro", "nasbench201", "network"])
+def test_a_search_and_a_training(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config: RunConfig
+    if kind == "recurrent":
+        averaged = ("--retrain.child.averaging.enabled", "True", "--shared.average", "0.9")
+        config = tiny.config(tiny.write_text(tmp_path / "text"), *averaged)
+    elif kind == "network":  # whose labels are numbers of float64
+        config = changed(NetworkConfig(network=own_network.Net, task=task), own_network.SMALL)
+    else:
+        config = tiny.image_config(
+            kind, "--shared.average", "0.9", "--shared.reward.statistics", "recalibrated"
+        )
     monkeypatch.setattr("torch.accelerator.synchronize", lambda device: None)
     for module in ("config", "run"):
         monkeypatch.setattr(f"enas.{module}.pick_device", lambda name: DEVICE)
@@ -73,11 +95,17 @@ def test_a_search_and_a_training(space: str, tmp_path: Path, monkeypatch: pytest
         run = Run.create(tmp_path / "run", config, ("search",))
         search, _ = search_of(run, lambda architectures: [])
         search.train_weights(0, 0)
-        assert search.train_controller(1, 0)["reward"] > 0
+        assert math.isfinite(search.train_controller(1, 0)["reward"])
         mode = search.weights.space.architecture(search.controller.mode())
         rewards = search.weights.rewards([mode, mode], "derive", 0)
         assert ranks(rewards).tolist() == [1.5, 1.5]
         training = run.child_training(Network("found", mode, 0), None)
+        assert search.weights.scores([mode])[0] != 0
         training.estimate()
-        training.step()
+        while not training.at_epoch_end():
+            training.step()
         assert training.end_epoch()["valid_loss"] > 0
+        training.step()
+        if kind != "recurrent":
+            (found_NK,) = search.weights.class_probabilities([mode], "valid", 20, "batch")
+            assert found_NK.device == CPU

@@ -177,8 +177,9 @@ def reduction_norm(
     For an odd size the image is continued by one row and column of zeros.
     """
     x_BCHW = torch.cat(list(xs), 1)
-    if x_BCHW.is_cpu:
-        # With AVX2 alone, oneDNN's gradient of a 1×1 convolution of stride 2 is wrong in channels_last (torch 2.13).
+    if (
+        x_BCHW.is_cpu
+    ):  # where, with AVX2 alone, oneDNN's gradient of this is wrong in channels_last (torch 2.13)
         x_BCHW = x_BCHW.contiguous()
     shifted_BCHW = F.pad(x_BCHW, (0, 1, 0, 1))[:, :, 1:, 1:]
     halves = [
