@@ -177,10 +177,8 @@ def reduction_norm(
     For an odd size the image is continued by one row and column of zeros.
     """
     x_BCHW = torch.cat(list(xs), 1)
-    if (
-        x_BCHW.is_cpu
-    ):  # where, with AVX2 alone, oneDNN's gradient of this is wrong in channels_last (torch 2.13)
-        x_BCHW = x_BCHW.contiguous()
+    # Not in channels_last on a CPU: with AVX2 alone, oneDNN's gradient of such a convolution is wrong (torch 2.13).
+    x_BCHW = x_BCHW.contiguous() if x_BCHW.is_cpu else x_BCHW
     shifted_BCHW = F.pad(x_BCHW, (0, 1, 0, 1))[:, :, 1:, 1:]
     halves = [
         F.conv2d(half_BCHW, torch.cat([conv.weight for conv in convs], 1), stride=2)
