@@ -2,6 +2,8 @@
 nothing here has run on one."""
 
 import os
+import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from enas import ops
 from enas.errors import ConfigError
 from enas.retrain import Network
 from enas.run import Run
@@ -133,9 +136,37 @@ def test_channels_together_make_the_same_of_images(space: str) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def test_sums_of_maps_keep_their_channels_together() -> None:
+    xs = list(torch.randn(3, 2, 4, 5, 5, generator=torch.Generator().manual_seed(0)).unbind())
+    together = [x.to(memory_format=torch.channels_last).requires_grad_() for x in xs]
+    found = ops.total(together, [None, torch.tensor([0.0, 2.0]), None])
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found, xs[0] + torch.tensor([0.0, 2.0])[:, None, None, None] * xs[1] + xs[2])
+    found.square().sum().backward()
+    assert all(
+        x.grad is not None and x.grad.is_contiguous(memory_format=torch.channels_last) for x in together
+    )
+
+
+def test_every_convolution_and_norm_of_a_cell_gets_maps_with_channels_together() -> None:
+    config = replace(tiny.image_config("nasbench201"), channels_last=True)
+    weights = config.shared_weights()
+    seen: Counter[type] = Counter()
+
+    def look(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: object) -> None:
+        assert all(x.is_contiguous(memory_format=torch.channels_last) for x in inputs)
+        seen[type(module)] += 1
+
+    for module in weights.trainer.model.modules():
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+            module.register_forward_hook(look)
+    for step in range(4):
+        weights.train_step(0, step, [weights.space.sample(random.Random(step))])
+    assert set(seen) == {nn.Conv2d, nn.BatchNorm2d}
+
+
 @pytest.mark.parametrize("space", ["macro", "micro"])
 def test_convolutions_get_images_and_filters_with_channels_together(space: str) -> None:
-    """All images and filters, and most maps: a maximum, an average and a norm keep the layout that they find."""
     config = replace(tiny.image_config(space), channels_last=True)
     weights = config.shared_weights()
     seen: list[bool] = []
