@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from enas.architecture import Architecture
+from enas.averaging import moving
 from enas.errors import ConfigError
 from enas.shared_weights import SharedWeights
 from enas.task import BaseTask
@@ -57,12 +57,12 @@ def test_average_is_the_exponential_moving_average_of_the_weights_after_each_ste
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2).double()
     trainer = trainer_of(model)
-    averaged = trainer.start_average(get_ema_multi_avg_fn(KEEP))
+    averaged = trainer.start_average(moving(KEEP))
     history = []
     for step in range(5):
         with torch.no_grad():
             model.weight += torch.randn(2, 3, dtype=torch.float64) * (step + 1)
-        averaged.update_parameters(model)
+        averaged.update()
         history.append(model.weight.detach().clone())
     weights = [KEEP**4, *(KEEP ** (4 - step) * (1 - KEEP) for step in range(1, 5))]
     assert sum(weights) == pytest.approx(1)
