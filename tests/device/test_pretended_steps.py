@@ -1,5 +1,6 @@
 """Every step of a run on a pretended device comes to what it comes to on the CPU, and hardly ever waits for the device."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,13 @@ def numbers(run: Run, device: Any = None) -> tuple[list[dict[str, float]], dict[
             waits[kind] = device.waits.total()
             device.waits.clear()
 
+    def rewarded(step: int) -> None:
+        # The policy learns from differences of rewards, in which rounding is large.
+        log = search.train_controller(1, step)
+        found.append({key: log[key] for key in log if key == "reward" or key.startswith("valid_")})
+
     found = [dict(search.train_weights(0, step)) for step in (0, 1)]
-    found.append(search.train_controller(1, 0))
+    rewarded(0)
     run.search_checkpoints().save(1, {"weights": search.weights.state_dict()})
     newest = run.search_checkpoints().load_newest()
     assert newest is not None
@@ -68,9 +74,9 @@ def numbers(run: Run, device: Any = None) -> tuple[list[dict[str, float]], dict[
     logs.append(search.train_weights(0, 3))
     counted("weights")
     found += map(dict, logs)
-    search.weights.trainer.settle()
-    counted("read")
-    found.append(search.train_controller(1, 1))
+    rewarded(1)
+    counted("before")
+    rewarded(2)
     counted("reward")
     mode = search.weights.space.architecture(search.controller.mode())
     training = run.child_training(Network("found", mode, 0), None)
@@ -88,19 +94,29 @@ def numbers(run: Run, device: Any = None) -> tuple[list[dict[str, float]], dict[
     return found, waits
 
 
-@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
-@pytest.mark.parametrize("space", SPACES)
-def test_a_run(space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = config_of(space, tmp_path)
+def check(
+    config: RunConfig, folder: Path, patch: pytest.MonkeyPatch, plant: Callable[[], object] = bool
+) -> None:
+    """Compare a run on the pretended device with one on the CPU, and count how often it waits. `plant` is called between."""
     token = PLAIN.set(True)
     try:
-        here, _ = numbers(Run.create(tmp_path / "here", config, ("search",)))
+        here, _ = numbers(Run.create(folder / "here", config, ("search",)))
     finally:
         PLAIN.reset(token)
-    with pretended(monkeypatch, float64=False) as device:
-        there, waits = numbers(Run.create(tmp_path / "there", config, ("search",)), device)
+    plant()
+    with pretended(patch, float64=False) as device:
+        there, waits = numbers(Run.create(folder / "there", config, ("search",)), device)
     for a, b in zip(here, there, strict=True):
-        assert b == pytest.approx(a, rel=1e-4, abs=1e-6)
-    assert waits["weights"] <= 1
-    assert waits["child"] <= 1
-    assert waits["reward"] <= 3
+        assert b == pytest.approx(a, rel=1e-4, abs=1e-6), "other numbers"
+    assert max(waits["weights"], waits["child"]) <= 1, "more waits"
+    assert waits["reward"] <= (3 if config.kind == "network" else 1), (
+        "more waits"
+    )  # a user's scores are read one by one
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_run(space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(config_of(space, tmp_path), tmp_path, monkeypatch)
