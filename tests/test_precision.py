@@ -187,19 +187,21 @@ def test_convolutions_get_images_and_filters_with_channels_together(space: str) 
 
 def test_the_layout_is_tried_on_a_gpu_and_left_alone_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny.image_config("macro")
-    asked: list[bool] = []
+    asked: list[Any] = []
 
     def pays(weights_with: Any) -> bool:
-        asked.extend(bool(weights_with(last).task.memory_format) for last in (False, True))
+        asked.append(weights_with)
         return True
 
     monkeypatch.setattr("enas.runs.images.channels_last_pays", pays)
     assert config.settled() is config
     assert asked == []
-    monkeypatch.setattr("enas.config.pick_device", lambda name: torch.device("meta"))
-    assert config.settled().channels_last is True
-    assert asked == [False, True]
-    assert replace(config, channels_last=False).settled().channels_last is False
+    with monkeypatch.context() as on_a_gpu:
+        on_a_gpu.setattr("enas.config.pick_device", lambda name: torch.device("meta"))
+        assert config.settled().channels_last is True
+        assert replace(config, channels_last=False).settled().channels_last is False
+    (weights_with,) = asked
+    assert [weights_with(last).task.memory_format for last in (False, True)] == [None, torch.channels_last]
 
 
 def test_gradients_are_compared_as_precisely_as_they_are_computed() -> None:

@@ -66,12 +66,20 @@ class Operation(Generic[P, R]):
             return self.plain(*args, **kwargs)
         if self.check is not None:
             self.check(*args, **kwargs)
+        if args and _elsewhere(args[0]):
+            return self.plain(*args, **kwargs)
         kernel = _kernels().get(self.plain.__name__)
         result: R | None = None if kernel is None else kernel(*args, **kwargs)
         if result is not None:
             return result
         given = {name: _computed(argument) for name, argument in kwargs.items()}
         return self.plain(*(_computed(argument) for argument in args), **given)
+
+
+def _elsewhere(argument: Any) -> bool:
+    """Whether a first argument, maps or several of them, is on another device than the CPU."""
+    first = argument[0] if isinstance(argument, list | tuple) and argument else argument
+    return isinstance(first, Tensor) and not first.is_cpu
 
 
 def checked(check: Callable[P, None]) -> Callable[[Callable[P, R]], Operation[P, R]]:
@@ -104,11 +112,9 @@ def relu(x: Maps) -> Maps:
 @Operation
 def total(xs: Sequence[Maps], factors: Sequence[Tensor | None] | None = None) -> Tensor:
     """The sum of feature maps of one shape; `factors` [B] has one for each image of a part, at least 0, or None for 1."""
-    weighted = [
-        x if factor_B is None else x * factor_B[:, None, None, None]
-        for x, factor_B in zip(xs, [None] * len(xs) if factors is None else factors, strict=True)
-    ]
-    if len(weighted) > 1 and weighted[0].is_cpu and weighted[0].is_contiguous():
+    given = [None] * len(xs) if factors is None else factors
+    weighted = [x if f_B is None else x * f_B[:, None, None, None] for x, f_B in zip(xs, given, strict=True)]
+    if len(weighted) > 2 and weighted[0].is_cpu and weighted[0].is_contiguous():
         return torch.stack(weighted).sum(0)
     return functools.reduce(torch.add, weighted)  # keeps channels together, and is fewer bytes for a GPU
 
@@ -323,10 +329,8 @@ def recurrence(
         state_mask_BD: dropout mask m, already scaled, the same at every step; it multiplies only what enters a product.
         norm: batch norm applied to the mean of the outputs; its result is the output and the next state.
 
-    States keep the type of `state_BD`, also where autocast gives products another.
-
-    Raises:
-        ConfigError: shapes do not fit together or with the plan.
+    States keep the type of `state_BD`, also where autocast gives products another. Raises `ConfigError` if shapes do not
+    fit together or with the plan.
     """
 
     def product(s_BD: Tensor, weight_DE: Tensor) -> Tensor:
@@ -341,9 +345,8 @@ def recurrence(
     outputs, means, variances = [], [], []
     for projected_BE in projected_TBE:
         nodes = [highway(state_BD, projected_BE + product(state_BD, recurrent_weight_DE), plan.functions[0])]
-        for source, function, weight_DE in zip(
-            plan.sources, plan.functions[1:], node_weights_DE, strict=True
-        ):
+        later = zip(plan.sources, plan.functions[1:], node_weights_DE, strict=True)
+        for source, function, weight_DE in later:
             nodes.append(highway(nodes[source], product(nodes[source], weight_DE), function))
         state_BD = torch.stack([nodes[k] for k in plan.outputs]).mean(0)
         if norm is not None:
@@ -372,7 +375,8 @@ def _check_targets(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -
         )
     if N == 0:
         raise DataError("There are no targets: give at least one row.")
-    if not 0 <= int(targets_N.min()) <= int(targets_N.max()) < V:
+    # On a GPU torch's own loss tells, and here the answer would be waited for.
+    if targets_N.is_cpu and not 0 <= int(targets_N.min()) <= int(targets_N.max()) < V:
         raise DataError(
             f"Targets must be words 0 to {V - 1} of the vocabulary; they reach from {int(targets_N.min())} "
             f"to {int(targets_N.max())}."
@@ -383,11 +387,8 @@ def _check_targets(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -
 def tied_nll(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> Tensor:
     """Negative log-likelihood (nats) [N] of the targets under softmax(hidden embeddingᵀ); V words in the vocabulary.
 
-    It has the type of `hidden_ND`, also where autocast gives products another.
-
-    Raises:
-        ConfigError: shapes do not fit together.
-        DataError: a target is not in the vocabulary.
+    It has the type of `hidden_ND`, also where autocast gives products another. Raises `ConfigError` if shapes do not fit
+    together, and `DataError` if a target is not in the vocabulary.
     """
     logits_NV = (hidden_ND @ embedding_VD.T).to(hidden_ND.dtype)
     return F.cross_entropy(logits_NV, targets_N, reduction="none")

@@ -23,6 +23,7 @@ from enas.runtime.records import validated
 from enas.runtime.seeding import generator
 from enas.samplers import EXPLORERS, Exploration
 from enas.shared_weights import SharedWeights
+from enas.step_logs import StepLog
 
 Phase = Literal["weights", "verification", "controller"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -98,7 +99,7 @@ class Watcher(Protocol):
     metrics: Metrics
     """Where it logs."""
 
-    def trained(self, number: int, epoch: int, log: dict[str, float], *, last: bool) -> None:
+    def trained(self, number: int, epoch: int, log: StepLog, *, last: bool) -> None:
         """A training step was taken, the `number`-th step of the search and the `last` training step of its epoch."""
 
     def verified(self, number: int, epoch: int, log: dict[str, float]) -> None:
@@ -160,7 +161,7 @@ class Search:
 
     # ---- the two phases ------------------------------------------------------------------------------------------------
 
-    def train_weights(self, epoch: int, step: int) -> dict[str, float]:
+    def train_weights(self, epoch: int, step: int) -> StepLog:
         """Train the weights of M paths on the next minibatch (paper, eq. 1)."""
         return self.weights.train_step(epoch, step, self.paths(epoch, step))
 
@@ -204,13 +205,14 @@ class Search:
         alone = [self.weights.rewards([a], "controller", draw) for draw, a in enumerate(architectures, first)]
         return torch.cat(alone)
 
-    def step(self, place: Place, following: Place, number: int) -> dict[str, float]:
+    def step(self, place: Place, following: Place, number: int) -> StepLog:
         """Take the step of a place, the `number`-th of the search; returns what it logs."""
         epoch, phase, step = place
         if phase == "weights":
-            log = self.train_weights(epoch, step)
-            self.watcher.trained(number, epoch, log, last=following[:2] != place[:2])
-        elif phase == "verification":
+            trained = self.train_weights(epoch, step)
+            self.watcher.trained(number, epoch, trained, last=following[:2] != place[:2])
+            return trained
+        if phase == "verification":
             assert self.verifier is not None  # or it would have no rounds
             log = self.verifier.verify(epoch)
             self.watcher.verified(number, epoch, log)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -209,42 +210,49 @@ def train_network(
         say(f"retrain {network}: going on after step {training.done} of {training.total_steps}")
     with progress(f"retrain {network}", training.total_steps, "steps", done=training.done) as bar:
         while training.done < training.total_steps:
-            try:
+            with told_where(network, training, checkpoints):
                 shown = training.step()
                 record = training.end_epoch() if training.at_epoch_end() else None
-            except NotFiniteError as error:
-                raise NotFiniteError(
-                    f"retraining {network} ({network.architecture or 'LSTM'}) stopped in step {training.done}: {error}."
-                    f"{checkpoints.said_kept()} Lower the learning rate or the clipping bound of the retraining"
-                ) from error
-            if record is not None:
-                metrics.record(f"retrain/{network.id}", training.done, **record)
-                told = {f"valid_{name}" for name in training.task.shown}
-                shown |= {key: value for key, value in record.items() if key in told}
-                if record["best"]:
-                    best = {
-                        name: weight.to("cpu", copy=True) for name, weight in training.best_weights().items()
-                    }
-            bar.advance(1, **shown)
-            after_step(training)
-            at_end = training.done == training.total_steps  # from where a longer training may go on
-            if stop.requested or at_end or checkpoints.due(training.done):
-                if best is not None:
-                    weights, best = write_weights(folder / WEIGHTS, best), None
-                checkpoints.save(
-                    training.done,
-                    {
-                        "training": training.state_dict(),
-                        "metrics": asdict(metrics.state()),
-                        "weights": None if weights is None else asdict(weights),
-                    },
-                )
-            if stop.requested:
-                raise stop.stopped(run)
+                if record is not None:
+                    metrics.record(f"retrain/{network.id}", training.done, **record)
+                    told = {f"valid_{name}" for name in training.task.shown}
+                    shown |= {key: value for key, value in record.items() if key in told}
+                    if record["best"]:
+                        of_epoch = training.best_weights()
+                        best = {name: weight.to("cpu", copy=True) for name, weight in of_epoch.items()}
+                bar.advance(1, **shown)
+                after_step(training)
+                at_end = training.done == training.total_steps  # from where a longer training may go on
+                if stop.requested or at_end or checkpoints.due(training.done):
+                    left = training.state_dict()
+                    if best is not None:
+                        weights, best = write_weights(folder / WEIGHTS, best), None
+                    checkpoints.save(
+                        training.done,
+                        {
+                            "training": left,
+                            "metrics": asdict(metrics.state()),
+                            "weights": None if weights is None else asdict(weights),
+                        },
+                    )
+                if stop.requested:
+                    raise stop.stopped(run)
     result = {**network.to_json(), **training.result(), "seconds": round(metrics.seconds(), 3)}
     assert weights is not None  # an epoch was the best so far
     result["weights"] = asdict(weights)
     return write_result(folder, result, settings)
+
+
+@contextlib.contextmanager
+def told_where(network: Network, training: ChildTraining, checkpoints: CheckpointStore) -> Iterator[None]:
+    """Inside, a `NotFiniteError` is said with the network and the number of its step, and with what can be done."""
+    try:
+        yield
+    except NotFiniteError as error:
+        raise NotFiniteError(
+            f"retraining {network} ({network.architecture or 'LSTM'}) stopped in step {training.number(error.place)}: "
+            f"{error}.{checkpoints.said_kept()} Lower the learning rate or the clipping bound of the retraining"
+        ) from error
 
 
 def write_result(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from enas.architecture import Architecture
 from enas.derive import Train, candidates, pick
 from enas.effects import Effects, Groups, archive_effects
 from enas.errors import ArchitectureError, EnasError, NotFiniteError, RunFolderError, enas_command
-from enas.phases import START, Search
+from enas.phases import START, Place, Search
 from enas.report.drawing import write_svg
 from enas.retrain import Network, score_in
 from enas.run import ALL_STAGES, Run, StageName
@@ -116,24 +117,34 @@ def run_search(
         say(f"search: going on after step {done} of {search.total_steps()}")
     with progress("search", search.total_steps(), "steps", done=done) as bar:
         for place, following in search.places(start):
-            try:
+            with told_where(place, checkpoints):
                 log = search.step(place, following, done + 1)
-            except NotFiniteError as error:
-                raise NotFiniteError(
-                    f"search stopped in epoch {place.epoch}, {place.phase} step {place.step}: {error}."
-                    f"{checkpoints.said_kept()} Search again into a new folder with a lower learning rate or clipping bound"
-                ) from error
-            done += 1
-            following = search.resolved(following)
-            if search.updates_end == (place.epoch, place.step):  # there are fewer steps than it seemed
-                bar.total = search.total_steps()
-            bar.advance(1, epoch=place.epoch + 1, **watch.shown(log))
-            at_end = following.epoch == search.config.epochs
-            before_trainings = following.phase == "verification"  # which may take long, and be stopped
-            if stop.requested or at_end or before_trainings or checkpoints.due(done):
-                checkpoints.save(done, search.state_dict(following))
-            if stop.requested and not at_end:
-                raise stop.stopped(run)
+                done += 1
+                following = search.resolved(following)
+                if search.updates_end == (place.epoch, place.step):  # there are fewer steps than it seemed
+                    bar.total = search.total_steps()
+                bar.advance(1, epoch=place.epoch + 1, **watch.shown(log))
+                at_end = following.epoch == search.config.epochs
+                before_trainings = following.phase == "verification"  # which may take long, and be stopped
+                if stop.requested or at_end or before_trainings or checkpoints.due(done):
+                    checkpoints.save(done, search.state_dict(following))
+                if stop.requested and not at_end:
+                    raise stop.stopped(run)
+
+
+@contextlib.contextmanager
+def told_where(place: Place, checkpoints: CheckpointStore) -> Iterator[None]:
+    """Inside, a `NotFiniteError` is said with the place of its step, and with what can be done."""
+    try:
+        yield
+    except NotFiniteError as error:
+        epoch, phase, step = (
+            place if error.place is None else Place(error.place[0], "weights", error.place[1])
+        )
+        raise NotFiniteError(
+            f"search stopped in epoch {epoch}, {phase} step {step}: {error}."
+            f"{checkpoints.said_kept()} Search again into a new folder with a lower learning rate or clipping bound"
+        ) from error
 
 
 def estimate(search: Search, watch: Watch) -> str:

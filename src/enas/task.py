@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from enas.architecture import Architecture
 from enas.errors import ConfigError
-from enas.norms import Norms, NormStatistics, batch_statistics, kept_statistics
+from enas.norms import Norms, NormStatistics, batch_statistics, kept_statistics, with_counters_on_the_cpu
 from enas.runtime.devices import products_in
+from enas.runtime.transfers import queues
 
 Minibatch = Any
 """Whatever a task's loss and score are computed from."""
@@ -84,6 +85,11 @@ class BaseTask(ABC):
     @abstractmethod
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser of one group of parameters."""
+
+    @property
+    def together(self) -> dict[str, bool]:
+        """How an optimiser goes through the parameters: on a GPU in one launch, which can leave a step out."""
+        return {"fused": True} if queues(self.device) else {"foreach": True}
 
     @abstractmethod
     def rate(self, epoch: int) -> float:
@@ -180,7 +186,7 @@ class BaseTask(ABC):
 
     def placed(self, model: nn.Module) -> nn.Module:
         """The network on the task's device, its filters in the task's memory format."""
-        model = model.to(self.device)
+        model = with_counters_on_the_cpu(model.to(self.device))
         if self.memory_format is not None:
             for parameter in model.parameters():
                 if parameter.ndim == 4:

@@ -92,7 +92,7 @@ class ImageTask(BaseTask):
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             nesterov=True,
-            foreach=True,
+            **self.together,
         )
 
     def rate(self, epoch: int) -> float:
