@@ -66,20 +66,13 @@ class Operation(Generic[P, R]):
             return self.plain(*args, **kwargs)
         if self.check is not None:
             self.check(*args, **kwargs)
-        if args and _elsewhere(args[0]):
-            return self.plain(*args, **kwargs)
-        kernel = _kernels().get(self.plain.__name__)
+        maps: Any = args[0][0] if isinstance(args[0], list | tuple) else args[0]
+        kernel = None if isinstance(maps, Tensor) and not maps.is_cpu else _kernels().get(self.plain.__name__)
         result: R | None = None if kernel is None else kernel(*args, **kwargs)
         if result is not None:
             return result
         given = {name: _computed(argument) for name, argument in kwargs.items()}
         return self.plain(*(_computed(argument) for argument in args), **given)
-
-
-def _elsewhere(argument: Any) -> bool:
-    """Whether a first argument, maps or several of them, is on another device than the CPU."""
-    first = argument[0] if isinstance(argument, list | tuple) and argument else argument
-    return isinstance(first, Tensor) and not first.is_cpu
 
 
 def checked(check: Callable[P, None]) -> Callable[[Callable[P, R]], Operation[P, R]]:
@@ -116,9 +109,7 @@ def total(xs: Sequence[Maps], factors: Sequence[Tensor | None] | None = None) ->
         x if factor_B is None else x * factor_B[:, None, None, None]
         for x, factor_B in zip(xs, [None] * len(xs) if factors is None else factors, strict=True)
     ]
-    if len(weighted) <= 2:
-        return weighted[0] if len(weighted) == 1 else weighted[0] + weighted[1]
-    return torch.stack(weighted).sum(0)
+    return functools.reduce(torch.add, weighted) if len(weighted) < 3 else torch.stack(weighted).sum(0)
 
 
 @Operation
@@ -382,7 +373,6 @@ def _check_targets(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -
         )
     if N == 0:
         raise DataError("There are no targets: give at least one row.")
-    # On a GPU torch's own loss tells, and here the answer would be waited for.
     if targets_N.is_cpu and not 0 <= int(targets_N.min()) <= int(targets_N.max()) < V:
         raise DataError(
             f"Targets must be words 0 to {V - 1} of the vocabulary; they reach from {int(targets_N.min())} "
@@ -398,7 +388,7 @@ def tied_nll(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> Tens
 
     Raises:
         ConfigError: shapes do not fit together.
-        DataError: a target is not in the vocabulary.
+        DataError: a target is not in the vocabulary, on the CPU; a GPU's answer would be waited for, and torch tells.
     """
     logits_NV = (hidden_ND @ embedding_VD.T).to(hidden_ND.dtype)
     return F.cross_entropy(logits_NV, targets_N, reduction="none")
