@@ -1,9 +1,8 @@
 """The operations of the paper's networks in plain torch, for any device: the specification.
 
-This is the only place that knows that there may be something faster. Where the compiled kernels of `enas.cpu` can be used,
-an operation first asks the kernel of its name. A kernel that does not take a call returns None, and the plain
-form below runs. Feature maps travel as tensors; between kernels they may travel as `Deferred`, whose batch norm and ReLU
-are done by whoever reads them next.
+This is the only place that knows that there may be something faster. On a CPU where the compiled kernels of `enas.cpu` can
+be used, an operation first asks the kernel of its name. One that does not take a call returns None, and the plain form runs.
+Feature maps travel as tensors; between kernels they may be `Deferred`: whoever reads them next does their norm and ReLU.
 
 Shape letters: B images, C channels in, O channels out, H rows, W columns.
 """
@@ -66,8 +65,9 @@ class Operation(Generic[P, R]):
             return self.plain(*args, **kwargs)
         if self.check is not None:
             self.check(*args, **kwargs)
-        maps: Any = args[0][0] if isinstance(args[0], list | tuple) else args[0]
-        kernel = None if isinstance(maps, Tensor) and not maps.is_cpu else _kernels().get(self.plain.__name__)
+        first: Any = (*args, *kwargs.values())[0]
+        maps = first[0] if isinstance(first, list | tuple) else first
+        kernel = _kernels().get(self.plain.__name__) if getattr(maps, "is_cpu", True) else None
         result: R | None = None if kernel is None else kernel(*args, **kwargs)
         if result is not None:
             return result
