@@ -1,9 +1,8 @@
 """The operations of the paper's networks in plain torch, for any device: the specification.
 
-This is the only place that knows that there may be something faster. Where the compiled kernels of `enas.cpu` can be used,
-an operation first asks the kernel of its name. A kernel that does not take a call returns None, and the plain
-form below runs. Feature maps travel as tensors; between kernels they may travel as `Deferred`, whose batch norm and ReLU
-are done by whoever reads them next.
+This is the only place that knows that there may be something faster. On a CPU where the compiled kernels of `enas.cpu` can
+be used, an operation first asks the kernel of its name. One that does not take a call returns None, and the plain form runs.
+Feature maps travel as tensors; between kernels they may be `Deferred`: whoever reads them next does their norm and ReLU.
 
 Shape letters: B images, C channels in, O channels out, H rows, W columns.
 """
@@ -66,20 +65,14 @@ class Operation(Generic[P, R]):
             return self.plain(*args, **kwargs)
         if self.check is not None:
             self.check(*args, **kwargs)
-        if args and _elsewhere(args[0]):
-            return self.plain(*args, **kwargs)
-        kernel = _kernels().get(self.plain.__name__)
+        first: Any = (*args, *kwargs.values())[0]
+        maps = first[0] if isinstance(first, list | tuple) else first
+        kernel = _kernels().get(self.plain.__name__) if getattr(maps, "is_cpu", True) else None
         result: R | None = None if kernel is None else kernel(*args, **kwargs)
         if result is not None:
             return result
         given = {name: _computed(argument) for name, argument in kwargs.items()}
         return self.plain(*(_computed(argument) for argument in args), **given)
-
-
-def _elsewhere(argument: Any) -> bool:
-    """Whether a first argument, maps or several of them, is on another device than the CPU."""
-    first = argument[0] if isinstance(argument, list | tuple) and argument else argument
-    return isinstance(first, Tensor) and not first.is_cpu
 
 
 def checked(check: Callable[P, None]) -> Callable[[Callable[P, R]], Operation[P, R]]:
@@ -375,7 +368,6 @@ def _check_targets(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -
         )
     if N == 0:
         raise DataError("There are no targets: give at least one row.")
-    # On a GPU torch's own loss tells, and here the answer would be waited for.
     if targets_N.is_cpu and not 0 <= int(targets_N.min()) <= int(targets_N.max()) < V:
         raise DataError(
             f"Targets must be words 0 to {V - 1} of the vocabulary; they reach from {int(targets_N.min())} "
@@ -388,7 +380,7 @@ def tied_nll(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> Tens
     """Negative log-likelihood (nats) [N] of the targets under softmax(hidden embeddingᵀ); V words in the vocabulary.
 
     It has the type of `hidden_ND`, also where autocast gives products another. Raises `ConfigError` if shapes do not fit
-    together, and `DataError` if a target is not in the vocabulary.
+    together, and on the CPU `DataError` if a target is not in the vocabulary; a GPU's answer would be waited for.
     """
     logits_NV = (hidden_ND @ embedding_VD.T).to(hidden_ND.dtype)
     return F.cross_entropy(logits_NV, targets_N, reduction="none")

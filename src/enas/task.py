@@ -87,9 +87,9 @@ class BaseTask(ABC):
         """The optimiser of one group of parameters."""
 
     @property
-    def together(self) -> dict[str, bool]:
-        """How an optimiser goes through the parameters: on a GPU in one launch, which can leave a step out."""
-        return {"fused": True} if queues(self.device) else {"foreach": True}
+    def fused(self) -> Literal[True] | None:
+        """Whether an optimiser takes all parameters in one launch, which can leave a step out; None leaves it to torch."""
+        return True if queues(self.device) else None
 
     @abstractmethod
     def rate(self, epoch: int) -> float:

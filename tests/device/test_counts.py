@@ -1,6 +1,6 @@
 """What steps of the recipes give a GPU to do, held by numbers: launches, gigabytes and waits, at their real sizes.
 
-One more launch or copy in a layer shows. What a bound was before it was brought down is in docs/devices.md.
+One more launch or copy in a layer shows.
 """
 
 import pytest

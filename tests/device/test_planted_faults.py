@@ -13,7 +13,8 @@ from enas import masks
 from enas.data import augmentation
 from enas.runtime.transfers import Arriving
 from enas.tasks import images, language
-from tests.device.test_pretended_steps import check, config_of
+from tests.device.runs import config_of
+from tests.device.test_pretended_steps import check
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 

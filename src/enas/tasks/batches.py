@@ -29,7 +29,6 @@ from enas.data.batches import (
 from enas.errors import ConfigError, DataError, NotFiniteError, shown
 from enas.norms import Norms, NormStatistics, recalibrate
 from enas.runtime.seeding import derive_seed, generator, global_seed
-from enas.runtime.transfers import queues
 from enas.task import BaseTask, Loss, Score, Split, set_mode
 from enas.tasks.own import Measure, Task, inputs_of, target_of
 from enas.tasks.training_settings import Training
@@ -106,11 +105,17 @@ class BatchTask(BaseTask):
             self.highest_rate = float(made.param_groups[0]["lr"])
             return made
         if self.training.optimizer == "adamw":
-            fused = {"fused": True} if queues(self.device) else {}
-            return torch.optim.AdamW(own, rate, betas=(momentum, 0.999), weight_decay=decay, **fused)
+            betas = momentum, 0.999
+            return torch.optim.AdamW(own, rate, betas=betas, weight_decay=decay, fused=self.fused)
         nesterov = self.training.nesterov and momentum > 0
         return torch.optim.SGD(
-            own, rate, momentum=momentum, weight_decay=decay, nesterov=nesterov, **self.together
+            own,
+            rate,
+            momentum=momentum,
+            weight_decay=decay,
+            nesterov=nesterov,
+            foreach=not self.fused,
+            fused=self.fused,
         )
 
     def rate(self, epoch: int) -> float:

@@ -92,7 +92,8 @@ class ImageTask(BaseTask):
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             nesterov=True,
-            **self.together,
+            foreach=not self.fused,
+            fused=self.fused,
         )
 
     def rate(self, epoch: int) -> float:

@@ -86,7 +86,7 @@ class LanguageTask(BaseTask):
         return Minibatch(minibatch.tokens_TB[:2], minibatch.targets_TB[:2])
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
-        return torch.optim.SGD(parameters, self.training.sgd.learning_rate, **self.together)
+        return torch.optim.SGD(parameters, self.training.sgd.learning_rate, fused=self.fused)
 
     def rate(self, epoch: int) -> float:
         return self.training.sgd.rate(epoch)
