@@ -32,7 +32,7 @@ Work = Literal["search", "derive", "training"]
 
 FREE = (
     # where it is computed, and what is shown
-    *("device", "threads", "channels_last", "allow_slow", "tensorboard"),
+    *("device", "threads", "executor", "ray_address", "channels_last", "allow_slow", "tensorboard"),
     # where the data are, which are compared by their hash
     *("data.source", "data.folder", "data.download", "data.allow_overlap"),
     # when it is saved

@@ -2,7 +2,7 @@
 
 A `Job` is one training of a run. All that a worker needs is in files: the run's config.json and the job.json in the
 folder of the training, `RUN/PART/ID-seedS/`. So a training comes out the same, bit for bit, whoever does it: this
-process (the stage `retrain`), a process beside it (`enas.workers`), or a machine that sees the same folder. What is done
+process (the stage `retrain`), a process beside it, or a machine that sees the same folder (`enas.executors`). What is done
 is recognised by its result.json and never repeated; what was stopped or killed goes on from its own checkpoint.
 """
 
@@ -123,13 +123,20 @@ def outcome_of(job: Job, result: dict[str, Any]) -> Outcome:
 
 
 class Executor(ABC):
-    """Where jobs are trained. There is one for the processes of this machine (`enas.workers`); one for a cluster would
-    hand the folders of the jobs to machines that see them, and read their results."""
+    """Where jobs are trained: in processes of this machine, or on other machines, which are handed the folders of the jobs
+    (`enas.executors`)."""
 
     @property
     @abstractmethod
     def at_once(self) -> int:
         """How many trainings run at the same time."""
+
+    def room(self, seconds: float, mib: float) -> int:
+        """How many of the trainings that come next run at the same time; each takes about so long here, and so much memory.
+
+        Raises `ConfigError` if there is nowhere room for one.
+        """
+        return self.at_once
 
     @abstractmethod
     def run(
@@ -169,7 +176,7 @@ def train_all(
     each = example.total_steps  # other lengths are near enough for a bar
     with compiling_told(stop, run.folder, command):
         seconds, memory = example.estimate()
-    at_once = min(executor.at_once, len(missing))
+    at_once = min(executor.room(seconds * each, memory), len(missing))
     say(
         f"{stage}: {len(finished)} of {len(jobs)} trainings are done; {at_once} at a time for the others. "
         + estimate_line("time left", seconds * each * len(missing) / at_once, memory * at_once)
