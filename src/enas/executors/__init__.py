@@ -35,8 +35,9 @@ class Where(Settings):
 
     def applied(self, config: RunConfig) -> RunConfig:
         """The settings of a run, with what is given here."""
-        given = {"executor": self.executor, "ray_address": self.ray_address}
-        return replace(config, **{name: value for name, value in given.items() if value is not None})
+        executor = config.executor if self.executor is None else self.executor
+        address = config.ray_address if self.ray_address is None else self.ray_address
+        return replace(config, executor=executor, ray_address=address)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ PASSED_ON = ("ENAS_", "NUMBA_")
 """Variables of the environment that begin so are those of the workers too: last digits may depend on them."""
 
 
-class RayExecutor(Cluster["ray.ObjectRef"]):
+class RayExecutor(Cluster["ray.ObjectRef[Answer]"]):
     """A Ray cluster. Trainings are placed by their threads, memory and share of a GPU."""
 
     def __init__(self, address: str, threads: int, device: torch.device, workers: int | None = None) -> None:
@@ -109,7 +109,7 @@ class RayExecutor(Cluster["ray.ObjectRef"]):
         finally:
             ray.shutdown()
 
-    def submit(self, jobs: Sequence[Job]) -> list[ray.ObjectRef]:
+    def submit(self, jobs: Sequence[Job]) -> list[ray.ObjectRef[Answer]]:
         self.slots()  # a node may be gone since
         task = ray.remote(train).options(
             num_cpus=self.needs["CPU"],
@@ -119,10 +119,10 @@ class RayExecutor(Cluster["ray.ObjectRef"]):
         )
         return [task.remote(str(job.folder.absolute()), os.getcwd(), self.threads) for job in jobs]
 
-    def ended(self, handles: Sequence[ray.ObjectRef]) -> list[ray.ObjectRef]:
+    def ended(self, handles: Sequence[ray.ObjectRef[Answer]]) -> list[ray.ObjectRef[Answer]]:
         return ray.wait(list(handles), num_returns=len(handles), timeout=WAIT_SECONDS)[0]
 
-    def answer(self, handle: ray.ObjectRef) -> Answer:
+    def answer(self, handle: ray.ObjectRef[Answer]) -> Answer:
         try:
             return Answer(*ray.get(handle))
         except ray.exceptions.RayTaskError as error:
@@ -133,7 +133,7 @@ class RayExecutor(Cluster["ray.ObjectRef"]):
         except ray.exceptions.RayError as error:
             return Answer("lost", first_sentence(error))
 
-    def cancel(self, handle: ray.ObjectRef) -> None:
+    def cancel(self, handle: ray.ObjectRef[Answer]) -> None:
         ray.cancel(handle)  # an interrupt, to the one that trains
 
 
