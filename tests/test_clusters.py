@@ -137,8 +137,6 @@ def test_a_training_that_no_node_has_room_for_is_refused(on_ray: RecurrentConfig
     with pytest.raises(ConfigError, match=r"no node .* has 64 CPU, which a training takes; they have 1 CPU"):
         Run.create(tmp_path / "run", replace(on_ray, threads=64), ("retrain",))
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ConfigError, match=r"1 CPU, 976563\.2 GiB of memory"):
-        executor_for(on_ray).room(1.0, 1e9)
 
 
 # ---- Slurm, by submitit's local executor -------------------------------------------------------------------------------
@@ -164,7 +162,7 @@ def test_jobs_that_make_room_or_are_lost_go_on_from_their_checkpoints(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     run = Run.create(tmp_path / "run", on_slurm, ("retrain",))
-    jobs = jobs_of(run, 3, epochs=15)
+    jobs = jobs_of(run, 2, epochs=15)
     signals = {jobs[0]: signal.SIGUSR2, jobs[1]: signal.SIGKILL}
     submitted: list[int] = []
 
@@ -177,13 +175,12 @@ def test_jobs_that_make_room_or_are_lost_go_on_from_their_checkpoints(
             submitted.append(len(jobs))
             return super().submit(jobs)
 
-    executor = Counting.for_run(run.config, workers=2)
+    executor = Counting.for_run(run.config)
     outcomes = finish(run, jobs, watched(monkeypatch, executor, disturb))
-    assert [outcome.ending for outcome in outcomes] == ["trained"] * 3
-    assert sum(submitted) == 4  # one again, as it was lost; the one that made room was queued by itself
-    assert max(submitted) == 2
+    assert [outcome.ending for outcome in outcomes] == ["trained"] * 2
+    assert submitted == [2, 1]  # one again, as it was lost; the one that made room was queued by itself
     assert capfd.readouterr().err.count("was lost") == 1
-    for job in jobs[:2]:
+    for job in jobs:
         assert "going on after step" in (job.folder / "log.txt").read_text()
     assert_as_alone(run, jobs, tmp_path)
     assert not list(run.folder.glob("slurm-*"))
@@ -194,7 +191,7 @@ def test_a_stop_cancels_jobs_of_slurm_after_saving(
     on_slurm: RecurrentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run.create(tmp_path / "run", on_slurm, ("retrain",))
-    jobs = jobs_of(run, 2, epochs=60)
+    jobs = jobs_of(run, 2, epochs=30)
     stop = StopRequest()
     executor = watched(
         monkeypatch,

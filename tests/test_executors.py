@@ -20,7 +20,7 @@ from enas.errors import ConfigError, EnasError, RunFolderError
 from enas.evidence.compare import CompareConfig
 from enas.evidence.runs import command_line, run_in
 from enas.executors import cluster, executor_for
-from enas.executors.cluster import RETRIES, Cluster, Losses, late_result, saved_step, train_there
+from enas.executors.cluster import RETRIES, WORKER_MIB, Cluster, Losses, late_result, saved_step, train_there
 from enas.executors.ray import RayExecutor, check_answers, described, share_of_gpu, slots_of
 from enas.executors.slurm import SlurmExecutor
 from enas.executors.work import Answer
@@ -347,6 +347,24 @@ def test_what_a_training_takes_of_a_node() -> None:
     assert slots_of({"CPU": 5, "memory": 7 * 2**30, "GPU": 2}, needs) == 2
     assert slots_of({"CPU": 16, "memory": 7 * 2**30}, needs) == 0
     assert described(needs) == "2 CPU, 1.0 GiB of memory, 0.333 GPU"
+
+
+def test_a_training_that_no_node_has_room_for_is_refused() -> None:
+    executor = RayExecutor("head:6379", 2, torch.device("cpu"), workers=5)
+    executor.nodes = [
+        {"CPU": 1, "memory": 2**30},
+        {"CPU": 8, "memory": 4 * 2**30},
+        {"CPU": 1, "memory": 2**30},
+    ]
+    assert executor.at_once == 4
+    assert executor.room(seconds=1, mib=1024 - WORKER_MIB) == 4
+    assert executor.room(seconds=1, mib=2048 - WORKER_MIB) == 2
+    with pytest.raises(ConfigError) as caught:
+        executor.room(seconds=1, mib=5120 - WORKER_MIB)
+    assert str(caught.value) == (
+        "no node of the Ray cluster at head:6379 has 2 CPU, 5.0 GiB of memory, which a training takes; they have 1 CPU, 1.0 "
+        "GiB of memory; 8 CPU, 4.0 GiB of memory. Add a node, or take fewer --threads"
+    )
 
 
 def test_a_gpu_is_shared_as_far_as_its_memory_goes() -> None:

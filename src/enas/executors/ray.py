@@ -48,19 +48,21 @@ class RayExecutor(Cluster["ray.ObjectRef[Answer]"]):
         """What a training takes of a node, by Ray's names: numbers, and bytes of memory."""
         if device.type == "cuda":
             self.needs["GPU"] = 1.0
+        self.nodes: list[Mapping[str, float]] = []
+        """What each node has, by the same names."""
 
     @classmethod
     def for_run(cls, config: RunConfig, workers: int | None = None) -> RayExecutor:
         """For trainings of a run, with its number of threads, or one each. Raises `ConfigError` if the cluster cannot be
         reached, or has no room for one."""
         found = cls(config.ray_address, config.threads or 1, pick_device(config.device), workers)
-        _ = found.at_once
+        with found.connected():
+            found.look()
         return found
 
     @property
     def at_once(self) -> int:
-        with self.connected():
-            return min(self.workers, self.slots())
+        return min(self.workers, sum(slots_of(node, self.needs) for node in self.nodes))
 
     def room(self, seconds: float, mib: float) -> int:
         self.needs["memory"] = (WORKER_MIB + mib) * MIB
@@ -68,19 +70,22 @@ class RayExecutor(Cluster["ray.ObjectRef[Answer]"]):
             self.needs["memory"] = WORKER_MIB * MIB
             total = torch.cuda.get_device_properties(self.device).total_memory / MIB
             self.needs["GPU"] = share_of_gpu(mib, total)
+        self.check_room()
         return self.at_once
 
-    def slots(self) -> int:
-        """How many trainings the nodes have room for. Raises `ConfigError` if there is none for one."""
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        found = sum(slots_of(node, self.needs) for node in nodes)
-        if not found:
+    def look(self) -> None:
+        """See what nodes there are. Raises `ConfigError` if none has room for a training."""
+        self.nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self.check_room()
+
+    def check_room(self) -> None:
+        """Raise `ConfigError` if no node has room for a training."""
+        if not self.at_once:
+            have = (described({name: node.get(name, 0) for name in self.needs}) for node in self.nodes)
             raise ConfigError(
                 f"no node of the Ray cluster at {self.address} has {described(self.needs)}, which a training takes; they "
-                f"have {'; '.join(described({name: node.get(name, 0) for name in self.needs}) for node in nodes)}. Add a "
-                "node, or take fewer --threads"
+                f"have {'; '.join(dict.fromkeys(have))}. Add a node, or take fewer --threads"
             )
-        return found
 
     # ---- the cluster ---------------------------------------------------------------------------------------------------
 
@@ -95,7 +100,7 @@ class RayExecutor(Cluster["ray.ObjectRef[Answer]"]):
             try:
                 ray.init(
                     self.address,
-                    runtime_env={"env_vars": passed_on},
+                    runtime_env={"env_vars": passed_on} if passed_on else None,
                     log_to_driver=False,
                     configure_logging=False,
                     logging_level=logging.ERROR,
@@ -110,7 +115,8 @@ class RayExecutor(Cluster["ray.ObjectRef[Answer]"]):
             ray.shutdown()
 
     def submit(self, jobs: Sequence[Job]) -> list[ray.ObjectRef[Answer]]:
-        self.slots()  # a node may be gone since
+        check_answers(ray.get_runtime_context().gcs_address)  # nodes may be gone since, the head among them
+        self.look()
         task = ray.remote(train).options(
             num_cpus=self.needs["CPU"],
             num_gpus=self.needs.get("GPU", 0),
