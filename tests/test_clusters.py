@@ -60,7 +60,7 @@ def assert_as_alone(run: Run, jobs: Sequence[Job], elsewhere: Path) -> None:
     """The trainings are those of the stage `retrain`, in this process."""
     for job in jobs:
         assert content(job.folder) == expected(run, job, elsewhere / job.network.id)
-        assert read_json(job.folder / "environment.json")["executor"] == run.config.executor
+        assert read_json(job.folder / "worker.json")["executor"] == run.config.executor
 
 
 def processes(word: str) -> list[psutil.Process]:

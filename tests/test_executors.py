@@ -207,7 +207,7 @@ def test_what_is_lost_goes_on_elsewhere(run: Run, tmp_path: Path, capsys: pytest
     )
     for job in jobs:
         assert content(job.folder) == expected(run, job, tmp_path / job.network.id)
-        assert read_json(job.folder / "environment.json")["executor"] == "slurm"
+        assert read_json(job.folder / "worker.json")["executor"] == "slurm"
 
 
 def test_what_is_lost_again_and_again_is_given_up(run: Run) -> None:

@@ -78,7 +78,9 @@ def finish(run: Run, jobs: Sequence[Job], executor: Executor) -> list[Outcome]:
 def content(folder: Path) -> dict[str, Any]:
     """All that a training has computed."""
     return {
-        name: value for name, value in tiny.content(folder).items() if name not in ("job.json", "log.txt")
+        name: value
+        for name, value in tiny.content(folder).items()
+        if name not in ("job.json", "log.txt", "worker.json")
     }
 
 

@@ -25,7 +25,8 @@ from enas.runtime.progress import estimate_line, progress, say
 from enas.runtime.records import read_record
 from enas.runtime.stop import StopRequest
 
-JOB, LOG = "job.json", "log.txt"
+JOB, LOG, WORKER = "job.json", "log.txt", "worker.json"
+"""In the folder of a training: what is to be done, what was said, and where it was done last."""
 
 Ending = Literal["trained", "diverged", "died"]
 """How a training ended: with scores; with a loss that was not finite; without a result, as its process died."""

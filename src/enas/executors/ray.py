@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import sys
@@ -27,7 +28,7 @@ from enas.trainings import Job
 
 WAIT_SECONDS = 0.5
 """How long a request to stop may wait to be noticed."""
-ANSWER_SECONDS = 10.0
+ANSWER_SECONDS = 5.0
 """How long an address may take to answer. Ray itself tries for minutes."""
 CONTEXT_MIB = 600
 """MiB of a GPU that a process takes beside its training."""
@@ -179,13 +180,13 @@ def check_answers(address: str) -> None:
     if known == "auto":
         return  # Ray then looks on this machine, which takes no time
     host, _, port = known.rpartition(":")
-    if not host or not port.isdecimal() or "/" in host:
+    if not re.fullmatch(r"[\w.-]+|\[[\w:.%]+\]", host) or not re.fullmatch(r"\d{1,5}", port):
         raise ConfigError(
             f"--ray-address is HOST:PORT, as `ray start --head` prints it, or auto, not {shown(known)}"
         )
     try:
-        socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
-    except (OSError, OverflowError) as error:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+    except (OSError, OverflowError, ValueError) as error:  # of a name that is none, too
         raise ConfigError(
             f"no Ray cluster answers at {known} ({error}). Start one with `ray start --head`, or give --ray-address"
         ) from error

@@ -16,10 +16,7 @@ from enas.runtime.environment import environment
 from enas.runtime.files import write_json
 from enas.runtime.lock import run_lock
 from enas.runtime.stop import Stopped, StopRequest
-from enas.trainings import LOG, Job
-
-ENVIRONMENT = "environment.json"
-"""In the folder of a training: where it was done last."""
+from enas.trainings import LOG, WORKER, Job
 
 
 class Answer(NamedTuple):
@@ -47,7 +44,7 @@ def train_in(
 ) -> Answer:
     """Train the job of a folder in this process, from its own checkpoint if there is one.
 
-    What is said goes into log.txt of the folder, and `executor` with this machine into environment.json. `patience` is how
+    What is said goes into log.txt of the folder, and `executor` with this machine into worker.json. `patience` is how
     many seconds to wait if another process holds the folder. An error in the program is raised.
     """
     if stop.requested:
@@ -65,7 +62,7 @@ def train_in(
             job = Job.read(folder)
             run = opened(job.run)
             with run_lock(folder, patience):
-                write_json(folder / ENVIRONMENT, {"executor": executor, **environment()})
+                write_json(folder / WORKER, {"executor": executor, **environment()})
                 job.perform(run, stop, after_step)
         except Stopped:
             return Answer("stopped", stop.signal_name or "request")
