@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from enas.errors import ConfigError
+from enas.executors.local import LocalExecutor
 from enas.retrain import Network
 from enas.run import Run
 from enas.runs.recurrent import RecurrentConfig
@@ -25,7 +26,6 @@ from enas.runtime.stop import StopRequest
 from enas.stages import execute
 from enas.trainer import Trainer
 from enas.trainings import train_all
-from enas.workers import LocalExecutor
 from tests import tiny
 from tests.test_trainings import jobs_of
 
@@ -66,6 +66,7 @@ def test_an_estimate_says_which_memory_and_whether_it_is_there(
     )
     monkeypatch.setattr(device_memory, "available_memory_mib", lambda: 900.4)
     assert memory_line(850.4, CPU) == "850 MiB of memory"
+    assert memory_line(1126, CPU, here=False) == "1.1 GiB of memory"
     assert memory_line(1126, CPU) == "1.1 GiB of memory, of which 900 MiB are free: it may not suffice"
     monkeypatch.setattr(device_memory, "available_memory_mib", lambda: None)
     assert memory_line(1126, CPU) == "1.1 GiB of memory"
@@ -193,8 +194,8 @@ def test_trainings_share_a_gpu_after_what_the_parent_holds_is_given_back(
     gpu: list[str], config: RecurrentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     run = Run.create(tmp_path / "run", replace(config, threads=1), ("retrain",))
-    monkeypatch.setattr("enas.workers.usable_cores", lambda: 5)
-    monkeypatch.setattr("enas.workers.pick_device", lambda name: GPU)
+    monkeypatch.setattr("enas.executors.local.usable_cores", lambda: 5)
+    monkeypatch.setattr("enas.executors.local.pick_device", lambda name: GPU)
     monkeypatch.setattr("enas.trainings.release", lambda device: release(GPU))
     chosen = LocalExecutor.for_run(run.config, 3)
     assert chosen.room(1.0, 1e9) == 3  # as it was said

@@ -21,6 +21,7 @@ from enas.errors import RunFolderError
 from enas.evidence.compare import CompareConfig, compare_run
 from enas.evidence.comparison import Record, compare
 from enas.evidence.rank import RankConfig, rank
+from enas.executors.local import LocalExecutor
 from enas.report import page as pages
 from enas.report.page import page, sections, watch, write_page
 from enas.report.page_numbers import Numbers, Trained, numbers_of
@@ -29,7 +30,6 @@ from enas.report.page_sections import PARTS, front
 from enas.report.page_verdict import of_comparison, of_one
 from enas.runtime.files import read_json, read_jsonl, write_json
 from enas.stages import ALL_STAGES, Run, execute
-from enas.workers import LocalExecutor
 from tests import tiny
 from tests.test_trainings import InThisProcess
 

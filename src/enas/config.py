@@ -35,6 +35,7 @@ from enas.constraints import Seed, Settings, Threads
 from enas.controllers import ControllerConfig, IndependentConfig
 from enas.derive import DeriveConfig
 from enas.errors import ConfigError, SettingError, shown
+from enas.executors import ExecutorName
 from enas.phases import SearchConfig
 from enas.recipes.origin import Origin
 from enas.registry import Registry
@@ -190,6 +191,11 @@ class RunConfig(Settings, ABC):
     does."""
     tensorboard: bool = False
     """Also write the metrics for TensorBoard (needs `pip install enas[tensorboard]`)."""
+    executor: ExecutorName = "local"
+    """Where trainings run that are done side by side: in processes of this machine (local), on a Ray cluster (needs
+    `pip install enas[ray]`) or on a Slurm cluster (`pip install enas[slurm]`), whose machines all see the run folder."""
+    ray_address: str = "auto"
+    """HOST:PORT of the Ray cluster; `auto` is the one in the variable RAY_ADDRESS, or that this machine belongs to."""
     search: SearchConfig = field(default_factory=SearchConfig)
     """Length and rhythm of the search."""
     controller: AnyController = field(default_factory=IndependentConfig)

@@ -35,6 +35,7 @@ from enas.errors import (
     shortened,
     shown,
 )
+from enas.executors import executor_for
 from enas.feasible import check_stages
 from enas.phases import SearchState
 from enas.retrain import (
@@ -79,7 +80,8 @@ class Run:
     def create(cls, folder: Path, config: RunConfig, stages: Sequence[StageName]) -> Run:
         """Start a new run. Raises `RunFolderError` if the folder already holds one.
 
-        Device, threads, data and what the stages work with are tried first: settings that cannot work leave no run behind.
+        Device, executor, threads, data and what the stages work with are tried first: settings that cannot work leave no run
+        behind.
         """
         if (folder / "config.json").exists():
             raise RunFolderError(
@@ -87,6 +89,7 @@ class Run:
                 "--run."
             )
         check_precision(pick_device(config.device), config.precision, config.allow_slow)
+        executor_for(config)
         config.set_process()
         run = cls(folder, config, tuple(stages))
         data = vars(run)["data"] = config.load()

@@ -32,7 +32,8 @@ Work = Literal["search", "derive", "training"]
 
 FREE = (
     # where it is computed, and what is shown
-    *("device", "threads", "deterministic", "channels_last", "allow_slow", "tensorboard"),
+    *("device", "threads", "deterministic", "channels_last", "allow_slow"),
+    *("executor", "ray_address", "tensorboard"),
     # where the data are, which are compared by their hash
     *("data.source", "data.folder", "data.download", "data.allow_overlap"),
     # when it is saved

@@ -17,6 +17,7 @@ from enas.architecture import Architecture
 from enas.derive import Train, candidates, pick
 from enas.effects import Effects, Groups, archive_effects
 from enas.errors import ArchitectureError, EnasError, NotFiniteError, RunFolderError, enas_command
+from enas.executors import executor_for, in_stages
 from enas.phases import START, Place, Search
 from enas.report.drawing import write_svg
 from enas.retrain import Network, score_in
@@ -34,7 +35,6 @@ from enas.shared_weights import SharedWeights
 from enas.trainings import Job, train_all
 from enas.verification import Verification, Verifying
 from enas.watch import Watch
-from enas.workers import LocalExecutor
 
 __all__ = ["ALL_STAGES", "Run", "StageName", "derive", "derive_by", "execute", "put_architecture", "search"]
 
@@ -285,17 +285,17 @@ def train_missing(
 ) -> list[dict[str, Any]]:
     """Train those networks under RUN/PART that are not trained yet, and return the results of all.
 
-    `epochs` is another length than the recipe's. Where it is worth the start of processes, they are trained side by side, if
-    the run says how many threads a training takes: last digits may depend on that.
+    `epochs` is another length than the recipe's. Where it is worth the start of processes, they are trained side by side.
     """
     missing = [network for network in networks if run.result(network, part, epochs) is None]
-    executor = LocalExecutor.for_run(run.config)
-    several = run.config.threads is not None and min(executor.at_once, len(missing)) > 1
-    if several and len(missing) * training_seconds(run, missing[0], epochs, stop) > WORTH_PROCESSES:
-        jobs = [Job(run.folder, part, network, epochs) for network in missing]
-        for outcome in train_all(run, jobs, executor, stop, part):
-            if outcome.ending == "died":
-                say(f"{outcome.reason}; its training goes on here, after the others")
+    if len(missing) > 1 and in_stages(run.config):
+        executor = executor_for(run.config)
+        several = executor.at_once > 1
+        if several and len(missing) * training_seconds(run, missing[0], epochs, stop) > WORTH_PROCESSES:
+            jobs = [Job(run.folder, part, network, epochs) for network in missing]
+            for outcome in train_all(run, jobs, executor, stop, part):
+                if outcome.ending == "died":
+                    say(f"{outcome.reason}; its training goes on here, after the others")
     return [run.train(network, part, stop, epochs) for network in networks]
 
 

@@ -2,7 +2,7 @@
 
 A `Job` is one training of a run. All that a worker needs is in files: the run's config.json and the job.json in the
 folder of the training, `RUN/PART/ID-seedS/`. So a training comes out the same, bit for bit, whoever does it: this
-process (the stage `retrain`), a process beside it (`enas.workers`), or a machine that sees the same folder. What is done
+process (the stage `retrain`), a process beside it, or a machine that sees the same folder (`enas.executors`). What is done
 is recognised by its result.json and never repeated; what was stopped or killed goes on from its own checkpoint.
 """
 
@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from enas.child_training import ChildTraining
 from enas.errors import RunFolderError
@@ -26,7 +26,8 @@ from enas.runtime.progress import estimate_line, progress, say
 from enas.runtime.records import read_record
 from enas.runtime.stop import StopRequest
 
-JOB, LOG = "job.json", "log.txt"
+JOB, LOG, WORKER = "job.json", "log.txt", "worker.json"
+"""In the folder of a training: what is to be done, what was said, and where it was done last."""
 
 Ending = Literal["trained", "diverged", "died"]
 """How a training ended: with scores; with a loss that was not finite; without a result, as its process died."""
@@ -125,8 +126,11 @@ def outcome_of(job: Job, result: dict[str, Any]) -> Outcome:
 
 
 class Executor(ABC):
-    """Where jobs are trained. There is one for the processes of this machine (`enas.workers`); one for a cluster would
-    hand the folders of the jobs to machines that see them, and read their results."""
+    """Where jobs are trained: in processes of this machine, or on other machines, which are handed the folders of the jobs
+    (`enas.executors`)."""
+
+    here: ClassVar[bool] = False
+    """Whether they take the memory of this machine."""
 
     @property
     @abstractmethod
@@ -185,7 +189,9 @@ def train_all(
     say(
         f"{stage}: {len(finished)} of {len(jobs)} trainings are done; {at_once} at a time for the others. "
         + estimate_line(
-            "time left", seconds * each * len(missing) / at_once, memory_line(memory * at_once, device)
+            "time left",
+            seconds * each * len(missing) / at_once,
+            memory_line(memory * at_once, device, here=executor.here),
         )
     )
     ended = len(finished)

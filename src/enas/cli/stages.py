@@ -18,6 +18,7 @@ from enas.budget import seconds_of, within
 from enas.cli.flags import FLAT, Chosen, Command, controller_in, subcommands
 from enas.config import RunConfig
 from enas.errors import ConfigError, FolderInUseError, RunFolderError, shortened
+from enas.executors import Where, executor_for
 from enas.paths import OptionalPath, UserPath
 from enas.recipes import RECIPES, controller_names, named_controller, recipe
 from enas.recipes.files import file_and_function, function_in, names_a_file
@@ -213,7 +214,7 @@ def take_free_folder(held: contextlib.ExitStack, wanted: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Resume(Command):
+class Resume(Where, Command):
     """Go on with a run after a stop or a crash, exactly."""
 
     run: RunFolder
@@ -226,6 +227,11 @@ class Resume(Command):
         """Run the stages, and say what came out."""
         run = Run.open(self.run, self.changed_file_ok)
         with run_lock(self.run):
+            elsewhere = self.applied(run.config)
+            if elsewhere != run.config:
+                executor_for(elsewhere)  # which may have no room
+                run.config = elsewhere
+                run.write_config()
             execute(run, run.stages if self.stages is None else self.stages)
             write_page_of(run)
         return show_text(summary(run))

@@ -26,9 +26,9 @@ def free_mib(device: torch.device) -> float | None:
     return available_memory_mib() if device.type == "cpu" else None
 
 
-def memory_line(mib: float, device: torch.device) -> str:
-    """So much memory, of which device, and whether that much is free: `1.1 GiB of memory`."""
-    line, free = f"{_amount(mib)} of {_name(device)}", free_mib(device)
+def memory_line(mib: float, device: torch.device, *, here: bool = True) -> str:
+    """So much memory, of which device, and whether that much is free if it is `here`: `1.1 GiB of memory`."""
+    line, free = f"{_amount(mib)} of {_name(device)}", free_mib(device) if here else None
     if free is not None and free < mib:
         line += f", of which {_amount(free)} are free: it may not suffice"
     return line
