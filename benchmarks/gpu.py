@@ -103,7 +103,9 @@ def flat(values: Iterable[torch.Tensor]) -> torch.Tensor:
 
 def weights_on(space: str, device: str, folder: Path) -> SharedWeights:
     """The shared weights of a tiny run."""
-    return replace(config_of(space, folder), device=device).shared_weights()
+    config = replace(config_of(space, folder), device=device)
+    config.set_arithmetic()
+    return config.shared_weights()
 
 
 def resumed(space: str, device: str, folder: Path) -> Record:
@@ -224,6 +226,7 @@ def speeds(name: str, device: str, precision: str, seconds: float) -> Record:
     """Seconds of each kind of step of a recipe, the median of as many as fit into `seconds`."""
     config: Any = replace(recipe(name), device=device, precision=precision, allow_slow=True)
     vars(config).update(images=images(), corpus=corpus())  # in the place of data that are loaded once
+    config.set_arithmetic()
     weights = config.shared_weights()
     paths = [weights.space.sample(random.Random(seed)) for seed in range(8)]
     training = config.child_training(Network("found", paths[0], 0))
