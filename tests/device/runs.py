@@ -83,6 +83,7 @@ def numbers(run: Run, device: Any = None) -> tuple[list[dict[str, float]], dict[
     training.step()
     counted("child")
     found.append(training.end_epoch())
+    counted("epoch")
     state = training.state_dict()
     again = run.child_training(Network("found", mode, 0), None)
     again.load_state_dict(state)

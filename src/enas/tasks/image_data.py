@@ -118,9 +118,13 @@ class EvaluationImages:
         size, as a small one would have statistics of its own.
         """
         order_N = torch.randperm(len(self.images), generator=generator(0, "evaluation order"))
-        for chosen_B in order_N.tensor_split(math.ceil(len(order_N) / batch)):
+        parts = order_N.tensor_split(math.ceil(len(order_N) / batch))
+        found = []
+        for chosen_B in parts:
             pixels_BCHW = self.images.images_NCHW[sent(chosen_B, self.device)]
-            yield chosen_B, forward(normalise(pixels_BCHW, self.normalisation)).cpu().double()
+            found.append(forward(normalise(pixels_BCHW, self.normalisation)))
+        scores_NK = torch.cat(found).cpu().double()  # at once: every transfer would be waited for
+        return zip(parts, scores_NK.split([len(part) for part in parts]), strict=True)
 
     def class_scores(self, forward: Callable[[Tensor], Tensor], batch: int) -> Tensor:
         """The class scores [N, K] of the whole split, in fp64 on the CPU."""
