@@ -1,5 +1,6 @@
 # make demo   sets up .venv and runs the quick recipe to a drawn cell and its test perplexity
 # make test   sets up .venv and runs everything that must hold: ruff, mypy, pytest; also without kernels and AVX-512
+# make test-gpu  tries a GPU in under 8 minutes, and leaves gpu-record.json to send; says so in one line where there is none
 # make lint   only ruff and mypy
 # make docs   builds the documentation as a site, in site/
 # make clean  removes .venv and what building and testing left behind; runs/ stays
@@ -23,6 +24,9 @@ test: lint
 # What runs a second time without kernels, and a third time as on a processor without AVX-512.
 COMPUTES = $(addprefix tests/test_, $(addsuffix .py, operations blocks macro_net micro_net nasbench201 recurrent_net language_model \
 	plain_modules golden_child image_training language_training image_search search usable resume))
+
+test-gpu: $(VENV)/.installed-dev
+	@$(BIN)/python benchmarks/gpu.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -59,4 +63,4 @@ clean:
 	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test test-gpu lint docs clean

@@ -16,7 +16,7 @@ random      `enas run` and `enas compare` are killed at random moments and resum
 processes   `enas compare` is killed likewise while it trains in processes of their own, which find their parent gone, and
             save. So a checkpoint that is older than the newest may be left beside it.
 
-Equal means: the same files and folders, `.lock` and what processes say (log.txt) apart, with the same bytes.
+Equal means: the same files and folders, `.lock` and what processes say (log.txt, worker.json) apart, with the same bytes.
 Only times differ, which are the values of the keys in `TIMES` in JSON, and a line in the picture of a comparison;
 checkpoints are compared value by value, bit for bit, without the clock and the length of metrics.jsonl, which depends on
 the digits of times.
@@ -52,10 +52,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from enas import cli
-from enas.evidence import compare as compare_run
+from enas.evidence.compare import PICTURE
+from enas.executors.local import LocalExecutor
 from enas.report.page import REPORT
 from enas.runtime.files import read_json, read_jsonl
-from enas.trainings import LOG
+from enas.trainings import LOG, WORKER
 from tests import tiny
 from tests.test_trainings import InThisProcess
 
@@ -218,11 +219,11 @@ def content(run: Path) -> dict[str, Any]:
         name = str(path.relative_to(run))
         if path.is_dir():
             found[name] = "a folder"
-        elif path.name == compare_run.PICTURE:
+        elif path.name == PICTURE:
             found[name] = "a picture, with a line at the seconds of a run"
         elif path.name == REPORT:
             found[name] = "a page, with times and the folder's name"
-        elif path.name not in (".lock", LOG):
+        elif path.name not in (".lock", LOG, WORKER):
             found[name] = READERS.get(path.suffix, Path.read_bytes)(path)
     return found
 
@@ -415,9 +416,9 @@ def main() -> int:
 
 def kill(kind: str, folder: Path, text: Path, asked: argparse.Namespace) -> list[bool]:
     """Do what is asked to one kind of run: for each thing done, whether all came out equal."""
-    processes = compare_run.LocalExecutor.for_run
+    processes = LocalExecutor.for_run
     in_this_process: Any = InThisProcess
-    compare_run.LocalExecutor.for_run = lambda config, workers=None: in_this_process()
+    LocalExecutor.for_run = lambda config, workers=None: in_this_process()
     flags = tiny.flags(text, *FLAGS) if kind == "recurrent" else tiny.image_flags(kind, *FLAGS)
     warm = ["run", f"{kind}-quick", *flags, "--run", str(folder / f"warm-{kind}")]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
@@ -444,7 +445,7 @@ def kill(kind: str, folder: Path, text: Path, asked: argparse.Namespace) -> list
         count = at_random(at_once, at_once.commands, asked.random, asked.seed)
         equal.append(count.print(kind=kind, killed="run and compare, at random moments"))
     if asked.processes:
-        compare_run.LocalExecutor.for_run = processes
+        LocalExecutor.for_run = processes
         reference.seconds["compare"] += START
         count = at_random(reference, ("compare",), asked.processes, asked.seed, saved=True)
         equal.append(count.print(kind=kind, killed="compare in processes, at random moments"))

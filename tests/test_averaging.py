@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from enas.architecture import Architecture
+from enas.averaging import Average, mean, moving
 from enas.errors import ConfigError
 from enas.shared_weights import SharedWeights
 from enas.task import BaseTask
@@ -57,18 +58,38 @@ def test_average_is_the_exponential_moving_average_of_the_weights_after_each_ste
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2).double()
     trainer = trainer_of(model)
-    averaged = trainer.start_average(get_ema_multi_avg_fn(KEEP))
+    averaged = trainer.start_average(moving(KEEP))
     history = []
     for step in range(5):
         with torch.no_grad():
             model.weight += torch.randn(2, 3, dtype=torch.float64) * (step + 1)
-        averaged.update_parameters(model)
+        averaged.update()
         history.append(model.weight.detach().clone())
     weights = [KEEP**4, *(KEEP ** (4 - step) * (1 - KEEP) for step in range(1, 5))]
     assert sum(weights) == pytest.approx(1)
     expected = sum(weight * one for weight, one in zip(weights, history, strict=True))
     torch.testing.assert_close(trainer.evaluation_model.weight, expected, rtol=1e-12, atol=1e-12)
     assert torch.equal(model.weight, history[-1])
+
+
+@pytest.mark.parametrize(
+    ("share", "rule"), [(moving(KEEP), get_ema_multi_avg_fn(KEEP)), (mean, get_swa_multi_avg_fn())]
+)
+def test_average_is_torch_s_own_bit_for_bit(share: Any, rule: Any) -> None:
+    torch.manual_seed(1)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 3))
+    own, reference = Average(model, share), AveragedModel(model, multi_avg_fn=rule)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for step in range(6):
+        model(torch.randn(7, 5)).square().sum().backward()
+        optimizer.step()
+        own.update()
+        reference.update_parameters(model)
+        if step == 2:  # and from a state on
+            state, own = copy.deepcopy(own.state_dict()), Average(model, share)
+            own.load_state_dict(state)
+            reference.load_state_dict(copy.deepcopy(reference.state_dict()))
+        assert tiny.plain(own.state_dict()) == tiny.plain(reference.state_dict())
 
 
 def test_without_averaging_the_model_itself_is_rewarded_with() -> None:

@@ -15,7 +15,7 @@ from enas import ops
 from enas.costs import multiply_adds, on_meta, parameter_count
 from enas.data.images import ImageShape
 from enas.errors import ConfigError
-from enas.masks import Dropout, mask, masks_from
+from enas.masks import Dropout, mask, masks, masks_from
 from enas.norms import batch_statistics
 from enas.ops import Maps
 from enas.runtime.devices import products_in
@@ -212,6 +212,17 @@ def test_dropout_masks_keep_the_mean() -> None:
     assert torch.equal(first, drawn((200, 100), 0.25, seeded()))
     assert not torch.equal(first, drawn((200, 100), 0.25, seeded(1)))
     assert torch.equal(drawn((2, 3), 0.0, seeded()), torch.ones(2, 3))
+
+
+def test_masks_drawn_together_are_those_drawn_one_by_one() -> None:
+    rates = [0.1, 0.1, 1 / 3, 0.0, 0.7, *(0.4 * n / 17 for n in range(1, 18))]
+    for shape in ((3,), (17,), (160,), (5, 7)):
+        together, one_by_one = seeded(4), seeded(4)
+        with masks_from(together):
+            found = masks(shape, rates, torch.empty(1))
+        for rate, factor in zip(rates, found, strict=True):
+            assert torch.equal(factor, drawn(shape, rate, one_by_one))
+        assert torch.equal(together.get_state(), one_by_one.get_state())
 
 
 def test_dropout_masks_without_a_generator_come_from_torch_s_own() -> None:

@@ -77,7 +77,7 @@ def printed(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         ("run recurrent-quick --search.warmup 1.5", "--search.warmup must be at most 1, not 1.5"),
         (
             "run recurrent-quick --precision fp16",
-            "--precision must be one of fp32, bf16, not 'fp16'",
+            "--precision must be one of fp32, tf32, bf16, not 'fp16'",
         ),
         ("run recurrent-quick --space.functions tanh sine", "functions must be distinct names out of"),
         ("run recurrent-quick stray", "unexpected stray"),

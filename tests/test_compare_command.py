@@ -34,6 +34,7 @@ from enas.evidence.methods import (
 from enas.evidence.pictures import comparison_svg
 from enas.evidence.runs import command_line, finish
 from enas.evidence.statistics import probability_better_paired
+from enas.executors.local import LocalExecutor
 from enas.phases import Search
 from enas.recipes import RECIPES, recipe
 from enas.retrain import Network
@@ -44,7 +45,6 @@ from enas.settings import config_from_json, config_to_json
 from enas.shared_weights import SharedWeights
 from enas.stages import ALL_STAGES, Run, execute
 from enas.trainings import Job, Outcome
-from enas.workers import LocalExecutor
 from tests import tiny
 from tests.test_ablations import differences
 from tests.test_trainings import Forbidden, InThisProcess

@@ -296,7 +296,7 @@ def test_derive_reads_the_late_checkpoints_of_a_search(
     assert all(record["rank"] >= 1 for record in read_json(run.folder / "candidates.json"))
     capsys.readouterr()
     assert len(list(earlier_weights(run, 7))) == 4  # the one before the first step is none
-    assert "the search left 4 checkpoints before the newest, not 7" in capsys.readouterr().err
+    assert "the search left 4 checkpoints by steps before its end, not 7" in capsys.readouterr().err
 
 
 def test_more_checkpoints_than_are_kept_are_refused(config: RecurrentConfig) -> None:

@@ -347,15 +347,18 @@ def imports(file: Path) -> set[str]:
 
 
 def test_dependencies_are_what_the_package_imports() -> None:
-    """What only the compiled kernels need is an extra."""
+    """What only the compiled kernels need, or a cluster, is an extra."""
     names = packages_distributions()  # pillow is imported as PIL
-    needed: dict[bool, set[str]] = {True: set(), False: set()}
+    extras = {"cpu": "cpu", "ray.py": "ray", "slurm.py": "slurm"}
+    needed: dict[str | None, set[str]] = {extra: set() for extra in (None, *extras.values())}
     for file in SOURCES:
         imported = {module.split(".")[0] for module in imports(file)} - sys.stdlib_module_names - {"enas"}
-        needed["cpu" in file.parts] |= {names[name][0].lower() for name in imported}
+        extra = next((extras[part] for part in file.parts if part in extras), None)
+        needed[extra] |= {names[name][0].lower() for name in imported}
     dependencies = requirements(PROJECT["dependencies"])
-    assert needed[False] == dependencies
-    assert needed[True] - dependencies == requirements(PROJECT["optional-dependencies"]["cpu"])
+    assert needed.pop(None) == dependencies
+    for extra, packages in needed.items():
+        assert packages - dependencies == requirements(PROJECT["optional-dependencies"][extra])
 
 
 def test_compiled_kernels_are_behind_one_door() -> None:

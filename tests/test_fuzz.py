@@ -34,7 +34,7 @@ from enas.data.images import ImageConfig
 from enas.data.sources import load_images, load_text
 from enas.data.text import TextConfig
 from enas.errors import ConfigError
-from enas.evidence import compare as compare_run
+from enas.executors.local import LocalExecutor
 from enas.recipes import RECIPES, recipe
 from enas.runtime.stop import EXIT_STOPPED, StopRequest
 from enas.spaces import architecture_from_json
@@ -286,7 +286,7 @@ def template(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     flags = tiny.flags(data) if request.param == "recurrent" else tiny.image_flags("micro")
     run = folder / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compare_run.LocalExecutor, "for_run", lambda config, workers=None: InThisProcess())
+        patch.setattr(LocalExecutor, "for_run", lambda config, workers=None: InThisProcess())
         patch.chdir(folder)
         for stage in (*STAGES, COMPARE[0]):
             begins = ["search", f"{request.param}-quick", *flags, "--run", str(run)]

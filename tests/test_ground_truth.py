@@ -25,6 +25,7 @@ from enas.evidence.tables.minispaces import (
     table_of,
 )
 from enas.evidence.tables.table import SPLITS, Row, Table, ceiling, figures, read_table, recipe_hash
+from enas.executors.local import LocalExecutor
 from enas.phases import SearchConfig
 from enas.recipes.mini import cells, convolutional, recurrent
 from enas.retrain import Network
@@ -34,7 +35,6 @@ from enas.runtime.environment import environment
 from enas.runtime.stop import EXIT_STOPPED, StopRequest
 from enas.stages import Run
 from enas.trainings import Job
-from enas.workers import LocalExecutor
 from tests import tiny
 from tests.test_trainings import InThisProcess
 

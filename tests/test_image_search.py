@@ -42,7 +42,7 @@ from enas.tasks.image_settings import (
     ImageTrainingConfig,
     MomentumConfig,
 )
-from enas.tasks.images import ImageTask, scores_of
+from enas.tasks.images import ImageTask
 from tests.test_search import go_on, search_of
 
 CPU = torch.device("cpu")
@@ -412,7 +412,7 @@ def test_a_reward_is_the_accuracy_on_plain_validation_images(statistics: NormSta
             x_BCHW = x_BCHW.relu() if layer is first else x_BCHW
         logits_BK = x_BCHW.mean((2, 3)) @ network.classifier.T
         with weights.evaluating("policy", 2) as ready:
-            torch.testing.assert_close(scores_of(ready(FIRST), FIRST)(images_BCHW), logits_BK)
+            torch.testing.assert_close(weights.task.scores_of(ready(FIRST), FIRST)(images_BCHW), logits_BK)
     right = [int(row.argmax()) == int(label) for row, label in zip(logits_BK, labels_B, strict=True)]
     reward = float(weights.rewards([FIRST], "policy", 2)[0])
     assert reward == pytest.approx(sum(right) / 8)
@@ -540,7 +540,7 @@ def test_an_ensemble_averages_class_probabilities(statistics: NormStatistics) ->
     probabilities, alone = [], []
     with weights.evaluating("ensemble", statistics=statistics) as ready:
         for member in members:
-            rows = scores_of(ready(member), member)(images_NCHW).exp()
+            rows = weights.task.scores_of(ready(member), member)(images_NCHW).exp()
             rows = rows / rows.sum(1, keepdim=True)
             probabilities.append(rows.tolist())
             alone.append(sum(int(row.argmax()) == label for row, label in zip(rows, labels, strict=True)))
@@ -559,7 +559,7 @@ def test_an_ensemble_of_one_is_that_one_and_of_none_is_refused() -> None:
     probabilities = weights.class_probabilities([SECOND], "valid", 7, "moving")
     together, alone = accuracies(probabilities, weights.task.labels("valid"))
     with weights.evaluating(statistics="moving") as ready:
-        _, accuracy = images.score(scores_of(ready(SECOND), SECOND), 20)
+        _, accuracy = images.score(weights.task.scores_of(ready(SECOND), SECOND), 20)
     assert together == accuracy
     assert alone == [together]
     with pytest.raises(ConfigError, match="at least one architecture"):

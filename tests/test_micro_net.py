@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from itertools import product
 from typing import Literal
@@ -19,13 +19,13 @@ from enas import ops
 from enas.architecture import Architecture
 from enas.data.images import ImageShape
 from enas.errors import ConfigError
-from enas.masks import masks_from
+from enas.masks import masks, masks_from
 from enas.norms import batch_statistics, norms_of
 from enas.ops import Maps
 from enas.runtime.devices import products_in
 from enas.spaces.image_network import Outputs
 from enas.spaces.micro import cell as cell_module
-from enas.spaces.micro.cell import MicroCell, SeparableTwice, drop_path
+from enas.spaces.micro.cell import MicroCell, SeparableTwice, drop_paths
 from enas.spaces.micro.net import MicroChild, MicroNetConfig, MicroNetwork, MicroSupernet
 from enas.spaces.micro.space import OPERATIONS, Cell, MicroSpace, Node
 from enas.spaces.recurrent.space import RecurrentSpace
@@ -541,7 +541,8 @@ def test_drop_path_drops_whole_images_and_scales_the_others(normed: bool) -> Non
     if normed:
         x, x_BCHW = ops.batch_norm(x_BCHW, norm), norm(x_BCHW).detach()
     with masks_from(seeded(4)):
-        y_BCHW = ops.total([x], [drop_path(x, keep)]).detach()
+        ((factor_B,),) = drop_paths([Cell((Node(0, "max3x3", 1, "identity"),))], [keep], x_BCHW)
+        y_BCHW = ops.total([x], [factor_B]).detach()
     kept = y_BCHW.flatten(1).any(1)
     torch.testing.assert_close(y_BCHW[kept], x_BCHW[kept] / keep)
     assert not y_BCHW[~kept].any()
@@ -555,11 +556,11 @@ def test_drop_path_falls_on_every_operation_but_identity(
 ) -> None:
     asked: list[float] = []
 
-    def recorded(x: Maps, keep: float) -> Tensor:
-        asked.append(keep)
-        return drop_path(x, keep)
+    def recorded(shape: Sequence[int], rates: Sequence[float], like: Tensor) -> list[Tensor]:
+        asked.extend(1 - rate for rate in rates)
+        return masks(shape, rates, like)
 
-    monkeypatch.setattr(cell_module, "drop_path", recorded)
+    monkeypatch.setattr(cell_module, "masks", recorded)
     settings = config("concat", reduction, drop_path_keep=0.6)
     shared = supernet(settings).train()
     for architecture in architectures(4):

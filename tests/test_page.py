@@ -22,6 +22,7 @@ from enas.evidence.compare import CompareConfig, compare_run
 from enas.evidence.comparison import Record, compare
 from enas.evidence.rank import RankConfig, rank
 from enas.evidence.variants import with_settings
+from enas.executors.local import LocalExecutor
 from enas.recipes import recipe
 from enas.report import page as pages
 from enas.report.charts import LEVELS, shares_over_time
@@ -33,7 +34,6 @@ from enas.report.page_sections import PARTS, front
 from enas.report.page_verdict import of_comparison, of_one
 from enas.runtime.files import read_json, read_jsonl, write_json
 from enas.stages import ALL_STAGES, Run, execute
-from enas.workers import LocalExecutor
 from tests import conditional_space, own_network, tiny
 from tests.conditional_space import SPACE
 from tests.test_trainings import InThisProcess

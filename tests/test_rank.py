@@ -20,6 +20,7 @@ from enas.evidence.pictures import axis, scatter_svg
 from enas.evidence.rank import RankConfig, Truth, compare, picture, rank
 from enas.evidence.runs import command_line
 from enas.evidence.tables.table import Row, Table
+from enas.executors.local import LocalExecutor
 from enas.retrain import random_architectures
 from enas.runs.images import ImageRunConfig, MacroConfig
 from enas.runtime.files import read_json
@@ -33,7 +34,6 @@ from enas.stages import Run, execute
 from enas.tasks.image_data import EvaluationImages
 from enas.tasks.language import evaluate
 from enas.tasks.language_model import LanguageModel
-from enas.workers import LocalExecutor
 from tests import tiny
 from tests.test_trainings import Forbidden, InThisProcess
 

@@ -22,7 +22,7 @@ from enas.retrain import (
     train_network,
 )
 from enas.runs.recurrent import RecurrentConfig
-from enas.runtime.checkpoint import CheckpointStore
+from enas.runtime.checkpoint import CheckpointStore, Rhythm
 from enas.runtime.files import JsonlLog, read_jsonl
 from enas.runtime.stop import Stopped, StopRequest
 from enas.spaces.recurrent.space import RecurrentSpace
@@ -45,7 +45,9 @@ def train(
     config: RecurrentConfig, network: Network, folder: Path, stop: StopRequest | None = None
 ) -> dict[str, Any]:
     training = config.child_training(network)
-    return train_network(network, training, folder, 4, StopRequest() if stop is None else stop, folder)
+    return train_network(
+        network, training, folder, Rhythm(steps=4), StopRequest() if stop is None else stop, folder
+    )
 
 
 def outcome(folder: Path) -> tuple[Any, ...]:
@@ -215,7 +217,7 @@ def test_no_checkpoint_is_said_to_be_kept_where_there_is_none(
     ("settings", "message"),
     [
         ({"random": -1}, "^random must be at least 0, not -1$"),
-        ({"checkpoint_every": 0}, "^checkpoint_every must be at least 1, not 0$"),
+        ({"checkpoint_every": 0}, "^checkpoint_every must be at least 1 or None, not 0$"),
     ],
 )
 def test_impossible_counts_are_refused(settings: dict[str, int], message: str) -> None:

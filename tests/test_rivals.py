@@ -33,6 +33,7 @@ from enas.evidence.methods import (
     SYNFLOW,
 )
 from enas.evidence.proxies import PROXIES, rank_by
+from enas.executors.local import LocalExecutor
 from enas.norms import norms_of
 from enas.proxies import naswot, synflow
 from enas.retrain import Network, uniform_architectures
@@ -44,7 +45,6 @@ from enas.spaces.recurrent.space import RecurrentSpace
 from enas.stages import Run, execute
 from enas.task import BaseTask
 from enas.trainings import Job
-from enas.workers import LocalExecutor
 from tests import tiny
 from tests.test_compare_command import Killed, records
 from tests.test_trainings import Forbidden, InThisProcess

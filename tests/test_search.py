@@ -96,7 +96,8 @@ def search_of(
 
 def go_on(search: Search, folder: Path, stop: StopRequest) -> None:
     assert isinstance(search.watcher, Watch)
-    run_search(search, search.watcher, CheckpointStore(folder / "checkpoints", 2), stop, folder)
+    checkpoints = CheckpointStore(folder / "checkpoints", 2, rhythm=search.config.rhythm)
+    run_search(search, search.watcher, checkpoints, stop, folder)
 
 
 def run(folder: Path, search: Search) -> Search:
@@ -301,9 +302,7 @@ def test_reward_that_is_not_finite_stops_with_place_and_architecture(tmp_path: P
     assert CheckpointStore(tmp_path / "checkpoints").steps() == [2, 4]
 
 
-@pytest.mark.parametrize(
-    "name", ["epochs", "samples", "proposals", "checkpoint_every", "keep_checkpoints", "log_every"]
-)
+@pytest.mark.parametrize("name", ["epochs", "samples", "proposals", "keep_checkpoints", "log_every"])
 def test_counts_below_one_are_refused_by_name(name: str) -> None:
     with pytest.raises(ConfigError, match=f"^{name} must be at least 1, not 0$"):
         SearchConfig(**{name: 0})

@@ -17,6 +17,7 @@ import pytest
 from enas import stages
 from enas.child_training import ChildTraining
 from enas.errors import ConfigError, EnasError, NotFiniteError, RunFolderError
+from enas.executors.local import LocalExecutor, share_cores
 from enas.retrain import Network, random_architectures
 from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.checkpoint import CheckpointStore
@@ -24,7 +25,6 @@ from enas.runtime.files import read_json, write_json
 from enas.runtime.stop import EXIT_STOPPED, Stopped, StopRequest
 from enas.stages import Run
 from enas.trainings import Executor, Job, Outcome, outcome_of, train_all
-from enas.workers import LocalExecutor, share_cores
 from tests import tiny
 
 
@@ -78,7 +78,9 @@ def finish(run: Run, jobs: Sequence[Job], executor: Executor) -> list[Outcome]:
 def content(folder: Path) -> dict[str, Any]:
     """All that a training has computed."""
     return {
-        name: value for name, value in tiny.content(folder).items() if name not in ("job.json", "log.txt")
+        name: value
+        for name, value in tiny.content(folder).items()
+        if name not in ("job.json", "log.txt", "worker.json")
     }
 
 
@@ -126,7 +128,7 @@ def test_a_stage_trains_side_by_side_what_takes_long(
             handed.extend(job.network.id for job in jobs)
             return super().run(jobs, *others)
 
-    monkeypatch.setattr(LocalExecutor, "for_run", lambda config: Watched())
+    monkeypatch.setattr(LocalExecutor, "for_run", lambda config, workers=None: Watched())
     run = Run.create(tmp_path / "run", replace(config, threads=threads), ("retrain", "test"))
     stages.put_architecture(run.folder, run.config.space.sample(random.Random(1)))
     first, *others = run.networks()
@@ -264,7 +266,7 @@ from enas.errors import ConfigError
 from enas.retrain import Network
 from enas.runtime.stop import StopRequest
 from enas.trainings import Job
-from enas.workers import LocalExecutor
+from enas.executors.local import LocalExecutor
 try:
     print(list(LocalExecutor(1, 1).run([Job(Path(), "p", Network("lstm", None, 0))], StopRequest(), print)))
 except ConfigError as error:

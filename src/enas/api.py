@@ -25,11 +25,11 @@ from enas.errors import ConfigError, RunFolderError, shown
 from enas.evidence.compare import CompareConfig, compare_run
 from enas.evidence.comparison import Comparison
 from enas.evidence.variants import with_settings
+from enas.executors import ExecutorName
 from enas.recipes import named_controller
 from enas.recipes.files import refuse_while_importing
 from enas.recipes.origin import InMemory, NetworkFile
 from enas.runs.network import Net, NetworkConfig, OfTask
-from enas.runtime.devices import set_threads
 from enas.runtime.lock import run_lock
 from enas.runtime.progress import say
 from enas.runtime.stop import Stopped
@@ -150,14 +150,16 @@ class CompareOptions(TypedDict, total=False):
     rivals: str
     epochs: int | None
     workers: int | None
+    executor: ExecutorName | None
+    ray_address: str | None
 
 
 def compare(run: Found | AnyPath, **options: Unpack[CompareOptions]) -> Comparison:
     """Was the search worth it? Compare its method with random architectures and what needs no shared weights.
 
-    `options` are those of `enas compare`: `seeds`, `samples`, `rivals`, `epochs`, `workers`. What is returned has all
-    numbers, and as a string the verdict. Raises `ConfigError` for an option that makes no sense, `RunFolderError` if the
-    search is not finished, and `Stopped` after saving on Ctrl-C.
+    `options` are those of `enas compare`: `seeds`, `samples`, `rivals`, `epochs`, `workers`, `executor`, `ray_address`. What
+    is returned has all numbers, and as a string the verdict. Raises `ConfigError` for an option that makes no sense,
+    `RunFolderError` if the search is not finished, and `Stopped` after saving on Ctrl-C.
     """
     refuse_while_importing("enas.compare")
     folder = run.run if isinstance(run, Found) else Path(run)
@@ -170,7 +172,7 @@ def compare(run: Found | AnyPath, **options: Unpack[CompareOptions]) -> Comparis
     except TypeError as error:
         raise ConfigError(f"enas.compare: {error}") from error
     with held(folder):
-        set_threads(opened.config.threads)
+        opened.config.set_process()
         return compare_run(opened, asked)
 
 

@@ -16,11 +16,11 @@ from enas.child_training import evaluate
 from enas.config import RunConfig
 from enas.correction import REFERENCES
 from enas.errors import ConfigError, shown
+from enas.executors import executor_for, in_stages
 from enas.retrain import Network
 from enas.runtime.progress import duration, say
 from enas.runtime.seeding import derive_seed
 from enas.verification import POOL
-from enas.workers import LocalExecutor
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 LONGEST = 10_000 * UNITS["d"]
@@ -157,7 +157,7 @@ def measured(config: RunConfig) -> Costs:
         began = time.perf_counter()
         evaluate(training.model, training.task, "valid")
         epochs.append(steps + time.perf_counter() - began)
-    at_once = 1 if config.threads is None else LocalExecutor.for_run(config).at_once
+    at_once = executor_for(config).at_once if in_stages(config) else 1
     began = time.perf_counter()
     for _ in range(EXAMPLES):
         config.costs(config.searched_space().sample(rng))

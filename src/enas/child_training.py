@@ -9,10 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from enas import averaging
 from enas.errors import NotFiniteError
 from enas.norms import norms_of
+from enas.step_logs import Sums
 from enas.task import BaseTask, Score, Split
-from enas.trainer import Estimate, Trainer, mean_of_steps
+from enas.trainer import Estimate, Trainer
 
 
 class ChildTraining:
@@ -38,7 +40,7 @@ class ChildTraining:
         self.done = 0
         """Steps of the training."""
         self.epoch, self.step_of_epoch = 0, 0
-        self.sums = dict.fromkeys(task.reported, 0.0)
+        self.sums = Sums()
         """Of what the steps of the epoch logged."""
         self.scores: list[Score] = []
         """On the validation data, after each epoch."""
@@ -58,14 +60,20 @@ class ChildTraining:
     def step(self) -> dict[str, float]:
         """Train on the next minibatch; returns what to show.
 
-        Raises `NotFiniteError`, with the weights untouched, if the loss is NaN or infinite.
+        Raises `NotFiniteError`, with the weights untouched, if the loss is NaN or infinite; on a GPU as `Trainer.step` does.
         """
-        log = self.trainer.step(self.epoch, self.step_of_epoch)
-        for key in self.sums:
-            self.sums[key] += log[key]
+        self.sums.add(self.trainer.step(self.epoch, self.step_of_epoch))
         self.step_of_epoch += 1
         self.done += 1
-        return {"epoch": self.epoch + 1, self.task.watched: log[self.task.watched]}
+        known = {key: value for key, value in self.sums.newest.items() if key == self.task.watched}
+        return {"epoch": self.epoch + 1, **known}
+
+    def number(self, place: tuple[int, int] | None) -> int:
+        """How many steps of the training are before a place, epoch and step; by default before the next step."""
+        if place is None:
+            return self.done
+        epoch, step = place
+        return sum(map(self.task.steps, range(epoch))) + step
 
     def at_epoch_end(self) -> bool:
         """Whether a pass over the training data has just been completed."""
@@ -78,7 +86,8 @@ class ChildTraining:
         """
         steps = self.task.steps(self.epoch)
         record: dict[str, float] = {"epoch": self.epoch}
-        record |= {key: total / steps for key, total in self.sums.items()}
+        sums = self.reported_sums()
+        record |= {key: total / steps for key, total in sums.items()}
         record["learning_rate"] = self.task.rate(self.epoch)
         self.train_loss = record["loss"]
         model, norms = self.trainer.evaluation_model, self.trainer.norms()
@@ -96,14 +105,19 @@ class ChildTraining:
         if self.averaging is not None:
             record["averaged"] = float(self.trainer.averaged is not None)
             if self.trainer.averaged is None and self.averaging([one["loss"] for one in self.scores]):
-                self.trainer.start_average(mean_of_steps).update_parameters(self.model)
-        self.sums = dict.fromkeys(self.sums, 0.0)
+                self.trainer.start_average(averaging.mean).update()
+        self.sums.clear()
         self.epoch, self.step_of_epoch = self.epoch + 1, 0
         return record
 
     def _best_epoch(self) -> int:
         """Counted from 1; of equal ones the first."""
         return 1 + max(range(len(self.scores)), key=lambda epoch: self.task.sort_key(self.scores[epoch]))
+
+    def reported_sums(self) -> dict[str, float]:
+        """What the steps of the epoch logged of what is reported, summed."""
+        sums = self.sums.settled()
+        return {key: sums.get(key, 0.0) for key in self.task.reported}
 
     def best_weights(self) -> dict[str, Tensor]:
         """The weights to keep, as they are right after an `end_epoch` that said `best`."""
@@ -135,7 +149,7 @@ class ChildTraining:
             "epoch": self.epoch,
             "step_of_epoch": self.step_of_epoch,
             "trainer": self.trainer.state_dict(),
-            "sums": dict(self.sums),
+            "sums": self.reported_sums(),
             "scores": [dict(score) for score in self.scores],
             "train_loss": self.train_loss,
         }
@@ -144,9 +158,9 @@ class ChildTraining:
         """Take over what `state_dict` returned."""
         self.done, self.epoch, self.step_of_epoch = state["done"], state["epoch"], state["step_of_epoch"]
         if "average" in state["trainer"]:
-            self.trainer.start_average(mean_of_steps)
+            self.trainer.start_average(averaging.mean)
         self.trainer.load_state_dict(state["trainer"])
-        self.sums, self.scores = dict(state["sums"]), [dict(score) for score in state["scores"]]
+        self.sums, self.scores = Sums(state["sums"]), [dict(score) for score in state["scores"]]
         self.train_loss = state["train_loss"]
 
 

@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from operator import attrgetter
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -34,11 +35,13 @@ from enas.constraints import Seed, Settings, Threads
 from enas.controllers import ControllerConfig, IndependentConfig
 from enas.derive import DeriveConfig
 from enas.errors import ConfigError, SettingError, shown
+from enas.executors import ExecutorName
 from enas.phases import SearchConfig
 from enas.recipes.origin import Origin
 from enas.registry import Registry
 from enas.retrain import Network, RetrainConfig, score_in
-from enas.runtime.devices import pick_device
+from enas.runtime.device_memory import refusals_explained
+from enas.runtime.devices import Precision, pick_device, set_arithmetic, set_threads
 from enas.runtime.records import WrongRecord, validated
 from enas.shared_weights import SharedWeights
 from enas.verification import VerifyConfig
@@ -147,10 +150,12 @@ def given(value: object) -> object:
 T = TypeVar("T")
 Given = Annotated[T, Fixed, Suppress, PlainValidator(given)]
 """A field of a config that is no setting: no flag, not in config.json. The recipe gives it anew when a run is opened."""
+TakesMemory = Literal["search", "training"]
+"""What of a run takes memory by settings of its own."""
 NO_SETTING = {"setting": False}
 """The metadata of such a field."""
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -163,6 +168,10 @@ class RunConfig(Settings, ABC):
     """Whether model.json can say how to build a network again; not if only the user's own code can."""
     on_own_data: ClassVar[str] = ""
     """A command that runs the quick recipe on data of one's own, and what those are, as a comment."""
+    of_size: ClassVar[Mapping[TakesMemory, tuple[str, ...]]] = {}
+    """The settings that memory depends on most, of the shared weights and of a training."""
+    same_shapes: ClassVar[bool] = False
+    """Whether all minibatches of training images have one shape, so that it is worth trying algorithms of convolutions."""
     paper: ClassVar[Mapping[str, str]] = {}
     """What the paper states of variants of the recipe, by the names that `enas ablate` gives them."""
 
@@ -172,12 +181,21 @@ class RunConfig(Settings, ABC):
     """`auto` (a CUDA GPU if there is one, else the CPU), `cpu`, `cuda`, `cuda:1`, …, `mps`."""
     threads: Threads | None = None
     """Threads of the CPU that are used; None leaves the choice to PyTorch."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Type of the operands of the large matrix products; weights, states and sums stay fp32."""
+    precision: Precision = "fp32"
+    """Type of the operands of convolutions and large matrix products: `fp32`; `tf32`, to which newer NVIDIA GPUs round them;
+    or `bf16`. Weights, states and sums stay fp32."""
     allow_slow: bool = False
     """Take bf16 also where the processor would emulate it, many times slower than fp32."""
+    deterministic: bool = False
+    """Have a GPU compute the same every time, bit for bit, more slowly; an operation that cannot is refused. A CPU always
+    does."""
     tensorboard: bool = False
     """Also write the metrics for TensorBoard (needs `pip install enas[tensorboard]`)."""
+    executor: ExecutorName = "local"
+    """Where trainings run that are done side by side: in processes of this machine (local), on a Ray cluster (needs
+    `pip install enas[ray]`) or on a Slurm cluster (`pip install enas[slurm]`), whose machines all see the run folder."""
+    ray_address: str = "auto"
+    """HOST:PORT of the Ray cluster; `auto` is the one in the variable RAY_ADDRESS, or that this machine belongs to."""
     search: SearchConfig = field(default_factory=SearchConfig)
     """Length and rhythm of the search."""
     controller: AnyController = field(default_factory=IndependentConfig)
@@ -199,6 +217,10 @@ class RunConfig(Settings, ABC):
         if asked > kept:
             raise ConfigError(
                 f"derive.checkpoints = {asked} needs as many kept: raise search.keep_checkpoints, which is {kept}"
+            )
+        if asked > 1 and self.search.checkpoint_every is None:
+            raise ConfigError(
+                f"derive.checkpoints = {asked} reads checkpoints by steps: set search.checkpoint_every, such as 200"
             )
 
     def told(self) -> contextlib.AbstractContextManager[None]:
@@ -324,3 +346,26 @@ class RunConfig(Settings, ABC):
     def hardware(self) -> Hardware:
         """Where a task computes, and in which precision."""
         return {"device": pick_device(self.device), "dtype": self.dtype}
+
+    def refusals_explained(self, work: TakesMemory) -> contextlib.AbstractContextManager[None]:
+        """Inside, what the device refuses is said in one line. Raises `ConfigError`, which names what takes less memory."""
+        return refusals_explained(self.hardware["device"], self.smaller(work))
+
+    def smaller(self, work: TakesMemory) -> str:
+        """What to lower where memory does not suffice: settings, with their values, or else what they stand for."""
+        named = [f"{name} ({attrgetter(name)(self)})" for name in self.of_size.get(work, ())]
+        return " or ".join(named) or "the size of the minibatches or the width of the network"
+
+    def set_arithmetic(self) -> None:
+        """Let this process compute as precisely, and as repeatably, as the settings say."""
+        set_arithmetic(
+            pick_device(self.device),
+            self.precision,
+            deterministic=self.deterministic,
+            same_shapes=self.same_shapes,
+        )
+
+    def set_process(self) -> None:
+        """The same, with as many threads as they say."""
+        set_threads(self.threads)
+        self.set_arithmetic()

@@ -54,8 +54,9 @@ class DeriveConfig(Settings):
     """Whether the architecture of the highest reward predicted by ridge regression, of all in the space, is a candidate
     too, right after the policy's most probable one; without rewards there is none."""
     checkpoints: PositiveInt = 1
-    """The newest checkpoints of the search whose shared weights score the candidates. With more than one, candidates
-    are compared by the mean of their ranks; they are as far apart as `search.checkpoint_every` says."""
+    """The checkpoints of the search whose shared weights score the candidates: that at its end, and before it the newest of
+    those by steps, `search.checkpoint_every` apart. With more than one, candidates are compared by the mean of their
+    ranks."""
     finetune: Count = 0
     """Training minibatches that the shared weights are trained on by a candidate alone before it is scored; the weights
     are put back afterwards."""

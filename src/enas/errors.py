@@ -76,6 +76,9 @@ class ContractError(EnasError, AssertionError):
 class NotFiniteError(EnasError):
     """A loss or reward is NaN or infinite; checkpoints from before are kept."""
 
+    place: tuple[int, int] | None = None
+    """Epoch and step of the training step that it was in, where that is not the one that raised it."""
+
 
 class ExportError(EnasError):
     """A network cannot be written in a format, or what was written computes something else."""

@@ -4,9 +4,8 @@ after it takes no other settings.
 
 from __future__ import annotations
 
-import contextlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -23,9 +22,10 @@ def check_stages(config: RunConfig, stages: Sequence[str]) -> None:
 
     Raises an `EnasError` that says which setting cannot work with these data or this space.
     """
-    with _memory_explained():
-        if "search" in stages:
+    if "search" in stages:
+        with config.refusals_explained("search"):
             check_search(config)
+    with config.refusals_explained("training"):
         config.tried()
         architecture = config.searched_space().sample(random.Random(0))
         random_architectures(architecture.space, config.retrain.random, config.seed, {architecture})
@@ -53,16 +53,3 @@ def check_search(config: RunConfig) -> None:
             "the ridge regression of derive.rule or derive.shortlist_order needs rewards to compare, and this search gives "
             "none; raise search.updates or search.proposals, or choose another derive.rule and derive.shortlist_order"
         )
-
-
-@contextlib.contextmanager
-def _memory_explained() -> Iterator[None]:
-    """Raises `ConfigError` where the memory does not suffice for the networks."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
-            raise
-        raise ConfigError(
-            "the networks do not fit into memory; lower their width, or how many nodes or layers they have"
-        ) from error

@@ -13,6 +13,8 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor, nn
 
+from enas.runtime.transfers import sent
+
 _SOURCE: ContextVar[torch.Generator | None] = ContextVar("masks", default=None)
 
 
@@ -31,7 +33,21 @@ def mask(shape: Sequence[int], rate: float, like: Tensor) -> Tensor:
     source = _SOURCE.get()
     device = like.device if source is None else source.device
     kept = torch.rand(tuple(shape), generator=source, device=device) >= rate
-    return kept.to(like.device, like.dtype) / (1 - rate)
+    return sent(kept.to(like.dtype) / (1 - rate), like.device)
+
+
+def masks(shape: Sequence[int], rates: Sequence[float], like: Tensor) -> list[Tensor]:
+    """`mask` for each of the rates, one after the other; they are copied to the device together."""
+    if not rates:
+        return []
+    source = _SOURCE.get()
+    device = like.device if source is None else source.device
+    drawn = torch.rand(len(rates), *shape, generator=source, device=device)
+    rate, kept_share = (
+        sent(torch.tensor(shares).view(-1, *[1] * len(shape)), device)
+        for shares in (rates, [1 - rate for rate in rates])
+    )
+    return list(sent((drawn >= rate).to(like.dtype) / kept_share, like.device))
 
 
 class Dropout(nn.Dropout):

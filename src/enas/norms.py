@@ -28,6 +28,15 @@ def norms_of(model: nn.Module) -> list[Norm]:
     return [module for module in model.modules() if isinstance(module, Norm)]
 
 
+def with_counters_on_the_cpu(model: nn.Module) -> nn.Module:
+    """The network, with the counters of its norms on the CPU, where torch reads them: on a GPU, each costs a launch in
+    training, and a wait in `recalibrate`."""
+    for norm in norms_of(model):
+        if norm.num_batches_tracked is not None and not norm.num_batches_tracked.is_cpu:
+            norm.num_batches_tracked = norm.num_batches_tracked.cpu()
+    return model
+
+
 @contextlib.contextmanager
 def batch_statistics(norms: Norms) -> Iterator[None]:
     """Inside, the norms normalise by the minibatch's own statistics, and the moving averages rest."""
@@ -39,12 +48,14 @@ def batch_statistics(norms: Norms) -> Iterator[None]:
 def kept_statistics(norms: Norms) -> Iterator[None]:
     """Put the moving averages back afterwards, bit for bit."""
     buffers = [buffer for norm in norms for buffer in norm.buffers()]
-    before = [buffer.clone() for buffer in buffers]
+    before = [torch.empty_like(buffer) for buffer in buffers]
+    if buffers:
+        torch._foreach_copy_(before, buffers)
     try:
         yield
     finally:
-        for buffer, value in zip(buffers, before, strict=True):
-            buffer.copy_(value)
+        if buffers:
+            torch._foreach_copy_(buffers, before)
 
 
 @torch.no_grad()

@@ -1,9 +1,8 @@
 """The operations of the paper's networks in plain torch, for any device: the specification.
 
-This is the only place that knows that there may be something faster. Where the compiled kernels of `enas.cpu` can be used,
-an operation first asks the kernel of its name. A kernel that does not take a call returns None, and the plain
-form below runs. Feature maps travel as tensors; between kernels they may travel as `Deferred`, whose batch norm and ReLU
-are done by whoever reads them next.
+This is the only place that knows that there may be something faster. On a CPU where the compiled kernels of `enas.cpu` can
+be used, an operation first asks the kernel of its name. One that does not take a call returns None, and the plain form runs.
+Feature maps travel as tensors; between kernels they may be `Deferred`: whoever reads them next does their norm and ReLU.
 
 Shape letters: B images, C channels in, O channels out, H rows, W columns.
 """
@@ -66,7 +65,9 @@ class Operation(Generic[P, R]):
             return self.plain(*args, **kwargs)
         if self.check is not None:
             self.check(*args, **kwargs)
-        kernel = _kernels().get(self.plain.__name__)
+        first: Any = (*args, *kwargs.values())[0]
+        maps = first[0] if isinstance(first, list | tuple) else first
+        kernel = _kernels().get(self.plain.__name__) if getattr(maps, "is_cpu", True) else None
         result: R | None = None if kernel is None else kernel(*args, **kwargs)
         if result is not None:
             return result
@@ -104,11 +105,11 @@ def relu(x: Maps) -> Maps:
 @Operation
 def total(xs: Sequence[Maps], factors: Sequence[Tensor | None] | None = None) -> Tensor:
     """The sum of feature maps of one shape; `factors` [B] has one for each image of a part, at least 0, or None for 1."""
-    weighted = [
-        x if factor_B is None else x * factor_B[:, None, None, None]
-        for x, factor_B in zip(xs, [None] * len(xs) if factors is None else factors, strict=True)
-    ]
-    return weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum(0)
+    given = [None] * len(xs) if factors is None else factors
+    weighted = [x if f_B is None else x * f_B[:, None, None, None] for x, f_B in zip(xs, given, strict=True)]
+    if len(weighted) > 2 and weighted[0].is_cpu and weighted[0].is_contiguous():
+        return torch.stack(weighted).sum(0)
+    return functools.reduce(torch.add, weighted)  # keeps channels together, and is fewer bytes for a GPU
 
 
 @Operation
@@ -176,9 +177,10 @@ def reduction_norm(
 
     For an odd size the image is continued by one row and column of zeros.
     """
-    # Not in channels_last: with AVX2 alone, oneDNN's gradient of a 1×1 convolution of stride 2 is wrong there (torch 2.13).
-    x_BCHW = torch.cat(list(xs), 1).contiguous()
-    shifted_BCHW = F.pad(x_BCHW, (0, 1, 0, 1))[:, :, 1:, 1:]
+    x_BCHW = torch.cat(list(xs), 1)
+    # Not in channels_last on a CPU: with AVX2 alone, oneDNN's gradient of such a convolution is wrong (torch 2.13).
+    x_BCHW = x_BCHW.contiguous() if x_BCHW.is_cpu else x_BCHW
+    shifted_BCHW = F.pad(x_BCHW, (-1, 1, -1, 1))
     halves = [
         F.conv2d(half_BCHW, torch.cat([conv.weight for conv in convs], 1), stride=2)
         for half_BCHW, convs in ((x_BCHW, evens), (shifted_BCHW, odds))
@@ -230,11 +232,8 @@ class CellPlan:
         for f in self.functions:
             if f not in ACTIVATIONS:
                 raise ConfigError(f"Unknown function {f!r}; choose among {', '.join(ACTIVATIONS)}.")
-        if (
-            not self.outputs
-            or len(set(self.outputs)) < len(self.outputs)
-            or not set(self.outputs) <= set(range(n))
-        ):
+        outputs = set(self.outputs)
+        if not outputs or len(outputs) < len(self.outputs) or not outputs <= set(range(n)):
             raise ConfigError(
                 f"The outputs {self.outputs} must be distinct nodes among 0 to {n - 1}, at least one."
             )
@@ -323,10 +322,8 @@ def recurrence(
         state_mask_BD: dropout mask m, already scaled, the same at every step; it multiplies only what enters a product.
         norm: batch norm applied to the mean of the outputs; its result is the output and the next state.
 
-    States keep the type of `state_BD`, also where autocast gives products another.
-
-    Raises:
-        ConfigError: shapes do not fit together or with the plan.
+    States keep the type of `state_BD`, also where autocast gives products another. Raises `ConfigError` if shapes do not
+    fit together or with the plan.
     """
 
     def product(s_BD: Tensor, weight_DE: Tensor) -> Tensor:
@@ -341,9 +338,8 @@ def recurrence(
     outputs, means, variances = [], [], []
     for projected_BE in projected_TBE:
         nodes = [highway(state_BD, projected_BE + product(state_BD, recurrent_weight_DE), plan.functions[0])]
-        for source, function, weight_DE in zip(
-            plan.sources, plan.functions[1:], node_weights_DE, strict=True
-        ):
+        later = zip(plan.sources, plan.functions[1:], node_weights_DE, strict=True)
+        for source, function, weight_DE in later:
             nodes.append(highway(nodes[source], product(nodes[source], weight_DE), function))
         state_BD = torch.stack([nodes[k] for k in plan.outputs]).mean(0)
         if norm is not None:
@@ -372,7 +368,7 @@ def _check_targets(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -
         )
     if N == 0:
         raise DataError("There are no targets: give at least one row.")
-    if not 0 <= int(targets_N.min()) <= int(targets_N.max()) < V:
+    if targets_N.is_cpu and not 0 <= int(targets_N.min()) <= int(targets_N.max()) < V:
         raise DataError(
             f"Targets must be words 0 to {V - 1} of the vocabulary; they reach from {int(targets_N.min())} "
             f"to {int(targets_N.max())}."
@@ -383,11 +379,8 @@ def _check_targets(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -
 def tied_nll(hidden_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> Tensor:
     """Negative log-likelihood (nats) [N] of the targets under softmax(hidden embeddingᵀ); V words in the vocabulary.
 
-    It has the type of `hidden_ND`, also where autocast gives products another.
-
-    Raises:
-        ConfigError: shapes do not fit together.
-        DataError: a target is not in the vocabulary.
+    It has the type of `hidden_ND`, also where autocast gives products another. Raises `ConfigError` if shapes do not fit
+    together, and on the CPU `DataError` if a target is not in the vocabulary; a GPU's answer would be waited for.
     """
     logits_NV = (hidden_ND @ embedding_VD.T).to(hidden_ND.dtype)
     return F.cross_entropy(logits_NV, targets_N, reduction="none")

@@ -14,14 +14,16 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 import torch
 
 from enas.architecture import Architecture
-from enas.constraints import Count, Epochs, PositiveInt, SampleSize, Settings, Share
+from enas.constraints import Count, Epochs, PositiveFloat, PositiveInt, SampleSize, Settings, Share
 from enas.controllers.base import Controller
+from enas.runtime.checkpoint import Rhythm
 from enas.runtime.files import Digest, JsonlLog
 from enas.runtime.metrics import Metrics, MetricsState
 from enas.runtime.records import validated
 from enas.runtime.seeding import generator
 from enas.samplers import EXPLORERS, Exploration
 from enas.shared_weights import SharedWeights
+from enas.step_logs import StepLog
 
 Phase = Literal["weights", "verification", "controller"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -53,10 +55,12 @@ class SearchConfig(Settings):
     same_minibatch: bool = True
     """Whether the proposals of an update are rewarded on the same validation minibatch, which takes the minibatch's own
     difficulty out of their comparison, or each on one of its own (paper, authors)."""
-    checkpoint_every: PositiveInt = 200
-    """Steps (of either phase) between checkpoints."""
+    checkpoint_minutes: PositiveFloat = 5.0
+    """Minutes between checkpoints: what a process that is killed loses at most."""
+    checkpoint_every: PositiveInt | None = None
+    """Steps (of either phase) between further checkpoints, which `derive.checkpoints` reads; None for none."""
     keep_checkpoints: PositiveInt = 2
-    """How many of the newest checkpoints stay."""
+    """How many of the newest checkpoints stay; with the last one, so many of those by steps do too."""
     log_every: PositiveInt = 20
     """Training steps that share one record in metrics.jsonl, their mean."""
     percentile_every: PositiveInt | None = None
@@ -71,6 +75,11 @@ class SearchConfig(Settings):
     def warmup_epochs(self) -> int:
         """Epochs without controller updates."""
         return round(self.warmup * self.epochs)
+
+    @property
+    def rhythm(self) -> Rhythm:
+        """When a checkpoint is due."""
+        return Rhythm(self.checkpoint_minutes, self.checkpoint_every)
 
 
 class Place(NamedTuple):
@@ -90,7 +99,7 @@ class Watcher(Protocol):
     metrics: Metrics
     """Where it logs."""
 
-    def trained(self, number: int, epoch: int, log: dict[str, float], *, last: bool) -> None:
+    def trained(self, number: int, epoch: int, log: StepLog, *, last: bool) -> None:
         """A training step was taken, the `number`-th step of the search and the `last` training step of its epoch."""
 
     def verified(self, number: int, epoch: int, log: dict[str, float]) -> None:
@@ -152,7 +161,7 @@ class Search:
 
     # ---- the two phases ------------------------------------------------------------------------------------------------
 
-    def train_weights(self, epoch: int, step: int) -> dict[str, float]:
+    def train_weights(self, epoch: int, step: int) -> StepLog:
         """Train the weights of M paths on the next minibatch (paper, eq. 1)."""
         return self.weights.train_step(epoch, step, self.paths(epoch, step))
 
@@ -196,13 +205,14 @@ class Search:
         alone = [self.weights.rewards([a], "controller", draw) for draw, a in enumerate(architectures, first)]
         return torch.cat(alone)
 
-    def step(self, place: Place, following: Place, number: int) -> dict[str, float]:
+    def step(self, place: Place, following: Place, number: int) -> StepLog:
         """Take the step of a place, the `number`-th of the search; returns what it logs."""
         epoch, phase, step = place
         if phase == "weights":
-            log = self.train_weights(epoch, step)
-            self.watcher.trained(number, epoch, log, last=following[:2] != place[:2])
-        elif phase == "verification":
+            trained = self.train_weights(epoch, step)
+            self.watcher.trained(number, epoch, trained, last=following[:2] != place[:2])
+            return trained
+        if phase == "verification":
             assert self.verifier is not None  # or it would have no rounds
             log = self.verifier.verify(epoch)
             self.watcher.verified(number, epoch, log)

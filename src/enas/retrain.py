@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 
 from enas.architecture import Architecture, Space
 from enas.child_training import ChildTraining
-from enas.constraints import PositiveInt, SampleCount, Settings
+from enas.constraints import PositiveFloat, PositiveInt, SampleCount, Settings
 from enas.errors import ArchitectureError, ConfigError, NotFiniteError, RunFolderError
-from enas.runtime.checkpoint import CheckpointStore, check_still_there, fitting
+from enas.runtime.checkpoint import CheckpointStore, Rhythm, check_still_there, fitting
 from enas.runtime.compiling import compiling_told
+from enas.runtime.device_memory import memory_line
 from enas.runtime.files import (
     Digest,
     JsonlLog,
@@ -59,8 +61,10 @@ class RetrainConfig(Settings):
 
     random: SampleCount = 0
     """Also train this many uniformly random architectures of the space."""
-    checkpoint_every: PositiveInt = 200
-    """Training steps between checkpoints; there is one after every epoch too."""
+    checkpoint_minutes: PositiveFloat = 5.0
+    """Minutes between checkpoints of a training: what a process that is killed loses at most."""
+    checkpoint_every: PositiveInt | None = None
+    """Training steps between further checkpoints; None for none."""
     short_schedule: Literal["cut", "squeezed"] = "cut"
     """The learning rate of a training that is shorter than the recipe's, for a shortlist or a verification: the recipe's
     schedule `cut` off, or `squeezed` into the shorter time."""
@@ -70,6 +74,11 @@ class RetrainConfig(Settings):
         if epochs is None or self.short_schedule == "cut":
             return training
         return training.stretched(epochs / whole)
+
+    @property
+    def rhythm(self) -> Rhythm:
+        """When a checkpoint is due."""
+        return Rhythm(self.checkpoint_minutes, self.checkpoint_every)
 
 
 @dataclass(frozen=True)
@@ -162,7 +171,7 @@ def train_network(
     network: Network,
     training: ChildTraining,
     folder: Path,
-    checkpoint_every: int,
+    rhythm: Rhythm,
     stop: StopRequest,
     run: Path,
     after_step: Callable[[ChildTraining], None] = lambda training: None,
@@ -178,16 +187,20 @@ def train_network(
     """
     check_still_there(run_file)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoints = CheckpointStore(folder / "checkpoints", 2, say, settings, run_file)
+    checkpoints = CheckpointStore(folder / "checkpoints", 2, say, settings, run_file, rhythm)
     metrics = Metrics(JsonlLog(folder / METRICS))
     found = checkpoints.load_newest()
     checkpoints.prune()
     weights: Digest | None = None
+    best: dict[str, Tensor] | None = (
+        None  # of which there is no file yet: it is written with the next checkpoint
+    )
     if found is None:
         metrics.restore(MetricsState())  # drops what a start without a checkpoint has logged
         with compiling_told(stop, run):
             seconds, memory = training.estimate()
-        say(estimate_line(f"retrain {network}", seconds * training.total_steps, memory))
+        line = memory_line(memory, training.task.device)
+        say(estimate_line(f"retrain {network}", seconds * training.total_steps, line))
     else:
         with fitting(checkpoints.path(found[0])):
             state = validated(TrainingState, found[1], strict=False)
@@ -197,37 +210,49 @@ def train_network(
         say(f"retrain {network}: going on after step {training.done} of {training.total_steps}")
     with progress(f"retrain {network}", training.total_steps, "steps", done=training.done) as bar:
         while training.done < training.total_steps:
-            try:
+            with told_where(network, training, checkpoints):
                 shown = training.step()
                 record = training.end_epoch() if training.at_epoch_end() else None
-            except NotFiniteError as error:
-                raise NotFiniteError(
-                    f"retraining {network} ({network.architecture or 'LSTM'}) stopped in step {training.done}: {error}."
-                    f"{checkpoints.said_kept()} Lower the learning rate or the clipping bound of the retraining"
-                ) from error
-            if record is not None:
-                metrics.record(f"retrain/{network.id}", training.done, **record)
-                told = {f"valid_{name}" for name in training.task.shown}
-                shown |= {key: value for key, value in record.items() if key in told}
-                if record["best"]:
-                    weights = write_weights(folder / WEIGHTS, training.best_weights())
-            bar.advance(1, **shown)
-            after_step(training)
-            if stop.requested or record is not None or training.done % checkpoint_every == 0:
-                checkpoints.save(
-                    training.done,
-                    {
-                        "training": training.state_dict(),
-                        "metrics": asdict(metrics.state()),
-                        "weights": None if weights is None else asdict(weights),
-                    },
-                )
-            if stop.requested:
-                raise stop.stopped(run)
+                if record is not None:
+                    metrics.record(f"retrain/{network.id}", training.done, **record)
+                    told = {f"valid_{name}" for name in training.task.shown}
+                    shown |= {key: value for key, value in record.items() if key in told}
+                    if record["best"]:
+                        of_epoch = training.best_weights()
+                        best = {name: weight.to("cpu", copy=True) for name, weight in of_epoch.items()}
+                bar.advance(1, **shown)
+                after_step(training)
+                at_end = training.done == training.total_steps  # from where a longer training may go on
+                if stop.requested or at_end or checkpoints.due(training.done):
+                    left = training.state_dict()
+                    if best is not None:
+                        weights, best = write_weights(folder / WEIGHTS, best), None
+                    checkpoints.save(
+                        training.done,
+                        {
+                            "training": left,
+                            "metrics": asdict(metrics.state()),
+                            "weights": None if weights is None else asdict(weights),
+                        },
+                    )
+                if stop.requested:
+                    raise stop.stopped(run)
     result = {**network.to_json(), **training.result(), "seconds": round(metrics.seconds(), 3)}
     assert weights is not None  # an epoch was the best so far
     result["weights"] = asdict(weights)
     return write_result(folder, result, settings)
+
+
+@contextlib.contextmanager
+def told_where(network: Network, training: ChildTraining, checkpoints: CheckpointStore) -> Iterator[None]:
+    """Inside, a `NotFiniteError` is said with the network and the number of its step, and with what can be done."""
+    try:
+        yield
+    except NotFiniteError as error:
+        raise NotFiniteError(
+            f"retraining {network} ({network.architecture or 'LSTM'}) stopped in step {training.number(error.place)}: "
+            f"{error}.{checkpoints.said_kept()} Lower the learning rate or the clipping bound of the retraining"
+        ) from error
 
 
 def write_result(

@@ -35,6 +35,7 @@ from enas.errors import (
     shortened,
     shown,
 )
+from enas.executors import executor_for
 from enas.feasible import check_stages
 from enas.phases import SearchState
 from enas.retrain import (
@@ -49,7 +50,7 @@ from enas.retrain import (
 from enas.run_records import DeriveRecord, EnvironmentRecord, SearchRecord
 from enas.runs.models import describe, describe_later
 from enas.runtime.checkpoint import CheckpointStore, fitting
-from enas.runtime.devices import check_precision, pick_device, set_threads
+from enas.runtime.devices import check_precision, pick_device
 from enas.runtime.environment import environment
 from enas.runtime.files import digest_of_file, read_json, write_json
 from enas.runtime.progress import say
@@ -79,7 +80,8 @@ class Run:
     def create(cls, folder: Path, config: RunConfig, stages: Sequence[StageName]) -> Run:
         """Start a new run. Raises `RunFolderError` if the folder already holds one.
 
-        Device, threads, data and what the stages work with are tried first: settings that cannot work leave no run behind.
+        Device, executor, threads, data and what the stages work with are tried first: settings that cannot work leave no run
+        behind.
         """
         if (folder / "config.json").exists():
             raise RunFolderError(
@@ -87,12 +89,14 @@ class Run:
                 "--run."
             )
         check_precision(pick_device(config.device), config.precision, config.allow_slow)
-        set_threads(config.threads)
+        executor_for(config)
+        config.set_process()
         run = cls(folder, config, tuple(stages))
         data = vars(run)["data"] = config.load()
         say(f"data: {data}")
         check_stages(config, stages)
-        run.config = config.settled()
+        with config.refusals_explained("search"):
+            run.config = config.settled()
         folder.mkdir(parents=True, exist_ok=True)
         run.write_environment(data)
         run.write_config()
@@ -195,8 +199,10 @@ class Run:
 
     def search_checkpoints(self) -> CheckpointStore:
         """Where the search saves itself."""
-        kept, settings = self.config.search.keep_checkpoints, settings_for("search", self.config)
-        return CheckpointStore(self.folder / "checkpoints", kept, say, settings, self.run_file)
+        search, settings = self.config.search, settings_for("search", self.config)
+        return CheckpointStore(
+            self.folder / "checkpoints", search.keep_checkpoints, say, settings, self.run_file, search.rhythm
+        )
 
     def search_end(self) -> tuple[Path, SearchState] | None:
         """The checkpoint at the end of the search; None if it is not finished, or that checkpoint is damaged."""
@@ -290,12 +296,13 @@ class Run:
         if finished is not None:
             describe_later(folder, self.config, partial(self.child_training, network, epochs), finished)
             return finished
-        training, every = self.child_training(network, epochs), self.config.retrain.checkpoint_every
+        training, rhythm = self.child_training(network, epochs), self.config.retrain.rhythm
         settings = self.training_settings(epochs)
         try:
-            result = train_network(
-                network, training, folder, every, stop, self.folder, after_step, settings, self.run_file
-            )
+            with self.config.refusals_explained("training"):
+                result = train_network(
+                    network, training, folder, rhythm, stop, self.folder, after_step, settings, self.run_file
+                )
         except NotFiniteError as error:
             if network.role == "found":
                 raise

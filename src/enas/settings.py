@@ -32,11 +32,13 @@ Work = Literal["search", "derive", "training"]
 
 FREE = (
     # where it is computed, and what is shown
-    *("device", "threads", "channels_last", "allow_slow", "tensorboard"),
+    *("device", "threads", "deterministic", "channels_last", "allow_slow"),
+    *("executor", "ray_address", "tensorboard"),
     # where the data are, which are compared by their hash
     *("data.source", "data.folder", "data.download", "data.allow_overlap"),
     # when it is saved
-    *("search.checkpoint_every", "search.keep_checkpoints", "retrain.checkpoint_every"),
+    *("search.checkpoint_minutes", "search.checkpoint_every", "search.keep_checkpoints"),
+    *("retrain.checkpoint_minutes", "retrain.checkpoint_every"),
     # what is reported
     *("search.log_every", "search.percentile_every", "search.percentile_samples", "search.collapse_share"),
 )

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from enas.architecture import Architecture, Space
+from enas.averaging import moving
 from enas.norms import NormStatistics
 from enas.runtime.seeding import derive_seed
+from enas.step_logs import StepLog
 from enas.task import BaseTask, Split
 from enas.trainer import Estimate, Trainer
 
@@ -41,16 +42,16 @@ class SharedWeights:
         self.task = task
         self.trainer = Trainer(supernet, task)
         if average:
-            self.trainer.start_average(get_ema_multi_avg_fn(average))
+            self.trainer.start_average(moving(average))
 
     def steps(self, epoch: int) -> int:
         """How many training steps the pass of this epoch has."""
         return self.task.steps(epoch)
 
-    def train_step(self, epoch: int, step: int, architectures: Sequence[Architecture]) -> dict[str, float]:
+    def train_step(self, epoch: int, step: int, architectures: Sequence[Architecture]) -> StepLog:
         """Train on the next minibatch, by the mean gradient of the architectures; returns what to log, `loss` among it.
 
-        Raises `NotFiniteError`, with the weights untouched, if a loss is NaN or infinite.
+        Raises `NotFiniteError`, with the weights untouched, if a loss is NaN or infinite; on a GPU as `Trainer.step` does.
         """
         return self.trainer.step(epoch, step, architectures)
 
@@ -91,6 +92,7 @@ class SharedWeights:
 
         On exit the network is as it was. `purpose` says on which minibatches norms are recalibrated.
         """
+        self.trainer.settle()
         model, norms = self.trainer.evaluation_model, self.trainer.norms()
         chosen = self.task.statistics if statistics is None else statistics
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +17,14 @@ from enas.architecture import Architecture
 from enas.derive import Train, candidates, pick
 from enas.effects import Effects, Groups, archive_effects
 from enas.errors import ArchitectureError, EnasError, NotFiniteError, RunFolderError, enas_command
-from enas.phases import START, Search
+from enas.executors import executor_for, in_stages
+from enas.phases import START, Place, Search
 from enas.report.drawing import write_svg
 from enas.retrain import Network, score_in
 from enas.run import ALL_STAGES, Run, StageName
 from enas.runtime.checkpoint import CheckpointStore, check_still_there, fitting
 from enas.runtime.compiling import compiling_told
-from enas.runtime.devices import set_threads
+from enas.runtime.device_memory import memory_line
 from enas.runtime.files import JsonlLog, write_json
 from enas.runtime.metrics import Metrics, MetricsState, tensorboard_writer
 from enas.runtime.progress import estimate_line, progress, say
@@ -33,7 +35,6 @@ from enas.shared_weights import SharedWeights
 from enas.trainings import Job, train_all
 from enas.verification import Verification, Verifying
 from enas.watch import Watch
-from enas.workers import LocalExecutor
 
 __all__ = ["ALL_STAGES", "Run", "StageName", "derive", "derive_by", "execute", "put_architecture", "search"]
 
@@ -53,7 +54,8 @@ def search(run: Run, stop: StopRequest, train: verification.Train | None = None)
     if run.search_record() is not None and (derived or run.search_end() is not None):
         return
     searching, watch = search_of(run, train or partial(train_alone, run, stop))
-    run_search(searching, watch, run.search_checkpoints(), stop, run.folder)
+    with run.config.refusals_explained("search"):
+        run_search(searching, watch, run.search_checkpoints(), stop, run.folder)
     write_json(
         run.folder / "search.json",
         {
@@ -115,24 +117,34 @@ def run_search(
         say(f"search: going on after step {done} of {search.total_steps()}")
     with progress("search", search.total_steps(), "steps", done=done) as bar:
         for place, following in search.places(start):
-            try:
+            with told_where(place, checkpoints):
                 log = search.step(place, following, done + 1)
-            except NotFiniteError as error:
-                raise NotFiniteError(
-                    f"search stopped in epoch {place.epoch}, {place.phase} step {place.step}: {error}."
-                    f"{checkpoints.said_kept()} Search again into a new folder with a lower learning rate or clipping bound"
-                ) from error
-            done += 1
-            following = search.resolved(following)
-            if search.updates_end == (place.epoch, place.step):  # there are fewer steps than it seemed
-                bar.total = search.total_steps()
-            bar.advance(1, epoch=place.epoch + 1, **watch.shown(log))
-            at_end = following.epoch == search.config.epochs
-            before_trainings = following.phase == "verification"  # which may take long, and be stopped
-            if stop.requested or at_end or before_trainings or done % search.config.checkpoint_every == 0:
-                checkpoints.save(done, search.state_dict(following))
-            if stop.requested and not at_end:
-                raise stop.stopped(run)
+                done += 1
+                following = search.resolved(following)
+                if search.updates_end == (place.epoch, place.step):  # there are fewer steps than it seemed
+                    bar.total = search.total_steps()
+                bar.advance(1, epoch=place.epoch + 1, **watch.shown(log))
+                at_end = following.epoch == search.config.epochs
+                before_trainings = following.phase == "verification"  # which may take long, and be stopped
+                if stop.requested or at_end or before_trainings or checkpoints.due(done):
+                    checkpoints.save(done, search.state_dict(following))
+                if stop.requested and not at_end:
+                    raise stop.stopped(run)
+
+
+@contextlib.contextmanager
+def told_where(place: Place, checkpoints: CheckpointStore) -> Iterator[None]:
+    """Inside, a `NotFiniteError` is said with the place of its step, and with what can be done."""
+    try:
+        yield
+    except NotFiniteError as error:
+        epoch, phase, step = (
+            place if error.place is None else Place(error.place[0], "weights", error.place[1])
+        )
+        raise NotFiniteError(
+            f"search stopped in epoch {epoch}, {phase} step {step}: {error}."
+            f"{checkpoints.said_kept()} Search again into a new folder with a lower learning rate or clipping bound"
+        ) from error
 
 
 def estimate(search: Search, watch: Watch) -> str:
@@ -143,7 +155,8 @@ def estimate(search: Search, watch: Watch) -> str:
     updates = [search.phase_steps(epoch, "controller") for epoch in epochs]
     measured = sum(1 for epoch in epochs if updates[epoch] and watch.measures_percentile(epoch, ended=False))
     rewards = sum(updates) * config.proposals + 2 * measured * config.percentile_samples
-    return estimate_line("search", train + rewards * reward_seconds, step.mib)
+    memory = memory_line(step.mib, search.weights.task.device)
+    return estimate_line("search", train + rewards * reward_seconds, memory)
 
 
 # ---- derive ------------------------------------------------------------------------------------------------------------
@@ -164,7 +177,8 @@ def derive(run: Run, stop: StopRequest) -> None:
         results = train_missing(run, "derive", networks, stop, run.config.derive.shortlist_epochs)
         return [run.config.metric.shortlisted_by(result) for result in results]
 
-    derive_by(run, train)
+    with run.config.refusals_explained("search"):
+        derive_by(run, train)
 
 
 def derive_by(run: Run, train: Train) -> None:
@@ -218,18 +232,21 @@ def verified(run: Run, weights: SharedWeights) -> Verification | None:
 
 
 def earlier_weights(run: Run, count: int) -> Iterator[dict[str, Any]]:
-    """States of the shared weights at `count` checkpoints before the newest, one at a time, the latest first.
+    """States of the shared weights at the `count` checkpoints by steps before the newest, one at a time, the latest first.
 
-    Says so if there are fewer; one from before the first step is none.
+    Says so if there are fewer; one from before the first step is none. When the clock asked for one plays no part.
     """
-    earlier = (state["weights"] for step, state in islice(run.search_checkpoints().whole(), 1, None) if step)
+    checkpoints = run.search_checkpoints()
+    newest = max(checkpoints.steps(), default=0)
+    between = checkpoints.whole(lambda step: 0 < step < newest and checkpoints.rhythm.of_steps(step))
+    earlier = (state["weights"] for _, state in between)
     read = 0
     for state in islice(earlier, count):
         read += 1
         yield state
     if read < count:
         say(
-            f"derive: the search left {read} checkpoints before the newest, not {count}; candidates are ranked by those"
+            f"derive: the search left {read} checkpoints by steps before its end, not {count}; they rank the candidates"
         )
 
 
@@ -268,17 +285,17 @@ def train_missing(
 ) -> list[dict[str, Any]]:
     """Train those networks under RUN/PART that are not trained yet, and return the results of all.
 
-    `epochs` is another length than the recipe's. Where it is worth the start of processes, they are trained side by side, if
-    the run says how many threads a training takes: last digits may depend on that.
+    `epochs` is another length than the recipe's. Where it is worth the start of processes, they are trained side by side.
     """
     missing = [network for network in networks if run.result(network, part, epochs) is None]
-    executor = LocalExecutor.for_run(run.config)
-    several = run.config.threads is not None and min(executor.at_once, len(missing)) > 1
-    if several and len(missing) * training_seconds(run, missing[0], epochs, stop) > WORTH_PROCESSES:
-        jobs = [Job(run.folder, part, network, epochs) for network in missing]
-        for outcome in train_all(run, jobs, executor, stop, part):
-            if outcome.ending == "died":
-                say(f"{outcome.reason}; its training goes on here, after the others")
+    if len(missing) > 1 and in_stages(run.config):
+        executor = executor_for(run.config)
+        several = executor.at_once > 1
+        if several and len(missing) * training_seconds(run, missing[0], epochs, stop) > WORTH_PROCESSES:
+            jobs = [Job(run.folder, part, network, epochs) for network in missing]
+            for outcome in train_all(run, jobs, executor, stop, part):
+                if outcome.ending == "died":
+                    say(f"{outcome.reason}; its training goes on here, after the others")
     return [run.train(network, part, stop, epochs) for network in networks]
 
 
@@ -317,7 +334,7 @@ STAGES: dict[StageName, Callable[[Run, StopRequest], None]] = {
 
 def execute(run: Run, stages: Sequence[StageName]) -> None:
     """Run these stages in order, each from where it was. Raises `Stopped`, after saving, on SIGTERM or Ctrl-C."""
-    set_threads(run.config.threads)
+    run.config.set_process()
     with StopRequest() as stop:
         for stage in stages:
             check_still_there(run.run_file)

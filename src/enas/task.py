@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from enas.architecture import Architecture
 from enas.errors import ConfigError
-from enas.norms import Norms, NormStatistics, batch_statistics, kept_statistics
+from enas.norms import Norms, NormStatistics, batch_statistics, kept_statistics, with_counters_on_the_cpu
 from enas.runtime.devices import products_in
+from enas.runtime.transfers import queues
 
 Minibatch = Any
 """Whatever a task's loss and score are computed from."""
@@ -82,7 +83,7 @@ class BaseTask(ABC):
         self.dtype = dtype
         """Of the operands of large products; weights and sums stay float32."""
         self.memory_format: torch.memory_format | None = None
-        """How the filters of convolutions lie in memory; None leaves them as they are."""
+        """How images and the filters of convolutions lie in memory; None leaves them as they are."""
         self.statistics: NormStatistics = statistics
         """What the batch norms of an evaluated network normalise by."""
 
@@ -99,6 +100,11 @@ class BaseTask(ABC):
     @abstractmethod
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser of one group of parameters."""
+
+    @property
+    def fused(self) -> Literal[True] | None:
+        """Whether an optimiser takes all parameters in one launch, which can leave a step out; None leaves it to torch."""
+        return True if queues(self.device) else None
 
     @abstractmethod
     def rate(self, epoch: int) -> float:
@@ -195,12 +201,18 @@ class BaseTask(ABC):
 
     def placed(self, model: nn.Module) -> nn.Module:
         """The network on the task's device, its filters in the task's memory format."""
-        model = model.to(self.device)
+        model = with_counters_on_the_cpu(model.to(self.device))
         if self.memory_format is not None:
             for parameter in model.parameters():
                 if parameter.ndim == 4:
                     parameter.data = parameter.data.to(memory_format=self.memory_format)
         return model
+
+    def laid_out(self, value: Any) -> Any:
+        """A tensor of a minibatch as networks take it: images [B, C, H, W] in the task's memory format."""
+        if self.memory_format is None or not isinstance(value, Tensor) or value.ndim != 4:
+            return value
+        return value.contiguous(memory_format=self.memory_format)
 
     # ---- what there is to know -----------------------------------------------------------------------------------------
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from enas.architecture import Architecture
+from enas.averaging import Average
 from enas.errors import NotFiniteError
 from enas.masks import masks_from
 from enas.norms import Norms, kept_statistics, norms_of
+from enas.runtime.device_memory import peak_mib
 from enas.runtime.devices import wait_for
 from enas.runtime.memory import MIB
 from enas.runtime.seeding import generator
+from enas.runtime.transfers import queues
+from enas.step_logs import LateLog, Measured, StepLog, checked_norm, mean_log
 from enas.task import BaseTask, Minibatch, set_mode
 
 OWN: tuple[Architecture | None, ...] = (None,)
@@ -32,57 +34,100 @@ class Trainer:
         self.model = task.placed(model)
         self.task = task
         self.optimizer = task.optimizer(self.model.parameters())
-        self.averaged: AveragedModel | None = None
+        self.averaged: Average | None = None
         self._norms: dict[nn.Module, Norms] = {}
+        self._late: LateLog | None = None
+        """Of a step that a GPU may not have done yet."""
+        self._stopped = torch.zeros((), device=task.device)
+        """1 on the GPU from the first step on whose loss or gradient is not finite: it takes no further one."""
 
     # ---- the step ------------------------------------------------------------------------------------------------------
 
-    def step(
-        self, epoch: int, step: int, architectures: Sequence[Architecture | None] = OWN
-    ) -> dict[str, float]:
+    def step(self, epoch: int, step: int, architectures: Sequence[Architecture | None] = OWN) -> StepLog:
         """Train on the minibatch of a step, by the mean gradient of the architectures; returns what to log.
 
-        Raises `NotFiniteError`, with the weights untouched, if a loss or the gradient's norm is NaN or infinite.
+        Raises `NotFiniteError`, with the weights untouched, if a loss or the gradient's norm is NaN or infinite. On a GPU
+        the next step raises it, or whatever reads the weights before; the error has the place, and no weight has changed.
         """
         minibatch = self.task.minibatch(epoch, step)
-        log = self.add_gradients(minibatch, epoch, step, architectures)
         rate = self.task.rate(epoch) * self.task.rate_factor(minibatch)
-        norm = descend(self.optimizer, rate, self.task.clip, self.task.l2)
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.model)
-        return {**log, "gradient_norm": norm, "learning_rate": rate}
+        if not self.works_ahead:
+            log = self.add_gradients(minibatch, epoch, step, architectures)
+            norm = descend(self.optimizer, rate, self.task.clip, self.task.l2)
+            self._average()
+            return {**log, "gradient_norm": norm, "learning_rate": rate}
+        measured = self._gradients(minibatch, epoch, step, architectures)
+        totals = [one.values[0] for one in measured]
+        gradient_norm = descend_unless(
+            self._stopped, totals, self.optimizer, rate, self.task.clip, self.task.l2
+        )
+        self._average()
+        late = LateLog((epoch, step), measured, gradient_norm, rate, self.task.described)
+        self.settle()  # while the GPU has this step to do
+        self._late = late
+        return late
+
+    @property
+    def works_ahead(self) -> bool:
+        """Whether steps are given to a GPU without waiting for the one before: if the optimiser can leave a step out."""
+        return queues(self.task.device) and getattr(self.optimizer, "_step_supports_amp_scaling", False)
+
+    def settle(self) -> None:
+        """Wait for the last step. Raises `NotFiniteError`, with its place, if its loss or gradient is not finite."""
+        late, self._late = self._late, None
+        if late is not None:
+            late.read()
 
     def add_gradients(
         self, minibatch: Minibatch, epoch: int, step: int, architectures: Sequence[Architecture | None] = OWN
     ) -> dict[str, float]:
         """Compute the mean gradient of the M architectures, 1/M Σ ∇L(m_i, ω); returns the mean of what they log."""
+        logs: list[StepLog] = []
+
+        def check(measured: Measured) -> None:
+            # One transfer from the device for all numbers.
+            logs.append(measured.checked(measured.values.tolist()))
+
+        self._gradients(minibatch, epoch, step, architectures, check)
+        return self.task.described(mean_log(logs, 1 / len(architectures)))
+
+    def _gradients(
+        self,
+        minibatch: Minibatch,
+        epoch: int,
+        step: int,
+        architectures: Sequence[Architecture | None],
+        check: Callable[[Measured], None] = lambda measured: None,
+    ) -> list[Measured]:
+        """Add the mean gradient; `check` sees the losses one by one, before the backward pass of each."""
         set_mode(self.model, training=True)
-        share = 1 / len(architectures)
-        log: dict[str, float] = {}
+        found = []
         for slot, architecture in enumerate(architectures):
             place = self.task.mask_place(epoch, step) if architecture is None else (epoch, step, slot)
             with masks_from(generator(self.task.seed, "masks", *place)), self.task.autocast():
                 loss = self.task.loss(self.model, minibatch, architecture, slot)
-            # One transfer from the device for all of them.
-            total, *values = torch.stack([loss.total.detach(), *loss.logged.values()]).tolist()
-            if not math.isfinite(total):
+            values = torch.stack([loss.total.detach(), *loss.logged.values()])
+            found.append(Measured(architecture, tuple(loss.logged), values))
+            try:
+                check(found[-1])
+            except NotFiniteError:
                 self.optimizer.zero_grad()  # of the architectures before
-                whose = "" if architecture is None else f" of architecture '{architecture}'"
-                raise NotFiniteError(f"the loss{whose} is {total}")
-            loss.backward(share)
-            for key, value in zip(loss.logged, values, strict=True):
-                log[key] = log.get(key, 0.0) + value * share
-        return self.task.described(log)
+                raise
+            loss.backward(1 / len(architectures))
+        return found
+
+    def _average(self) -> None:
+        if self.averaged is not None:
+            self.averaged.update()
 
     # ---- the network to evaluate ---------------------------------------------------------------------------------------
 
-    def start_average(self, rule: Callable[[Any, Any, Any], None]) -> AveragedModel:
+    def start_average(self, share: Callable[[int], float]) -> Average:
         """Start to average the weights, beginning with those after the next step. `evaluation_model` then has the averages.
 
-        `rule` says how weights enter the average, as torch's `AveragedModel` has it. Moving statistics of norms are not
-        averaged.
+        `share` says how weights enter the average, as `Average` has it.
         """
-        self.averaged = AveragedModel(self.model, multi_avg_fn=rule)
+        self.averaged = Average(self.model, share)
         return self.averaged
 
     @property
@@ -100,7 +145,8 @@ class Trainer:
     # ---- state ---------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """All that resuming needs."""
+        """All that resuming needs. Raises `NotFiniteError` as `step` does."""
+        self.settle()
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -110,8 +156,10 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
+        self._late = None
+        self._stopped.zero_()
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        take_over(self.optimizer, state["optimizer"])
         self.task.load_state_dict(state["task"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state["average"])
@@ -129,7 +177,7 @@ class Trainer:
         with kept_statistics(norms_of(self.model)):
             for other in to_compile:
                 self._throw_away(self.task.part(minibatch), other)
-            with saved_bytes() as saved:
+            with saved_bytes() as saved, peak_mib(self.task.device) as peak:
                 gradients = self._throw_away(minibatch, architecture)
             began = time.perf_counter()
             self._throw_away(minibatch, architecture)
@@ -140,7 +188,8 @@ class Trainer:
         moments = 2 if "betas" in group else bool(group.get("momentum"))  # Adam keeps two, momentum one
         copies = 1 + moments + (self.averaged is not None)
         kept = self.task.kept_bytes(self.model, minibatch, saved())
-        return Estimate(seconds, (copies * weights + gradients + kept + self.task.data_bytes) / MIB)
+        counted = (copies * weights + gradients + kept + self.task.data_bytes) / MIB
+        return Estimate(seconds, max(counted, peak() + moments * weights / MIB))
 
     def _throw_away(self, minibatch: Minibatch, architecture: Architecture | None) -> int:
         """Compute a step's gradient and drop it; returns the bytes that it took."""
@@ -156,7 +205,7 @@ class Estimate(NamedTuple):
 
     seconds: float
     mib: float
-    """MiB of memory: weights, gradient, optimiser, what the backward pass needs, and the data."""
+    """MiB of the device's memory: weights, gradient, optimiser, what the backward pass needs, and the data."""
 
 
 # ---- descent -----------------------------------------------------------------------------------------------------------
@@ -170,22 +219,96 @@ def descend(
     Parameters without one, off the sampled path, keep still, and so does their momentum. Returns the gradient's norm
     before clipping. Raises `NotFiniteError`, with the weights untouched, if it is NaN or infinite.
     """
-    (group,) = optimizer.param_groups
-    used = [parameter for parameter in group["params"] if parameter.grad is not None]
-    add_l2(used, l2)
-    norm = nn.utils.get_total_norm([parameter.grad for parameter in used])
-    if not math.isfinite(value := float(norm)):
-        optimizer.zero_grad()
-        raise NotFiniteError(f"the gradient's norm is {value}")
-    group["lr"] = rate
-    plain = isinstance(optimizer, torch.optim.SGD) and group["momentum"] == group["weight_decay"] == 0
-    if clip is not None and plain:
-        group["lr"] = rate * min(1.0, clip / (value + 1e-6))  # the same, and spares a pass
-    elif clip is not None:
-        nn.utils.clip_grads_with_norm_(used, clip, norm)
-    optimizer.step()
-    optimizer.zero_grad()
+    with only_used(optimizer) as used:
+        (group,) = optimizer.param_groups
+        add_l2(used, l2)
+        norm = nn.utils.get_total_norm(gradients_of(used))
+        value = checked_norm(float(norm))
+        group["lr"] = rate
+        plain = isinstance(optimizer, torch.optim.SGD) and group["momentum"] == group["weight_decay"] == 0
+        if clip is not None and plain:
+            group["lr"] = rate * min(1.0, clip / (value + 1e-6))  # the same, and spares a pass
+        elif clip is not None:
+            nn.utils.clip_grads_with_norm_(used, clip, norm)
+        optimizer.step()
     return value
+
+
+def descend_unless(
+    stopped: Tensor,
+    losses: Sequence[Tensor],
+    optimizer: torch.optim.Optimizer,
+    rate: float,
+    clip: float | None = None,
+    l2: float = 0.0,
+) -> Tensor:
+    """`descend` on a GPU, without waiting for it. Returns the gradient's norm before clipping.
+
+    `stopped` [] becomes 1 if a loss or the norm is NaN or infinite. Where it is, the optimiser changes nothing.
+    """
+    with only_used(optimizer) as used:
+        (group,) = optimizer.param_groups
+        add_l2(used, l2)
+        for parameter in used:
+            parameter.grad = None if parameter.grad is None else laid_out(parameter.grad, parameter)
+        norms = torch._foreach_norm(gradients_of(used)) if used else [torch.zeros_like(stopped)]
+        norm: Tensor = torch.linalg.vector_norm(torch.stack([norm.float() for norm in norms]))
+        finite = torch.stack([norm, *losses]).isfinite().all()
+        stopped.logical_or_(~finite)
+        group["lr"] = rate
+        # What a `GradScaler` tells an optimiser: gradients are divided by the one, and left alone where the other is not 0.
+        scale = None if clip is None else ((norm + 1e-6) / clip).clamp(min=1)
+        begin_momentum(optimizer, used)
+        vars(optimizer).update(grad_scale=scale, found_inf=stopped)
+        optimizer.step()
+    return norm
+
+
+def begin_momentum(optimizer: torch.optim.Optimizer, used: Iterable[nn.Parameter]) -> None:
+    """Momentum of 0 for parameters that were never used before: torch's fused SGD has it of all or of none."""
+    for parameter in used if optimizer.param_groups[0].get("momentum") else ():
+        if "momentum_buffer" not in optimizer.state[parameter]:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def laid_out(value: Tensor, like: Tensor) -> Tensor:
+    """A value of a parameter in its memory format, which torch's fused optimisers ask for, to strides that mean nothing."""
+    if value.stride() == like.stride():
+        return value
+    strides = zip(value.shape, value.stride(), like.stride(), strict=True)
+    if all(size == 1 or own == asked for size, own, asked in strides):
+        return value.as_strided(like.shape, like.stride())
+    return torch.empty_like(like).copy_(value)
+
+
+def gradients_of(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    """The gradients of those that have one."""
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+@contextlib.contextmanager
+def only_used(optimizer: torch.optim.Optimizer) -> Iterator[list[nn.Parameter]]:
+    """Inside, the optimiser has only the parameters that have a gradient, which is dropped at the end. Of a supernet's
+    thousands few have one, and the optimiser would look at all of them time and again."""
+    (group,) = optimizer.param_groups
+    every: list[nn.Parameter] = group["params"]
+    group["params"] = [parameter for parameter in every if parameter.grad is not None]
+    try:
+        yield group["params"]
+    finally:
+        optimizer.zero_grad()
+        group["params"] = every
+
+
+def take_over(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load the state of an optimiser, also of another device, where it went through its parameters in another way."""
+    (own,), (saved,) = optimizer.param_groups, state["param_groups"]
+    way = {name: own[name] for name in ("foreach", "fused") if name in own}
+    optimizer.load_state_dict({**state, "param_groups": [{**saved, **way}]})
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[name] = laid_out(value, parameter)
 
 
 def add_l2(parameters: Iterable[nn.Parameter], weight: float) -> None:
@@ -194,11 +317,6 @@ def add_l2(parameters: Iterable[nn.Parameter], weight: float) -> None:
     if weight and used:
         gradients, weights = zip(*used, strict=True)
         torch._foreach_add_(gradients, weights, alpha=2 * weight)
-
-
-def mean_of_steps(averaged: Any, weights: Any, steps: Tensor) -> None:
-    """The rule of `Trainer.start_average` for the plain mean of the weights after all steps so far."""
-    torch._foreach_lerp_(averaged, weights, 1 / (int(steps) + 1))
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 A `Job` is one training of a run. All that a worker needs is in files: the run's config.json and the job.json in the
 folder of the training, `RUN/PART/ID-seedS/`. So a training comes out the same, bit for bit, whoever does it: this
-process (the stage `retrain`), a process beside it (`enas.workers`), or a machine that sees the same folder. What is done
+process (the stage `retrain`), a process beside it, or a machine that sees the same folder (`enas.executors`). What is done
 is recognised by its result.json and never repeated; what was stopped or killed goes on from its own checkpoint.
 """
 
@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from enas.child_training import ChildTraining
 from enas.errors import RunFolderError
@@ -20,12 +20,14 @@ from enas.retrain import Network, network_from_json, read_result
 from enas.run import Run
 from enas.runtime.checkpoint import check_still_there
 from enas.runtime.compiling import compiling_told
+from enas.runtime.device_memory import memory_line, release
 from enas.runtime.files import read_json, write_json
 from enas.runtime.progress import estimate_line, progress, say
 from enas.runtime.records import read_record
 from enas.runtime.stop import StopRequest
 
-JOB, LOG = "job.json", "log.txt"
+JOB, LOG, WORKER = "job.json", "log.txt", "worker.json"
+"""In the folder of a training: what is to be done, what was said, and where it was done last."""
 
 Ending = Literal["trained", "diverged", "died"]
 """How a training ended: with scores; with a loss that was not finite; without a result, as its process died."""
@@ -99,6 +101,7 @@ class Job:
 
         Raises `Stopped`, after saving, if a stop is requested.
         """
+        run.config.set_arithmetic()
         result = run.train(self.network, self.part, stop, self.epochs, after_step)
         return run.measure(self.network, self.part, self.epochs) if self.test else result
 
@@ -123,13 +126,23 @@ def outcome_of(job: Job, result: dict[str, Any]) -> Outcome:
 
 
 class Executor(ABC):
-    """Where jobs are trained. There is one for the processes of this machine (`enas.workers`); one for a cluster would
-    hand the folders of the jobs to machines that see them, and read their results."""
+    """Where jobs are trained: in processes of this machine, or on other machines, which are handed the folders of the jobs
+    (`enas.executors`)."""
+
+    here: ClassVar[bool] = False
+    """Whether they take the memory of this machine."""
 
     @property
     @abstractmethod
     def at_once(self) -> int:
         """How many trainings run at the same time."""
+
+    def room(self, seconds: float, mib: float) -> int:
+        """How many of the trainings that come next run at the same time; each takes about so long here, and so much memory.
+
+        Raises `ConfigError` if there is nowhere room for one.
+        """
+        return self.at_once
 
     @abstractmethod
     def run(
@@ -169,12 +182,18 @@ def train_all(
     each = example.total_steps  # other lengths are near enough for a bar
     with compiling_told(stop, run.folder, command):
         seconds, memory = example.estimate()
-    at_once = min(executor.at_once, len(missing))
+    device = example.task.device
+    del example
+    release(device)  # what the processes need
+    at_once = min(executor.room(seconds * each, memory), len(missing))
     say(
         f"{stage}: {len(finished)} of {len(jobs)} trainings are done; {at_once} at a time for the others. "
-        + estimate_line("time left", seconds * each * len(missing) / at_once, memory * at_once)
+        + estimate_line(
+            "time left",
+            seconds * each * len(missing) / at_once,
+            memory_line(memory * at_once, device, here=executor.here),
+        )
     )
-    del example
     ended = len(finished)
     with progress(stage, each * len(jobs), "steps", done=each * len(finished)) as bar:
 

@@ -18,6 +18,7 @@ from enas.runtime.progress import say
 from enas.runtime.seeding import generator
 from enas.scores import percentile
 from enas.shared_weights import SharedWeights
+from enas.step_logs import StepLog, Sums, arrived
 from enas.verification import Verification
 
 POWER = ("gradient_signal", "gradient_noise")
@@ -43,7 +44,7 @@ class Watch:
         self.seed = seed
         self.metrics = metrics
         self.verification = verification
-        self.sums: dict[str, float] = {}
+        self.sums = Sums()
         """Of what the training steps since the last record logged."""
         self.steps = 0
         """Of those sums."""
@@ -64,15 +65,15 @@ class Watch:
                 f"uniform probability; training can raise any of them to {prior['attainable']:.2f}"
             )
 
-    def trained(self, number: int, epoch: int, log: dict[str, float], *, last: bool) -> None:
+    def trained(self, number: int, epoch: int, log: StepLog, *, last: bool) -> None:
         """The mean of every `log_every` training steps is logged."""
-        for key, value in log.items():
-            self.sums[key] = self.sums.get(key, 0.0) + value
+        self.sums.add(log)
         self.steps += 1
         if self.steps >= self.config.log_every or last:
-            mean = {key: value / self.steps for key, value in self.sums.items()}
+            mean = {key: value / self.steps for key, value in self.sums.settled().items()}
             self.metrics.record("search/weights", number, epoch=epoch, **mean)
-            self.sums, self.steps = {}, 0
+            self.sums.clear()
+            self.steps = 0
 
     def verified(self, number: int, epoch: int, log: dict[str, float]) -> None:
         """Every round of trainings is logged."""
@@ -95,10 +96,11 @@ class Watch:
             self.metrics.record("search/health", number, epoch=epoch, **health)
         self.power = dict.fromkeys(POWER, 0.0)
 
-    def shown(self, log: dict[str, float]) -> dict[str, float]:
-        """What of a step is shown beside the progress."""
+    def shown(self, log: StepLog) -> dict[str, float]:
+        """What of a step is shown beside the progress, or of the one before while a GPU has not done it."""
         keys = ("reward", "entropy_share", self.weights.task.watched)
-        return {key: log[key] for key in keys if key in log}
+        known = log if arrived(log) else self.sums.newest
+        return {key: known[key] for key in keys if key in known}
 
     # ---- how the policy is doing ---------------------------------------------------------------------------------------
 
@@ -157,7 +159,7 @@ class Watch:
     def state_dict(self) -> dict[str, Any]:
         """All that resuming needs."""
         return {
-            "sums": dict(self.sums),
+            "sums": self.sums.settled(),
             "steps": self.steps,
             "power": dict(self.power),
             "warned": self.warned,
@@ -165,5 +167,5 @@ class Watch:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
-        self.sums, self.steps = dict(state["sums"]), state["steps"]
+        self.sums, self.steps = Sums(state["sums"]), state["steps"]
         self.power, self.warned = dict(state["power"]), state["warned"]

@@ -40,7 +40,7 @@ class OnSearch(Command, ABC):
         """Hold the run, so that nobody else works on it, and print the answer."""
         run = Run.open(self.run)
         with run_lock(self.run):
-            set_threads(run.config.threads)
+            run.config.set_process()
             text = self.ask(run)
         return show_text(text)
 

@@ -18,11 +18,11 @@ from enas.budget import seconds_of, within
 from enas.cli.flags import FLAT, Chosen, Command, controller_in, subcommands
 from enas.config import RunConfig
 from enas.errors import ConfigError, FolderInUseError, RunFolderError, shortened
+from enas.executors import Where, executor_for
 from enas.paths import OptionalPath, UserPath
 from enas.recipes import RECIPES, controller_names, named_controller, recipe
 from enas.recipes.files import function_in, names_own, place_of
 from enas.report.summary import summary
-from enas.runtime.devices import set_threads
 from enas.runtime.lock import run_lock
 from enas.runtime.progress import say
 from enas.runtime.streams import show_text
@@ -70,7 +70,7 @@ class Begin(FromRecipe):
         """Begin a run in a new folder and run its stages."""
         if self.budget is None:
             return begin(self, self.stages, None)
-        set_threads(self.settings.threads)
+        self.settings.set_process()
         return begin(replace(self, settings=within(self.settings, self.budget)), self.stages, None)
 
 
@@ -215,7 +215,7 @@ def take_free_folder(held: contextlib.ExitStack, wanted: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Resume(Command):
+class Resume(Where, Command):
     """Go on with a run after a stop or a crash, exactly."""
 
     run: RunFolder
@@ -228,6 +228,11 @@ class Resume(Command):
         """Run the stages, and say what came out."""
         run = Run.open(self.run, self.changed_file_ok)
         with run_lock(self.run):
+            elsewhere = self.applied(run.config)
+            if elsewhere != run.config:
+                executor_for(elsewhere)  # which may have no room
+                run.config = elsewhere
+                run.write_config()
             execute(run, run.stages if self.stages is None else self.stages)
             write_page_of(run)
         return show_text(summary(run))

@@ -8,7 +8,10 @@ All random numbers are drawn first (`draw`), from a generator on the CPU, so tha
 `transform` is then a plain function of images and draws.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,6 +20,7 @@ from torch import Generator, Tensor
 
 from enas.constraints import Pixels, Settings
 from enas.data.images import Normalisation
+from enas.runtime.transfers import sent
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,29 @@ class Draws(NamedTuple):
     column_B: Tensor | None
     """Column, likewise."""
 
+    def sent(self, device: torch.device) -> Draws:
+        """The same on a device, in one transfer."""
+        there = [drawn for drawn in self if drawn is not None]
+        if not there or device.type == "cpu":
+            return self
+        moved = iter(sent(torch.stack([drawn.long() for drawn in there]), device))
+        found = Draws(*(None if drawn is None else next(moved) for drawn in self))
+        return found if found.flip_B is None else found._replace(flip_B=found.flip_B.bool())
+
 
 def normalise(images_BCHW: Tensor, normalisation: Normalisation) -> Tensor:
     """(x / 255 − mean) / std by channel, float32, of uint8 images; contiguous."""
-    mean, std = torch.tensor(normalisation, dtype=torch.float64)
-    scale_C11 = (1 / (255 * std)).float().to(images_BCHW.device)[:, None, None]
-    shift_C11 = (-mean / std).float().to(images_BCHW.device)[:, None, None]
+    scale_C11, shift_C11 = _scale_and_shift(normalisation, images_BCHW.device)
     return torch.addcmul(shift_C11, images_BCHW.float(), scale_C11)
+
+
+@cache
+def _scale_and_shift(normalisation: Normalisation, device: torch.device) -> tuple[Tensor, Tensor]:
+    """1 / (255 std) and −mean / std, [C, 1, 1] each, sent to a device once."""
+    mean, std = torch.tensor(normalisation, dtype=torch.float64)
+    both = torch.stack([1 / (255 * std), -mean / std]).float()[:, :, None, None]
+    scale_C11, shift_C11 = both.to(device)
+    return scale_C11, shift_C11
 
 
 def augment(
@@ -89,8 +109,7 @@ def transform(
     images_BCHW: Tensor, normalisation: Normalisation, config: AugmentConfig, draws: Draws
 ) -> Tensor:
     """The images that the draws make of a batch, float32 [B, C, H, W] contiguous."""
-    device = images_BCHW.device
-    top_B, left_B, flip_B, row_B, column_B = (None if d is None else d.to(device) for d in draws)
+    top_B, left_B, flip_B, row_B, column_B = draws.sent(images_BCHW.device)
     x_BCHW = normalise(images_BCHW, normalisation)
     if top_B is not None or left_B is not None or flip_B is not None:
         x_BCHW = _crop(x_BCHW, config.pad, top_B, left_B, flip_B)

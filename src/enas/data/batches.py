@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from enas.errors import ConfigError, DataError
 from enas.runtime.seeding import derive_seed, generator, global_seed
+from enas.runtime.transfers import sent
 
 Batch = Any
 """A tensor, or a tuple, list or mapping of tensors and other values."""
@@ -55,7 +56,7 @@ def moved(batch: Batch, device: torch.device) -> Batch:
     def move(value: Any) -> Any:
         if isinstance(value, Tensor):
             dtype = torch.float32 if value.dtype == torch.float64 else value.dtype
-            return value.to(device, dtype, non_blocking=True)
+            return sent(value.to(dtype), device)
         return value.to(device)
 
     return mapped(move, batch)

@@ -25,7 +25,7 @@ import numpy as np
 
 from enas.architecture import Architecture
 from enas.config import RunConfig
-from enas.constraints import Epochs, SampleSize, Settings, Several, Threads
+from enas.constraints import Epochs, SampleSize, Several
 from enas.effects import ArchiveRecord
 from enas.errors import ConfigError, RunFolderError, enas_command, shown
 from enas.evidence.comparison import RANDOM_SEARCH, SAMPLING, Comparison, Record, compare, mean
@@ -43,6 +43,8 @@ from enas.evidence.runs import (
     seconds_of,
     train_all_of,
 )
+from enas.executors import SideBySide, executor_for
+from enas.executors.local import refuse_import_by_worker
 from enas.retrain import (
     RESULT,
     Network,
@@ -59,7 +61,6 @@ from enas.runtime.records import read_records
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import Stopped, StopRequest
 from enas.stages import Run, derive, put_architecture, search
-from enas.workers import LocalExecutor, refuse_import_by_worker
 
 PART, RECORDS, NUMBERS, PICTURE = "compare", "records.jsonl", "comparison.json", "comparison.svg"
 
@@ -67,7 +68,7 @@ ALL_RIVALS = (*RIVALS, *BY_PROXY, ASHA)
 
 
 @dataclass(frozen=True)
-class CompareConfig(Settings):
+class CompareConfig(SideBySide):
     """Compare a run's method with random ones, other searches on shared weights, and what needs no shared weights."""
 
     seeds: Several = 6
@@ -81,8 +82,6 @@ class CompareConfig(Settings):
     random architectures. asha trains random architectures for as long as a search takes."""
     epochs: Epochs | None = None
     """Trains every architecture for fewer epochs than the recipe does."""
-    workers: Threads | None = None
-    """Processes that train at the same time; by default as many as there are cores for."""
     json: bool = False
     """Print comparison.json instead of sentences."""
 
@@ -142,6 +141,7 @@ def compare_run(run: Run, config: CompareConfig) -> Comparison:
     Raises `RunFolderError` if the run's search is not finished, and `Stopped`, after saving, on SIGTERM or Ctrl-C.
     """
     refuse_import_by_worker()
+    run.config = config.applied(run.config)
     if run.search_record() is None:
         raise RunFolderError(
             f"the search of {run.folder} is not finished; run {enas_command('resume', run.folder)!r} first"
@@ -288,7 +288,7 @@ def plan(run: Run, config: CompareConfig, first: Found) -> str:
     trainings = max(0, len(names) * config.seeds + config.samples - trained)
     example = run.child_training(first.network, config.training_epochs(run.config))
     each = example.estimate()[0] * example.total_steps
-    at_once = max(1, min(LocalExecutor.for_run(run.config, config.workers).at_once, trainings))
+    at_once = max(1, min(executor_for(run.config, config.workers).at_once, trainings))
     seconds = missing * first.seconds + trainings * each / at_once
     return (
         f"compare: {', '.join(names)} with {config.seeds} seeds, {config.samples} random architectures; {missing} searches "

@@ -15,19 +15,20 @@ import numpy as np
 from pydantic import Field
 
 from enas.architecture import Architecture
-from enas.constraints import LARGEST_SAMPLE, Epochs, SampleCount, Settings, Threads
+from enas.constraints import LARGEST_SAMPLE, Epochs, SampleCount
 from enas.errors import ConfigError, DataError
 from enas.evidence.agreement import RankAgreement, agreement_if_any, top
 from enas.evidence.pictures import scatter_svg
 from enas.evidence.runs import aligned, command_line, last_if_diverged, train_networks
 from enas.evidence.tables.minispaces import table_for
+from enas.executors import SideBySide
+from enas.executors.local import refuse_import_by_worker
 from enas.retrain import Network, random_architectures
 from enas.runtime.files import write_atomic, write_json
 from enas.runtime.progress import say
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import StopRequest
 from enas.stages import Run
-from enas.workers import refuse_import_by_worker
 
 PART, RECORD, PICTURE = "rank", "rank.json", "rank.svg"
 
@@ -41,7 +42,7 @@ COMPARED = {
 
 
 @dataclass(frozen=True)
-class RankConfig(Settings):
+class RankConfig(SideBySide):
     """Compare the order that a search's shared weights give architectures with what they reach trained alone."""
 
     architectures: Annotated[int, Field(ge=5, le=LARGEST_SAMPLE)] = 40
@@ -50,8 +51,6 @@ class RankConfig(Settings):
     """How many of them are trained with a second seed, for the ceiling."""
     epochs: Epochs | None = None
     """Trains for fewer epochs than the recipe does."""
-    workers: Threads | None = None
-    """Processes that train at the same time; by default as many as there are cores for."""
     json: bool = False
     """Print the record of rank.json instead of sentences."""
 
@@ -79,6 +78,7 @@ def rank(run: Run, config: RankConfig) -> dict[str, Any]:
     Raises `RunFolderError` if the search is not finished, and `Stopped`, after saving, on SIGTERM or Ctrl-C.
     """
     refuse_import_by_worker()
+    run.config = config.applied(run.config)
     weights, _ = run.searched()
     table = None if config.epochs is not None else table_for(run.config, run.data.hash)
     if table is not None and table.complete:

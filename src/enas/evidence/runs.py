@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from enas.architecture import Architecture
 from enas.config import RunConfig
 from enas.constraints import Settings
 from enas.errors import NotFiniteError, RunFolderError
+from enas.executors import executor_for
 from enas.retrain import RESULT, Network, read_result
 from enas.run_records import SearchRecord
 from enas.runtime.files import write_json
@@ -23,7 +24,6 @@ from enas.runtime.records import read_record, read_records
 from enas.runtime.stop import StopRequest
 from enas.stages import Run, StageName
 from enas.trainings import Job, train_all
-from enas.workers import LocalExecutor
 
 DIVERGED = "diverged.json"
 """In the folder of a run whose weights diverged: why."""
@@ -41,11 +41,12 @@ class DivergedRecord:
 def run_in(folder: Path, config: RunConfig, stages: Sequence[StageName]) -> Run:
     """The run of these settings in a folder, begun if it is not there.
 
-    Raises `RunFolderError` if the folder holds a run of other settings.
+    Raises `RunFolderError` if the folder holds a run of other settings. Its trainings may run elsewhere than before.
     """
     if not (folder / "config.json").exists():
         return Run.create(folder, config, stages)
     run = Run.open(folder, recipe=config)
+    run.config = replace(run.config, executor=config.executor, ray_address=config.ray_address)
     if run.config != config:
         raise RunFolderError(f"{folder} holds a run of other settings; choose another --run, or delete it")
     return run
@@ -97,7 +98,7 @@ def train_networks(
     saving, if a stop is requested: `command`, followed by the run folder, goes on.
     """
     jobs = [Job(run.folder, part, network, epochs, test) for network in networks]
-    executor = LocalExecutor.for_run(run.config, workers)
+    executor = executor_for(run.config, workers)
     outcomes = list(train_all(run, jobs, executor, stop, part, command))
     return {one.job.network: one.result for one in outcomes if one.ending != "died"}
 

@@ -13,13 +13,14 @@ import torch
 
 from enas.architecture import Architecture, Space
 from enas.child_training import ChildTraining
-from enas.config import Metric, RunConfig
+from enas.config import Metric, RunConfig, TakesMemory
 from enas.costs import parameter_count
 from enas.data.images import ImageConfig, ImageData, ImageShape
 from enas.data.sources import load_images
 from enas.errors import ConfigError
 from enas.proxies import flow, ones, passes_freely
 from enas.retrain import Network, RetrainConfig
+from enas.runs.layout import channels_last_pays
 from enas.runs.models import MacroModel, MicroModel, Model, NASBench201Model, in_utf8
 from enas.runtime.seeding import generator
 from enas.shared_weights import SharedWeights
@@ -50,6 +51,11 @@ class ImageRunConfig(RunConfig):
     """What searches of both convolutional spaces have (paper §2.3, §2.4 and §3.2)."""
 
     metric: ClassVar[Metric] = Metric("accuracy", lower_is_better=False)
+    of_size: ClassVar[Mapping[TakesMemory, tuple[str, ...]]] = {
+        "search": ("shared.training.batch", "shared.reward.batch", "network.filters"),
+        "training": ("retrain.child.training.batch", "child_network.filters"),
+    }
+    same_shapes: ClassVar[bool] = True
     model_kind: ClassVar[type[MacroModel | MicroModel | NASBench201Model]]
     """What model.json says of a trained network."""
 
@@ -59,6 +65,15 @@ class ImageRunConfig(RunConfig):
     """The images."""
     shared: ImageSharedConfig = field(default_factory=ImageSharedConfig)
     """The shared weights and the reward."""
+    channels_last: bool | None = None
+    """Whether images and filters lie in memory with their channels together, which GPUs are often faster with. None tries it
+    when a run begins on a GPU, and config.json then says what was found; the kernels for CPUs want them apart."""
+
+    def settled(self) -> Self:
+        if self.channels_last is not None or self.hardware["device"].type == "cpu":
+            return self
+        pays = channels_last_pays(lambda together: replace(self, channels_last=together).shared_weights())
+        return replace(self, channels_last=pays)
 
     @abstractmethod
     def supernet(self, shape: ImageShape, draw: torch.Generator) -> ImageSupernet:
@@ -79,7 +94,14 @@ class ImageRunConfig(RunConfig):
     def shared_weights(self) -> SharedWeights:
         shared = self.shared
         supernet = self.supernet(self.images.shape, generator(self.seed, "shared weights"))
-        task = ImageTask(self.images, shared.training, shared.reward, seed=self.seed, **self.hardware)
+        task = ImageTask(
+            self.images,
+            shared.training,
+            shared.reward,
+            seed=self.seed,
+            channels_last=bool(self.channels_last),
+            **self.hardware,
+        )
         return SharedWeights(supernet, supernet.space, task, shared.average)
 
     def model(self, network: Network) -> ImageChild:
@@ -99,6 +121,7 @@ class ImageRunConfig(RunConfig):
             train_on=train_on,
             epochs=length,
             seed=network.seed,
+            channels_last=bool(self.channels_last),
             **self.hardware,
         )
         return ChildTraining(self.model(network), task, length)

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from enas.architecture import Architecture
@@ -21,8 +22,9 @@ SHORTEST = 0.02
 """Seconds of a step below which nothing is tried: there is little to gain, and too little to measure."""
 ARCHITECTURES = 5
 """Random ones that are timed; what they gain differs."""
-TOLERANCE = 1e-2
-"""Largest difference between the gradients, as a share of their norm. Rounding alone makes far less."""
+TOLERANCE, LOOSE = 1e-2, 0.1
+"""Largest difference between the gradients, as a share of their norm: in float32 on a CPU, and otherwise. Rounding alone
+makes far less: two orders of the sums in bfloat16 made 0.01."""
 
 
 def channels_last_pays(weights_with: Callable[[bool], SharedWeights]) -> bool:
@@ -39,10 +41,11 @@ def channels_last_pays(weights_with: Callable[[bool], SharedWeights]) -> bool:
     if plain.trainer.estimate(drawn[0]).seconds < SHORTEST:
         return False
     together = weights_with(True)
+    exact = plain.task.device.type == "cpu" and plain.task.dtype == torch.float32
     gains = []
     for architecture in drawn:
         (before, long), (after, short) = (gradient(weights, architecture) for weights in (plain, together))
-        if not alike(before, after):
+        if not alike(before, after, TOLERANCE if exact else LOOSE):
             return False
         gains.append(long / short)
     gain = statistics.median(gains)
@@ -69,9 +72,9 @@ def gradient(weights: SharedWeights, architecture: Architecture) -> tuple[Gradie
     return found, seconds
 
 
-def alike(a: Gradient, b: Gradient) -> bool:
+def alike(a: Gradient, b: Gradient, tolerance: float = TOLERANCE) -> bool:
     """Whether two gradients are the same but for rounding."""
     pairs = [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
     apart = sum(float((x - y).square().sum()) for x, y in pairs)
     size = sum(float(x.square().sum()) for x, _ in pairs)
-    return apart <= TOLERANCE**2 * size
+    return apart <= tolerance**2 * size

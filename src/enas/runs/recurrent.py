@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self, cast
 
 from enas.architecture import Architecture, Space
 from enas.child_training import ChildTraining
-from enas.config import Metric, RunConfig
+from enas.config import Metric, RunConfig, TakesMemory
 from enas.data.sources import load_text
 from enas.data.text import Corpus, TextConfig
 from enas.retrain import Network, RetrainConfig
@@ -39,6 +39,10 @@ class RecurrentConfig(RunConfig):
 
     kind: ClassVar[str] = "recurrent"
     metric: ClassVar[Metric] = Metric("ppl", lower_is_better=True)
+    of_size: ClassVar[Mapping[TakesMemory, tuple[str, ...]]] = {
+        "search": ("shared.training.windows.batch", "shared.hidden"),
+        "training": ("retrain.child.training.windows.batch", "retrain.child.hidden"),
+    }
     on_own_data: ClassVar[str] = (
         "enas run recurrent-quick --data.source FOLDER   # train.txt, valid.txt, test.txt of your own"
     )

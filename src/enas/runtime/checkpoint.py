@@ -1,4 +1,7 @@
-"""Checkpoints: the newest few states of a stage, each whole on the disk, and read back without running code in them."""
+"""Checkpoints: the newest few states of a stage, each whole on the disk, and read back without running code in them.
+
+How often there is one depends on the clock and on steps; nothing that is computed depends on it.
+"""
 
 import contextlib
 import hashlib
@@ -7,15 +10,17 @@ import logging
 import os
 import pickle
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 from enas.errors import ConfigError, EnasError, RunFolderError
 from enas.runtime.files import PART_SUFFIX, atomic_file
+from enas.runtime.flat import packed, unpacked
 from enas.runtime.records import check_settings
 
 logger = logging.getLogger(__name__)
@@ -26,18 +31,35 @@ headers."""
 _SEAL_BYTES = len(_SEAL) + hashlib.sha256().digest_size
 
 
+@dataclass(frozen=True)
+class Rhythm:
+    """When a checkpoint is due."""
+
+    minutes: float = 5.0
+    """So long after the last one."""
+    steps: int | None = None
+    """At every multiple of so many steps too, if that is given."""
+    clock: Callable[[], float] = time.monotonic
+    """Returns seconds."""
+
+    def of_steps(self, step: int) -> bool:
+        """Whether the checkpoint of a step is one that steps ask for, whatever the clock says."""
+        return self.steps is not None and step % self.steps == 0
+
+
 class CheckpointStore:
     """The checkpoints of one stage: `step-00000123.pt` in a folder of their own.
 
-    A state is a dictionary of tensors and plain values, nested at will, as `state_dict()` returns. A view is saved with
-    its whole storage; clone it first where that is much larger.
+    A state is a dictionary of tensors and plain values, nested at will, as `state_dict()` returns.
 
     Args:
         folder: created by the first `save`, in a folder that exists.
-        keep: how many of the newest checkpoints to keep, at least 1.
+        keep: how many of the newest checkpoints to keep, at least 1; and how many that steps ask for, the last one of all
+            among them.
         warn: takes one line for every damaged checkpoint that `load_newest` passes over.
         settings: plain values by name. Every checkpoint keeps them, and one that was saved with others is refused.
         run_file: a file that every run has. Once it is gone, the run has been deleted, and nothing is saved.
+        rhythm: what `due` goes by.
     """
 
     def __init__(
@@ -47,6 +69,7 @@ class CheckpointStore:
         warn: Callable[[str], None] = logger.warning,
         settings: Mapping[str, Any] | None = None,
         run_file: Path | None = None,
+        rhythm: Rhythm = Rhythm(),
     ) -> None:
         if keep < 1:
             raise ConfigError(f"Cannot keep {keep} checkpoints: at least 1 is needed to resume.")
@@ -55,6 +78,13 @@ class CheckpointStore:
         self.warn = warn
         self.settings = {} if settings is None else settings
         self.run_file = run_file
+        self.rhythm = rhythm
+        self._saved_at = rhythm.clock()
+
+    def due(self, step: int) -> bool:
+        """Whether to save after this step."""
+        seconds = self.rhythm.clock() - self._saved_at
+        return self.rhythm.of_steps(step) or seconds >= 60 * self.rhythm.minutes
 
     def steps(self) -> list[int]:
         """Return the steps that have a checkpoint, oldest first."""
@@ -74,7 +104,8 @@ class CheckpointStore:
         `RunFolderError` if the run has been deleted, or the file cannot be written, for example because the disk is full:
         all earlier checkpoints are then still there.
         """
-        plain = {"step": step, "settings": dict(self.settings), "state": _plain(state, "state")}
+        text, flat = packed(state)
+        whole = {"step": step, "settings": dict(self.settings), "state": text, "tensors": flat}
         path = self.path(step)
         check_still_there(self.run_file)
         try:
@@ -86,7 +117,7 @@ class CheckpointStore:
             ) from error
         with atomic_file(path, own=True) as file:
             try:
-                torch.save(plain, file)
+                torch.save(whole, file)
             except RuntimeError as error:
                 # Torch's writer covers the disk's error with one of its own about a position in the file.
                 if isinstance(error.__context__, OSError):
@@ -96,18 +127,22 @@ class CheckpointStore:
             digest = hashlib.file_digest(cast(io.BufferedRandom, file), "sha256")  # reads to the end
             file.write(_SEAL + digest.digest())
         self._prune(step)
+        self._saved_at = self.rhythm.clock()
         return path
 
-    def whole(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Read the undamaged checkpoints one by one, the newest first: (step, state) with tensors on the CPU.
+    def whole(
+        self, chosen: Callable[[int], bool] = lambda step: True
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Read the undamaged checkpoints of the `chosen` steps, the newest first: (step, state) with tensors on the CPU.
 
-        Raises `RunFolderError`, naming the first setting that differs, if a checkpoint was saved with others.
+        Raises `RunFolderError`, naming the first setting that differs, if a checkpoint was saved with others; also for one
+        of an earlier version.
         """
-        for step in reversed(self.steps()):
+        for step in filter(chosen, reversed(self.steps())):
             path = self.path(step)
             try:
                 settings, state = _read(path, step)
-            except MemoryError:
+            except (EnasError, MemoryError):
                 raise
             except Exception as error:  # damage, and what readers raise on it, are of endless kinds
                 self.warn(f"Checkpoint {path} is damaged ({_reason(error)}); trying the one before.")
@@ -140,7 +175,9 @@ class CheckpointStore:
         return f" The checkpoint after step {steps[-1]} is kept." if steps else ""
 
     def _prune(self, newest: int) -> None:
-        kept = [step for step in self.steps() if step <= newest][-self.keep :]
+        reached = [step for step in self.steps() if step <= newest]
+        by_steps = list(filter(self.rhythm.of_steps, reached[:-1]))
+        kept = {*reached[-self.keep :], *by_steps[max(0, len(by_steps) - self.keep + 1) :]}
         unwanted = [self.path(step) for step in self.steps() if step not in kept]
         unwanted += self.folder.glob(f".step-*{PART_SUFFIX}")  # of a process that was killed while saving
         for path in unwanted:
@@ -172,37 +209,27 @@ def check_still_there(run_file: Path | None) -> None:
         )
 
 
-def _plain(value: Any, where: str) -> Any:
-    """Return `value` with mappings as dict and tensors detached; refuse what is more than data."""
-    if isinstance(value, Tensor):
-        return value.detach()
-    if isinstance(value, Mapping):
-        for key in value:
-            if type(key) not in (str, int):  # a subclass would be pickled as a class
-                raise TypeError(
-                    f"{where} has the key {key!r}; keys of a checkpoint are strings and integers."
-                )
-        return {key: _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_plain(item, f"{where}[{index}]") for index, item in enumerate(value))
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    raise TypeError(
-        f"{where} is a {type(value).__name__}; a checkpoint holds tensors and plain Python values only."
-    )
-
-
 def _read(path: Path, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read one checkpoint, compared with its hash: (settings, state); raise anything if it is damaged."""
+    """Read one checkpoint, compared with its hash: (settings, state).
+
+    Raises `RunFolderError` if it is of an earlier version, and anything if it is damaged.
+    """
     _check_seal(path)
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(saved, dict) or saved.keys() != {"step", "settings", "state"}:
-        raise TypeError(f"it holds a {type(saved).__name__}, not a dictionary of step, settings and state")
+    saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    names = saved.keys() if isinstance(saved, dict) else set()
+    if names == {"step", "settings", "state"}:
+        raise RunFolderError(
+            f"{path} is of an earlier version of enas, which wrote checkpoints in another form. Go on with that version, or "
+            f"begin again without {path.parent.parent}"
+        )
+    if names != {"step", "settings", "state", "tensors"}:
+        raise TypeError(f"it holds a {type(saved).__name__}, not a dictionary of what a checkpoint has")
     if saved["step"] != step:
         raise ValueError(f"it was saved after step {saved['step']}")
-    if not isinstance(saved["settings"], dict) or not isinstance(saved["state"], dict):
+    state = unpacked(saved["state"], saved["tensors"])
+    if not isinstance(saved["settings"], dict) or not isinstance(state, dict):
         raise TypeError("its state and settings are no dictionaries")
-    return saved["settings"], saved["state"]
+    return saved["settings"], state
 
 
 def _check_seal(path: Path) -> None:

@@ -1,13 +1,17 @@
-"""Which device a run computes on, and with how many threads."""
+"""Which device a run computes on, how precisely, and with how many threads."""
 
 import contextlib
 import math
+import os
 import re
 import time
+from typing import Literal
 
 import torch
 
 from enas.errors import ConfigError, shown
+
+Precision = Literal["fp32", "tf32", "bf16"]
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -30,11 +34,16 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-def check_precision(device: torch.device, precision: str, allow_slow: bool) -> None:
-    """Raise `ConfigError` if the device has no instructions for this precision and would be many times slower than in fp32.
+def check_precision(device: torch.device, precision: Precision, allow_slow: bool) -> None:
+    """Raise `ConfigError` if the device has no instructions for this precision: it would compute tf32 as fp32, and bf16 many
+    times more slowly.
 
-    On a CPU one product is timed. Nothing is checked where `allow_slow` is true.
+    For bf16 one product is timed on a CPU. That is not checked where `allow_slow` is true.
     """
+    if precision == "tf32" and not _has_tf32(device):
+        raise ConfigError(
+            f"--precision tf32 is for NVIDIA GPUs of compute capability 8.0 and later; '{device}' is none. Use fp32."
+        )
     if precision != "bf16" or allow_slow:
         return
     why = None
@@ -52,6 +61,34 @@ def check_precision(device: torch.device, precision: str, allow_slow: bool) -> N
 
 _TOO_SLOW = 3.0
 """Compared with fp32, bf16 takes 0.3 times as long on processors made for it, 1.4 times with AVX-512, 40 times with AVX2."""
+
+
+def _has_tf32(device: torch.device) -> bool:
+    return (
+        device.type == "cuda"
+        and torch.version.hip is None
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+    )
+
+
+def set_arithmetic(
+    device: torch.device, precision: Precision, *, deterministic: bool, same_shapes: bool
+) -> None:
+    """Choose how a CUDA GPU computes in this process; other devices leave no choice.
+
+    Products of float32 are of TensorFloat-32 in tf32 alone; by torch's own default those of convolutions always are. Where
+    minibatches have the `same_shapes`, cuDNN tries its algorithms once for each shape. `deterministic` algorithms give the
+    same every time, and an operation without one raises a RuntimeError.
+    """
+    if device.type != "cuda":
+        return
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.use_deterministic_algorithms(deterministic)
+    if deterministic:
+        torch.backends.cudnn.benchmark = False
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which torch asks for
+    elif same_shapes:
+        torch.backends.cudnn.benchmark = True
 
 
 def slowness_of_bfloat16() -> float:

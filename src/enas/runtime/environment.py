@@ -5,6 +5,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +15,16 @@ import torch
 
 from enas.runtime.memory import total_memory_mib
 
+NVIDIA = Path("/proc/driver/nvidia")
+"""Where NVIDIA's driver for Linux tells of itself."""
+
 
 def environment() -> dict[str, Any]:
     """The software and the machine of this process, in values that JSON can hold.
 
     `git_commit` is the commit of the package's own checkout, with `-dirty` at its end if files differ from it; None for an
-    installed package. `devices` are the accelerators that torch sees.
+    installed package. `devices` are the accelerators that torch sees; `cuda` and `cudnn` are what it was built for, None for
+    a build for the CPU alone; `driver` is NVIDIA's.
     """
     return {
         **versions(),
@@ -30,6 +35,9 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "memory_mib": round(total_memory_mib()),
         "devices": _device_names(),
+        "cuda": torch.version.cuda,
+        "cudnn": cudnn_version(),
+        "driver": nvidia_driver(),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "git_commit": _git_commit(),
     }
@@ -59,6 +67,36 @@ def version_of(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def cudnn_version() -> str | None:
+    """The cuDNN that torch uses; None without one."""
+    number = torch.backends.cudnn.version()
+    if number is None:
+        return None
+    major, rest = divmod(number, 10_000 if number >= 90_000 else 1000)
+    return f"{major}.{rest // 100}.{rest % 100}"
+
+
+def nvidia_driver() -> str | None:
+    """The version of NVIDIA's driver, whether torch can use it or not; None if there is none."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"\d+\.[\d.]*\d", (NVIDIA / "version").read_text(encoding="utf-8"))
+        if found is not None:
+            return found[0]
+    return next(iter(_asked_of_nvidia("driver_version")), None)
+
+
+def nvidia_gpus() -> list[str]:
+    """The names of NVIDIA's GPUs here, whether torch can use them or not."""
+    told = [path.read_text(encoding="utf-8") for path in sorted(NVIDIA.glob("gpus/*/information"))]
+    names = [match[1].strip() for text in told if (match := re.search(r"^Model:(.*)$", text, re.MULTILINE))]
+    return names or _asked_of_nvidia("name")
+
+
+def _asked_of_nvidia(what: str) -> list[str]:
+    """What NVIDIA's own program says, a line for each GPU; nothing where it is missing."""
+    return (_output("nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader") or "").splitlines()
 
 
 def _cpu_model() -> str:

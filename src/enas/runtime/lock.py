@@ -16,8 +16,8 @@ OWNER_FILE = ".lock-owner.json"
 
 
 @contextlib.contextmanager
-def run_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold `folder`, which must exist, for this block and this process alone.
+def run_lock(folder: str | os.PathLike[str], patience: float = 0.0) -> Iterator[None]:
+    """Hold `folder`, which must exist, for this block and this process alone; wait for it up to `patience` seconds.
 
     The system frees the lock however the process ends, `kill -9` included. A file beside it names the owner, for people to
     read. Unfinished files that a killed process left below the folder are deleted. A KeyboardInterrupt that ends the block
@@ -29,7 +29,7 @@ def run_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     folder = Path(folder)
     if not folder.is_dir():
         raise RunFolderError(f"There is no run folder {folder}. Check the name.")
-    lock = filelock.FileLock(folder / LOCK_FILE, timeout=0)
+    lock = filelock.FileLock(folder / LOCK_FILE, timeout=patience)
     try:
         lock.acquire()
     except filelock.Timeout:

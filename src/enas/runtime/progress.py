@@ -170,10 +170,9 @@ def say(line: str, stream: TextIO | None = None) -> None:
     print(line, file=forgiving(stream), flush=True)
 
 
-def estimate_line(stage: str, seconds: float, mib: float) -> str:
+def estimate_line(stage: str, seconds: float, memory: str) -> str:
     """Say what a stage will take: `search: about 12 min, 1.1 GiB of memory`."""
-    memory = f"{mib:.0f} MiB" if mib < 1000 else f"{mib / 1024:.1f} GiB"
-    return f"{stage}: about {duration(seconds)}, {memory} of memory"
+    return f"{stage}: about {duration(seconds)}, {memory}"
 
 
 def duration(seconds: float) -> str:

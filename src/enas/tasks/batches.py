@@ -105,10 +105,17 @@ class BatchTask(BaseTask):
             self.highest_rate = float(made.param_groups[0]["lr"])
             return made
         if self.training.optimizer == "adamw":
-            return torch.optim.AdamW(own, rate, betas=(momentum, 0.999), weight_decay=decay)
+            betas = momentum, 0.999
+            return torch.optim.AdamW(own, rate, betas=betas, weight_decay=decay, fused=self.fused)
         nesterov = self.training.nesterov and momentum > 0
         return torch.optim.SGD(
-            own, rate, momentum=momentum, weight_decay=decay, nesterov=nesterov, foreach=True
+            own,
+            rate,
+            momentum=momentum,
+            weight_decay=decay,
+            nesterov=nesterov,
+            foreach=not self.fused,
+            fused=self.fused,
         )
 
     def rate(self, epoch: int) -> float:
@@ -157,12 +164,6 @@ class BatchTask(BaseTask):
                 "a batch of one example has no statistics that a batch norm could use: leave it out, as drop_last=True of a "
                 "DataLoader does, or choose another batch size"
             ) from error
-
-    def laid_out(self, value: Any) -> Any:
-        """A tensor of a batch as networks take it: images [B, C, H, W] in the task's memory format."""
-        if self.memory_format is None or not isinstance(value, Tensor) or value.ndim != 4:
-            return value
-        return value.contiguous(memory_format=self.memory_format)
 
     # ---- evaluation ----------------------------------------------------------------------------------------------------
 

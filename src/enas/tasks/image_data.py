@@ -17,6 +17,7 @@ from enas.data.augmentation import augment, normalise
 from enas.data.images import ImageSet, Normalisation
 from enas.errors import ConfigError
 from enas.runtime.seeding import generator
+from enas.runtime.transfers import sent
 from enas.tasks.image_settings import ImageTrainingConfig
 
 
@@ -84,13 +85,13 @@ class TrainingImages:
     def _order_of(self, epoch: int) -> Tensor:
         """The permutation [N] of an epoch's pass, kept until another is asked for."""
         if self._order is None or self._order[0] != epoch:
-            self._order = epoch, epoch_order(len(self.images), self.seed, epoch).to(self.device)
+            self._order = epoch, sent(epoch_order(len(self.images), self.seed, epoch), self.device)
         return self._order[1]
 
     def samples(self, count: int, draw: torch.Generator) -> list[Tensor]:
         """`count` minibatches of distinct images, not augmented; fewer if there are too few images."""
         chosen_N = torch.randperm(len(self.images), generator=draw)[: count * self.config.batch]
-        parts = chosen_N.to(self.device).split(self.config.batch)
+        parts = sent(chosen_N, self.device).split(self.config.batch)
         return [normalise(self.images.images_NCHW[part_B], self.normalisation) for part_B in parts]
 
 
@@ -106,7 +107,7 @@ class EvaluationImages:
     def sample(self, count: int, draw: torch.Generator) -> Minibatch:
         """`count` distinct images; all of them if there are fewer."""
         chosen_B = torch.randperm(len(self.images), generator=draw)[:count]
-        chosen = self.images[chosen_B.to(self.device)]
+        chosen = self.images[sent(chosen_B, self.device)]
         return Minibatch(normalise(chosen.images_NCHW, self.normalisation), chosen.labels_N)
 
     @torch.no_grad()
@@ -117,9 +118,13 @@ class EvaluationImages:
         size, as a small one would have statistics of its own.
         """
         order_N = torch.randperm(len(self.images), generator=generator(0, "evaluation order"))
-        for chosen_B in order_N.tensor_split(math.ceil(len(order_N) / batch)):
-            pixels_BCHW = self.images.images_NCHW[chosen_B.to(self.device)]
-            yield chosen_B, forward(normalise(pixels_BCHW, self.normalisation)).cpu().double()
+        parts = order_N.tensor_split(math.ceil(len(order_N) / batch))
+        found = []
+        for chosen_B in parts:
+            pixels_BCHW = self.images.images_NCHW[sent(chosen_B, self.device)]
+            found.append(forward(normalise(pixels_BCHW, self.normalisation)))
+        scores_NK = torch.cat(found).cpu().double()  # at once: every transfer would be waited for
+        return zip(parts, scores_NK.split([len(part) for part in parts]), strict=True)
 
     def class_scores(self, forward: Callable[[Tensor], Tensor], batch: int) -> Tensor:
         """The class scores [N, K] of the whole split, in fp64 on the CPU."""

@@ -43,10 +43,12 @@ class ImageTask(BaseTask):
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
+        channels_last: bool = False,
     ) -> None:
         """`reading` says how images are evaluated; with `train_on` all of them, no validation images are left. Drop-path
-        grows over so many `epochs`."""
+        grows over so many `epochs`. With `channels_last`, images and filters lie in memory with their channels together."""
         super().__init__(seed=seed, device=device, dtype=dtype, statistics=reading.statistics)
+        self.memory_format = torch.channels_last if channels_last else None
         self.data = data
         self.training = training
         self.reading = reading
@@ -91,7 +93,8 @@ class ImageTask(BaseTask):
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             nesterov=True,
-            foreach=True,
+            foreach=not self.fused,
+            fused=self.fused,
         )
 
     def rate(self, epoch: int) -> float:
@@ -108,7 +111,7 @@ class ImageTask(BaseTask):
     ) -> Loss:
         if isinstance(model, ImageChild):
             model.progress = minibatch.progress
-        outputs = outputs_of(model, minibatch.images_BCHW, architecture)
+        outputs = outputs_of(model, self.laid_out(minibatch.images_BCHW), architecture)
         return classification_loss(outputs, minibatch.labels_B, self.training.auxiliary_weight)
 
     # ---- evaluation ----------------------------------------------------------------------------------------------------
@@ -117,7 +120,7 @@ class ImageTask(BaseTask):
         return self.valid.sample(self.reading.batch, generator(self.seed, "reward", purpose, draw))
 
     def measure(self, model: nn.Module, minibatch: Minibatch, architecture: Architecture) -> Tensor:
-        scores_BK = outputs_of(model, minibatch.images_BCHW, architecture).logits_BK
+        scores_BK = self.scores_of(model, architecture)(minibatch.images_BCHW)
         return is_right(scores_BK, minibatch.labels_B).float().mean()
 
     def rewards_from(self, measured_N: Tensor) -> Tensor:
@@ -131,7 +134,7 @@ class ImageTask(BaseTask):
     ) -> Score | None:
         if split == "valid" and self.train_on == "all":
             return None
-        loss, accuracy = self.images(split).score(scores_of(model, architecture), self.reading.batch)
+        loss, accuracy = self.images(split).score(self.scores_of(model, architecture), self.reading.batch)
         return {"loss": loss, "accuracy": accuracy}
 
     def sort_key(self, score: Score) -> tuple[float, ...]:
@@ -142,18 +145,22 @@ class ImageTask(BaseTask):
     ) -> None:
         draw = generator(self.seed, "recalibration", *purpose)
         minibatches = self.train.samples(self.reading.recalibration_batches, draw)
-        recalibrate(norms, minibatches, scores_of(model, architecture))
+        recalibrate(norms, minibatches, self.scores_of(model, architecture))
 
     def class_probabilities(
         self, model: nn.Module, split: Split, architecture: Architecture, batch: int
     ) -> Tensor:
-        return self.images(split).class_scores(scores_of(model, architecture), batch).softmax(1)
+        return self.images(split).class_scores(self.scores_of(model, architecture), batch).softmax(1)
 
     def inputs(self, minibatch: Minibatch) -> Tensor:
         return minibatch.images_BCHW
 
     def labels(self, split: Split) -> Tensor:
         return self.images(split).labels_N
+
+    def scores_of(self, model: nn.Module, architecture: Architecture | None) -> Callable[[Tensor], Tensor]:
+        """The network as a function from normalised images to class scores [B, K]."""
+        return lambda images_BCHW: outputs_of(model, self.laid_out(images_BCHW), architecture).logits_BK
 
     # ---- what there is to know -----------------------------------------------------------------------------------------
 
@@ -190,11 +197,6 @@ def outputs_of(model: nn.Module, images_BCHW: Tensor, architecture: Architecture
     else:
         outputs = model(images_BCHW, architecture)
     return outputs
-
-
-def scores_of(model: nn.Module, architecture: Architecture | None) -> Callable[[Tensor], Tensor]:
-    """The network as a function from normalised images to class scores [B, K]."""
-    return lambda images_BCHW: outputs_of(model, images_BCHW, architecture).logits_BK
 
 
 def classification_loss(outputs: Outputs, labels_B: Tensor, auxiliary_weight: float) -> Loss:

@@ -87,7 +87,7 @@ class LanguageTask(BaseTask):
         return Minibatch(minibatch.tokens_TB[:2], minibatch.targets_TB[:2])
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
-        return torch.optim.SGD(parameters, self.training.sgd.learning_rate)
+        return torch.optim.SGD(parameters, self.training.sgd.learning_rate, fused=self.fused)
 
     def rate(self, epoch: int) -> float:
         return self.training.sgd.rate(epoch)
@@ -295,13 +295,12 @@ def evaluate(model: LanguageModel, tokens: Tensor, batch: int, length: int, **ce
         model.eval()
     rows_TB = rows_of(tokens, batch, "evaluated").to(model.embedding.weight.device)
     state = model.initial_state(batch)
-    total, count = 0.0, 0
+    found: list[Tensor] = []
     for window in eval_windows(len(rows_TB), length):
         minibatch = cut(rows_TB, window)
         features = model.features(minibatch.tokens_TB, state, **cell_settings)
-        nll_N = nll(model, features, minibatch.targets_TB)
-        total += float(nll_N.cpu().double().sum())  # not every device has float64
-        count += nll_N.numel()
+        found.append(nll(model, features, minibatch.targets_TB))
         state = detach(features.state)
     model.train(was_training)
-    return total / count
+    every_N = torch.cat(found).cpu().double()  # at once, and there: not every device has float64
+    return sum(float(nll_N.sum()) for nll_N in every_N.split([len(nll_N) for nll_N in found])) / len(every_N)

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from enas.architecture import Architecture
 from enas.config import RunConfig
-from enas.constraints import PositiveInt, Settings, Threads
+from enas.constraints import PositiveInt
 from enas.errors import ConfigError, did_you_mean, shown
 from enas.evidence.runs import command_line, run_in, train_networks
 from enas.evidence.tables.table import Row, Table, read_table
+from enas.executors import SideBySide
 from enas.paths import UserPath
 from enas.recipes.mini import MINI_RECIPES
 from enas.retrain import Network
@@ -87,15 +88,13 @@ def table_for(config: RunConfig, data_hash: str) -> Table | None:
 
 
 @dataclass(frozen=True)
-class BuildOptions(Settings):
+class BuildOptions(SideBySide):
     """Train the architectures of a mini-space, and write their table.jsonl into the run folder."""
 
     run: UserPath
     """Folder of the trainings. What is finished there is not repeated."""
     first: PositiveInt | None = None
     """Train only this many rows, from the first on."""
-    workers: Threads | None = None
-    """Processes that train at the same time; by default as many as there are cores for."""
 
 
 def build(space: MiniSpace, options: BuildOptions) -> Table:
@@ -105,7 +104,7 @@ def build(space: MiniSpace, options: BuildOptions) -> Table:
     """
     options.run.mkdir(parents=True, exist_ok=True)
     with run_lock(options.run), StopRequest() as stop:
-        run = run_in(options.run, space.config(), ("retrain",))
+        run = run_in(options.run, options.applied(space.config()), ("retrain",))
         plan = space.plan()[: options.first]
         command = f"{command_line(f'enas table build {space.name}', options)} --run"
         results = train_networks(run, "table", plan, stop, command, workers=options.workers, test=True)

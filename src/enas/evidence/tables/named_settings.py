@@ -120,6 +120,7 @@ def rhythm(of_recipe: SearchConfig, here: SearchConfig) -> SearchConfig:
         proposals=proposals,
         updates=round(rewards / (proposals * learning)),
         log_every=here.log_every,
+        checkpoint_minutes=here.checkpoint_minutes,
         checkpoint_every=here.checkpoint_every,
         keep_checkpoints=here.keep_checkpoints,
     )

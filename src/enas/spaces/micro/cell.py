@@ -9,15 +9,16 @@ Shape letters: B images, C channels, H rows, W columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import islice
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from enas import ops
-from enas.masks import mask
+from enas.masks import masks
 from enas.ops import Maps
 from enas.spaces.blocks import DenseConv, FactorizedReduction, JoinedConv, NormConfig, SeparableConv
 from enas.spaces.micro.joined import Calibration, Layout, Parts, rectified
@@ -94,9 +95,16 @@ class SeparableTwice(nn.Module):
         return y
 
 
-def drop_path(x: Maps, keep: float) -> Tensor:
-    """The factor [B] of each image's x: with probability `keep` 1 / keep, or else 0 (Larsson et al. 2017)."""
-    return mask((x.shape[0],), 1 - keep, torch.empty(0, device=x.device))
+def drop_paths(cells: Sequence[Cell], keeps: Sequence[float], images_BCHW: Tensor) -> list[list[Tensor]]:
+    """What drop-path multiplies by (Larsson et al. 2017): for each cell, a factor [B] for every operation but identity. It
+    is 1 / keep with the cell's probability to keep an output, or else 0. Nothing is dropped where that is 1."""
+    counts = [
+        sum(edge.operation != "identity" for pair in edges_of(cell) for edge in pair) if keep < 1 else 0
+        for cell, keep in zip(cells, keeps, strict=True)
+    ]
+    rates = [1 - keep for keep, count in zip(keeps, counts, strict=True) for _ in range(count)]
+    factors = iter(masks(images_BCHW.shape[:1], rates, images_BCHW))
+    return [list(islice(factors, count)) for count in counts]
 
 
 class MicroCell(nn.Module):
@@ -150,8 +158,9 @@ class MicroCell(nn.Module):
         """The stride of what reads a node: only the two inputs are of the size before the reduction."""
         return self.stride if source < 2 else 1
 
-    def forward(self, older: Parts, newer: Parts, cell: Cell, keep: float = 1.0) -> Parts:
-        """The cell's output; in training mode every operation but identity is kept with probability `keep`."""
+    def forward(self, older: Parts, newer: Parts, cell: Cell, dropped: Sequence[Tensor] = ()) -> Parts:
+        """The cell's output. `dropped` are factors [B] of drop-path, for every operation but identity, or none."""
+        factors_of = iter(dropped)
         nodes: list[Maps] = [self.older(older), self.newer(newer)]
         if self.base is not None:
             nodes[1] = self.base(ops.relu(nodes[1]))
@@ -168,7 +177,7 @@ class MicroCell(nn.Module):
                 y = pooled(edge.operation, edge.source)
             else:
                 y = self.operations[edge.key](nodes[edge.source])
-            return y, drop_path(y, keep) if self.training and keep < 1 else None
+            return y, next(factors_of, None)
 
         for pair in edges_of(cell):
             values, factors = zip(*map(value, pair), strict=True)

@@ -20,7 +20,7 @@ from enas.data.images import ImageShape
 from enas.errors import ConfigError
 from enas.spaces.blocks import DenseConv, NormConfig, check_images, check_shape
 from enas.spaces.image_network import ImageChild, ImageSupernet, Outputs
-from enas.spaces.micro.cell import Candidates, MicroCell, candidates_of, path_of
+from enas.spaces.micro.cell import Candidates, MicroCell, candidates_of, drop_paths, path_of
 from enas.spaces.micro.joined import POOL, AuxiliaryHead, JoinedClassifier, JoinedReduction, Layout, Parts
 from enas.spaces.micro.space import Cell, MicroSpace
 
@@ -125,12 +125,14 @@ class MicroNetwork(nn.Module):
         older: Parts = {"stem": self.stem(images_BCHW)}
         newer = older
         auxiliary_BK = None
+        path = [cells[int(number in self.config.reductions)] for number in range(len(self.cells))]
+        progress = progress if self.training else 0.0
+        keeps = [self.config.keep_at(number, progress) for number in range(len(path))]
+        dropped = drop_paths(path, keeps, images_BCHW)
         for number, layer in enumerate(self.cells):
             if str(number) in self.reductions:
                 older, newer = newer, {"reduced": self.reductions[str(number)](newer)}
-            cell = cells[int(number in self.config.reductions)]
-            keep = self.config.keep_at(number, progress)
-            older, newer = newer, layer(older, newer, cell, keep)
+            older, newer = newer, layer(older, newer, path[number], dropped[number])
             if self.training and self.auxiliary is not None and number == self.config.reductions[-1] + 1:
                 auxiliary_BK = self.auxiliary(newer)
         return Outputs(self.classifier(newer), auxiliary_BK)

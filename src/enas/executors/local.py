@@ -15,7 +15,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
@@ -23,13 +22,16 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from enas.child_training import ChildTraining
 from enas.config import RunConfig
 from enas.errors import ConfigError, EnasError
+from enas.executors.work import train_in
 from enas.run import Run
+from enas.runtime.device_memory import fitting_at_once
 from enas.runtime.devices import pick_device, set_threads
 from enas.runtime.environment import usable_cores
-from enas.runtime.lock import run_lock
 from enas.runtime.memory import keep_freed_memory
 from enas.runtime.progress import say
 from enas.runtime.stop import Stopped, StopRequest
@@ -73,23 +75,29 @@ def share_cores(workers: int | None, threads: int | None, cores: int) -> tuple[i
 class LocalExecutor(Executor):
     """Processes of this machine."""
 
-    def __init__(self, workers: int, threads: int) -> None:
-        """`workers` processes, each computing with `threads` threads."""
+    here = True
+
+    def __init__(self, workers: int, threads: int, gpu: torch.device | None = None) -> None:
+        """`workers` processes, each computing with `threads` threads; no more than fit on this `gpu`, if one is given."""
         self.workers = workers
         self.threads = threads
+        self.gpu = gpu
 
     @classmethod
     def for_run(cls, config: RunConfig, workers: int | None = None) -> Executor:
-        """Processes for trainings of a run: with its number of threads, as many as the cores are enough for, or one if
-        they are on an accelerator. This process, if no other one can import the run's network."""
-        if config.origin is not None and not config.origin.importable:
-            return ThisProcess(config)
-        if workers is None and pick_device(config.device).type != "cpu":
-            workers = 1
-        return cls(*share_cores(workers, config.threads, usable_cores()))
+        """Processes for trainings of a run: with its number of threads, as many as the cores are enough for, and the memory
+        of a GPU, unless it is said how many."""
+        device = pick_device(config.device)
+        gpu = device if workers is None and device.type != "cpu" else None
+        return cls(*share_cores(workers, config.threads, usable_cores()), gpu)
 
     @property
     def at_once(self) -> int:
+        return self.workers
+
+    def room(self, seconds: float, mib: float) -> int:
+        if self.gpu is not None:
+            self.workers = min(self.workers, fitting_at_once(mib, self.gpu))
         return self.workers
 
     def run(
@@ -120,6 +128,7 @@ class LocalExecutor(Executor):
 class ThisProcess(Executor):
     """No other process: for a network that none could import."""
 
+    here = True
     at_once = 1
 
     def __init__(self, config: RunConfig) -> None:
@@ -277,9 +286,17 @@ def work(connection: Connection, threads: int) -> None:
     set_threads(threads)
     folders: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
     threading.Thread(target=listen, args=(connection, folders, stop), daemon=True).start()
-    runs: dict[Path, Run] = {}
+    last = 0.0
+
+    def report(training: ChildTraining) -> None:
+        nonlocal last
+        if time.monotonic() - last >= REPORT_SECONDS:
+            last = time.monotonic()
+            with contextlib.suppress(OSError):
+                connection.send(("step", training.done))
+
     for folder in iter(folders.get, None):
-        answer = train_in(folder, runs, stop, connection)
+        answer = train_in(folder, "local", stop, report)
         with contextlib.suppress(OSError):  # the parent may be gone; the files are what counts
             connection.send(answer)
 
@@ -296,43 +313,3 @@ def listen(connection: Connection, folders: queue.SimpleQueue[Path | None], stop
     except (EOFError, OSError):
         stop.request("the end of the command")
         folders.put(None)
-
-
-def train_in(
-    folder: Path, runs: dict[Path, Run], stop: StopRequest, connection: Connection
-) -> tuple[str, ...]:
-    """Train the job of a folder; returns how it went, for the parent. `runs` keeps the data for the next job."""
-    if stop.requested:
-        return "stopped", stop.signal_name or "request"
-    last = 0.0
-
-    def after_step(training: ChildTraining) -> None:
-        nonlocal last
-        if time.monotonic() - last >= REPORT_SECONDS:
-            last = time.monotonic()
-            with contextlib.suppress(OSError):
-                connection.send(("step", training.done))
-
-    with contextlib.ExitStack() as opened:
-        try:
-            log = opened.enter_context(open(folder / LOG, "a", encoding="utf-8"))
-        except OSError as error:
-            return (
-                "failed",
-                f"Cannot write {folder / LOG}: {error.strerror}. Was the run deleted while this ran?",
-            )
-        opened.enter_context(contextlib.redirect_stderr(log))
-        try:
-            job = Job.read(folder)
-            if job.run not in runs:
-                runs[job.run] = Run.open(job.run)
-            with run_lock(folder):
-                job.perform(runs[job.run], stop, after_step)
-        except Stopped:
-            return "stopped", stop.signal_name or "request"
-        except EnasError as error:
-            return "failed", str(error)
-        except BaseException:
-            traceback.print_exc()
-            raise
-    return ("done",)

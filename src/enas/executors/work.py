@@ -1,0 +1,74 @@
+"""One training in its folder, for whichever executor: what a worker does, and how that went."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from enas.child_training import ChildTraining
+from enas.errors import EnasError
+from enas.run import Run
+from enas.runtime.environment import environment
+from enas.runtime.files import write_json
+from enas.runtime.lock import run_lock
+from enas.runtime.stop import Stopped, StopRequest
+from enas.trainings import LOG, WORKER, Job
+
+
+class Answer(NamedTuple):
+    """How a training went."""
+
+    kind: Literal["done", "stopped", "failed", "broke", "lost"]
+    """There is a result.json; it was saved and stopped; an error of the run's that every training would meet; an error in
+    the program; its machine or its process is gone."""
+    reason: str = ""
+    """Empty for what is done."""
+
+
+@lru_cache(maxsize=1)
+def opened(folder: Path) -> Run:
+    """The run of a folder; its data are kept for the next training."""
+    return Run.open(folder)
+
+
+def train_in(
+    folder: Path,
+    executor: str,
+    stop: StopRequest,
+    after_step: Callable[[ChildTraining], None] = lambda training: None,
+    patience: float = 0.0,
+) -> Answer:
+    """Train the job of a folder in this process, from its own checkpoint if there is one.
+
+    What is said goes into log.txt of the folder, and `executor` with this machine into worker.json. `patience` is how
+    many seconds to wait if another process holds the folder. An error in the program is raised.
+    """
+    if stop.requested:
+        return Answer("stopped", stop.signal_name or "request")
+    with contextlib.ExitStack() as held:
+        try:
+            log = held.enter_context(open(folder / LOG, "a", encoding="utf-8"))
+        except OSError as error:
+            return Answer(
+                "failed",
+                f"Cannot write {folder / LOG}: {error.strerror}. Was the run deleted while this ran?",
+            )
+        held.enter_context(contextlib.redirect_stderr(log))
+        try:
+            job = Job.read(folder)
+            run = opened(job.run)
+            with run_lock(folder, patience):
+                write_json(folder / WORKER, {"executor": executor, **environment()})
+                job.perform(run, stop, after_step)
+        except Stopped:
+            return Answer("stopped", stop.signal_name or "request")
+        except EnasError as error:
+            return Answer("failed", str(error))
+        except BaseException:
+            traceback.print_exc()
+            raise
+    return Answer("done")

@@ -1,0 +1,208 @@
+"""Trainings on clusters: equal to the stage's bit for bit, whatever is lost or stopped, and no process left behind.
+
+Ray is a cluster of its own on this machine, with nodes of one core each. Slurm's jobs are done by submitit's local executor.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from ray.cluster_utils import Cluster as RayCluster
+from submitit.local.local import LocalJob
+
+from enas.errors import ConfigError
+from enas.executors import cluster, executor_for
+from enas.executors.slurm import SlurmExecutor
+from enas.runs.recurrent import RecurrentConfig
+from enas.runtime.checkpoint import CheckpointStore
+from enas.runtime.files import read_json
+from enas.runtime.stop import Stopped, StopRequest
+from enas.stages import Run
+from enas.trainings import Executor, Job, train_all
+from tests.test_trainings import InThisProcess, config, content, expected, finish, jobs_of
+
+__all__ = ["config"]  # a fixture
+
+pytestmark = pytest.mark.slow
+
+NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+
+Look = Callable[[Job, int], None]
+"""Told a job and the step that it has saved."""
+
+
+@pytest.fixture(autouse=True)
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "LOOK_SECONDS", 0.1)
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, executor: Executor, look: Look) -> Executor:
+    """The executor, which tells someone else how far its jobs are too."""
+    run = executor.run
+
+    def watched_run(jobs: Sequence[Job], stop: StopRequest, on_step: Look) -> Iterator[object]:
+        def both(job: Job, saved: int) -> None:
+            on_step(job, saved)
+            look(job, saved)
+
+        return run(jobs, stop, both)
+
+    monkeypatch.setattr(executor, "run", watched_run)
+    return executor
+
+
+def assert_as_alone(run: Run, jobs: Sequence[Job], elsewhere: Path) -> None:
+    """The trainings are those of the stage `retrain`, in this process."""
+    for job in jobs:
+        assert content(job.folder) == expected(run, job, elsewhere / job.network.id)
+        assert read_json(job.folder / "worker.json")["executor"] == run.config.executor
+
+
+def processes(word: str) -> list[psutil.Process]:
+    """What this process has started that has the word in its command line."""
+    found = psutil.Process().children(recursive=True)
+    return [process for process in found if word in " ".join(process.cmdline())]
+
+
+# ---- Ray ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[RayCluster]:
+    """A cluster whose head has one core."""
+    made = RayCluster(initialize_head=True, head_node_args=NODE)
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture
+def on_ray(config: RecurrentConfig, nodes: RayCluster) -> RecurrentConfig:
+    return replace(config, executor="ray", ray_address=nodes.address)
+
+
+def test_a_node_that_is_killed_costs_the_steps_since_a_checkpoint(
+    on_ray: RecurrentConfig,
+    nodes: RayCluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    run = Run.create(tmp_path / "run", on_ray, ("retrain",))
+    jobs = jobs_of(run, 3, epochs=15)
+    second = nodes.add_node(**NODE)
+    saved: dict[Job, int] = {}
+
+    def kill(job: Job, step: int) -> None:
+        saved[job] = step
+        if sum(step > 0 for step in saved.values()) == 2 and second in nodes.list_all_nodes():
+            nodes.remove_node(second, allow_graceful=False)
+
+    executor = executor_for(run.config)
+    assert executor.at_once == 2
+    outcomes = finish(run, jobs, watched(monkeypatch, executor, kill))
+    assert {outcome.ending for outcome in outcomes} == {"trained"}
+    assert len(outcomes) == 3
+    assert "was lost" in capfd.readouterr().err
+    assert_as_alone(run, jobs, tmp_path)
+
+
+def test_a_signal_stops_trainings_on_ray_after_saving(
+    on_ray: RecurrentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.create(tmp_path / "run", on_ray, ("retrain",))
+    jobs = jobs_of(run, 2, epochs=15)
+
+    def interrupt(job: Job, step: int) -> None:
+        if step and not stop.requested:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    executor = watched(monkeypatch, executor_for(run.config), interrupt)
+    with StopRequest() as stop, pytest.raises(Stopped, match=r"SIGTERM after saving\. Continue with: enas"):
+        list(train_all(run, jobs, executor, stop, "trainings"))
+    assert [job.result() for job in jobs] == [None, None]
+    first, second = (CheckpointStore(job.folder / "checkpoints").steps() for job in jobs)
+    assert bool(first) != bool(second)  # the head has one core
+    assert processes("ray::train") == []
+    assert len(finish(run, jobs, InThisProcess())) == 2
+    for job in jobs:
+        assert content(job.folder) == expected(run, job, tmp_path / job.network.id)
+
+
+def test_a_training_that_no_node_has_room_for_is_refused(on_ray: RecurrentConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no node .* has 64 CPU, which a training takes; they have 1 CPU"):
+        Run.create(tmp_path / "run", replace(on_ray, threads=64), ("retrain",))
+    assert not (tmp_path / "run").exists()
+
+
+# ---- Slurm, by submitit's local executor -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_slurm(config: RecurrentConfig, monkeypatch: pytest.MonkeyPatch) -> RecurrentConfig:
+    monkeypatch.setattr(SlurmExecutor, "cluster", "local")
+    monkeypatch.setattr(LocalJob, "_results_timeout_s", 0)  # of a process that left no result
+    return replace(config, executor="slurm")
+
+
+def task_of(job: Job) -> psutil.Process:
+    """The process that trains a job."""
+    owner = read_json(job.folder / ".lock-owner.json")
+    return psutil.Process(owner["pid"])
+
+
+def test_jobs_that_make_room_or_are_lost_go_on_from_their_checkpoints(
+    on_slurm: RecurrentConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    run = Run.create(tmp_path / "run", on_slurm, ("retrain",))
+    jobs = jobs_of(run, 2, epochs=15)
+    signals = {jobs[0]: signal.SIGUSR2, jobs[1]: signal.SIGKILL}
+    submitted: list[int] = []
+
+    def disturb(job: Job, step: int) -> None:
+        if step and job in signals:
+            task_of(job).send_signal(signals.pop(job))
+
+    class Counting(SlurmExecutor):
+        def submit(self, jobs: Sequence[Job]) -> list[Any]:
+            submitted.append(len(jobs))
+            return super().submit(jobs)
+
+    executor = Counting.for_run(run.config)
+    outcomes = finish(run, jobs, watched(monkeypatch, executor, disturb))
+    assert [outcome.ending for outcome in outcomes] == ["trained"] * 2
+    assert submitted == [2, 1]  # one again, as it was lost; the one that made room was queued by itself
+    assert capfd.readouterr().err.count("was lost") == 1
+    for job in jobs:
+        assert "going on after step" in (job.folder / "log.txt").read_text()
+    assert_as_alone(run, jobs, tmp_path)
+    assert not list(run.folder.glob("slurm-*"))
+    assert processes("submitit") == []
+
+
+def test_a_stop_cancels_jobs_of_slurm_after_saving(
+    on_slurm: RecurrentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.create(tmp_path / "run", on_slurm, ("retrain",))
+    jobs = jobs_of(run, 2, epochs=30)
+    stop = StopRequest()
+    executor = watched(
+        monkeypatch,
+        executor_for(run.config, workers=1),
+        lambda job, step: stop.request("SIGINT") if step else None,
+    )
+    with pytest.raises(Stopped, match="SIGINT after saving"):
+        list(train_all(run, jobs, executor, stop, "trainings"))
+    assert [job.result() for job in jobs] == [None, None]
+    assert CheckpointStore(jobs[0].folder / "checkpoints").steps()
+    assert not (jobs[1].folder / "checkpoints").exists()
+    assert processes("submitit") == []
+    finish(run, jobs[:1], InThisProcess())
+    assert content(jobs[0].folder) == expected(run, jobs[0], tmp_path / "alone")
