@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,3 +117,11 @@ def samples(count: int, seed: int = 0) -> list[Architecture]:
     """Uniformly sampled architectures."""
     rng = random.Random(seed)
     return [SPACE.sample(rng) for _ in range(count)]
+
+
+def ways(listed: set[tuple[int, ...]], path: tuple[int, ...]) -> int:
+    """How many options the listed architectures have at each step of one of them, multiplied."""
+    options = [
+        {other[place] for other in listed if other[:place] == path[:place]} for place in range(len(path))
+    ]
+    return math.prod(map(len, options))

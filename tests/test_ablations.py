@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import enas.stages
-from enas.architecture import Architecture
+from enas.architecture import Architecture, Kind, Space
+from enas.choices import space_of
 from enas.cli import parse
 from enas.cli.evidence import Ablate
 from enas.config import Metric, RunConfig
@@ -19,7 +20,16 @@ from enas.controllers import UniformConfig
 from enas.data.images import ImageShape
 from enas.errors import ConfigError, NotFiniteError, RunFolderError
 from enas.evidence.ablate import ablate, table
-from enas.evidence.variants import CHANGED, ENSEMBLE, OfArchitecture, OfSettings, named, variants_of
+from enas.evidence.variants import (
+    CHANGED,
+    ENSEMBLE,
+    OfArchitecture,
+    OfSettings,
+    at_random,
+    named,
+    switched,
+    variants_of,
+)
 from enas.recipes import RECIPES, recipe
 from enas.runs.images import MacroConfig, parameters
 from enas.runs.recurrent import RecurrentConfig
@@ -28,6 +38,8 @@ from enas.runtime.stop import Stopped, StopRequest
 from enas.settings import config_from_json, config_to_json
 from enas.stages import ALL_STAGES, Run, execute
 from tests import tiny
+from tests.conditional_space import SPACE, asked
+from tests.own_network import Net
 
 
 def differences(a: Any, b: Any, prefix: str = "") -> set[str]:
@@ -197,6 +209,36 @@ def test_random_architecture_has_the_papers_share_of_skips() -> None:
                 counts[choice] += 1
     assert abs(skips / 6600 - 0.4) < 0.02
     assert all(abs(counts[option] / operations - 1 / 6) < 0.05 for option in range(6))
+
+
+@pytest.mark.parametrize("space", [SPACE, space_of(Net())], ids=["nested", "choices"])
+def test_a_random_architecture_is_any_of_a_space_whose_decisions_depend_on_each_other(space: Space) -> None:
+    config, rng = recipe("micro-quick"), random.Random(0)
+    found = space.sample(rng)
+    drawn = [at_random(config, found, rng)[1] for _ in range(4000)]
+    assert set(drawn) == set(space.enumerate())
+
+
+@pytest.mark.parametrize("kind", ["operation", "function", "skip", "structure"])
+def test_decisions_that_depend_on_each_other_are_switched_to_what_can_be_taken(kind: Kind) -> None:
+    config, variant = recipe("micro-quick"), switched("any", "any", kind, {})
+    for seed, found in enumerate(SPACE.enumerate()):
+        free = [
+            place
+            for place, decision in enumerate(SPACE.decisions)
+            if decision.kind == kind and asked(found.choices)[place]
+        ]
+        if not free:
+            with pytest.raises(ConfigError, match="that this variant could change"):
+                variant.change(config, found, random.Random(seed))
+            continue
+        changed = variant.change(config, found, random.Random(seed))[1]
+        differ = [
+            place for place, (a, b) in enumerate(zip(found.choices, changed.choices, strict=True)) if a != b
+        ]
+        assert differ[0] in free
+        if kind == "structure":  # on which nothing depends
+            assert differ == [len(SPACE.decisions) - 1]
 
 
 def test_plain_convolutions_have_the_parameters_of_the_found_network_as_nearly_as_a_width_can(

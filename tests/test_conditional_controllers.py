@@ -9,7 +9,9 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from enas.architecture import Space
 from enas.controllers import (
     Controller,
     EvolutionConfig,
@@ -20,6 +22,7 @@ from enas.controllers import (
     UniformConfig,
     build_controller,
 )
+from enas.controllers.base import reward_and_entropy
 from enas.controllers.categorical import along, uniform_logits
 from enas.controllers.lstm_sequence import SequenceLSTMPolicy
 from enas.controllers.policy_gradient import PolicyGradientController
@@ -29,8 +32,12 @@ from enas.correction import Features
 from enas.errors import NotFiniteError
 from enas.health import gradient_power, parameter_free, relative_probabilities
 from enas.shared_weights import with_every_operation
-from tests.conditional_space import DECISIONS, SPACE, asked, probabilities, samples
+from enas.spaces.choices.space import ChoiceSpace, OneOf
+from tests.conditional_space import DECISIONS, SPACE, asked, probabilities, samples, ways
 
+GO = tuple((f"go{number}", "go") for number in range(4))
+TREE = ChoiceSpace(tuple(OneOf(name, ("stop", "go"), (GO[:place],)) for place, (name, _) in enumerate(GO)))
+"""Five architectures: to stop, or to go on and be asked again."""
 EVERY = torch.tensor(list(probabilities()))
 ASKED = torch.tensor([asked(choices) for choices in probabilities()])
 CONFIGS = [
@@ -242,12 +249,41 @@ def test_architectures_with_every_operation_use_each_where_it_is_asked() -> None
     assert len(few) <= 8
 
 
+def mean_of_logs(choices_NL: Tensor) -> float:
+    return float(np.mean([math.log(ways(set(probabilities()), tuple(path))) for path in choices_NL.tolist()]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("space", [SPACE, TREE], ids=["nested", "tree"])
+def test_the_share_of_the_entropy_is_of_what_is_possible_along_the_paths(space: Space) -> None:
+    """By the enumerated space: never above 1, and 1 only where all options that can be taken are equally probable."""
+    listed = {architecture.choices for architecture in space.enumerate()}
+    assert sum(1 / ways(listed, path) for path in listed) == pytest.approx(1)
+    every = torch.tensor(sorted(listed))
+    policy = build_controller(IndependentConfig(), space, seed=0)
+    assert isinstance(policy, PolicyGradientController)
+    for spread in (0.0, 0.3, 2.0):
+        for parameter in policy.policy.parameters():
+            torch.nn.init.normal_(parameter, std=spread, generator=seeded(1))
+        scored = policy.policy.score(every)
+        for row, path in enumerate(every.tolist()):
+            one = reward_and_entropy(space, scored.rows([row]), torch.ones(1))
+            expected = float(scored.entropy_N[row]) / math.log(ways(listed, tuple(path)))
+            assert one["entropy_share"] == pytest.approx(expected)
+            assert one["entropy_share"] < 1 + 1e-6
+        if space is TREE and spread == 0:
+            assert float(scored.entropy_N.max()) > math.log(space.count())
+            assert reward_and_entropy(space, scored, torch.ones(len(every)))[
+                "entropy_share"
+            ] == pytest.approx(1)
+
+
 def test_the_uniform_controller_proposes_what_sampling_gives_and_reports_its_entropy() -> None:
     controller = UniformController(SPACE)
     proposals = controller.propose(3000, seeded(0))
     logged = controller.feedback(proposals, torch.rand(3000, generator=seeded(1)))
     entropy = -sum(p * math.log(p) for p in probabilities().values())
     assert logged["entropy"] == pytest.approx(entropy, rel=0.02)
-    assert logged["entropy_share"] == pytest.approx(logged["entropy"] / math.log(161))
+    assert logged["entropy_share"] == pytest.approx(logged["entropy"] / mean_of_logs(proposals.choices_NL))
     assert controller.mode() == next(SPACE.enumerate()).choices
     assert {a.choices for a in samples(3000)} == set(map(tuple, proposals.choices_NL.tolist()))

@@ -206,7 +206,17 @@ class TestEveryController:
         metrics = controller.feedback(proposals, torch.tensor([1.0, 2.0, 6.0]))
         assert metrics["reward"] == pytest.approx(3.0)
         assert metrics["entropy"] == pytest.approx(entropy)
-        assert metrics["entropy_share"] == pytest.approx(entropy / math.log(space.count()))
+        largest = math.log(space.count())
+        if space.conditional:
+            listed = {architecture.choices for architecture in space.enumerate()}
+            largest = (
+                sum(
+                    math.log(conditional_space.ways(listed, tuple(path)))
+                    for path in proposals.choices_NL.tolist()
+                )
+                / 3
+            )
+        assert metrics["entropy_share"] == pytest.approx(entropy / largest)
         assert {type(value) for value in metrics.values()} == {float}
         assert all(map(math.isfinite, metrics.values()))
 

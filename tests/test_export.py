@@ -491,7 +491,7 @@ class Unsaved(nn.Module):
     [
         (Outside(), "neither given to it nor a parameter"),
         (Unsaved(), "keeps kept outside its weights"),
-        (nn.TransformerEncoderLayer(2, 1, 4), "code cannot say how a TransformerEncoderLayer is made"),
+        (nn.TransformerEncoderLayer(2, 1, 4), "code cannot say how the TransformerEncoderLayer is made"),
     ],
 )
 def test_what_code_cannot_say_is_told(module: nn.Module, said: str, tmp_path: Path) -> None:

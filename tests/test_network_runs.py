@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,22 @@ import enas
 from enas import Choice, NetworkConfig, Task
 from enas.child_training import ChildTraining
 from enas.cli import main
+from enas.derive import DeriveConfig
 from enas.errors import ConfigError, EnasError, NotFiniteError, RunFolderError
 from enas.evidence.variants import variants_of, with_settings
+from enas.phases import SearchConfig
 from enas.recipes import CONTROLLERS, named_controller
+from enas.recipes.common import shortlisted, verifying
 from enas.retrain import Network
 from enas.run import Run
+from enas.runs.network_settings import NetworkDeriveConfig, NetworkSearchConfig, NetworkVerifyConfig
 from enas.runtime.files import digest_of_file, read_json
 from enas.runtime.stop import Stopped
 from enas.settings import config_from_json, config_to_json
 from enas.shared_weights import SharedWeights
 from enas.spaces import architecture_from_json
 from enas.stages import ALL_STAGES, execute
+from enas.verification import VerifyConfig
 from tests import own_network, tiny
 from tests.own_network import FLAGS, SMALL, Net, digits, layer, loss, score
 from tests.own_network import task as digits_task
@@ -69,17 +74,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # ---- from a file -------------------------------------------------------------------------------------------------------
-
-
-def test_its_files_are_exported_from_python_and_the_command_says_so(
-    whole: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    said = refusal(capsys, "export", str(whole), "--to", "safetensors")
-    assert f"enas.export(enas.load({str(whole)!r}), example)" in said
-    assert not (whole / "export").exists()
-    images, _ = digits(0, 2)
-    (written,) = enas.export(enas.load(whole), images, tmp_path / "files", ("safetensors",))
-    assert written.stat().st_size > 0
 
 
 def test_the_record_names_the_file_and_holds_neither_network_nor_task(whole: Path) -> None:
@@ -506,3 +500,29 @@ def test_the_network_of_the_readme_is_searched_trained_and_compared(
     assert isinstance(names["model"].mix, nn.Module)
     assert not any(isinstance(module, Choice) for module in names["model"].modules())
     assert "random-search" in capsys.readouterr().out
+
+
+# ---- settings within the settings --------------------------------------------------------------------------------------
+
+
+def test_settings_that_are_given_keep_the_other_defaults_of_networks() -> None:
+    usual = NetworkConfig(network=Net, task=digits_task)
+    changed = NetworkConfig(
+        network=Net,
+        task=digits_task,
+        search=NetworkSearchConfig(epochs=3),
+        verify=NetworkVerifyConfig(rounds=2),
+        derive=NetworkDeriveConfig(samples=7),
+    )
+    names = {"search.epochs": 3, "verify.rounds": 2, "derive.samples": 7}
+    assert changed == with_settings(usual, names) != usual
+    assert asdict(usual.verify) == asdict(verifying(usual.retrain.child.epochs))
+    assert asdict(usual.derive) == asdict(shortlisted(usual.retrain.child.epochs))
+
+
+@pytest.mark.parametrize("name", ["search", "verify", "derive"])
+def test_settings_with_other_defaults_are_refused(name: str) -> None:
+    plain: dict[str, Any] = {"search": SearchConfig(5), "verify": VerifyConfig(), "derive": DeriveConfig()}
+    kind = f"Network{type(plain[name]).__name__}"
+    with pytest.raises(ConfigError, match=f"{name} must be a {kind}, not {type(plain[name]).__name__}"):
+        NetworkConfig(network=Net, task=digits_task, **{name: plain[name]})

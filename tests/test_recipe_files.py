@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from enas.cli import main
 from enas.errors import ConfigError, RunFolderError
 from enas.recipes import recipe
-from enas.recipes.files import module_of
+from enas.recipes.files import forget, module_of
 from enas.recipes.origin import RecipeFile
 from enas.run import Run
 from enas.runtime.files import digest_of, read_json, write_json
@@ -222,6 +223,95 @@ def test_what_only_a_recipe_gives_is_no_setting(mine: Path) -> None:
     record["settings"]["origin"] = {"file": "/elsewhere.py"}
     with pytest.raises(RunFolderError, match="setting origin: it is no setting"):
         config_from_json(record)
+
+
+# ---- a module of a package ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def package(folder: Path) -> Iterator[Path]:
+    """A module in a package in the working directory, which is not on the path."""
+    assert not {"", str(folder)} & set(sys.path)
+    put("project/__init__.py", "import project.common\n")
+    put("project/common.py", "SEED = 3\n")
+    put("project/other.py", "raise AssertionError\n")
+    text = TINY.replace("from beside import SEED", "from ..common import SEED\nfrom . import near")
+    put("project/inner/near.py", "")
+    put("project/inner/__init__.py", "from .mine import tiny_digits\n")
+    yield put("project/inner/mine.py", text)
+    forget()
+
+
+def test_a_module_of_a_package_is_named_as_it_is_imported(
+    package: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["search", "project.inner.mine:tiny_digits", "--search.epochs", "1"]) == 0
+    run = Path("runs/mine-tiny_digits").absolute()
+    record = read_json(run / "config.json")
+    files = ("__init__.py", "common.py", "inner/__init__.py", "inner/near.py")
+    assert record["recipe"] == {
+        "from": "RecipeModule",
+        "file": str(package),
+        "module": "project.inner.mine",
+        "function": "tiny_digits",
+        "sha256": digest_of(package.read_bytes()).sha256,
+        "beside": {name: digest_of((folder / "project" / name).read_bytes()).sha256 for name in files},
+    }
+    before = tiny.content(run)
+    forget()
+    assert str(folder) not in sys.path
+    assert not [name for name in sys.modules if name.partition(".")[0] == "project"]
+    monkeypatch.chdir(put("elsewhere/file", "").parent)  # where the name alone finds nothing
+    assert main(["resume", str(run)]) == 0
+    assert tiny.content(run) == before
+    forget()
+    capsys.readouterr()
+    path = folder / "project" / "common.py"
+    path.write_text("SEED = 4\n")
+    line = refusal(capsys, "resume", str(run))
+    assert line.startswith(f"{path} changed since the run was begun: put back")
+    assert Run.open(run, changed_file_ok=True).config.seed == 3  # settings of config.json stand
+    capsys.readouterr()
+    monkeypatch.chdir(folder)
+    assert recipe("project.inner.mine:tiny_digits").seed == 4
+    assert "A few digits." in printed(capsys, "run", "project.inner.mine:tiny_digits", "--help")
+
+
+def test_a_module_in_no_package_is_a_file(mine: Path) -> None:
+    origin = recipe("mine:tiny_digits").origin
+    assert origin == recipe("mine.py:tiny_digits").origin
+    assert type(origin) is RecipeFile
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("project.inner.nowhere:a", "there is no module 'project.inner.nowhere', neither in the working"),
+        ("project.common.inner:a", "there is no module 'project.common.inner'"),
+        ("nowhere_at_all:a", "there is no module 'nowhere_at_all'"),
+        ("sys:exit", "'sys' is no module in a .py file"),
+        ("project.inner.mine:tiny_digit", "mine.py has no function 'tiny_digit'; did you mean 'tiny_digits'"),
+        ("project.other:a", "other.py, line 1: AssertionError"),
+        ("project.inner:a", "__init__.py has no function 'a'; It has no function"),
+    ],
+)
+def test_a_module_that_cannot_be_used_is_one_line(
+    package: Path, word: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forget()
+    path = list(sys.path)
+    assert says in refusal(capsys, "run", word)
+    forget()
+    assert sys.path == path
+
+
+def test_a_record_that_names_another_module_is_refused(package: Path) -> None:
+    Run.create(Path("begun"), recipe("project.inner.mine:tiny_digits"), ("search",))
+    record = read_json(Path("begun") / "config.json")
+    record["recipe"]["module"] = "os.path"
+    write_json(Path("begun") / "config.json", record)
+    with pytest.raises(RunFolderError, match=r"recipe\.module is 'os\.path', which is not imported from"):
+        Run.open(Path("begun"))
 
 
 # ---- mistakes ----------------------------------------------------------------------------------------------------------

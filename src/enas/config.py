@@ -5,6 +5,7 @@ A recipe (`enas.recipes`) is a function that returns one of these. The stages kn
 
 from __future__ import annotations
 
+import contextlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -200,6 +201,10 @@ class RunConfig(Settings, ABC):
                 f"derive.checkpoints = {asked} needs as many kept: raise search.keep_checkpoints, which is {kept}"
             )
 
+    def told(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, an error of the user's code is said in a line, if that is in a file."""
+        return contextlib.nullcontext() if self.origin is None else self.origin.told()
+
     # ---- the task of a run, and its networks ---------------------------------------------------------------------------
 
     @property
@@ -241,6 +246,13 @@ class RunConfig(Settings, ABC):
         Raises `ConfigError` if it is not `describable`.
         """
         raise ConfigError("only the code that made this network can build it again")
+
+    def example(self, model: nn.Module) -> tuple[torch.Tensor, ...]:
+        """What a trained network gets of a batch of the data, as its `forward` takes it; the batch is the first axis.
+
+        Raises `ConfigError` if that is not tensors alone, and for what is `describable`, which needs no data.
+        """
+        raise ConfigError("this network is described without its data")
 
     def costs(self, architecture: Architecture) -> Sequence[float]:
         """What a network of an architecture costs, of which its score may depend; by default nothing that differs."""

@@ -90,11 +90,6 @@ def training_folder(folder: Path) -> Path:
     trained = folder / "retrain" / network.id
     if run.result(network, "retrain") is None:
         raise RunFolderError(f"{network} is not retrained yet; run {enas_command('retrain', folder)!r} first")
-    if not run.config.describable:
-        raise RunFolderError(
-            f"{folder} is of a network of your own, which no {MODEL} describes: export it from Python, by "
-            f"enas.export(enas.load({str(folder)!r}), example)"
-        )
     if not (trained / MODEL).exists():
         raise RunFolderError(
             f"{trained} has no {MODEL}, as an earlier version trained it; {enas_command('retrain', folder)!r} writes it"

@@ -16,7 +16,7 @@ from enas.constraints import Settings
 from enas.errors import ArchitectureError, ConfigError, SettingError, shown
 from enas.paths import OptionalPath, user_path
 from enas.recipes import recipe
-from enas.recipes.files import names_a_file
+from enas.recipes.files import names_own
 from enas.report.drawing import text_for, write_png, write_svg
 from enas.report.text import in_digits
 from enas.runtime.streams import reader_may_go, show_text
@@ -48,7 +48,7 @@ class Show(Command, Settings):
 
     def __call__(self) -> int:
         """Draw it in the terminal, and to files if asked; say how many there are in its space."""
-        if names_a_file(self.source):
+        if names_own(self.source):
             return self.show_space()
         architecture = read_architecture(self.source)
         with reader_may_go():

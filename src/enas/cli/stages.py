@@ -20,7 +20,7 @@ from enas.config import RunConfig
 from enas.errors import ConfigError, FolderInUseError, RunFolderError, shortened
 from enas.paths import OptionalPath, UserPath
 from enas.recipes import RECIPES, controller_names, named_controller, recipe
-from enas.recipes.files import file_and_function, function_in, names_a_file
+from enas.recipes.files import function_in, names_own, place_of
 from enas.report.summary import summary
 from enas.runtime.devices import set_threads
 from enas.runtime.lock import run_lock
@@ -116,8 +116,8 @@ def of_recipe(
     """A subcommand for each recipe, and for the file that is named if one is, whose settings are the defaults of the flags;
     `more` is said in its help."""
     recipes = dict(RECIPES)
-    if words and names_a_file(words[0]):
-        recipes[words[0]] = inspect.getdoc(function_in(*file_and_function(words[0]))) or ""
+    if words and names_own(words[0]):
+        recipes[words[0]] = inspect.getdoc(function_in(*place_of(words[0]))) or ""
 
     def load(name: str, rest: list[str]) -> Chosen:
         config = recipe(name)
@@ -146,7 +146,7 @@ def search(words: list[str]) -> Chosen:
 
 def retrain(words: list[str]) -> Chosen:
     """`retrain RUN`, or `retrain RECIPE --architecture STRING`: no search, an architecture from elsewhere."""
-    of_one = words and (words[0] in RECIPES or names_a_file(words[0]))
+    of_one = words and (words[0] in RECIPES or names_own(words[0]))
     return of_recipe(BeginRetrain, words) if of_one else Chosen(Retrain, Retrain)
 
 
@@ -167,10 +167,11 @@ def begin(options: FromRecipe, stages: tuple[StageName, ...], given: Architectur
 
 
 def folder_name(recipe: str) -> str:
-    """What the folder of a run is called by default: for `mine.py`, `mine`; for `mine.py:name`, `mine-name`."""
-    if not names_a_file(recipe):
+    """What the folder of a run is called by default: for `mine.py`, `mine`; for `mine.py:name` and `package.mine:name`,
+    `mine-name`."""
+    if not names_own(recipe):
         return recipe
-    path, function = file_and_function(recipe)
+    path, _, function = place_of(recipe)
     return path.stem if function is None else f"{path.stem}-{function}"
 
 

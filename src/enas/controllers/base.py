@@ -18,7 +18,7 @@ from tyro.conf import Suppress
 
 from enas.architecture import Architecture, Space
 from enas.constraints import Settings
-from enas.controllers.categorical import entropies, log_probs, maximum_entropy, uniform_logits
+from enas.controllers.categorical import entropies, largest_entropy, log_probs, uniform_logits
 from enas.errors import ConfigError, NotFiniteError
 
 
@@ -81,8 +81,8 @@ class Controller(ABC):
     def feedback(self, proposals: Proposals, rewards_N: Tensor) -> dict[str, float]:
         """Learn from one reward per proposal, higher is better; return what to log.
 
-        Every controller logs `reward` (mean), `entropy` (nats, mean over the proposals) and `entropy_share`
-        (of the largest possible). Raises `ConfigError` unless there is one reward per proposal, and
+        Every controller logs `reward` (mean), `entropy` (nats, mean over the proposals) and `entropy_share`, of the largest
+        that is possible along the paths of the proposals. Raises `ConfigError` unless there is one reward per proposal, and
         `NotFiniteError` if one is NaN or infinite; nothing has been learnt then.
         """
 
@@ -172,7 +172,8 @@ def check_rewards(space: Space, proposals: Proposals, rewards_N: Tensor) -> None
 
 def reward_and_entropy(space: Space, proposals: Proposals, rewards_N: Tensor) -> dict[str, float]:
     """What every controller logs: see `Controller.feedback`."""
-    entropy, largest = float(proposals.entropy_N.detach().mean()), maximum_entropy(space)
+    entropy = float(proposals.entropy_N.detach().mean())
+    largest = largest_entropy(space, proposals.choices_NL)
     return {
         "reward": float(rewards_N.mean()),
         "entropy": entropy,

@@ -30,6 +30,18 @@ def maximum_entropy(space: Space) -> float:
     return math.log(space.count())
 
 
+def largest_entropy(space: Space, choices_NL: Tensor) -> float:
+    """The largest mean entropy in nats that these proposals can have: at every decision that of equal probabilities of what
+    can be taken after the choices before it. That of the whole space, where all decisions are always asked."""
+    if not space.conditional:
+        return maximum_entropy(space)
+    ways = [
+        math.prod(sum(weight > 0 for weight in space.weights(path[:place])) for place in range(len(path)))
+        for path in choices_NL.tolist()
+    ]
+    return sum(map(math.log, ways)) / len(ways)
+
+
 def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
     """Independent standard Gumbel noise: the argmax of logits + noise is a sample of their softmax.
 

@@ -6,11 +6,11 @@ A recipe has those variants that its settings and its space allow.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, cast
 
-from enas.architecture import Architecture, Kind
+from enas.architecture import Architecture, Kind, Space
 from enas.config import RunConfig
 from enas.errors import ConfigError, SettingError, did_you_mean, shown
 
@@ -136,33 +136,51 @@ def proposing(count: int) -> Change:
 # ---- changes of the architecture ---------------------------------------------------------------------------------------
 
 
+def along(space: Space, wanted: Iterable[int | None], rng: random.Random) -> Architecture:
+    """The architecture with the choices that are wanted, where they can be taken after those before them; the others are
+    drawn uniformly."""
+    choices: list[int] = []
+    for choice in wanted:
+        if choice is None or not possible(space, choices, choice):
+            (choice,) = rng.choices(range(len(space.weights(choices))), space.weights(choices))
+        choices.append(choice)
+    return space.architecture(choices)
+
+
+def possible(space: Space, before: Sequence[int], choice: int) -> bool:
+    """Whether this can be taken after the choices before it."""
+    return not space.conditional or space.weights(before)[choice] > 0
+
+
 def at_random(config: RunConfig, found: Architecture, rng: random.Random) -> tuple[RunConfig, Architecture]:
-    """Every decision uniform; skip connections with the paper's rate."""
-    choices = [
+    """Every decision uniform; skip connections with the paper's rate, where they can be taken and left."""
+    wanted = [
         int(rng.random() < SKIP_RATE) if decision.kind == "skip" else rng.randrange(len(decision.options))
         for decision in found.space.decisions
     ]
-    return config, found.space.architecture(choices)
+    return config, along(found.space, wanted, rng)
 
 
 def switched(name: str, about: str, kind: Kind, to: Mapping[str, Sequence[str]]) -> OfArchitecture:
     """Some of the decisions of a kind take another option: of those in `to` one that it lists; any, if it is empty."""
 
     def changed(config: RunConfig, found: Architecture, rng: random.Random) -> tuple[RunConfig, Architecture]:
-        choices, places = list(found.choices), []
-        for position, (choice, decision) in enumerate(zip(choices, found.space.decisions, strict=True)):
-            taken = decision.options[choice]
+        space, asked, places = found.space, found.space.active(found.choices), []
+        for position, (choice, decision) in enumerate(zip(found.choices, space.decisions, strict=True)):
+            taken, before = decision.options[choice], found.choices[:position]
             wanted = to.get(taken, ()) if to else decision.options
             others = [k for k, option in enumerate(decision.options) if option in wanted and k != choice]
-            if decision.kind == kind and others:
+            others = [k for k in others if decision.kind == kind and possible(space, before, k)]
+            if asked[position] and others:
                 places.append((position, others))
         if not places:
             raise ConfigError(
                 f"the found architecture '{found}' has no {kind} that this variant could change"
             )
+        choices = [choice if asked[position] else None for position, choice in enumerate(found.choices)]
         for position, others in rng.sample(places, min(CHANGED, len(places))):
             choices[position] = rng.choice(others)
-        return config, found.space.architecture(choices)
+        return config, along(space, choices, rng)
 
     return OfArchitecture(name, about, changed, (kind, frozenset(to)))
 
@@ -177,7 +195,7 @@ def plain_convolutions(
         taken = decision.options[choices[position]]
         if decision.kind == "operation" and taken in dense:
             choices[position] = decision.options.index(dense[taken])
-    plain = found.space.architecture(choices)
+    plain = along(found.space, choices, rng)
     return config.as_large(plain, found), plain
 
 

@@ -19,14 +19,15 @@ from enas.exporting.exports import Check
 from enas.report.summary import number
 from enas.retrain import read_result
 from enas.run import Run
-from enas.runs.models import ImageModel, ModelRecord
+from enas.runs.models import DataRecord, ImageModel, Model
 from enas.runtime.records import read_record
 from enas.scores import decimals
 
 SHOWN = 50
 """Most names of classes that are written out."""
+ONE_TRAINING = "One training has no interval: `enas compare` measures how much another seed would change."
 PARTS = {
-    "weights.safetensors": "the weights; with model.json, `enas.load` makes the module of them",
+    "weights.safetensors": "the weights; if model.json is beside them, `enas.load` makes the module of both",
     "model.py": "the network in plain torch; `load()` reads the weights beside it",
     "model.pt2": "`torch.export.load`: the graph with its weights",
     "model.onnx": "the graph with its weights, for any ONNX runtime",
@@ -52,16 +53,27 @@ class Claims:
     contests: list[Claim]
 
 
-def card(title: str, record: ModelRecord, folder: Path, trained: Path, checks: Sequence[Check]) -> str:
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a network whose run there may not be."""
+
+    data: DataRecord
+    use: str
+    """What goes in and what comes out."""
+    versions: Mapping[str, str | None]
+    """Of the packages that trained it."""
+
+
+def card(title: str, facts: Facts, folder: Path, trained: Path, checks: Sequence[Check]) -> str:
     """The model card of a network, trained in the folder `trained` of the run in `folder`, or of no run."""
     name, _, drawing = title.partition("\n")
     run = Run.open(folder) if (folder / "config.json").exists() else None
     result = read_result(trained)
     sections = {
-        "Data": data(record),
-        "Input and output": use(record),
-        "Protocol": protocol(record, run, result),
-        "Result": "Not known." if result is None else outcome(result, record),
+        "Data": data(facts.data),
+        "Input and output": facts.use,
+        "Protocol": protocol(facts.versions, run, result),
+        "Result": "Not known." if result is None else outcome(result, facts.data),
         "Random baseline": baseline(run),
         "Files": files(checks),
     }
@@ -75,17 +87,30 @@ def plain(text: str, longest: int = 300) -> str:
     return re.sub(r"([\\`*_{}\[\]()#+!|~])", r"\\\1", html.escape(printable(text, longest), quote=False))
 
 
-def data(record: ModelRecord) -> str:
+def data(trained_on: DataRecord) -> str:
     """What the network was trained on."""
-    licence = LICENCES.get(record.data.source, "unknown, as the data are the user's own")
+    licence = LICENCES.get(trained_on.source, "unknown, as the data are the user's own")
     return (
-        f"{plain(record.data.name)}.\n\nLicence of the data: {licence}. SHA-256: `{plain(record.data.hash)}`."
+        f"{plain(trained_on.name)}.\n\nLicence of the data: {licence}. SHA-256: `{plain(trained_on.hash)}`."
     )
 
 
-def use(record: ModelRecord) -> str:
+def in_and_out(check: Check) -> str:
+    """What goes in and what comes out, by the names that it has in the graphs."""
+    given, made = (
+        ", ".join(f"`{each.name}` {each.dtype} {shape(each.shape)}" for each in tensors)
+        for tensors in (check.inputs, check.outputs)
+    )
+    return f"From {given} to {made}. What these are, the code that trained it says."
+
+
+def shape(axes: Sequence[int | str]) -> str:
+    """The lengths of the axes of a tensor."""
+    return f"\\[{', '.join(map(str, axes))}\\]"
+
+
+def use(model: Model) -> str:
     """What goes in and what comes out."""
-    model = record.model
     if not isinstance(model, ImageModel):
         return f"Tokens, the places of {len(model.words):,} words in the vocabulary, to the scores of the next word."
     shape = f"{model.shape.channels}×{model.shape.height}×{model.shape.width}"
@@ -102,7 +127,7 @@ def named(names: Sequence[str]) -> str:
     return ", ".join([*shown, *(["…"] if len(names) > SHOWN else [])])
 
 
-def protocol(record: ModelRecord, run: Run | None, result: Mapping[str, Any] | None) -> str:
+def protocol(used: Mapping[str, str | None], run: Run | None, result: Mapping[str, Any] | None) -> str:
     """How it was found and trained."""
     lines = []
     if run is not None and (run.folder / "search.json").exists():
@@ -116,30 +141,28 @@ def protocol(record: ModelRecord, run: Run | None, result: Mapping[str, Any] | N
             f"Trained from scratch for {result['epochs']} epochs with seed {result['seed']}; the weights are those of epoch "
             f"{result['best_epoch']}. {result['parameters']:,} parameters."
         )
-    versions = ", ".join(
-        f"{plain(name)} {plain(version)}" for name, version in record.versions.items() if version
-    )
+    versions = ", ".join(f"{plain(name)} {plain(version)}" for name, version in used.items() if version)
     return "\n".join([*lines, f"Versions: {versions}."])
 
 
-def outcome(result: Mapping[str, Any], record: ModelRecord) -> str:
+def outcome(result: Mapping[str, Any], trained_on: DataRecord) -> str:
     """What it came to on the test data, and how sure that is."""
     scores = {
         **{f"valid {k[6:]}": v for k, v in result.items() if k.startswith("valid_") and k != "valid_loss"}
     }
     tested = result.get("test", {})
     if "test_accuracy" in tested:
-        right = round(tested["test_accuracy"] / 100 * record.data.tested)
-        found = proportion(right, record.data.tested)
+        right = round(tested["test_accuracy"] / 100 * trained_on.tested)
+        found = proportion(right, trained_on.tested)
         said = (
             f"Test accuracy {100 * found.value:.2f} % [{100 * found.low:.2f}, {100 * found.high:.2f}]: an exact interval of "
             f"{found.level:.0%} for {found.n:,} test images. It leaves out what another seed of the training would change."
         )
     elif "test_ppl" in tested:
-        said = (
-            f"Test perplexity {tested['test_ppl']:.2f} on {record.data.tested:,} tokens. One training has no interval: how "
-            "much another seed would change is not measured here; `enas compare` does that."
-        )
+        said = f"Test perplexity {tested['test_ppl']:.2f} on {trained_on.tested:,} tokens. {ONE_TRAINING}"
+    elif "test_score" in tested:
+        score = tested["test_score"]
+        said = f"Test score {number(score, decimals([score]))}, as the task measures it. {ONE_TRAINING}"
     else:
         said = "Not tested yet."
     return "\n".join(
@@ -157,9 +180,10 @@ def baseline(run: Run | None) -> str:
     lines = ["No random architecture was trained beside it."]
     if tested:
         best = min(tested) if metric.lower_is_better else max(tested)
+        mean, best_said = (number(score, decimals(tested)) for score in (sum(tested) / len(tested), best))
         lines = [
-            f"{len(tested)} random architectures, trained alike, with one seed each: test {metric.name} "
-            f"{sum(tested) / len(tested):.2f} in the mean, {best:.2f} the best."
+            f"{len(tested)} random architectures, trained alike, with one seed each: test {metric.name} {mean} in the mean, "
+            f"{best_said} the best."
         ]
     compared = run.folder / "compare" / "comparison.json"
     if compared.exists():

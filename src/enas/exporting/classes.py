@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from enas.data.own_files import printable
 from enas.errors import ExportError
-from enas.exporting.recorded import Expression, Frame, Recording, Step, Value
+from enas.exporting.recorded import Expression, Frame, Recording, Step, Value, of_torch
 
 WIDTH = 100
 """Characters of a line, where it can be broken."""
 INLINE = 60
 """Characters up to which an expression goes into the one that reads it."""
-RESERVED = ("F", "Path", "load", "load_file", "network", "nn", "preprocess", "torch")
+RESERVED = ("F", "OrderedDict", "Path", "load", "load_file", "network", "nn", "preprocess", "torch")
 """Names of the file that are no class."""
 TOKEN = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|.""", re.DOTALL)
 """A string in code, or one character."""
@@ -75,7 +75,7 @@ def source(recording: Recording) -> tuple[str, str]:
 
     Raises `ExportError` for a module of torch that does not say how it is made.
     """
-    root = node_of(recording.model, [""], recording.frames)
+    root = node_of(recording.model, [""], recording)
     groups = grouped([node for node in (*root.inside(), root) if node.kind not in ("leaf", "list", "dict")])
     classes = "\n\n\n".join(group.text(groups) for group in groups.values())
     return classes, made(root, [literal.text for literal in root.literals()], groups)
@@ -84,68 +84,85 @@ def source(recording: Recording) -> tuple[str, str]:
 # ---- what there is -----------------------------------------------------------------------------------------------------
 
 
-def node_of(module: nn.Module, used: Iterable[str], frames: dict[nn.Module, list[Frame]]) -> Node:
+def node_of(module: nn.Module, used: Iterable[str], recording: Recording) -> Node:
     """How a module is made, with those parts that it uses itself, and those that are `used` by others, by their names with
     dots."""
-    if type(module).__module__.startswith("torch.nn.") and not isinstance(module, (*LISTS, *DICTS)):
-        return leaf(module)
-    calls = frames.get(module, [])
+    named = recording.named(module)
+    container = container_of(module, named)
+    if of_torch(module) and container is None:
+        return leaf(module, named)
+    calls = recording.frames.get(module, [])
     taking_part = {name for name in used if name}.union(*(frame.used for frame in calls))
-    if isinstance(module, nn.Sequential):
+    if container is nn.Sequential:
         taking_part |= {name for name, _ in module.named_children()}
     parts: dict[str, Node] = {}
-    for name, child in parts_of(module):
+    for name, child in parts_of(module, named):
         below = [place.partition(".")[2] for place in taking_part if place.partition(".")[0] == name]
         if below:
-            parts[name] = tensor(child) if isinstance(child, Tensor) else node_of(child, below, frames)
-        elif isinstance(module, LISTS):
+            parts[name] = tensor(child) if isinstance(child, Tensor) else node_of(child, below, recording)
+        elif container in LISTS:
             parts[name] = Node("leaf", ["nn.Identity()"])  # keeps the numbers of the others
-    if isinstance(module, LISTS):
-        return Node("list", [f"nn.{type(module).__name__}"], parts)
-    if isinstance(module, DICTS):
-        return Node("dict", [f"nn.{type(module).__name__}"], parts)
+    if container is not None:
+        return Node("list" if container in LISTS else "dict", [f"nn.{container.__name__}"], parts)
     done = {forward(frame) for frame in calls}
     if len(done) > 1:
-        raise ExportError(f"it calls a {type(module).__name__} twice, and each call does something else")
+        raise ExportError(f"it calls {named} twice, and each call does something else")
     return Node(type(module).__name__, [], parts, about(module), "".join(done))
 
 
+def container_of(module: nn.Module, named: str) -> type[nn.Module] | None:
+    """The container of torch's that a module is; None for any other. Raises `ExportError` for one that is more than that."""
+    kind = next((kind for kind in (*LISTS, *DICTS) if isinstance(module, kind)), None)
+    own = module._buffers or (kind not in (nn.ParameterList, nn.ParameterDict) and module._parameters)
+    if kind is not None and (own or type(module).forward is not kind.forward):
+        raise ExportError(
+            f"code cannot say how {named} is made, which derives from {kind.__name__} and adds to it"
+        )
+    return kind
+
+
 def about(module: nn.Module) -> str:
-    """The first sentence of what a module says of itself."""
-    paragraph = " ".join((inspect.getdoc(type(module)) or "").partition("\n\n")[0].split())
+    """The first sentence of what a module's class says of itself."""
+    paragraph = " ".join(inspect.cleandoc(type(module).__doc__ or "").partition("\n\n")[0].split())
     sentence = paragraph.partition(". ")[0].rstrip(".")
     safe = printable(sentence, WIDTH + 10).replace("\\", "/").replace('"', "'")
     return f"{safe}." if safe else ""
 
 
-def parts_of(module: nn.Module) -> Iterator[tuple[str, nn.Module | Tensor]]:
+def parts_of(module: nn.Module, named: str) -> Iterator[tuple[str, nn.Module | Tensor]]:
     """The parts of a module by name, its own tensors among them.
 
     Raises `ExportError` for a tensor that its weights leave out.
     """
     for name in module._non_persistent_buffers_set:
-        raise ExportError(f"{type(module).__name__} keeps {name} outside its weights")
+        raise ExportError(f"{named} keeps {name} outside its weights")
     yield from module.named_parameters(recurse=False)
     yield from module.named_buffers(recurse=False)
     yield from module.named_children()
 
 
-def leaf(module: nn.Module) -> Node:
-    """One of torch's modules, as what prints it says: that is how it is made."""
+def leaf(module: nn.Module, named: str) -> Node:
+    """One of torch's modules, as what prints it says: that is how it is made. What is not printed, such as
+    `count_include_pad`, it has as an attribute."""
     text = repr(module)
     try:
         call = ast.parse(f"nn.{text}", mode="eval").body
         assert isinstance(call, ast.Call)
         known = list(inspect.signature(type(module)).parameters.values())
     except (SyntaxError, AssertionError) as error:
-        raise ExportError(f"code cannot say how a {type(module).__name__} is made") from error
+        raise ExportError(f"code cannot say how {named} is made") from error
     pieces: list[str | Literal] = [f"nn.{type(module).__name__}("]
-    given = [(each.name, value) for each, value in zip(known, call.args, strict=False)]
+    first = zip((each.name for each in known), call.args, strict=False)
+    printed = [*first, *((each.arg or "", each.value) for each in call.keywords)]
+    given = {name: ast.literal_eval(value) for name, value in printed}
     defaults = {each.name: each.default for each in known}
-    for number, (name, value) in enumerate(
-        [*given, *((each.arg or "", each.value) for each in call.keywords)]
-    ):
-        plain = simplified(name, ast.literal_eval(value))
+    given |= {
+        name: value
+        for name in defaults.keys() - given.keys()
+        if isinstance(value := getattr(module, name, None), bool | int | float | str | tuple)
+    }
+    for number, (name, value) in enumerate(given.items()):
+        plain = simplified(name, value)
         if simplified(name, defaults.get(name)) == plain:
             continue
         required = (
@@ -342,6 +359,13 @@ def made(node: Node, texts: list[str], groups: dict[Any, Group]) -> str:
         at += count
     if node.kind == "dict":
         return f"{node.pieces[0]}({{{', '.join(map(': '.join, zip(map(json.dumps, node.parts), parts, strict=True)))}}})"
+    if node.pieces[0] == "nn.Sequential" and list(node.parts) != [
+        str(number) for number in range(len(parts))
+    ]:
+        named = ", ".join(
+            f"({json.dumps(name)}, {part})" for name, part in zip(node.parts, parts, strict=True)
+        )
+        return f"nn.Sequential(OrderedDict([{named}]))"
     if node.pieces[0] == "nn.Sequential":
         return f"nn.Sequential({', '.join(parts)})"
     if len(parts) > 1 and len(set(parts)) == 1:

@@ -21,7 +21,7 @@ Plain torch. The weights are in weights.safetensors beside this file:
     model = load()
 """
 
-from pathlib import Path
+{imports}
 
 import torch
 from safetensors.torch import load_file
@@ -59,7 +59,14 @@ def written(subject: Subject) -> bytes:
     title = "\n".join(
         printable(line).replace("\\", "/").replace('"', "'") for line in subject.title.splitlines()
     )
-    parts = [HEAD.format(title=title), *constants(subject.about), classes + "\n", LOAD.format(made=made)]
+    ordered = ["from collections import OrderedDict"] if "OrderedDict(" in classes + made else []
+    imports = "\n".join([*ordered, "from pathlib import Path"])
+    parts = [
+        HEAD.format(title=title, imports=imports),
+        *constants(subject.about),
+        classes + "\n",
+        LOAD.format(made=made),
+    ]
     if {"mean", "std"} <= subject.about.keys():
         parts.append(PREPROCESS)
     if "words" in subject.about:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +31,15 @@ OPERATORS = {
     "matmul": "@",
     "__truediv__": "/",
     "__matmul__": "@",
+    "__pow__": "**",
+    "__eq__": "==",
+    "__ne__": "!=",
+    "__lt__": "<",
+    "__le__": "<=",
+    "__gt__": ">",
+    "__ge__": ">=",
+    "__and__": "&",
+    "__or__": "|",
 }
 """Methods of tensors that have a sign, which all bind alike here: whatever is put into another expression has brackets."""
 
@@ -88,6 +98,7 @@ class Recording(TorchFunctionMode):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.places = {module: place for place, module in model.named_modules()}
         self.frames: dict[nn.Module, list[Frame]] = {}
         """What each module did, at each of its calls."""
         self.stack: list[Frame | None] = []
@@ -107,6 +118,11 @@ class Recording(TorchFunctionMode):
         TorchFunctionMode.__exit__(self, *error)
         for hook in self.hooks:
             hook.remove()
+
+    def named(self, module: nn.Module) -> str:
+        """What a module is called in a message: its class, and where it is."""
+        kind, place = type(module).__name__, self.places.get(module)
+        return f"the {kind} {place!r}" if place else f"the {kind}"
 
     # ---- modules -----------------------------------------------------------------------------------------------------
 
@@ -142,9 +158,7 @@ class Recording(TorchFunctionMode):
             return
         place = next((name for name, each in outer.module.named_modules() if each is module), None)
         if place is None:
-            raise ExportError(
-                f"{type(outer.module).__name__} calls a {type(module).__name__} that is not in it"
-            )
+            raise ExportError(f"{self.named(outer.module)} calls a {type(module).__name__} that is not in it")
         outer.used.add(place)
         if frame is None:
             inputs = self.arguments(outer, args, kwargs)
@@ -162,9 +176,7 @@ class Recording(TorchFunctionMode):
         if isinstance(output, list | tuple):
             parts = tuple(self.makes(frame, part, hint) for part in output)
             return parts[0] if len(parts) == 1 else parts
-        raise ExportError(
-            f"{type(frame.module).__name__} is given a {type(output).__name__} by a module in it"
-        )
+        raise ExportError(f"{self.named(frame.module)} is given a {type(output).__name__} by a module in it")
 
     def value(self, frame: Frame, tensor: Tensor) -> Value:
         """What a tensor is in a frame. Raises `ExportError` if it comes from nowhere."""
@@ -174,7 +186,7 @@ class Recording(TorchFunctionMode):
         place = next((name for name, each in owned if each is tensor), None)
         if place is None:
             raise ExportError(
-                f"{type(frame.module).__name__} uses a tensor that is neither given to it nor a parameter or buffer of it"
+                f"{self.named(frame.module)} uses a tensor that is neither given to it nor a parameter or buffer of it"
             )
         frame.used.add(place)
         weight = Value("weight")
@@ -232,9 +244,7 @@ class Recording(TorchFunctionMode):
         elif name.startswith("torch."):
             start, rest = [f"{name}("], args
         else:
-            raise ExportError(
-                f"{type(frame.module).__name__} calls a function of torch that has no public name"
-            )
+            raise ExportError(f"{self.named(frame.module)} calls a function of torch that has no public name")
         return [*start, *self.arguments(frame, rest, kwargs), ")"], False
 
     def written(self, frame: Frame, value: Any) -> Expression:
@@ -251,11 +261,13 @@ class Recording(TorchFunctionMode):
             return [":".join(ends[: 2 if value.step is None else 3])]
         if value is Ellipsis:
             return ["..."]
-        if value is None or isinstance(value, bool | int | float | str | torch.dtype):
+        if isinstance(value, torch.device) and frame.inputs:  # wherever the network is then
+            return [frame.inputs[0], ".device"]
+        if isinstance(value, float) and not math.isfinite(value):
+            return [f"float('{value}')"]
+        if value is None or isinstance(value, bool | int | float | str | torch.dtype | torch.memory_format):
             return [repr(value)]
-        raise ExportError(
-            f"{type(frame.module).__name__} gives a {type(value).__name__} to a function of torch"
-        )
+        raise ExportError(f"{self.named(frame.module)} gives a {type(value).__name__} to a function of torch")
 
 
 def of_torch(module: nn.Module) -> bool:
@@ -312,8 +324,10 @@ def access(module: nn.Module, place: str) -> str:
     """How a part of a module is written inside it: `self.layers[0].conv.weight`."""
     text = "self"
     for key in place.split("."):
-        if isinstance(module, nn.ModuleList | nn.Sequential | nn.ParameterList):
+        if isinstance(module, nn.ModuleList | nn.Sequential | nn.ParameterList) and key.isdigit():
             text += f"[{key}]"
+        elif isinstance(module, nn.Sequential) and not key.isidentifier():
+            text += f".get_submodule({json.dumps(key)})"
         elif isinstance(module, nn.ModuleDict | nn.ParameterDict):
             text += f"[{json.dumps(key)}]"
         else:

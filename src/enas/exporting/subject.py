@@ -92,15 +92,22 @@ def any_module(module: nn.Module, example: Tensor | Sequence[Tensor]) -> Subject
             for x in given
         )
 
+    return batched(module, drawn)
+
+
+def batched(module: nn.Module, drawn: Callable[[int], Inputs], title: str = "A network.") -> Subject:
+    """A module whose inputs all have the batch as their first axis. Raises `ConfigError` if it returns no tensor."""
+    inputs = drawn(2)
     with torch.no_grad():
-        outputs = tensors(module(*drawn(2)))
+        outputs = tensors(module(*inputs))
     return Subject(
         "model",
         module,
         drawn,
-        tuple({0: "batch"} for _ in given),
-        numbered("input", len(given)),
+        tuple({0: "batch"} for _ in inputs),
+        numbered("input", len(inputs)),
         numbered("output", len(outputs)),
+        title=title,
     )
 
 

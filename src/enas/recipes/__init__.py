@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enas.errors import ConfigError, did_you_mean, shown
-from enas.recipes.files import names_a_file
+from enas.recipes.files import names_own
 from enas.registry import Registry, package_of
 
 if TYPE_CHECKING:
@@ -76,13 +76,14 @@ RECIPES = _texts()
 
 
 def recipe(name: str) -> RunConfig:
-    """The settings of a recipe: of this package's, of another package's, or of a file, `mine.py` or `mine.py:function`.
+    """The settings of a recipe: of this package's, of another package's, or of a file, `mine.py`, `mine.py:function` or
+    `package.module:function`.
 
     Raises `ConfigError`, suggesting the nearest name, if there is none so called, and for whatever is wrong with a file.
     """
     from enas.recipes.origin import PackageRecipe, RecipeFile
 
-    if names_a_file(name):
+    if names_own(name):
         return RecipeFile.of(name).config()
     if name in KNOWN.added:
         return PackageRecipe(name, package_of(KNOWN.added[name][0])).config()

@@ -1,79 +1,164 @@
 """A file of the user's with a recipe in it: imported as Python runs a script, so that it finds the modules beside it.
 
 The recipe is the function called `recipe`, or else the only public function of the file whose annotation says that it
-returns a `RunConfig`. `mine.py:name` picks one. **Importing a file runs it.**
+returns a `RunConfig`. `mine.py:name` picks one. `package.module:name` is that of a module in a package, which is looked for
+in the working directory too, and imported by that name. **Importing a file runs it.**
 """
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
+import itertools
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 from enas.errors import ConfigError, did_you_mean, enas_command, shortened, shown
 from enas.paths import user_path
 from enas.runtime.files import digest_of, digest_of_file
 
-_NAMED = re.compile(r"(?P<file>.+\.py)(:(?P<function>\w+))?")
-
-_loaded: dict[Path, tuple[str, ModuleType]] = {}
-"""The file that was imported last, with the hash of what was read of it."""
-
-
-def names_a_file(word: str) -> bool:
-    """Whether a word is FILE.py or FILE.py:NAME."""
-    return _NAMED.fullmatch(word) is not None
+_IN_FILE = re.compile(r"(?P<file>.+\.py)(:(?P<function>\w+))?")
+_NAME = r"[^\W\d]\w*"
+_IN_MODULE = re.compile(rf"(?P<module>{_NAME}(\.{_NAME})*):(?P<function>{_NAME})")
 
 
-def file_and_function(word: str) -> tuple[Path, str | None]:
-    """The absolute path of the file that a word names, and the function in it if it names one."""
-    found = _NAMED.fullmatch(word)
+class _Loaded(NamedTuple):
+    """A file that has been imported."""
+
+    sha256: str
+    """Of what was read of it."""
+    module: ModuleType
+    folder: Path
+    """Where the modules are that belong to it."""
+    added: str | None
+    """What was put on the path for it."""
+    before: frozenset[str]
+    """The modules that there were before."""
+
+
+_loaded: dict[Path, _Loaded] = {}
+"""The file that was imported last."""
+
+
+class Place(NamedTuple):
+    """Where a recipe is."""
+
+    path: Path
+    """Of the file, absolute."""
+    module: str
+    """The name with dots that it is imported by; empty for one that is in no package."""
+    function: str | None
+
+
+def names_own(word: str) -> bool:
+    """Whether a word is FILE.py, FILE.py:NAME or MODULE:NAME."""
+    return _IN_FILE.fullmatch(word) is not None or _IN_MODULE.fullmatch(word) is not None
+
+
+def place_of(word: str) -> Place:
+    """What such a word names; nothing is imported. Raises `ConfigError` if there is no such module."""
+    if found := _IN_FILE.fullmatch(word):
+        return Place(Path(os.path.abspath(user_path(found["file"]))), "", found["function"])
+    found = _IN_MODULE.fullmatch(word)
     if found is None:
         raise ConfigError(f"{shown(word)} is no file of Python: its name must end in .py")
-    return Path(os.path.abspath(user_path(found["file"]))), found["function"]
+    name = found["module"]
+    path = _file_of(name)
+    return Place(path, name if "." in name or path.name == "__init__.py" else "", found["function"])
 
 
-def module_of(path: Path) -> tuple[ModuleType, str]:
+def _file_of(module: str) -> Path:
+    """The file of a module, without importing it or a package that it is in. Raises `ConfigError` if there is none."""
+    importlib.invalidate_caches()  # of files that have been written since
+    first, *rest = module.split(".")
+    spec = PathFinder.find_spec(first, [os.getcwd(), *sys.path]) or importlib.util.find_spec(first)
+    for name in itertools.accumulate(rest, "{}.{}".format, initial=first):
+        if name != first:
+            inside = None if spec is None else spec.submodule_search_locations
+            spec = None if inside is None else PathFinder.find_spec(name, inside)
+    if spec is None:
+        raise ConfigError(
+            f"there is no module {shown(module)}, neither in the working directory nor among what is installed"
+        )
+    if spec.origin is None or not spec.origin.endswith(".py"):
+        raise ConfigError(f"{shown(module)} is no module in a .py file: name the one that has the function")
+    return Path(os.path.abspath(spec.origin))
+
+
+def folder_of(path: Path, module: str) -> Path:
+    """Where the modules are that belong to a file: the folder that it is in, or that of the outermost package."""
+    return path.parents[max(0, module.count(".") - (path.name != "__init__.py"))]
+
+
+def module_of(path: Path, name: str = "") -> tuple[ModuleType, str]:
     """The module in a file, and the SHA-256 of the bytes that it was made of. It is imported again only if it has changed.
+    One of a package has a `name` with dots.
 
     Raises `ConfigError` if it is missing, is no Python, has the name of another module, or fails.
     """
+    folder = folder_of(path, name)
     try:
         source = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read {shortened(str(path), 300)}: {error.strerror}") from error
     digest = digest_of(source).sha256
-    if path in _loaded and _loaded[path][0] == digest:
-        return _loaded[path][1], digest
+    if path in _loaded and _loaded[path].sha256 == digest:
+        return _loaded[path].module, digest
     forget()
-    name = path.stem
-    imported = getattr(sys.modules.get(name), "__file__", None)
-    if imported is not None and os.path.abspath(imported) == str(path):  # by the program that asks
+    importlib.invalidate_caches()
+    in_package, name = bool(name), name or path.stem
+    if _imported(name, path):  # by the program that asks
         return sys.modules[name], digest
-    if name in sys.modules or _installed(name, path):
+    if not in_package and (name in sys.modules or _installed(name, path)):
         raise ConfigError(
             f"{path} has the name of the module {name!r}, which it would hide: call the file something else"
         )
-    sys.path.insert(0, str(path.parent))  # as `python FILE` does
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    _loaded[path] = digest, module
+    root = str(folder.parent if in_package else folder)
+    added = None if in_package and root in sys.path else root
+    _loaded[path] = _Loaded(digest, ModuleType(name), folder, added, frozenset(sys.modules))
+    if added is not None:
+        sys.path.insert(0, added)  # as `python FILE` does
     try:
-        with errors_of(path), _importing():
-            exec(compile(source, path, "exec"), vars(module))
+        with errors_of(path, folder), _importing():
+            outer = _package(name, path)
+            if not _imported(name, path):  # by the package
+                inside = [str(path.parent)] if path.name == "__init__.py" else None
+                spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=inside)
+                assert spec is not None
+                module = sys.modules[name] = importlib.util.module_from_spec(spec)
+                exec(compile(source, path, "exec"), vars(module))
+                if outer is not None:
+                    setattr(outer, name.rpartition(".")[2], module)
     except ConfigError:
         forget()
         raise
-    return module, digest
+    _loaded[path] = _loaded[path]._replace(module=sys.modules[name])
+    return sys.modules[name], digest
+
+
+def _imported(name: str, path: Path) -> bool:
+    """Whether the module of this name has been imported, from this file."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return file is not None and os.path.abspath(file) == str(path)
+
+
+def _package(name: str, path: Path) -> ModuleType | None:
+    """The package that a module is in, imported; None if it is in none. Raises `ConfigError` if it is another one."""
+    if not (outer := name.rpartition(".")[0]):
+        return None
+    package = importlib.import_module(outer)
+    folders = [os.path.abspath(folder) for folder in package.__path__]
+    if str(path.parent if path.name != "__init__.py" else path.parent.parent) not in folders:
+        raise ConfigError(f"{path} is not {name!r}: the package {outer!r} is that in {', '.join(folders)}")
+    return package
 
 
 importing = False
@@ -107,17 +192,18 @@ def _installed(name: str, path: Path) -> bool:
 
 def forget() -> None:
     """Take back the import of a file, with the modules beside it: another file's may be called alike."""
-    for path in list(_loaded):
+    for path, loaded in list(_loaded.items()):
         del _loaded[path]
-        for name in [path.stem, *beside(path)]:
+        for name in {loaded.module.__name__, *beside(path, loaded.folder)} - loaded.before:
             sys.modules.pop(name, None)
-        if str(path.parent) in sys.path:
-            sys.path.remove(str(path.parent))
+        if loaded.added in sys.path:
+            sys.path.remove(loaded.added)
 
 
-def beside(path: Path) -> dict[str, Path]:
-    """The modules that have been imported from the folder of a file, and from folders in it, without the file's own."""
-    folder = str(path.parent) + os.sep
+def beside(path: Path, inside: Path) -> dict[str, Path]:
+    """The modules that have been imported from the folder that a file is in, and from folders in it, without the file's
+    own."""
+    folder = str(inside) + os.sep
     roots = {root for each in sys.path if (root := os.path.abspath(each) + os.sep) != folder}
     nested = tuple(
         root for root in roots if root.startswith(folder)
@@ -130,19 +216,19 @@ def beside(path: Path) -> dict[str, Path]:
     return found
 
 
-def hashes_beside(path: Path) -> dict[str, str]:
-    """The SHA-256 of each of those files, by their paths from the folder of the file."""
+def hashes_beside(path: Path, folder: Path) -> dict[str, str]:
+    """The SHA-256 of each of those files, by their paths from the folder."""
     return {
-        file.relative_to(path.parent).as_posix(): digest_of_file(file).sha256
-        for file in sorted(set(beside(path).values()))
+        file.relative_to(folder).as_posix(): digest_of_file(file).sha256
+        for file in sorted(set(beside(path, folder).values()))
     }
 
 
-def function_in(path: Path, name: str | None) -> Callable[[], Any]:
+def function_in(path: Path, module_name: str, name: str | None) -> Callable[[], Any]:
     """The recipe of a file. Raises `ConfigError` if there is none, or several of which none is picked."""
     from enas.config import RunConfig  # which imports torch, as every recipe does
 
-    module = module_of(path)[0]
+    module = module_of(path, module_name)[0]
     own = {
         key: value
         for key, value in vars(module).items()
@@ -186,8 +272,8 @@ def _returns(function: Callable[..., Any], kind: type) -> bool:
 
 
 @contextmanager
-def errors_of(path: Path) -> Iterator[None]:
-    """Inside, whatever the code of a file and of those beside it raises is a `ConfigError` of one line that says where.
+def errors_of(path: Path, folder: Path) -> Iterator[None]:
+    """Inside, whatever the code of a file and of those in its folder raises is a `ConfigError` of one line that says where.
 
     An error of other code, with none of the file's on its way, is as it is.
     """
@@ -199,7 +285,7 @@ def errors_of(path: Path) -> Iterator[None]:
         raise ConfigError(f"{where}: {error.msg}{text}") from error
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if frame.filename.startswith(str(path.parent) + os.sep)]
+        own = [frame for frame in frames if frame.filename.startswith(str(folder) + os.sep)]
         if not own:
             raise
         said = shortened(" ".join(f"{type(error).__name__}: {error}".split()), 500)

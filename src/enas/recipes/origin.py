@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from enas.errors import ConfigError, RunFolderError, shown
 from enas.recipes.files import (
     errors_of,
-    file_and_function,
+    folder_of,
     function_in,
     hashes_beside,
     module_of,
+    place_of,
     without_arguments,
 )
 from enas.runtime.files import digest_of_file
@@ -94,11 +95,22 @@ class InFile(Origin, ABC):
     beside: Mapping[str, str] = field(default_factory=dict, kw_only=True)
     """The SHA-256 of what it has imported from its folder, by the path from there."""
 
+    @property
+    def imported_as(self) -> str:
+        """The name with dots of a module in a package; empty for a file by itself."""
+        return ""
+
+    @property
+    def folder(self) -> Path:
+        """Where the modules are that belong to it."""
+        return folder_of(Path(self.file), self.imported_as)
+
     def told(self) -> contextlib.AbstractContextManager[None]:
-        return errors_of(Path(self.file))
+        return errors_of(Path(self.file), self.folder)
 
     def to_json(self) -> dict[str, Any]:
-        return {**super().to_json(), "beside": {**self.beside, **hashes_beside(Path(self.file))}}
+        now = hashes_beside(Path(self.file), self.folder)
+        return {**super().to_json(), "beside": {**self.beside, **now}}
 
     def checked(self, changed_ok: bool) -> Self:
         path = Path(self.file)
@@ -113,7 +125,7 @@ class InFile(Origin, ABC):
             )
         hashes = {
             path: self.sha256,
-            **{path.parent / _inside(name): sha for name, sha in self.beside.items()},
+            **{self.folder / _inside(name): sha for name, sha in self.beside.items()},
         }
         changed = [
             str(file)
@@ -138,19 +150,44 @@ class RecipeFile(InFile):
 
     @classmethod
     def of(cls, word: str) -> RecipeFile:
-        """That of `mine.py` or `mine.py:name`, which is imported. Raises `ConfigError` if there is no recipe."""
-        path, name = file_and_function(word)
-        function = function_in(path, name).__name__
-        return cls(str(path), module_of(path)[1], function)
+        """That of `mine.py`, `mine.py:name` or `package.module:name`, which is imported. Raises `ConfigError` if there is no
+        recipe."""
+        path, module, name = place_of(word)
+        function = function_in(path, module, name).__name__
+        sha256 = module_of(path, module)[1]
+        return (
+            RecipeModule(str(path), sha256, function, module) if module else cls(str(path), sha256, function)
+        )
 
     def config(self) -> RunConfig:
         path = Path(self.file)
-        function = function_in(path, self.function)
+        function = function_in(path, self.imported_as, self.function)
         if not without_arguments(function):
             raise ConfigError(f"{path}: {self.function}() needs arguments, which a recipe is not given")
-        with errors_of(path):
+        with self.told():
             made = function()
         return self.called(made, f"{path}: {self.function}()")
+
+
+@dataclass(frozen=True)
+class RecipeModule(RecipeFile):
+    """A recipe in a module of a package, with which its relative imports work. All of the package belongs to it."""
+
+    module: str
+    """Its name with dots."""
+
+    @property
+    def imported_as(self) -> str:
+        return self.module
+
+    def checked(self, changed_ok: bool) -> Self:
+        path, names = Path(self.file), self.module.split(".")
+        own = path.parent if path.name == "__init__.py" else path.with_suffix("")
+        if list(own.parts[-len(names) :]) != names:
+            raise RunFolderError(
+                f"config.json: recipe.module is {shown(self.module)}, which is not imported from {self.file}"
+            )
+        return super().checked(changed_ok)
 
 
 @dataclass(frozen=True)
@@ -204,7 +241,7 @@ class InMemory(Origin):
         )
 
 
-KINDS: tuple[type[Origin], ...] = (PackageRecipe, RecipeFile, NetworkFile, InMemory)
+KINDS: tuple[type[Origin], ...] = (PackageRecipe, RecipeFile, RecipeModule, NetworkFile, InMemory)
 
 
 def _inside(name: str) -> Path:

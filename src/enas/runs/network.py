@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
+import inspect
 import random
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Self, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from enas.architecture import Architecture, Space
 from enas.child_training import ChildTraining
 from enas.choices import space_of
 from enas.config import NO_SETTING, AnyController, Given, Metric, RunConfig
-from enas.constraints import Epochs, PartialShare, PositiveInt, Settings
 from enas.costs import parameter_count
-from enas.data.batches import TrainingBatches
+from enas.data.batches import TrainingBatches, examples_in, moved
 from enas.data.fingerprint import BatchData
-from enas.derive import DeriveConfig
 from enas.errors import ConfigError, shown
 from enas.norms import NormStatistics
-from enas.phases import SearchConfig
-from enas.recipes.common import PATIENT, shortlisted, verifying
-from enas.retrain import Network, RetrainConfig
+from enas.recipes.common import PATIENT
+from enas.retrain import Network
 from enas.runs.layout import channels_last_pays
+from enas.runs.network_settings import (
+    NetworkDeriveConfig,
+    NetworkRetrainConfig,
+    NetworkSearchConfig,
+    NetworkSharedConfig,
+    NetworkVerifyConfig,
+)
 from enas.runtime.progress import say
 from enas.runtime.seeding import derive_seed, global_seed
 from enas.searchable import Searchable, WithChoices, searchable
@@ -36,61 +41,11 @@ from enas.shared_weights import SharedWeights
 from enas.tasks.batches import BatchTask
 from enas.tasks.own import Task, inputs_of
 from enas.tasks.training_settings import Training
-from enas.verification import VerifyConfig
 
 Net = nn.Module | Callable[[], nn.Module]
 """A network with choices, or by the contract of `enas.searchable`; or what builds one, such as its class."""
 OfTask = Task | Callable[[], Task]
 """A task, or what makes one."""
-
-
-@dataclass(frozen=True)
-class NetworkRewardConfig(Settings):
-    """How architectures are rewarded with the shared weights."""
-
-    statistics: NormStatistics = "batch"
-    """What batch norms normalise by: the minibatch's own statistics; the moving averages of the training; or means over a
-    few training batches, gathered for the architecture."""
-    recalibration_batches: PositiveInt = 4
-    """Training batches for `recalibrated` statistics."""
-
-
-@dataclass(frozen=True)
-class NetworkSharedConfig(Settings):
-    """How the shared weights are trained, and what they reward."""
-
-    training: Training | None = None
-    """The recipe; None is the task's own."""
-    reward: NetworkRewardConfig = field(default_factory=NetworkRewardConfig)
-    """The reward."""
-    average: PartialShare = 0.99
-    """Share of a moving average of the weights, with which rewards are computed, that is kept at every step; 0 for the
-    weights themselves."""
-
-
-@dataclass(frozen=True)
-class NetworkChildConfig(Settings):
-    """How a network is trained from scratch."""
-
-    epochs: Epochs = 30
-    """Passes over the training data."""
-    training: Training | None = None
-    """The recipe; None is the task's own."""
-    statistics: NormStatistics = "moving"
-    """What batch norms normalise by in an evaluation; `recalibrated` is gathered before every one."""
-    recalibration_batches: PositiveInt = 4
-    """Training batches for `recalibrated` statistics."""
-
-
-@dataclass(frozen=True)
-class NetworkRetrainConfig(RetrainConfig):
-    """How the found network is trained from scratch, and what is trained beside it."""
-
-    child: NetworkChildConfig = field(default_factory=NetworkChildConfig)
-    """The recipe, the same for every network."""
-    short_schedule: Literal["cut", "squeezed"] = "squeezed"
-    """The learning rate of a training that is shorter than the recipe's, for a shortlist or a verification: the recipe's
-    schedule `cut` off, or `squeezed` into the shorter time."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +57,8 @@ class NetworkConfig(RunConfig):
 
     A `network` that is built by a function starts from weights that follow from the seed; one that is given as a module
     starts every search from the weights that it has. A child's weights are drawn anew, but for frozen ones.
+
+    The settings in it, such as `NetworkSearchConfig(epochs=20)` for `search`, have defaults for networks of one's own.
     """
 
     kind: ClassVar[str] = "network"
@@ -115,17 +72,13 @@ class NetworkConfig(RunConfig):
         default=None, compare=False, repr=False, kw_only=True, metadata=NO_SETTING
     )
     """What it is trained for. No setting either."""
-    search: SearchConfig = field(
-        default_factory=lambda: SearchConfig(
-            epochs=40, warmup=0.5, explore=1.0, updates=20, proposals=8, percentile_every=10
-        )
-    )
+    search: NetworkSearchConfig = field(default_factory=NetworkSearchConfig)
     """Length and rhythm of the search."""
     controller: AnyController = PATIENT
     """What proposes architectures, and how it learns."""
-    verify: VerifyConfig = field(default_factory=lambda: verifying(30))
+    verify: NetworkVerifyConfig = field(default_factory=NetworkVerifyConfig)
     """Which architectures are trained alone during the search, and how that corrects its rewards."""
-    derive: DeriveConfig = field(default_factory=lambda: shortlisted(30))
+    derive: NetworkDeriveConfig = field(default_factory=NetworkDeriveConfig)
     """How an architecture is picked at the end of the search."""
     retrain: NetworkRetrainConfig = field(default_factory=NetworkRetrainConfig)
     """How the found network, and what it is compared with, are trained from scratch."""
@@ -170,10 +123,6 @@ class NetworkConfig(RunConfig):
         with self.told():
             made = self.network()
         return searchable(made)
-
-    def told(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, an error of the user's code is said in a line, if that is in a file."""
-        return contextlib.nullcontext() if self.origin is None else self.origin.told()
 
     # ---- the task of a run, and its networks ---------------------------------------------------------------------------
 
@@ -275,6 +224,28 @@ class NetworkConfig(RunConfig):
             weights.rewards([sampled], "estimate", 0)
             training = self.child_training(Network("found", sampled, self.seed))
             training.trainer.add_gradients(training.task.minibatch(0, 0), 0, 0)
+
+    def example(self, model: nn.Module) -> tuple[Tensor, ...]:
+        """Of the first validation batch."""
+        batch = moved(self.own_task.valid_batches.kept()[0], torch.device("cpu"))
+        positional, named = inputs_of(batch, self.own_task.target)
+        given = [*positional, *named.values()]
+        if not all(isinstance(x, Tensor) and x.ndim and len(x) == examples_in(batch) for x in given):
+            kinds = ", ".join(
+                f"{type(x).__name__} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+                for x in given
+            )
+            raise ConfigError(
+                f"only networks whose inputs are tensors, with the batch as their first axis, are exported; those of this "
+                f"run get {kinds}"
+            )
+        bound = inspect.signature(model.forward).bind(*positional, **named)
+        if bound.kwargs:
+            raise ConfigError(
+                f"forward gets {', '.join(bound.kwargs)} by name, and what is exported gets its inputs in a row: put these "
+                "parameters of forward first"
+            )
+        return bound.args
 
     # ---- what networks cost, and are like ------------------------------------------------------------------------------
 

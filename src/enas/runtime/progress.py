@@ -1,13 +1,15 @@
-"""Progress for the person watching: a bar on a terminal, plain lines anywhere else, and estimates beforehand.
+"""Progress for the person watching: a bar on a terminal or in a notebook, plain lines elsewhere, and estimates beforehand.
 
-All of it goes to standard error; standard output is for what a command was asked to print. What cannot be shown is lost
-without an error: no training ends because nobody can read its progress.
+All but a notebook's bar goes to standard error; standard output is for what a command was asked to print. What cannot be
+shown is lost without an error: no training ends because nobody can read its progress.
 """
 
 import contextlib
+import html
 import os
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import TextIO
 
 from rich.console import Console
@@ -73,12 +75,16 @@ def progress(
         unit: what is counted, in the plural.
         done: units done before, by the run that this one resumes.
         interval: without a terminal, print at most one line in this many seconds; the last is always printed.
-        stream: standard error, unless given.
+        stream: standard error, unless given; a notebook's cell where there is one.
         clock: returns seconds.
     """
+    in_notebook = stream is None and Console().is_jupyter
     stream = forgiving(stream)
     shown = Progress(total, unit, done, clock)
-    if stream.isatty() and os.environ.get("TERM") != "dumb":
+    if in_notebook:
+        with _cell(shown, stage, clock):
+            yield shown
+    elif stream.isatty() and os.environ.get("TERM") != "dumb":
         with _bar(shown, stage, stream):
             yield shown
     else:
@@ -100,6 +106,36 @@ def _bar(shown: Progress, stage: str, stream: TextIO) -> Iterator[None]:
         task = rich.add_task(stage, total=shown.total, completed=shown.done, text=str(shown))
         shown.show = lambda: rich.update(task, completed=shown.done, total=shown.total, text=str(shown))
         yield
+
+
+REDRAWN = 0.5
+"""Seconds after which a notebook's bar is drawn again."""
+
+
+@contextlib.contextmanager
+def _cell(shown: Progress, stage: str, clock: Callable[[], float]) -> Iterator[None]:
+    """One output of a notebook's cell, which is drawn again in place: a bar, and the line of text for what draws no HTML."""
+    display = import_module("IPython.display").display  # which is there in a notebook
+
+    def drawn() -> dict[str, str]:
+        line = f"{stage}: {shown}"
+        bar = f'<progress value="{shown.done}" max="{shown.total}"></progress>'
+        return {"text/plain": line, "text/html": f"{bar} {html.escape(line)}"}
+
+    output = display(drawn(), raw=True, display_id=True)
+    due = clock() + REDRAWN
+
+    def show() -> None:
+        nonlocal due
+        if clock() >= due:
+            due = clock() + REDRAWN
+            output.update(drawn(), raw=True)
+
+    shown.show = show
+    try:
+        yield
+    finally:
+        output.update(drawn(), raw=True)
 
 
 @contextlib.contextmanager

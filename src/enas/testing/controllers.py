@@ -15,7 +15,7 @@ from torch import Tensor
 
 from enas.architecture import Space
 from enas.controllers.base import Controller, Proposals
-from enas.controllers.categorical import maximum_entropy
+from enas.controllers.categorical import largest_entropy
 from enas.errors import ConfigError, EnasError, NotFiniteError, RunFolderError, shown
 from enas.runtime.seeding import global_seed
 from enas.testing.rules import disturb, rule, same, through_a_file
@@ -153,11 +153,12 @@ def check_feedback(whose: str, controller: Controller, space: Space) -> None:
     with rule(
         whose,
         "feedback must return finite numbers by name, and among them the mean reward, the mean entropy of the proposals in "
-        "nats, and entropy_share, that entropy divided by log(space.count())",
+        "nats, and entropy_share, that entropy divided by the largest that is possible along their paths",
         "Return enas.controllers.base.reward_and_entropy(space, proposals, rewards_N), and more if you like",
     ) as holds:
         proposals = controller.propose(3, seeded(0))
-        entropy, largest = float(proposals.entropy_N.detach().mean()), maximum_entropy(space)
+        entropy = float(proposals.entropy_N.detach().mean())
+        largest = largest_entropy(space, proposals.choices_NL)
         logged = controller.feedback(proposals, torch.tensor([1.0, 2.0, 6.0]))
         plain = all(type(value) is float and math.isfinite(value) for value in logged.values())
         holds(plain, f"it returned {shown(logged, 200)}")

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from enas import NetworkConfig
-from enas.derive import DeriveConfig
-from enas.phases import SearchConfig
+from enas.runs.network_settings import NetworkDeriveConfig, NetworkSearchConfig
 from enas_outside.controller import FirstConfig
 from enas_outside.network import Supernet
 from enas_outside.task import points
@@ -29,9 +28,9 @@ def quick() -> OutsideConfig:
         network=Supernet,
         task=points,
         threads=1,
-        search=SearchConfig(epochs=4, updates=3, proposals=4, checkpoint_every=5),
+        search=NetworkSearchConfig(epochs=4, updates=3, proposals=4, checkpoint_every=5),
         controller=FirstConfig(),
-        derive=DeriveConfig("shortlist", samples=4, shortlist=2, shortlist_epochs=1),
+        derive=NetworkDeriveConfig(samples=4, shortlist=2, shortlist_epochs=1),
     )
     child = replace(config.retrain.child, epochs=3)
     return replace(config, retrain=replace(config.retrain, random=1, child=child, checkpoint_every=5))
