@@ -452,6 +452,13 @@ def from_elsewhere(self: Supernet, architecture: Architecture) -> nn.Module:
     return child
 
 
+class Everywhere(Net):
+    """Gives every weight a gradient, as some do for the sake of DistributedDataParallel."""
+
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        return Net.forward(self, x, scale) + 0 * sum(weight.sum() for weight in self.parameters())
+
+
 BROKEN_NETWORKS = {
     "no choice": Broken(
         lambda: check_network(nn.Linear(2, 2), X), "a network must be a module", "there is no Choice and no"
@@ -488,6 +495,11 @@ BROKEN_NETWORKS = {
         "weights that a path", "': extra", __init__=with_extra, forward=detached, child=Supernet.child
     ),
     "all paths at once": network("a path must train", "gets a gradient of zeros", forward=all_paths),
+    "all options at once": Broken(
+        lambda: check_network(Everywhere(), torch.randn(6, WIDTH, generator=seeded())),
+        "a path must train",
+        "of an option that is not taken in",
+    ),
     "the child is no module": network(
         "child(architecture) must", "is function", child=lambda self, a: lambda x: x
     ),

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from enas.architecture import Architecture, Space
+from enas.choices.modules import Choice
+from enas.choices.plan import plan_of
 from enas.choices.reading import Example, buffers_kept
 from enas.data.batches import tensors_in
 from enas.errors import shortened
@@ -176,6 +178,7 @@ def check_paths(whose: str, model: nn.Module, example: Example, tried: Sequence[
     """That what has a gradient is what a path computes with."""
     trained: set[str] = set()
     idle: dict[str, Architecture] = {}
+    beside: dict[str, Architecture] = {}
     with (
         batch_statistics(norms_of(model)),  # of which no features are negative throughout, and then cut off
         rule(
@@ -192,10 +195,18 @@ def check_paths(whose: str, model: nn.Module, example: Example, tried: Sequence[
             with changed(without.values(), torch.nan):
                 is_used = not same(computed(model, example, one), output)
             holds(not is_used, f"one of these gets none along '{one}': {first_of(without)}")
+            taken = parameters_taken(model.network, one) if isinstance(model, WithChoices) else None
             for name, parameter in model.named_parameters():
-                if parameter.grad is not None and parameter.grad.any():
+                if parameter.grad is None:
+                    continue
+                if (
+                    taken is not None
+                ):  # then a gradient of zeros is of what computes with zeros, as after a `none`
+                    if parameter not in taken:
+                        beside.setdefault(name, one)
+                elif parameter.grad.any():
                     trained.add(name)
-                elif parameter.grad is not None and name not in idle:
+                elif name not in idle:
                     outputs = []
                     for by in (1.0, -1.0, 100.0, -100.0):
                         with changed([parameter], by):
@@ -208,10 +219,26 @@ def check_paths(whose: str, model: nn.Module, example: Example, tried: Sequence[
         "a path must train nothing but what it computes with",
         "Call only the modules that are taken: an optimiser moves what has a gradient, even one of zeros",
     ) as holds:
-        # Choices call nothing but what is taken: gradients of zeros are of what computes with zeros, as after a `none`.
-        for name, one in ({} if isinstance(model, WithChoices) else idle).items():
+        for name, one in beside.items():
+            holds(False, f"{name}, of an option that is not taken in '{one}', gets a gradient there")
+        for name, one in idle.items():
             found = f"{name}, which has no part in '{one}', gets a gradient of zeros there"
             holds(name not in trained, found)
+
+
+def parameters_taken(net: nn.Module, architecture: Architecture) -> set[nn.Parameter]:
+    """The parameters of a network with choices that are in no option that is not taken."""
+    answers = dict(plan_of(net).answers(architecture))
+    found: set[nn.Parameter] = set()
+    left, seen = [net], set[nn.Module]()
+    while left:
+        module = left.pop()
+        if module not in seen:
+            seen.add(module)
+            found |= set(module.parameters(recurse=False))
+            inner = dict(module.named_children())
+            left += [inner[str(answers[module])]] if isinstance(module, Choice) else inner.values()
+    return found
 
 
 def weighted(output: Tensor) -> Tensor:
