@@ -1,0 +1,100 @@
+"""What a first user of a network of their own meets: mistakes are one line, and commands say what is next."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from enas.cli import main
+from enas.recipes.files import forget, of_the_user
+from tests import own_network
+from tests.own_network import FLAGS
+
+FILE = Path(own_network.__file__).read_text(encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that one is in."""
+    monkeypatch.chdir(tmp_path)
+    forget()
+    return tmp_path
+
+
+def mine(*changes: tuple[str, str]) -> None:
+    """Write mine.py, the tiny network with some of its text changed."""
+    text = FILE
+    for old, new in changes:
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    Path("mine.py").write_text(text, encoding="utf-8")
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The one line of an error of a command that says other things before."""
+    capsys.readouterr()
+    assert main(argv) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    (line,) = (line for line in said.splitlines() if line.startswith("enas: "))
+    return line.removeprefix("enas: ")
+
+
+# ---- whose code failed -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["show", "run"])
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (
+            "loss=loss",
+            "loss=F.cross_entropy",
+            r"TypeError: cross_entropy_loss\(\): .* \(the loss is called as loss\(output, batch\), with the whole batch: "
+            r"\(Tensor, Tensor\)\)",
+        ),
+        (
+            "score=score",
+            "score=F.cross_entropy",
+            r"TypeError: .*the score is called as score\(output, batch\)",
+        ),
+        (
+            "loss=loss",
+            "loss=beside.loss",
+            r"\S+beside\.py, line 3: TypeError: .*called as loss\(output, batch\)",
+        ),
+        ("nn.Linear(64, 8)", "nn.Linear(63, 8)", r"\S+mine\.py, line \d+: RuntimeError: mat1 and mat2"),
+        ("batch=10, ", "", r"train is tuple of single examples: say with batch= how many make a step"),
+        (
+            "nn.Identity()})\n        inner",
+            "nn.Linear(8, 7)})\n        inner",
+            r"\S+mine\.py, line \d+: ConfigError: mix, option 'idle', gives the shape",
+        ),
+        (
+            "self.mix(x), x",
+            "self.mix(self.mix(x)), x",
+            r"\S+mine\.py, line \d+: ConfigError: mix was called twice in one pass",
+        ),
+    ],
+)
+def test_show_and_run_refuse_the_same_mistakes_in_the_same_words(
+    command: str, old: str, new: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("beside.py").write_text(
+        "from torch.nn import functional as F\ndef loss(output, batch):\n    return F.cross_entropy(output, batch)\n"
+    )
+    mine((old, new), ("from enas import", "import beside\nfrom enas import"))
+    assert re.match(says, complaint(capsys, command, "mine.py", *(FLAGS if command == "run" else [])))
+
+
+def test_what_is_installed_below_the_folder_of_a_file_is_not_the_users(folder: Path) -> None:
+    assert of_the_user(str(folder / "beside.py"), folder)
+    assert of_the_user(str(folder / "parts" / "beside.py"), folder)
+    assert not of_the_user(str(folder.parent / "beside.py"), folder)
+    assert not of_the_user(str(folder / ".venv/lib/python3.12/site-packages/torch/nn.py"), folder)
+    installed = folder / "site-packages" / "theirs"
+    assert of_the_user(str(installed / "mine.py"), installed)  # a recipe of a package that is installed
+    package = Path(own_network.__file__).parents[1] / "src" / "enas" / "run.py"
+    assert not of_the_user(str(package), package.parents[2])
