@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch.nn import functional as F
 
+import enas
 from enas.cli import main
+from enas.recipes import recipe
 from enas.recipes.files import forget, of_the_user
+from enas.run import Run
+from enas.runtime.lock import run_lock
 from tests import own_network
 from tests.own_network import FLAGS
 
@@ -98,3 +107,52 @@ def test_what_is_installed_below_the_folder_of_a_file_is_not_the_users(folder: P
     assert of_the_user(str(installed / "mine.py"), installed)  # a recipe of a package that is installed
     package = Path(own_network.__file__).parents[1] / "src" / "enas" / "run.py"
     assert not of_the_user(str(package), package.parents[2])
+
+
+# ---- a run that was stopped, or never began ----------------------------------------------------------------------------
+
+
+def test_a_run_that_waits_is_named_before_another_begins(capsys: pytest.CaptureFixture[str]) -> None:
+    mine()
+    waiting = (
+        "runs/mine is not finished, and 'enas resume runs/mine' goes on with it; this begins runs/mine-2"
+    )
+    Run.create(Path("runs/mine"), recipe("mine.py"), ("search",))
+    with run_lock("runs/mine"):  # as whoever is at work on it
+        assert main(["search", "mine.py", *FLAGS]) == 0
+    assert waiting not in capsys.readouterr().err
+    shutil.rmtree("runs/mine-2")
+    assert main(["search", "mine.py", *FLAGS]) == 0
+    assert waiting in capsys.readouterr().err.splitlines()
+    assert main(["search", "mine.py", *FLAGS]) == 0  # after mine-2, which is finished
+    said = capsys.readouterr().err.splitlines()
+    assert "run folder: runs/mine-3" in said
+    assert not [line for line in said if "is not finished" in line]
+
+
+def test_a_start_that_fails_leaves_no_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine(("loss=loss", "loss=F.cross_entropy"))
+    kept = folder / "kept"
+    kept.mkdir()
+    for given in ([], ["--run", "own"], ["--run", str(kept)]):
+        complaint(capsys, "run", "mine.py", *given)
+    with pytest.raises(TypeError, match="cross_entropy_loss"):
+        enas.search(own_network.Net, replace(own_network.task(), loss=F.cross_entropy), run="python")
+    assert sorted(path.name for path in folder.iterdir() if path.name != "__pycache__") == [
+        "kept",
+        "mine.py",
+        "runs",
+    ]
+    assert not list((folder / "runs").iterdir())
+
+
+def test_only_a_new_run_is_offered_another_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    mine()
+    Run.create(Path("begun"), recipe("mine.py"), ("search",))
+    in_use = f"begun is in use by process {os.getpid()} on {socket.gethostname()}. Wait for it, or stop it."
+    with run_lock("begun"):
+        assert complaint(capsys, "resume", "begun") == in_use
+        assert (
+            complaint(capsys, "run", "mine.py", "--run", "begun")
+            == f"{in_use} Or choose another folder with --run."
+        )

@@ -30,7 +30,7 @@ from enas.recipes.files import refuse_while_importing
 from enas.recipes.origin import InMemory, NetworkFile
 from enas.runs.network import Net, NetworkConfig, OfTask
 from enas.runtime.devices import set_threads
-from enas.runtime.lock import run_lock
+from enas.runtime.lock import folder_of_run
 from enas.runtime.progress import say
 from enas.runtime.stop import Stopped
 from enas.settings import settings_for
@@ -219,11 +219,7 @@ def remembered(run: Run) -> NetworkConfig:
 def held(folder: Path) -> Iterator[None]:
     """Inside, the folder is there, and this call's alone. A stop says how to go on."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(f"cannot make the folder {shown(str(folder))}: {error.strerror}") from error
-    try:
-        with run_lock(folder):
+        with folder_of_run(folder):
             yield
     except Stopped as stopped:
         said = str(stopped).partition(" Continue with")[0]
