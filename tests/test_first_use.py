@@ -13,10 +13,14 @@ import pytest
 from torch.nn import functional as F
 
 import enas
+from enas import NetworkConfig, Task
+from enas.api import changed
 from enas.cli import main
+from enas.errors import ConfigError
 from enas.recipes import recipe
 from enas.recipes.files import forget, of_the_user
 from enas.run import Run
+from enas.runtime.files import read_jsonl
 from enas.runtime.lock import run_lock
 from tests import own_network
 from tests.own_network import FLAGS
@@ -156,3 +160,62 @@ def test_only_a_new_run_is_offered_another_folder(capsys: pytest.CaptureFixture[
             complaint(capsys, "run", "mine.py", "--run", "begun")
             == f"{in_use} Or choose another folder with --run."
         )
+
+
+# ---- what would be searched or compared wrongly ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plain", ["[{}]", "{{0: {}}}"])
+def test_a_choice_in_a_plain_list_beside_others_is_named(
+    plain: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain_head = plain.format("Choice({'one': nn.Linear(8, 10), 'two': nn.Linear(8, 10)})")
+    mine(
+        ("nn.Linear(8, 10)\n", f"nn.Identity()\n        self.plain = {plain_head}\n"),
+        ("self.head(", "self.plain[0]("),
+    )
+    said = complaint(capsys, "show", "mine.py")
+    assert re.match(r"\S+mine\.py, line \d+: ConfigError: a Choice of one, two was called outside", said)
+    assert "it is in a Python list or dict (use nn.ModuleList or nn.ModuleDict)" in said
+
+
+def test_a_loss_as_the_score_must_be_said_to_be_better_if_lower() -> None:
+    given = vars(own_network.task())
+    shared = {name: given[name] for name in ("train", "valid", "batch", "loss")}
+    with pytest.raises(ConfigError, match=r"the score is the loss, .*: add higher_is_better=False"):
+        Task(**shared, score=own_network.loss)
+    assert not Task(**shared, score=own_network.loss, higher_is_better=False).higher_is_better
+
+
+def test_settings_are_named_from_python_as_their_flags_are() -> None:
+    config = NetworkConfig(network=own_network.Net, task=own_network.task)
+    flags = {"derive.shortlist-epochs": 3, "retrain.child.recalibration-batches": 5}
+    underlined = {"derive.shortlist_epochs": 3, "retrain.child.recalibration_batches": 5}
+    assert changed(config, flags) == changed(config, underlined) != config
+    with pytest.raises(ConfigError, match=r"there is no setting 'derive\.shortlst_epochs'"):
+        changed(config, {"derive.shortlst-epochs": 3})
+
+
+# ---- what is said meanwhile --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trainings", ["0", "4"])
+def test_the_lines_of_a_run_name_what_is_trained_and_which_reward_it_is(
+    trainings: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine()
+    assert main(["search", "mine.py", *FLAGS, "--verify.trainings", trainings, "--verify.epochs", "1"]) == 0
+    said = capsys.readouterr().err
+    last = [line for line in said.splitlines() if line.startswith("search: ")][-1]
+    assert "/" in last
+    assert ("corrected_reward" in last) == (", reward" not in last) == (trainings == "4")
+    assert ("verify candidate" in said) == (trainings == "4")
+    assert "retrain" not in said
+    shown = re.search(r"loss ([\d.]+)", last)
+    assert shown is not None
+    trained = [
+        record["loss"]
+        for record in read_jsonl(Path("runs/mine/metrics.jsonl"))
+        if record["stage"] == "search/weights"
+    ]
+    assert float(shown[1]) > 0.5 * min(trained)  # of the weights, not of the policy, which is about 0

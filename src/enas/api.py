@@ -74,7 +74,7 @@ def search(
         run: the folder of the run.
         epochs: passes over the training data in the search.
         settings: further settings of `enas.NetworkConfig` by their names, as `seed=3`, `controller="lstm"` or
-            `**{"search.proposals": 4}`.
+            `**{"search.proposals": 4}`; a name may have dashes, as its flag has.
 
     Raises `ConfigError` for what cannot work, `RunFolderError` if the folder holds a search of other settings, and `Stopped`
     after saving on Ctrl-C.
@@ -179,6 +179,7 @@ def compare(run: Found | AnyPath, **options: Unpack[CompareOptions]) -> Comparis
 
 def changed(config: NetworkConfig, changes: Mapping[str, object]) -> NetworkConfig:
     """The config with other settings. Raises `ConfigError` if there is none so called."""
+    changes = {name.replace("-", "_"): value for name, value in changes.items()}
     controller = changes.get("controller")
     if isinstance(controller, str):
         space = config.searched_space().name

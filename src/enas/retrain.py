@@ -183,19 +183,20 @@ def train_network(
     found = checkpoints.load_newest()
     checkpoints.prune()
     weights: Digest | None = None
+    training_of = f"{folder.parent.name} {network}"  # RUN/verify/ID-seedS: a training of the verification
     if found is None:
         metrics.restore(MetricsState())  # drops what a start without a checkpoint has logged
         with compiling_told(stop, run):
             seconds, memory = training.estimate()
-        say(estimate_line(f"retrain {network}", seconds * training.total_steps, memory))
+        say(estimate_line(training_of, seconds * training.total_steps, memory))
     else:
         with fitting(checkpoints.path(found[0])):
             state = validated(TrainingState, found[1], strict=False)
             training.load_state_dict(state.training)
             metrics.restore(state.metrics)
             weights = state.weights
-        say(f"retrain {network}: going on after step {training.done} of {training.total_steps}")
-    with progress(f"retrain {network}", training.total_steps, "steps", done=training.done) as bar:
+        say(f"{training_of}: going on after step {training.done} of {training.total_steps}")
+    with progress(training_of, training.total_steps, "steps", done=training.done) as bar:
         while training.done < training.total_steps:
             try:
                 shown = training.step()

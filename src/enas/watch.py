@@ -59,10 +59,13 @@ class Watch:
         prior = self.controller.prior(generator(self.seed, "prior"))
         if prior:
             self.metrics.record("search/start", 0, epoch=0, **prior)
-            say(
-                f"policy: an option starts at {prior['initial_smallest']:.2f} to {prior['initial_largest']:.2f} times its "
-                f"uniform probability; training can raise any of them to {prior['attainable']:.2f}"
-            )
+            keys = ("initial_smallest", "initial_largest", "attainable")
+            smallest, largest, attainable = (f"{prior[key]:.2f}" for key in keys)
+            if {smallest, largest, attainable} != {"1.00"}:
+                say(
+                    f"policy: an option starts at {smallest} to {largest} times its uniform probability; training can raise "
+                    f"any of them to {attainable}"
+                )
 
     def trained(self, number: int, epoch: int, log: dict[str, float], *, last: bool) -> None:
         """The mean of every `log_every` training steps is logged."""
@@ -96,9 +99,14 @@ class Watch:
         self.power = dict.fromkeys(POWER, 0.0)
 
     def shown(self, log: dict[str, float]) -> dict[str, float]:
-        """What of a step is shown beside the progress."""
-        keys = ("reward", "entropy_share", self.weights.task.watched)
-        return {key: log[key] for key in keys if key in log}
+        """What of a step is shown beside the progress; of an update the reward that the policy learns from."""
+        if "reward" not in log:
+            return {key: log[key] for key in (self.weights.task.watched,) if key in log}
+        corrected = self.verification is not None and self.verification.config.correct
+        return {
+            "corrected_reward" if corrected else "reward": log["reward"],
+            "entropy_share": log["entropy_share"],
+        }
 
     # ---- how the policy is doing ---------------------------------------------------------------------------------------
 
