@@ -16,9 +16,11 @@ import enas
 from enas import NetworkConfig, Task
 from enas.api import changed
 from enas.cli import main
+from enas.config import Metric
 from enas.errors import ConfigError
 from enas.recipes import recipe
 from enas.recipes.files import forget, of_the_user
+from enas.report.summary import table
 from enas.run import Run
 from enas.runtime.files import read_jsonl
 from enas.runtime.lock import run_lock
@@ -219,3 +221,40 @@ def test_the_lines_of_a_run_name_what_is_trained_and_which_reward_it_is(
         if record["stage"] == "search/weights"
     ]
     assert float(shown[1]) > 0.5 * min(trained)  # of the weights, not of the policy, which is about 0
+
+
+def test_a_comparison_says_a_line_at_the_start_and_the_end_of_a_search(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    mine()
+    assert main(["search", "mine.py", *FLAGS]) == 0
+    assert main(["derive", "runs/mine"]) == 0
+    capsys.readouterr()
+    small = ["--seeds", "2", "--samples", "2", "--epochs", "1", "--workers", "1", "--rivals", "none"]
+    for again in (False, True):
+        assert main(["compare", "runs/mine", *small]) == 0
+        said = capsys.readouterr().err.splitlines()
+        assert any("let nothing else compute on this machine" in line for line in said)
+        found = Run.open(Path("runs/mine/compare/enas-seed1")).architecture()
+        lines = ["compare: enas, seed 1", f"enas-seed1: {found}"]
+        assert [line for line in said if line in lines] == ([] if again else lines)
+        assert not [line for line in said if line.startswith(("search", "derive", "policy"))]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["search", "--help"]])
+def test_help_says_that_a_recipe_may_be_a_file(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "a file of yours, as in 'enas run mine.py'" in " ".join(
+        re.findall(r"[^\s│]+", capsys.readouterr().out)
+    )
+
+
+def test_the_table_says_of_which_epoch_its_scores_are() -> None:
+    result = {"role": "found", "id": "a", "parameters": 3, "epochs": 9, "seconds": 1.0}
+    assert "9 epochs each, one seed; scores are of the epoch with the best valid one:" in table(
+        [{**result, "valid_score": 0.5}], Metric("score", False)
+    )
+    assert "9 epochs each, one seed:" in table(
+        [result], Metric("score", False)
+    )  # trained on the validation data too

@@ -29,7 +29,7 @@ from enas.runtime.files import (
     write_json,
 )
 from enas.runtime.metrics import Metrics, MetricsState
-from enas.runtime.progress import estimate_line, progress, say
+from enas.runtime.progress import estimate_line, in_passing, progress, say
 from enas.runtime.records import record_in, validated
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import StopRequest
@@ -188,7 +188,7 @@ def train_network(
         metrics.restore(MetricsState())  # drops what a start without a checkpoint has logged
         with compiling_told(stop, run):
             seconds, memory = training.estimate()
-        say(estimate_line(training_of, seconds * training.total_steps, memory))
+        in_passing(estimate_line(training_of, seconds * training.total_steps, memory))
     else:
         with fitting(checkpoints.path(found[0])):
             state = validated(TrainingState, found[1], strict=False)

@@ -14,7 +14,7 @@ from enas.controllers.uniform import UniformController
 from enas.health import collapse_warning, collapsed, parameter_free
 from enas.phases import SearchConfig
 from enas.runtime.metrics import Metrics
-from enas.runtime.progress import say
+from enas.runtime.progress import in_passing, say
 from enas.runtime.seeding import generator
 from enas.scores import percentile
 from enas.shared_weights import SharedWeights
@@ -62,7 +62,7 @@ class Watch:
             keys = ("initial_smallest", "initial_largest", "attainable")
             smallest, largest, attainable = (f"{prior[key]:.2f}" for key in keys)
             if {smallest, largest, attainable} != {"1.00"}:
-                say(
+                in_passing(
                     f"policy: an option starts at {smallest} to {largest} times its uniform probability; training can raise "
                     f"any of them to {attainable}"
                 )

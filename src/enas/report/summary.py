@@ -52,9 +52,12 @@ def table(results: list[dict[str, Any]], metric: Metric) -> str:
         name, *cells = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         lines.append("  ".join([name.lstrip().ljust(widths[0]), *cells]))
     epochs = {result["epochs"] for result in results}
-    caption = (
-        f"trained from scratch with one recipe, {', '.join(map(str, sorted(epochs)))} epochs each, one seed:"
+    best = (
+        "; scores are of the epoch with the best valid one"
+        if any(r.get(valid) is not None for r in results)
+        else ""
     )
+    caption = f"trained from scratch with one recipe, {', '.join(map(str, sorted(epochs)))} epochs each, one seed{best}:"
     return "\n".join([caption, *lines, verdict(results, metric)]).rstrip()
 
 
