@@ -20,6 +20,7 @@ from enas.recipes.files import module_of
 from enas.run import Run
 from enas.runtime.files import digest_of_file, read_json
 from enas.stages import execute, put_architecture
+from tests import own_network
 from tests.test_cli import refusal
 from tests.test_export import WITHOUT_ENAS, close, runtime
 
@@ -199,6 +200,16 @@ def test_a_module_that_code_cannot_say_is_named_and_other_formats_are_written(
     written = {path.name for path in (run / "export").iterdir()}
     assert written == {"weights.safetensors", "weights.safetensors.json"}
     assert main(["export", str(run), "--to", "pt2"]) == 0
+
+
+def test_a_run_without_a_trained_network_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = recipe(own_network.__file__)
+    run = Run.create(tmp_path / "run", config, ("retrain",))
+    capsys.readouterr()
+    assert "has no architecture yet" in refusal(capsys, "export", str(run.folder))
+    put_architecture(run.folder, next(config.searched_space().enumerate()))
+    assert "is not retrained yet; run 'enas retrain" in refusal(capsys, "export", str(run.folder))
+    assert not (run.folder / "export").exists()
 
 
 def test_inputs_that_are_no_tensors_are_told() -> None:

@@ -21,16 +21,21 @@ from enas.errors import RunFolderError
 from enas.evidence.compare import CompareConfig, compare_run
 from enas.evidence.comparison import Record, compare
 from enas.evidence.rank import RankConfig, rank
+from enas.evidence.variants import with_settings
+from enas.recipes import recipe
 from enas.report import page as pages
+from enas.report.charts import LEVELS, shares_over_time
+from enas.report.marks import Boxes
 from enas.report.page import page, sections, watch, write_page
 from enas.report.page_numbers import Numbers, Trained, numbers_of
-from enas.report.page_policy import proposed
+from enas.report.page_policy import asked, proposed
 from enas.report.page_sections import PARTS, front
 from enas.report.page_verdict import of_comparison, of_one
 from enas.runtime.files import read_json, read_jsonl, write_json
 from enas.stages import ALL_STAGES, Run, execute
 from enas.workers import LocalExecutor
-from tests import tiny
+from tests import conditional_space, own_network, tiny
+from tests.conditional_space import SPACE
 from tests.test_trainings import InThisProcess
 
 HOSTILE = """</script><script>alert(1)</script><!-- "a" 'b' & {{ 7 * 7 }} <img src=x onerror=alert(2)>"""
@@ -106,6 +111,16 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = Run.create(folder, tiny.image_config("micro", "--retrain.random", "3"), ALL_STAGES)
     execute(run, ALL_STAGES)
     return folder
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a network of one's own, digits by choices; not to be changed."""
+    config = with_settings(recipe(own_network.__file__), {**own_network.SMALL, "retrain.random": 3})
+    run = Run.create(tmp_path_factory.mktemp("runs") / "own", config, ALL_STAGES)
+    execute(run, ALL_STAGES)
+    compare_run(run, CompareConfig(seeds=2, samples=2, epochs=1, rivals="none"))
+    return run.folder
 
 
 @pytest.fixture
@@ -189,6 +204,19 @@ def test_cells_for_images_have_a_front_of_costs(images: Path) -> None:
     assert sorted(drawn["networks"]) == sorted(
         [one["multiply_adds"], one["test"]["test_accuracy"]] for one in trained
     )
+
+
+def test_the_page_of_a_network_of_ones_own_has_its_choices(own: Path) -> None:
+    found, run = of(own), Run.open(own)
+    assert (found.wrong, found.open) == ([], [])
+    numbers = found.numbers[0]
+    assert numbers["architecture"] == run.architecture().to_json()
+    assert str(run.architecture()) in "".join(found.texts["pre"])
+    shares = numbers["policy"]["shares"]
+    assert set(shares) <= {decision.name for decision in run.config.searched_space().decisions}
+    assert set(shares["mix"]) == {"relu", "tanh", "idle"}
+    comparison = read_json(own / "compare" / "comparison.json")
+    assert numbers["others"]["contests"] == comparison["contests"]
 
 
 def test_a_verification_and_a_collapse_that_a_search_has_logged_are_said(copied: Path) -> None:
@@ -297,13 +325,37 @@ def test_one_run_claims_no_more_than_its_random_networks_show(
 def test_shares_over_time_count_the_proposals() -> None:
     rng = np.random.default_rng(0)
     choices_NL = rng.integers(0, [2, 3], (64, 2))
-    shares = proposed(choices_NL, [2, 3])
+    shares = proposed(choices_NL, [2, 3], np.ones((64, 2), dtype=bool))
     assert [len(options) for options in shares] == [2, 3]
     for place, options in enumerate(shares):
         assert np.sum(options, 0) == pytest.approx(np.ones(8), abs=0.002)
         for option, row in enumerate(options):
             first = sum(int(choices[place]) == option for choices in choices_NL[:8]) / 8
             assert row[0] == pytest.approx(first, abs=0.001)
+
+
+def test_shares_are_of_the_proposals_that_were_asked() -> None:
+    rng = random.Random(0)
+    listed = [SPACE.sample(rng).choices for _ in range(64)]
+    listed[:8] = [(1, 1, 1, *choices[3:]) for choices in [(1, 0, 0, 0, 0, 0, 1, 0, 0)] * 8]
+    counts = [len(decision.options) for decision in SPACE.decisions]
+    choices_NL = np.array(listed)
+    shares = proposed(choices_NL, counts, asked(SPACE, choices_NL))
+    for place, count in enumerate(counts):
+        for span in range(8):
+            of_span = listed[8 * span : 8 * span + 8]
+            there = [choices[place] for choices in of_span if conditional_space.asked(choices)[place]]
+            found = [shares[place][option][span] for option in range(count)]
+            if not there:
+                assert found == [None] * count
+            else:
+                expected = [there.count(option) / len(there) for option in range(count)]
+                assert found == pytest.approx(expected, abs=0.001)
+    assert [shares[3][option][0] for option in range(2)] == [None, None]
+    assert [shares[2][option][0] for option in range(2)] == [0, 1]
+    chart = shares_over_time("policy", "x", "y", [("input 0", [("yes", shares[3][1])])])
+    boxes = [box for mark in chart.marks if isinstance(mark, Boxes) for box in mark.places]
+    assert len(boxes) == sum(share is not None and round(share * LEVELS) > 0 for share in shares[3][1])
 
 
 @pytest.mark.parametrize("lower", [True, False])
@@ -490,11 +542,12 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_in_chromium_nothing_is_fetched_nothing_fails_and_nothing_is_too_wide(
-    done: Path, images: Path, tmp_path: Path
+    done: Path, images: Path, own: Path, tmp_path: Path
 ) -> None:
     playwright = pytest.importorskip("playwright.sync_api")
     write_page([Run.open(done)], tmp_path / "recurrent.html")
     write_page([Run.open(images)], tmp_path / "micro.html")
+    write_page([Run.open(own)], tmp_path / "own.html")
     write_page([Run.open(done), Run.open(images)], tmp_path / "both.html")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])

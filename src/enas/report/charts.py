@@ -164,9 +164,13 @@ def steps(front: Sequence[Place]) -> list[Place]:
 
 
 def shares_over_time(
-    name: str, title: str, label: str, groups: Sequence[tuple[str, Sequence[tuple[str, Sequence[float]]]]]
+    name: str,
+    title: str,
+    label: str,
+    groups: Sequence[tuple[str, Sequence[tuple[str, Sequence[float | None]]]]],
 ) -> Chart:
-    """Options in groups, each with its name and its shares, 0 to 1, over time. A group of one is named in its row."""
+    """Options in groups, each with its name and its shares, 0 to 1, over time; None, which is left out, where there was
+    nothing to choose. A group of one is named in its row."""
     named = [(group, rows if len(rows) > 1 else [(group, rows[0][1])]) for group, rows in groups]
     height, left = 14, names_width([option for _, rows in named for option, _ in rows])
     columns = max(len(shares) for _, rows in groups for _, shares in rows)
@@ -179,11 +183,13 @@ def shares_over_time(
             words.append(Words((0, y + 12), clipped(group, WIDTH), "start", "muted", 11, group))
             y += height + 2
         for option, shares in rows:
-            hint = f"{group}: {option}, from {shares[0]:.2f} to {shares[-1]:.2f}"
+            known = [share for share in shares if share is not None]
+            hint = f"{group}: {option}, from {known[0]:.2f} to {known[-1]:.2f}"
             words.append(Words((left - 6, y + 11), clipped(option, left), "end", size=11, hint=hint))
             for column, share in enumerate(shares):
-                box = (left + column * width, y, width, height - 1)
-                by_level.setdefault(round(share * LEVELS), []).append(box)
+                if share is not None:
+                    box = (left + column * width, y, width, height - 1)
+                    by_level.setdefault(round(share * LEVELS), []).append(box)
             y += height
         y += 4 if len(rows) > 1 else 0
     shades = [

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from enas.architecture import Space
 from enas.report.charts import Line, lines, shares_over_time
 from enas.report.marks import Chart
 from enas.report.page_numbers import Numbers, as_number
@@ -28,12 +29,15 @@ def policy(run: Numbers, most: int) -> Section | None:
     charts: list[Chart] = []
     words: list[str] = []
     numbers: dict[str, Any] = {}
-    decisions = run.run.config.searched_space().decisions
+    space = run.run.config.searched_space()
+    decisions = space.decisions
     if run.archive:
-        shares_LK = proposed(
-            np.array([record.choices for record in run.archive]), [len(d.options) for d in decisions]
-        )
-        order = [place for place, d in enumerate(decisions) if len(d.options) > 1]
+        choices_NL = np.array([record.choices for record in run.archive])
+        asked_NL = asked(space, choices_NL)
+        shares_LK = proposed(choices_NL, [len(d.options) for d in decisions], asked_NL)
+        order = [
+            place for place, d in enumerate(decisions) if len(d.options) > 1 and asked_NL[:, place].any()
+        ]
         kept: list[int] = []
         count = 0
         for place in sorted(order, key=lambda place: -moved(shares_LK[place])):
@@ -47,7 +51,8 @@ def policy(run: Numbers, most: int) -> Section | None:
             yes_alone = decisions[place].kind == "skip"  # whose other option is no
             shown = range(1 if yes_alone else 0, len(options))
             groups.append((decisions[place].name, [(options[k], shares_LK[place][k]) for k in shown]))
-        label = f"{len(run.archive):,} proposals in order; strong: most took it"
+        shown_as = "shares of those asked" if space.conditional else "strong: most took it"
+        label = f"{len(run.archive):,} proposals in order; {shown_as}"
         charts.append(shares_over_time("policy", "Which options were proposed", label, groups))
         if len(kept) < len(order):
             words.append(
@@ -80,16 +85,33 @@ def policy(run: Numbers, most: int) -> Section | None:
     return Section(tuple(words), tuple(charts), numbers=numbers) if charts else None
 
 
-def proposed(choices_NL: np.ndarray, counts: Sequence[int]) -> list[list[list[float]]]:
-    """For every decision and option, the share of the proposals that took it, in spans of equal numbers of proposals."""
-    spans = np.array_split(choices_NL, max(1, min(COLUMNS, len(choices_NL) // EACH)))
+def asked(space: Space, choices_NL: np.ndarray) -> np.ndarray:
+    """Which decisions each of these architectures was asked [N, L]."""
+    if not space.conditional:
+        return np.ones(choices_NL.shape, dtype=bool)
+    active = {choices: space.active(choices) for choices in set(map(tuple, choices_NL.tolist()))}
+    return np.array([active[tuple(choices)] for choices in choices_NL.tolist()])
+
+
+def proposed(
+    choices_NL: np.ndarray, counts: Sequence[int], asked_NL: np.ndarray
+) -> list[list[list[float | None]]]:
+    """For every decision and option, the share of the proposals that took it, of those that were asked, in spans of equal
+    numbers of proposals; None where none was asked."""
+    pieces = max(1, min(COLUMNS, len(choices_NL) // EACH))
+    spans = list(zip(*(np.array_split(each_NL, pieces) for each_NL in (choices_NL, asked_NL)), strict=True))
+    taken = [[choices[asked[:, place], place] for choices, asked in spans] for place in range(len(counts))]
     return [
-        [[round(float((span[:, place] == option).mean()), 3) for span in spans] for option in range(count)]
-        for place, count in enumerate(counts)
+        [
+            [round(float((span == option).mean()), 3) if len(span) else None for span in row]
+            for option in range(count)
+        ]
+        for row, count in zip(taken, counts, strict=True)
     ]
 
 
-def moved(shares_K: Sequence[Sequence[float]]) -> float:
+def moved(shares_K: Sequence[Sequence[float | None]]) -> float:
     """How far a decision's last quarter of shares is from uniform: the largest possible entropy less theirs, in nats."""
-    last = [float(np.mean(shares[-max(1, len(shares) // 4) :])) for shares in shares_K]
+    known_K = [[share for share in shares if share is not None] for shares in shares_K]
+    last = [float(np.mean(shares[-max(1, len(shares) // 4) :])) for shares in known_K]
     return math.log(len(last)) + sum(share * math.log(share) for share in last if share > 0)
