@@ -434,6 +434,7 @@ def test_default_folder_is_the_first_that_holds_no_run() -> None:
         for _ in range(2):
             with contextlib.ExitStack() as held:
                 assert take_free(held) == Path("runs", expected)
+        Path("runs", expected).mkdir()
         Path("runs", expected, "config.json").write_text("{}")
 
 

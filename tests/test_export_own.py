@@ -218,7 +218,8 @@ def test_inputs_that_are_no_tensors_are_told() -> None:
 
     def example(forward: Any, **inputs: Any) -> tuple[Tensor, ...]:
         data = [{**inputs, "target": torch.rand(4, 2)}]
-        config = NetworkConfig(network=nn.Identity(), task=Task(data, data, loss=loss, score=loss))
+        task = Task(data, data, loss=loss, score=loss, higher_is_better=False)
+        config = NetworkConfig(network=nn.Identity(), task=task)
         return config.example(type("Net", (nn.Module,), {"forward": forward})())
 
     x = torch.rand(4, 2)

@@ -358,13 +358,18 @@ def test_single_proposals_have_no_signal_to_noise_and_uniform_search_has_health_
         assert len(records_of(folder, "search/start")) == (name == "lstm")
 
 
-def test_start_is_said_and_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_start_is_logged_and_said_where_options_differ(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = SearchConfig(epochs=1, updates=1, proposals=2)
-    run(tmp_path, toy_search(tmp_path, config, IndependentConfig(), MicroSpace(2)))
-    (start,) = records_of(tmp_path, "search/start")
-    assert start["step"] == 0
-    assert start["attainable"] == 1
-    assert "an option starts at 1.00 to 1.00 times its uniform probability" in capsys.readouterr().err
+    for name, controller in (("even", IndependentConfig()), ("capped", published("micro-paper"))):
+        folder = tmp_path / name
+        run(folder, toy_search(folder, config, controller, MicroSpace(2)))
+        (start,) = records_of(folder, "search/start")
+        assert start["step"] == 0
+        assert (start["attainable"] == 1) == (name == "even")
+        said = capsys.readouterr().err
+        assert (f"training can raise any of them to {start['attainable']:.2f}" in said) == (name == "capped")
 
 
 # ---- the end of the updates by entropy ---------------------------------------------------------------------------------

@@ -449,7 +449,8 @@ def test_the_text_has_every_number_and_claims_no_more_than_they_carry() -> None:
         "independent, cora: best validation score better than random search in 45 of 50 pairs, "
         "P = 0.90 [0.70, 0.97]; policy 2.50 [2.00, 3.00] above the mean of the space on average over 50 pairs",
         "lstm, cora: best validation score no difference from random search shown: P = 0.50 [0.30, 0.70] over 50 "
-        "pairs; policy no difference from the mean of the space shown: 0.10 [-0.10, 0.30] on average over 50 pairs",
+        "pairs; neither is ahead; policy no difference from the mean of the space shown: 0.10 [-0.10, 0.30] on average over "
+        "50 pairs",
         "independent, cora: best validation score better than lstm in 45 of 50 pairs, P = 0.90 [0.70, 0.97]",
     ]
     assert [record["table"] for record in as_json(found)] == ["cora"]

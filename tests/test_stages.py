@@ -230,7 +230,7 @@ def test_commands_for_a_folder_with_spaces_can_be_typed(text: Path, tmp_path: Pa
         run.architecture()
     quoted = re.search(r"run (['\"].*['\"]) first$", str(caught.value))
     assert quoted is not None
-    assert shlex.split(ast.literal_eval(quoted[1])) == ["enas", "derive", str(folder)]
+    assert shlex.split(ast.literal_eval(quoted[1])) == ["enas", "resume", str(folder)]
 
 
 def test_data_that_changed_are_refused(tmp_path: Path) -> None:
@@ -418,8 +418,8 @@ def test_summary_has_every_network_and_commands_that_parse(run: Run) -> None:
 @pytest.mark.parametrize(
     ("removed", "command"),
     [
-        ((), "enas show"),
-        (("retrain",), "enas retrain"),
+        ((), "enas compare"),
+        (("retrain",), "enas show"),
         (("retrain", "architecture.json"), "enas derive"),
         (("retrain", "architecture.json", "search.json"), "enas resume"),
     ],
@@ -433,8 +433,10 @@ def test_next_commands_are_for_where_the_run_is_and_parse(
             shutil.rmtree(path)
         else:
             path.unlink()
-    commands = [line.strip() for line in next_commands(run).splitlines()[1:]]
-    assert any(line.startswith(f"{command} {shlex.quote(str(run.folder))}") for line in commands)
+    following, _, load = next_commands(run).partition("\nin Python:\n")
+    commands = [line.strip() for line in following.splitlines()[1:]]
+    assert commands[0].startswith(f"{command} {shlex.quote(str(run.folder))}")
+    assert load == ("" if removed else f"  model = enas.load({str(run.folder)!r})")
     for line in commands:
         words = shlex.split(line.partition("#")[0])
         assert words[0] == "enas"

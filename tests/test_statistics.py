@@ -261,7 +261,7 @@ def test_seeds_needed_wants_probabilities(arguments: tuple[float, ...]) -> None:
         ),
         (
             Interval(0.5, 0.2, 0.8, 0.95, 10),
-            "no difference from random search shown: P = 0.50 [0.20, 0.80] over 10 pairs",
+            "no difference from random search shown: P = 0.50 [0.20, 0.80] over 10 pairs; neither is ahead",
         ),
     ],
 )

@@ -30,7 +30,7 @@ from enas.recipes import named_controller
 from enas.recipes.files import refuse_while_importing
 from enas.recipes.origin import InMemory, NetworkFile
 from enas.runs.network import Net, NetworkConfig, OfTask
-from enas.runtime.lock import run_lock
+from enas.runtime.lock import folder_of_run
 from enas.runtime.progress import say
 from enas.runtime.stop import Stopped
 from enas.settings import settings_for
@@ -74,7 +74,7 @@ def search(
         run: the folder of the run.
         epochs: passes over the training data in the search.
         settings: further settings of `enas.NetworkConfig` by their names, as `seed=3`, `controller="lstm"` or
-            `**{"search.proposals": 4}`.
+            `**{"search.proposals": 4}`; a name may have dashes, as its flag has.
 
     Raises `ConfigError` for what cannot work, `RunFolderError` if the folder holds a search of other settings, and `Stopped`
     after saving on Ctrl-C.
@@ -181,6 +181,7 @@ def compare(run: Found | AnyPath, **options: Unpack[CompareOptions]) -> Comparis
 
 def changed(config: NetworkConfig, changes: Mapping[str, object]) -> NetworkConfig:
     """The config with other settings. Raises `ConfigError` if there is none so called."""
+    changes = {name.replace("-", "_"): value for name, value in changes.items()}
     controller = changes.get("controller")
     if isinstance(controller, str):
         space = config.searched_space().name
@@ -221,11 +222,7 @@ def remembered(run: Run) -> NetworkConfig:
 def held(folder: Path) -> Iterator[None]:
     """Inside, the folder is there, and this call's alone. A stop says how to go on."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(f"cannot make the folder {shown(str(folder))}: {error.strerror}") from error
-    try:
-        with run_lock(folder):
+        with folder_of_run(folder):
             yield
     except Stopped as stopped:
         said = str(stopped).partition(" Continue with")[0]

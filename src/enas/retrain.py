@@ -31,7 +31,7 @@ from enas.runtime.files import (
     write_json,
 )
 from enas.runtime.metrics import Metrics, MetricsState
-from enas.runtime.progress import estimate_line, progress, say
+from enas.runtime.progress import estimate_line, in_passing, progress, say
 from enas.runtime.records import record_in, validated
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import StopRequest
@@ -195,20 +195,21 @@ def train_network(
     best: dict[str, Tensor] | None = (
         None  # of which there is no file yet: it is written with the next checkpoint
     )
+    training_of = f"{folder.parent.name} {network}"  # RUN/verify/ID-seedS: a training of the verification
     if found is None:
         metrics.restore(MetricsState())  # drops what a start without a checkpoint has logged
         with compiling_told(stop, run):
             seconds, memory = training.estimate()
         line = memory_line(memory, training.task.device)
-        say(estimate_line(f"retrain {network}", seconds * training.total_steps, line))
+        in_passing(estimate_line(training_of, seconds * training.total_steps, line))
     else:
         with fitting(checkpoints.path(found[0])):
             state = validated(TrainingState, found[1], strict=False)
             training.load_state_dict(state.training)
             metrics.restore(state.metrics)
             weights = state.weights
-        say(f"retrain {network}: going on after step {training.done} of {training.total_steps}")
-    with progress(f"retrain {network}", training.total_steps, "steps", done=training.done) as bar:
+        say(f"{training_of}: going on after step {training.done} of {training.total_steps}")
+    with progress(training_of, training.total_steps, "steps", done=training.done) as bar:
         while training.done < training.total_steps:
             with told_where(network, training, checkpoints):
                 shown = training.step()

@@ -267,8 +267,9 @@ class Run:
         """The derived architecture. Raises `RunFolderError` if there is none yet, or it is of another space."""
         path = self.folder / "architecture.json"
         if not path.exists():
+            command = "derive" if (self.folder / "search.json").exists() else "resume"
             raise RunFolderError(
-                f"{self.folder} has no architecture yet; run {enas_command('derive', self.folder)!r} first"
+                f"{self.folder} has no architecture yet; run {enas_command(command, self.folder)!r} first"
             )
         architecture = architecture_in(path)
         if architecture.space != self.config.searched_space():

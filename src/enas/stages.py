@@ -27,7 +27,7 @@ from enas.runtime.compiling import compiling_told
 from enas.runtime.device_memory import memory_line
 from enas.runtime.files import JsonlLog, write_json
 from enas.runtime.metrics import Metrics, MetricsState, tensorboard_writer
-from enas.runtime.progress import estimate_line, progress, say
+from enas.runtime.progress import estimate_line, in_passing, progress, say
 from enas.runtime.records import check_settings
 from enas.runtime.stop import StopRequest
 from enas.settings import settings_for
@@ -108,7 +108,7 @@ def run_search(
         search.archive.rewind(0)
         with compiling_told(stop, run):
             estimated = estimate(search, watch)
-        say(estimated)
+        in_passing(estimated)
         watch.begins()
         checkpoints.save(done, search.state_dict(start))
     else:
@@ -188,7 +188,7 @@ def derive_by(run: Run, train: Train) -> None:
     config = run.config.derive
     effects = logged_effects(run)
     if effects is not None:
-        say(effects.table())
+        in_passing(effects.table())
     elif config.needs_ridge:
         raise RunFolderError(
             f"{run.folder} has no rewards that differ on one minibatch, which the ridge regression needs; choose another "

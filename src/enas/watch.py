@@ -14,7 +14,7 @@ from enas.controllers.uniform import UniformController
 from enas.health import collapse_warning, collapsed, parameter_free
 from enas.phases import SearchConfig
 from enas.runtime.metrics import Metrics
-from enas.runtime.progress import say
+from enas.runtime.progress import in_passing, say
 from enas.runtime.seeding import generator
 from enas.scores import percentile
 from enas.shared_weights import SharedWeights
@@ -60,10 +60,13 @@ class Watch:
         prior = self.controller.prior(generator(self.seed, "prior"))
         if prior:
             self.metrics.record("search/start", 0, epoch=0, **prior)
-            say(
-                f"policy: an option starts at {prior['initial_smallest']:.2f} to {prior['initial_largest']:.2f} times its "
-                f"uniform probability; training can raise any of them to {prior['attainable']:.2f}"
-            )
+            keys = ("initial_smallest", "initial_largest", "attainable")
+            smallest, largest, attainable = (f"{prior[key]:.2f}" for key in keys)
+            if {smallest, largest, attainable} != {"1.00"}:
+                in_passing(
+                    f"policy: an option starts at {smallest} to {largest} times its uniform probability; training can raise "
+                    f"any of them to {attainable}"
+                )
 
     def trained(self, number: int, epoch: int, log: StepLog, *, last: bool) -> None:
         """The mean of every `log_every` training steps is logged."""
@@ -97,10 +100,16 @@ class Watch:
         self.power = dict.fromkeys(POWER, 0.0)
 
     def shown(self, log: StepLog) -> dict[str, float]:
-        """What of a step is shown beside the progress, or of the one before while a GPU has not done it."""
-        keys = ("reward", "entropy_share", self.weights.task.watched)
+        """What of a step is shown beside the progress, or of the one before while a GPU has not done it. Of an update that is
+        the reward that the policy learns from."""
         known = log if arrived(log) else self.sums.newest
-        return {key: known[key] for key in keys if key in known}
+        if "reward" not in known:
+            return {key: known[key] for key in (self.weights.task.watched,) if key in known}
+        corrected = self.verification is not None and self.verification.config.correct
+        return {
+            "corrected_reward" if corrected else "reward": known["reward"],
+            "entropy_share": known["entropy_share"],
+        }
 
     # ---- how the policy is doing ---------------------------------------------------------------------------------------
 

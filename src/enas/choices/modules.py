@@ -64,8 +64,9 @@ class Asking(nn.Module, ABC):
 
     def _not_used(self) -> ConfigError:
         return ConfigError(
-            f"{self.words} was called outside `use(net, architecture)`, which says what it takes. If it was put into the "
-            "network after the space was read, read the space again: space_of(net)"
+            f"{self.words} was called outside `use(net, architecture)`, which says what it takes. One that is called inside "
+            "was not found when the space was read: it is in a Python list or dict (use nn.ModuleList or nn.ModuleDict), or "
+            "it was put into the network since (read the space again: space_of(net))"
         )
 
     def __getstate__(self) -> dict[str, Any]:

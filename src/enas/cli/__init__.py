@@ -26,9 +26,14 @@ LONGEST_COMPLAINT = 2000
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
+OWN = "a file of yours, as in 'enas run mine.py', or a function, as mine.py:NAME or package.module:NAME"
+
 COMMANDS = {
-    "run": ("Search, derive, retrain and test, into runs/RECIPE.", "enas.cli.stages:run"),
-    "search": ("Only the search of a recipe.", "enas.cli.stages:search"),
+    "run": (
+        f"Search, derive, retrain and test, into runs/RECIPE. RECIPE may be {OWN}.",
+        "enas.cli.stages:run",
+    ),
+    "search": (f"Only the search of a recipe, which may be {OWN}.", "enas.cli.stages:search"),
     "derive": ("Pick an architecture from a finished search.", "enas.cli.stages:Derive"),
     "retrain": (
         "Train it from scratch, and what it is compared with, then test; or, as 'enas retrain RECIPE --architecture "

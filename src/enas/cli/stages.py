@@ -17,13 +17,14 @@ from enas.architecture import Architecture
 from enas.budget import seconds_of, within
 from enas.cli.flags import FLAT, Chosen, Command, controller_in, subcommands
 from enas.config import RunConfig
-from enas.errors import ConfigError, FolderInUseError, RunFolderError, shortened
+from enas.errors import ConfigError, FolderInUseError, RunFolderError, enas_command
 from enas.executors import Where, executor_for
 from enas.paths import OptionalPath, UserPath
 from enas.recipes import RECIPES, controller_names, named_controller, recipe
 from enas.recipes.files import function_in, names_own, place_of
 from enas.report.summary import summary
-from enas.runtime.lock import run_lock
+from enas.runtime.files import read_json
+from enas.runtime.lock import folder_of_run, run_lock
 from enas.runtime.progress import say
 from enas.runtime.streams import show_text
 from enas.stages import ALL_STAGES, Run, StageName, execute, put_architecture
@@ -154,7 +155,11 @@ def begin(options: FromRecipe, stages: tuple[StageName, ...], given: Architectur
     """Begin a run in a new folder and run its stages."""
     with contextlib.ExitStack() as held:
         if options.run is not None:
-            folder = take_folder(held, options.run)
+            folder = options.run
+            try:
+                held.enter_context(folder_of_run(folder))
+            except FolderInUseError as error:
+                raise FolderInUseError(f"{error} Or choose another folder with --run.") from None
         else:
             folder = take_free_folder(held, Path("runs") / folder_name(options.recipe))
         run = Run.create(folder, options.settings, stages)
@@ -182,33 +187,38 @@ def write_page_of(run: Run) -> None:
     write_own_page(run)
 
 
-def take_folder(held: contextlib.ExitStack, folder: Path) -> Path:
-    """Make a folder and hold its lock. Raises `RunFolderError` if it cannot be made, and `FolderInUseError`."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(
-            f"cannot make the folder {shortened(str(folder))}: {error.strerror}; choose another with --run"
-        ) from error
-    held.enter_context(run_lock(folder))
-    return folder
-
-
 def take_free_folder(held: contextlib.ExitStack, wanted: Path) -> Path:
-    """Hold the first of NAME, NAME-2, NAME-3, … that holds no run, and that no other process has just taken."""
+    """Hold the first of NAME, NAME-2, NAME-3, … that holds no run, and that no other process has just taken. Says so if the
+    one before it waits to be gone on with."""
+    before: Path | None = None
     for number in itertools.count(1):
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-        if (folder / "config.json").exists():
-            continue
-        with contextlib.ExitStack() as lock:
-            try:
-                take_folder(lock, folder)
-            except FolderInUseError:
-                continue
-            if not (folder / "config.json").exists():  # another process may have begun, and ended, since
-                held.enter_context(lock.pop_all())
-                return folder
+        if not (folder / "config.json").exists():
+            with contextlib.ExitStack() as lock:
+                try:
+                    lock.enter_context(folder_of_run(folder))
+                except FolderInUseError:
+                    continue
+                if not (folder / "config.json").exists():  # another process may have begun, and ended, since
+                    held.enter_context(lock.pop_all())
+                    if before is not None and waits(before):
+                        resume = enas_command("resume", before)
+                        say(f"{before} is not finished, and {resume!r} goes on with it; this begins {folder}")
+                    return folder
+        before = folder
     raise AssertionError("numbers do not end")
+
+
+LEAVES = {"search": "search.json", "derive": "architecture.json", "test": "comparison.json"}
+"""The file that a stage leaves with which a run may end."""
+
+
+def waits(folder: Path) -> bool:
+    """Whether the last stage of a run is missing, and nobody is at work on it."""
+    with contextlib.suppress(RunFolderError, KeyError, IndexError, TypeError), run_lock(folder):
+        last = read_json(folder / "config.json")["stages"][-1]
+        return not (folder / LEAVES[last]).exists()
+    return False
 
 
 # ---- on a run ----------------------------------------------------------------------------------------------------------

@@ -292,7 +292,8 @@ def plan(run: Run, config: CompareConfig, first: Found) -> str:
     seconds = missing * first.seconds + trainings * each / at_once
     return (
         f"compare: {', '.join(names)} with {config.seeds} seeds, {config.samples} random architectures; {missing} searches "
-        f"and at most {trainings} trainings are missing: about {duration(seconds)} in all"
+        f"and at most {trainings} trainings are missing: about {duration(seconds)} in all. Budgets are in seconds: let "
+        "nothing else compute on this machine meanwhile"
     )
 
 

@@ -19,7 +19,7 @@ from enas.executors import executor_for
 from enas.retrain import RESULT, Network, read_result
 from enas.run_records import SearchRecord
 from enas.runtime.files import write_json
-from enas.runtime.progress import say
+from enas.runtime.progress import brief, say
 from enas.runtime.records import read_record, read_records
 from enas.runtime.stop import StopRequest
 from enas.stages import Run, StageName
@@ -69,11 +69,16 @@ def finish(run: Run, stages: Sequence[Stage], stop: StopRequest) -> None:
 
 
 def finish_or_diverge(run: Run, stages: Sequence[Stage], stop: StopRequest) -> str | None:
-    """The same. If the weights diverge, that is noted and not tried again; returns why."""
+    """The same for a run that picks an architecture, in a line. If the weights diverge, that is noted and not tried again;
+    returns why."""
     if (why := diverged(run.folder)) is not None:
         return why
+    done = (run.folder / "architecture.json").exists()
     try:
-        finish(run, stages, stop)
+        with brief():
+            finish(run, stages, stop)
+        if not done:
+            say(f"{run.folder.name}: {run.architecture()}")
     except NotFiniteError as error:
         say(f"{error}. It counts as diverged, and the others go on.")
         write_json(run.folder / DIVERGED, {"diverged": str(error)})

@@ -215,9 +215,9 @@ def claim_better(better: Interval, than: str, *, paired: bool = True) -> str:
     """What a P(better) allows to say about a method and another one, called `than`; of pairs, or of independent runs."""
     if better.holds(0.5):
         needed = max(seeds_needed(better.value, better.level), better.n + 1)
-        enough = f"; about {needed:,.0f} seeds would be needed" if needed < math.inf else ""
+        enough = f"about {needed:,.0f} seeds would be needed" if needed < math.inf else "neither is ahead"
         unit = "pairs" if paired else "runs"
-        return f"no difference from {than} shown: P = {better} over {better.n} {unit}{enough}"
+        return f"no difference from {than} shown: P = {better} over {better.n} {unit}; {enough}"
     verdict = "better" if better.value > 0.5 else "worse"
     if not paired:
         return f"{verdict} than {than}, P = {better} with at least {better.n} runs of each"

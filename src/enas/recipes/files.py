@@ -21,7 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, get_type_hints
 
-from enas.errors import ConfigError, did_you_mean, enas_command, shortened, shown
+import enas
+from enas.errors import ConfigError, EnasError, did_you_mean, enas_command, shortened, shown
 from enas.paths import user_path
 from enas.runtime.files import digest_of, digest_of_file
 
@@ -43,6 +44,8 @@ class _Loaded(NamedTuple):
     before: frozenset[str]
     """The modules that there were before."""
 
+
+PACKAGE = str(Path(enas.__file__).absolute().parent)
 
 _loaded: dict[Path, _Loaded] = {}
 """The file that was imported last."""
@@ -273,10 +276,9 @@ def _returns(function: Callable[..., Any], kind: type) -> bool:
 
 @contextmanager
 def errors_of(path: Path, folder: Path) -> Iterator[None]:
-    """Inside, whatever the code of a file and of those in its folder raises is a `ConfigError` of one line that says where.
-
-    An error of other code, with none of the file's on its way, is as it is.
-    """
+    """Inside, whatever is raised is a `ConfigError` of one line, which says where in the code of a file and of those in its
+    folder. What other code raises, with none of theirs on its way, has no place in it. An `EnasError` of that kind is as it
+    is."""
     try:
         yield
     except SyntaxError as error:
@@ -285,8 +287,19 @@ def errors_of(path: Path, folder: Path) -> Iterator[None]:
         raise ConfigError(f"{where}: {error.msg}{text}") from error
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if frame.filename.startswith(str(folder) + os.sep)]
-        if not own:
+        own = [frame for frame in frames if of_the_user(frame.filename, folder)]
+        if not own and isinstance(error, EnasError | SystemExit):
             raise
-        said = shortened(" ".join(f"{type(error).__name__}: {error}".split()), 500)
-        raise ConfigError(f"{own[-1].filename}, line {own[-1].lineno}: {said}") from error
+        what = " ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
+        said = shortened(" ".join(what.split()), 500)
+        raise ConfigError(f"{own[-1].filename}, line {own[-1].lineno}: {said}" if own else said) from error
+
+
+def of_the_user(file: str, folder: Path) -> bool:
+    """Whether a file is in a folder, and is neither of this package nor of what is installed, which may be in it too."""
+    if not file.startswith(str(folder) + os.sep):
+        return False
+    others = (PACKAGE, *map(os.path.abspath, (sys.prefix, sys.base_prefix)))
+    inside = [other + os.sep for other in others if other.startswith(str(folder) + os.sep)]
+    installed = {"site-packages", "dist-packages"} & set(Path(file).relative_to(folder).parts)
+    return not installed and not file.startswith(tuple(inside))

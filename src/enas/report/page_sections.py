@@ -231,8 +231,6 @@ def following(run: Numbers, most: int) -> Section:
     """The commands to type next."""
     lines_ = next_commands(run.run).splitlines()[1:]
     folder = run.run.folder
-    if run.finished and run.comparison is None and "search" in run.run.stages:
-        lines_.append(enas_command("compare", folder))
     if run.finished and run.rank is None and "search" in run.run.stages:
         lines_.append(enas_command("rank", folder))
     return Section(text="\n".join(line.strip() for line in lines_))

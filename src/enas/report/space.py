@@ -26,9 +26,17 @@ WIDEST = 60
 def described(config: RunConfig) -> str:
     """The space of a recipe, and the sizes of the smallest, the mean and the largest of `SAMPLED` random architectures.
 
-    Nothing is trained. Loads the data, whose shapes the networks have. Raises as `RunConfig.load`.
+    Nothing is trained. Loads the data, whose shapes the networks have, and tries the user's code on a batch as a run does.
+    Raises as `RunConfig.load` and `RunConfig.tried`.
     """
     config.load()
+    config.tried()
+    with config.told():
+        return in_words(config)
+
+
+def in_words(config: RunConfig) -> str:
+    """The decisions, and the sizes of random architectures."""
     space = config.searched_space()
     askers = modules_that_ask(config)
     rows = [["decision", "options", *(["asked by"] if askers else [])]]

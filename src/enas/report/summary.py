@@ -52,9 +52,12 @@ def table(results: list[dict[str, Any]], metric: Metric) -> str:
         name, *cells = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         lines.append("  ".join([name.lstrip().ljust(widths[0]), *cells]))
     epochs = {result["epochs"] for result in results}
-    caption = (
-        f"trained from scratch with one recipe, {', '.join(map(str, sorted(epochs)))} epochs each, one seed:"
+    best = (
+        "; scores are of the epoch with the best valid one"
+        if any(r.get(valid) is not None for r in results)
+        else ""
     )
+    caption = f"trained from scratch with one recipe, {', '.join(map(str, sorted(epochs)))} epochs each, one seed{best}:"
     return "\n".join([caption, *lines, verdict(results, metric)]).rstrip()
 
 
@@ -78,15 +81,19 @@ def verdict(results: list[dict[str, Any]], metric: Metric) -> str:
 
 
 def next_commands(run: Run) -> str:
-    """The commands that continue from here."""
-    folder = run.folder
-    lines = [enas_command("show", folder, "--png", "architecture.png"), enas_command("recipes")]
+    """The commands that continue from here, and how to load a network that is trained."""
+    folder, lines, load = run.folder, [], ""
     if not (folder / "search.json").exists() and "search" in run.stages:
         lines = [enas_command("resume", folder)]
     elif not (folder / "architecture.json").exists():
         lines = [enas_command("derive", folder)]
     elif not run.results():
         lines = [enas_command("show", folder), enas_command("retrain", folder)]
-    elif run.config.on_own_data:
-        lines.append(run.config.on_own_data)
-    return "next:\n" + "\n".join(f"  {line}" for line in lines)
+    else:
+        load = f"\nin Python:\n  model = enas.load({str(folder)!r})"
+        if "search" in run.stages and not (folder / "compare" / "comparison.json").exists():
+            lines.append(f"{enas_command('compare', folder)}   # was the search worth its time?")
+        lines.append(enas_command("show", folder, "--png", "architecture.png"))
+        if run.config.on_own_data:
+            lines += [enas_command("recipes"), run.config.on_own_data]
+    return "next:\n" + "\n".join(f"  {line}" for line in lines) + load

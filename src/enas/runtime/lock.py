@@ -8,7 +8,7 @@ from pathlib import Path
 
 import filelock
 
-from enas.errors import FolderInUseError, RunFolderError
+from enas.errors import FolderInUseError, RunFolderError, shortened
 from enas.runtime.files import clear_parts, read_json, write_json
 
 LOCK_FILE = ".lock"
@@ -33,9 +33,7 @@ def run_lock(folder: str | os.PathLike[str], patience: float = 0.0) -> Iterator[
     try:
         lock.acquire()
     except filelock.Timeout:
-        raise FolderInUseError(
-            f"{folder} is in use by {_owner(folder)}. Wait for it, stop it, or give this run another name."
-        ) from None
+        raise FolderInUseError(f"{folder} is in use by {_owner(folder)}. Wait for it, or stop it.") from None
     except OSError as error:
         raise RunFolderError(
             f"Cannot lock {folder}: {error.strerror}. Check that it may be written to."
@@ -54,6 +52,29 @@ def run_lock(folder: str | os.PathLike[str], patience: float = 0.0) -> Iterator[
         with contextlib.suppress(OSError):
             (folder / OWNER_FILE).unlink()
         lock.release()
+
+
+@contextlib.contextmanager
+def folder_of_run(folder: Path) -> Iterator[None]:
+    """Make a folder if it is not there, and hold it. One that was made here and in which nothing is left is removed.
+
+    Raises `RunFolderError` if it cannot be made, and as `run_lock`.
+    """
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot make the folder {shortened(str(folder))}: {error.strerror}; choose another for this run"
+        ) from error
+    try:
+        with run_lock(folder):
+            yield
+    finally:
+        with contextlib.suppress(OSError):
+            if made and os.listdir(folder) == [LOCK_FILE]:
+                (folder / LOCK_FILE).unlink()
+                folder.rmdir()
 
 
 def _owner(folder: Path) -> str:

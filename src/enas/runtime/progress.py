@@ -9,6 +9,7 @@ import html
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from importlib import import_module
 from typing import TextIO
 
@@ -87,6 +88,8 @@ def progress(
     elif stream.isatty() and os.environ.get("TERM") != "dumb":
         with _bar(shown, stage, stream):
             yield shown
+    elif _brief.get():
+        yield shown
     else:
         with _lines(shown, stage, stream, interval, clock):
             yield shown
@@ -163,6 +166,26 @@ def _lines(
         yield
     finally:
         finish()
+
+
+_brief: ContextVar[bool] = ContextVar("brief", default=False)
+
+
+@contextlib.contextmanager
+def brief() -> Iterator[None]:
+    """Inside, plain lines of progress and what is said `in_passing` are left out, where a caller says a line itself. Bars
+    stay."""
+    before = _brief.set(True)
+    try:
+        yield
+    finally:
+        _brief.reset(before)
+
+
+def in_passing(line: str) -> None:
+    """Say a line that only tells what a stage is doing."""
+    if not _brief.get():
+        say(line)
 
 
 def say(line: str, stream: TextIO | None = None) -> None:

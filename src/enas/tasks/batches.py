@@ -24,6 +24,7 @@ from enas.data.batches import (
     joined,
     mapped,
     moved,
+    structure,
     tensors_in,
 )
 from enas.errors import ConfigError, DataError, NotFiniteError, shown
@@ -141,7 +142,7 @@ class BatchTask(BaseTask):
         """Raises `ConfigError` if the loss is no scalar, or has no gradient."""
         with global_seed(derive_seed(minibatch.seed, slot), self.device):
             output = self.output(model, minibatch.batch, architecture)
-            total = self.task.loss(output, minibatch.batch)
+            total = called("loss", self.task.loss, output, minibatch.batch)
         if isinstance(total, Tensor) and total.ndim:
             raise ConfigError(f"the loss must be a scalar, such as a mean; its shape is {list(total.shape)}")
         if not isinstance(total, Tensor) or not total.requires_grad:
@@ -243,7 +244,10 @@ class BatchTask(BaseTask):
 
     def _measured(self, measures: Mapping[str, Measure], output: Any, batch: Batch) -> dict[str, float]:
         """All measures of a batch, in one transfer from the device."""
-        found = [scalar(name, measure(output, batch)).to(self.device) for name, measure in measures.items()]
+        found = [
+            scalar(name, called(name, measure, output, batch)).to(self.device)
+            for name, measure in measures.items()
+        ]
         return dict(zip(measures, torch.stack(found).tolist(), strict=True))
 
     def sort_key(self, score: Score) -> tuple[float, ...]:
@@ -310,6 +314,17 @@ class BatchTask(BaseTask):
     def data_bytes(self) -> int:
         """Of the batch that is trained on: the rest is not on the device."""
         return sum(tensor.nbytes for tensor in tensors_in(self.train.batch(0, 0)))
+
+
+def called(name: str, measure: Measure, output: Any, batch: Batch) -> Any:
+    """A measure of an output. An error that wrong arguments may have gets a note that says which there are."""
+    try:
+        return measure(output, batch)
+    except (TypeError, AttributeError) as error:
+        error.add_note(
+            f"(the {name} is called as {name}(output, batch), with the whole batch: {structure(batch)})"
+        )
+        raise
 
 
 def scalar(name: str, value: Any) -> Tensor:

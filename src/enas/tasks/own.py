@@ -80,7 +80,8 @@ class Task:
     """The key of a dict that is kept from the network."""
 
     def __post_init__(self) -> None:
-        """Raises `ConfigError` if a function is none, a name is taken, or a number is none."""
+        """Raises `ConfigError` if a function is none, a name is taken, or a number is none; and if the score is the loss, of
+        which a higher one would be better."""
         functions = {
             "loss": self.loss,
             "score": self.score,
@@ -92,6 +93,8 @@ class Task:
         for name, function in functions.items():
             if not callable(function):
                 raise ConfigError(f"{name} must be a function, not {shown(function)}")
+        if self.score is self.loss and self.higher_is_better:
+            raise ConfigError("the score is the loss, and a lower loss is better: add higher_is_better=False")
         for taken in self.metrics.keys() & {"loss", "score"}:
             raise ConfigError(f"a metric cannot be called {taken!r}, which there is already")
         for name in ("batch", "steps"):
