@@ -25,9 +25,10 @@ from enas.report import page as pages
 from enas.report.page import page, sections, watch, write_page
 from enas.report.page_numbers import Numbers, Trained, numbers_of
 from enas.report.page_policy import proposed
-from enas.report.page_sections import PARTS, front
+from enas.report.page_sections import PARTS
 from enas.report.page_verdict import of_comparison, of_one
 from enas.runtime.files import read_json, read_jsonl, write_json
+from enas.scores import front
 from enas.stages import ALL_STAGES, Run, execute
 from enas.workers import LocalExecutor
 from tests import tiny

@@ -11,6 +11,7 @@ import torch
 
 from enas.controllers.base import Controller, check_rewards
 from enas.controllers.uniform import UniformController
+from enas.costs.bounds import CostBounds, bounded
 from enas.health import collapse_warning, collapsed, parameter_free
 from enas.phases import SearchConfig
 from enas.runtime.metrics import Metrics
@@ -34,12 +35,14 @@ class Watch:
         seed: int,
         metrics: Metrics,
         verification: Verification | None = None,
+        bounds: CostBounds | None = None,
     ) -> None:
-        """With a `verification`, a policy that its trainings hold better than random is not reported as collapsed."""
+        """Random architectures are drawn within the `bounds`. With a `verification`, a policy that its trainings hold better
+        than random is not reported as collapsed."""
         self.config = config
         self.weights = weights
         self.controller = controller
-        self.uniform = UniformController(weights.space)
+        self.uniform = bounded(UniformController(weights.space), bounds)
         self.seed = seed
         self.metrics = metrics
         self.verification = verification
@@ -97,7 +100,7 @@ class Watch:
 
     def shown(self, log: dict[str, float]) -> dict[str, float]:
         """What of a step is shown beside the progress."""
-        keys = ("reward", "entropy_share", self.weights.task.watched)
+        keys = ("reward", "cost", "entropy_share", "rejected", self.weights.task.watched)
         return {key: log[key] for key in keys if key in log}
 
     # ---- how the policy is doing ---------------------------------------------------------------------------------------

@@ -217,7 +217,6 @@ class RunCosts:
         child = json.dumps(self.config.child_settings(), sort_keys=True, default=str)
         return {
             **{f"latency.{name}": value for name, value in asdict(self.settings).items()},
-            "seed": self.config.seed,
             "precision": self.config.precision,
             "space": digest_of(space.encode()).sha256,
             "child": digest_of(child.encode()).sha256,

@@ -19,8 +19,7 @@ from enas.errors import RunFolderError
 from enas.evidence.agreement import RankAgreement
 from enas.evidence.compare import PART as COMPARE
 from enas.evidence.compare import RECORDS
-from enas.evidence.comparison import Comparison, Record, compare
-from enas.evidence.methods import own_name
+from enas.evidence.comparison import Comparison, Record, compared
 from enas.evidence.rank import RECORD as RANK
 from enas.recipes import RECIPES, recipe
 from enas.retrain import METRICS, RESULT, read_result
@@ -186,8 +185,8 @@ def as_number(value: object) -> float | None:
 def numbers_of(run: Run) -> Numbers:
     """Read a run. Raises `RunFolderError` for a file that is damaged, or made with other settings than config.json has."""
     folder, config = run.folder, run.config
-    rank, effects, records = folder / RANK, folder / "effects.json", folder / COMPARE / RECORDS
-    compared = read_records(records, Record, AGAIN) if records.exists() else []
+    rank, effects, path = folder / RANK, folder / "effects.json", folder / COMPARE / RECORDS
+    records = read_records(path, Record, AGAIN) if path.exists() else []
     trained = [*retrained(run), *others(run, config.metric)]
     log = logged(folder / METRICS)
     name, changed = nearest_recipe(run)
@@ -197,8 +196,8 @@ def numbers_of(run: Run) -> Numbers:
         metric=config.metric,
         architecture=run.architecture() if (folder / "architecture.json").exists() else None,
         trained=trained,
-        comparison=compare(compared, own_name(config), config.metric, config.seed) if compared else None,
-        records=compared,
+        comparison=compared(records, config) if records else None,
+        records=records,
         rank=read_record(rank, RankRecord, AGAIN) if rank.exists() else None,
         archive=archive_of(run),
         log=log,

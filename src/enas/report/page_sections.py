@@ -5,7 +5,7 @@ A part is None where the run has nothing for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -28,6 +28,7 @@ from enas.report.page_policy import policy
 from enas.report.page_verdict import verdict
 from enas.report.summary import next_commands
 from enas.runtime.progress import duration
+from enas.scores import front
 
 Z = 1.96
 """Standard errors on either side of an estimate that hold it in 95 of 100 cases."""
@@ -165,19 +166,6 @@ def costs(run: Numbers, most: int) -> Section | None:
             numbers = {"cost": cost, "score": label, "networks": [list(p[:2]) for p in drawn], "front": ends}
             return Section((said,), (chart,), numbers=numbers)
     return None
-
-
-def front(
-    points: Sequence[tuple[float, float]], is_better: Callable[[float, float], bool]
-) -> list[tuple[float, float]]:
-    """The points, cheapest first, that no cheaper or equally cheap one reaches in score."""
-    found: list[tuple[float, float]] = []
-    for cost, score in sorted(points, key=lambda point: point[0]):
-        if not found or is_better(score, found[-1][1]):
-            if found and found[-1][0] == cost:
-                found.pop()
-            found.append((cost, score))
-    return found
 
 
 # ---- where it came from ------------------------------------------------------------------------------------------------
