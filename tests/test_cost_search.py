@@ -21,14 +21,18 @@ from enas.controllers.policy_gradient import PolicyGradientController
 from enas.controllers.reinforce import leave_one_out_baseline, policy_gradient_loss
 from enas.controllers.uniform import UniformController
 from enas.costs.bounds import BoundedController, BoundedSampler, CostBounds, Range
+from enas.costs.latency import Latency, LatencyConfig
 from enas.costs.reward import FIRST, CostTarget, absolute_reward, spread
 from enas.costs.settings import CostConfig, CostMeasure, LimitConfig, amount_of, asked, said
 from enas.errors import ConfigError
 from enas.evidence.compare import CompareConfig, compare_run
 from enas.evidence.variants import with_settings
 from enas.recipes import recipe
+from enas.report.page import sections
+from enas.report.page_numbers import numbers_of
 from enas.retrain import Network, random_architectures
 from enas.run import Run
+from enas.run_records import CostRecord
 from enas.runs.network import NetworkConfig
 from enas.runtime.files import read_json, read_jsonl
 from enas.runtime.seeding import generator
@@ -455,3 +459,156 @@ def test_compare_draws_random_ones_of_the_same_cost_and_has_the_front(
     for cost, score in found.front.best:
         assert not any(c <= cost and s > score for c, s, _ in found.front.networks)
     assert [score for _, score in found.front.best] == sorted({score for _, score in found.front.best})
+
+
+# ---- latencies ---------------------------------------------------------------------------------------------------------
+
+IN_TIME: dict[str, object] = {
+    "cost.measure": "latency",
+    "cost.target": "7.6ms",
+    "limit.latency": "9ms",
+    "latency.samples": 20,
+    "retrain.random": 2,
+}
+"""A thousand parameters take 10 ms, as far as the tests know."""
+
+
+class FakeClock:
+    """Stands in for the measurement: a pass takes a hundredth of a millisecond a parameter, some networks more."""
+
+    def __init__(self) -> None:
+        self.measured: list[int] = []
+        """Networks that were measured together."""
+        self.slower: Mapping[int, float] = {}
+        """How many times as long networks of so many parameters take."""
+
+    def __call__(self, passes: Sequence[Any], config: LatencyConfig, *args: object) -> list[Latency]:
+        self.measured.append(len(passes))
+        return [self.latency(sum(p.numel() for p in one.func.parameters())) for one in passes]
+
+    def latency(self, parameters: int) -> Latency:
+        ms = parameters / 100 * self.slower.get(parameters, 1.0)
+        return Latency(ms, ms, ms, 9, 1, 1, "cpu")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    made = FakeClock()
+    monkeypatch.setattr("enas.costs.measuring.measure_in_turn", made)
+    return made
+
+
+def in_time(**more: object) -> NetworkConfig:
+    made = with_settings(recipe(own_network.__file__), {**own_network.SMALL, **IN_TIME, **more})
+    assert isinstance(made, NetworkConfig)
+    return made
+
+
+def test_a_latency_is_predicted_in_the_search_and_measured_for_what_may_be_picked(
+    clock: FakeClock, tmp_path: Path
+) -> None:
+    run = Run.create(tmp_path / "run", in_time(), ALL_STAGES)
+    assert clock.measured == []
+    execute(run, ALL_STAGES)
+    assert clock.measured[0] == 20  # what the model is fitted to
+    model = (run.folder / "latency.json").read_bytes()
+    found = read_json(run.folder / "candidates.json")
+    assert all(abs(one["latency_ms"] / 7.6 - 1) <= 0.05 for one in found)
+    (record,) = read_json(run.folder / "derive.json")["costs"].values()
+    assert record["measured"] == pytest.approx(
+        cost_in({"architecture": read_json(run.folder / "architecture.json")}) / 100
+    )
+    assert record["predicted"] == pytest.approx(record["measured"], rel=0.1)
+    assert (record["target"], record["limit"]) == (7.6, 9.0)
+    again = Run.open(run.folder)
+    assert all(again.goals.paid(one)["latency"] == one["parameters"] / 100 for one in again.results())
+    count = len(clock.measured)
+    execute(again, ALL_STAGES)
+    again.networks()
+    assert len(clock.measured) == count
+    assert (run.folder / "latency.json").read_bytes() == model
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "call"),
+    [(SharedWeights, "train_step", 3), (SharedWeights, "rewards", 6), (ChildTraining, "step", 3)],
+)
+def test_a_search_with_a_latency_resumes_with_the_model_that_it_has(
+    clock: FakeClock, tmp_path: Path, cls: type, name: str, call: int
+) -> None:
+    unlimited = in_time(**{"limit.latency": None})
+    whole = Run.create(tmp_path / "whole", unlimited, ("search", "derive"))
+    execute(whole, ("search", "derive"))
+    stopped = Run.create(tmp_path / "run", unlimited, ("search", "derive"))
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, cls, name, call)
+        with pytest.raises(KeyboardInterrupt):
+            execute(stopped, ("search", "derive"))
+    clock.slower = dict.fromkeys(range(2000), 3.0)  # the machine has become slow
+    execute(Run.open(stopped.folder), ("search", "derive"))
+    found, expected = tiny.content(stopped.folder), tiny.content(whole.folder)
+    for file in ("latency.json", "metrics.jsonl", "archive.jsonl", "checkpoints"):
+        assert found[file] == expected[file]
+    if name == "step":  # what may be picked was measured before the trainings
+        assert found == expected
+
+
+def test_what_is_slower_than_predicted_is_not_picked(clock: FakeClock, tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", in_time(), ("search", "derive"))
+    execute(run, ("search",))
+    clock.slower = {770: 1.3}  # all that is predicted to be near the target
+    with pytest.raises(
+        ConfigError, match=r"the latency of none of .* is at most 9 ms, .* the fastest takes 10.01 ms"
+    ):
+        execute(run, ("derive",))
+    (run.folder / "latencies.json").unlink()
+    clock.slower = {770: 1.15}
+    execute(run, ("derive",))
+    (record,) = read_json(run.folder / "derive.json")["costs"].values()
+    assert record["measured"] == pytest.approx(8.855)
+
+
+def test_a_latency_that_nothing_has_says_the_fastest_found(
+    clock: FakeClock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [
+        word
+        for name, value in {**IN_TIME, "cost.target": "2ms"}.items()
+        for word in (f"--{name}", str(value))
+    ]
+    argv = ["run", own_network.__file__, *own_network.FLAGS, *flags, "--run", str(tmp_path / "run")]
+    assert main([argv[0], argv[1], *pairs_once(argv[2:])]) == 2
+    said_last = capsys.readouterr().err.splitlines()[-1]
+    assert "1.8 ms to 2.2 ms are asked for, and the fastest found has 6." in said_last
+
+
+def pairs_once(words: Sequence[str]) -> list[str]:
+    """Each flag once, with its last value."""
+    return [word for pair in dict(zip(words[::2], words[1::2], strict=True)).items() for word in pair]
+
+
+def test_compare_measures_nothing_twice_and_shares_the_model(
+    clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalExecutor, "for_run", lambda config, workers=None: InThisProcess())
+    run = Run.create(tmp_path / "run", in_time(), ("search", "derive"))
+    execute(run, ("search", "derive"))
+    found = compare_run(run, CompareConfig(seeds=2, samples=3, rivals="none", epochs=1))
+    assert clock.measured.count(20) == 1
+    assert found.front is not None
+    assert found.front.measure == "latency"
+    assert all(abs(cost / 7.6 - 1) <= 0.1 for cost, _, _ in found.front.networks)
+    numbers = numbers_of(run)
+    assert {one.latency_ms for one in numbers.of_part("compare")} == {
+        cost for cost, _, _ in found.front.networks
+    }
+    (costs,) = [section for name, section in sections(numbers, 100) if name == "costs"]
+    assert set(costs.numbers["asked"]) == {"latency"}
+    assert f"What was picked has {said(record_of(run).measured, 'latency')}" in " ".join(costs.words)
+
+
+def record_of(run: Run) -> CostRecord:
+    """What derive.json says of the latency."""
+    derived = run.derive_record()
+    assert derived is not None
+    return derived.costs["latency"]

@@ -28,6 +28,10 @@ class SearchRecord:
     archive: Digest
     """Of archive.jsonl."""
     settings: dict[str, Any]
+    drawn: int | None = None
+    """Architectures that were drawn within limits, those that were over one among them; None without limits."""
+    rejected: int | None = None
+    """Of these, the ones that were."""
 
 
 @dataclass(frozen=True)

@@ -354,6 +354,7 @@ def test(run: Run, stop: StopRequest) -> None:
             run.measure(network, "retrain")
         if stop.requested:
             raise stop.stopped(run.folder)
+    run.goals.measure_trained(run.networks())
     write_json(run.folder / "comparison.json", run.results())
 
 

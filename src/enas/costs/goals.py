@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
@@ -14,12 +14,12 @@ from enas.architecture import Architecture
 from enas.config import RunConfig
 from enas.costs.bounds import CostBounds, Range
 from enas.costs.latency import Latency
-from enas.costs.measuring import RunCosts
+from enas.costs.measuring import LATENCY, RunCosts
 from enas.costs.model import LatencyModel
 from enas.costs.reward import CostTarget
 from enas.costs.settings import MEASURES, SAME, CostMeasure
 from enas.errors import ConfigError
-from enas.retrain import uniform_architectures
+from enas.retrain import Network, uniform_architectures
 from enas.run_records import CostRecord
 from enas.runtime.files import write_json
 from enas.runtime.records import read_record
@@ -51,6 +51,11 @@ class CostGoals:
         self.config = config
         self.folder = folder
         self.costs = RunCosts(config, config.latency)
+
+    @property
+    def file(self) -> Path:
+        """What latencies are predicted by."""
+        return self.folder / LATENCY
 
     @property
     def measures(self) -> list[CostMeasure]:
@@ -135,6 +140,11 @@ class CostGoals:
             write_json(self.folder / MEASURED, asdict(MeasuredRecord(known)))
         return [known[one.id].median_ms for one in architectures]
 
+    def measure_trained(self, networks: Iterable[Network]) -> None:
+        """Measure networks that were trained, if the run asks for latencies: what their scores are set against."""
+        if "latency" in self.measures:
+            self.measured([one.architecture for one in networks if one.architecture is not None])
+
     @property
     def kept(self) -> Mapping[str, Latency]:
         """What has been measured, by the ids of architectures."""
@@ -157,7 +167,10 @@ class CostGoals:
         """What a trained network costs, as far as its result says or it was measured."""
         if result is None:
             return {}
-        found: dict[CostMeasure, float] = {name: result[name] for name in MEASURES if name in result}
+        counts = {name: result.get(name) for name in MEASURES}
+        found: dict[CostMeasure, float] = {
+            name: count for name, count in counts.items() if type(count) is int
+        }
         architecture = result["architecture"]
         if architecture is not None and (latency := self.kept.get(architecture["id"])) is not None:
             found["latency"] = latency.median_ms

@@ -241,7 +241,7 @@ def search_in(run: Run, method: str, config: RunConfig, stop: StopRequest) -> Fo
     if not (folder / "config.json").exists():
         check_still_there(run.run_file)
         say(f"compare: {method}, seed {config.seed}")
-    searching = run_in(folder, config, ("search", "derive"))
+    searching = run_in(folder, config, ("search", "derive"), latencies=run.goals.file)
     if finish_or_diverge(searching, (search, derive), stop) is None:
         return found_by(searching, method)
     # The shared weights diverged: the search cost what it had spent until then.
@@ -321,6 +321,7 @@ def train(
     results |= train_all_of(
         run, PART, wanted, stop, command, workers=config.workers, epochs=epochs, test=True
     )
+    run.goals.measure_trained(results)
     records = [record_of(run, one, results.get(one.network)) for one in found]
     samples = [results[network] for network in sampled]
     return [
