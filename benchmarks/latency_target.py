@@ -4,8 +4,8 @@ Command:  python benchmarks/latency_target.py     (about 5 minutes a seed on one
 Prints:   one JSON line a seed, then one of all together; the measured ones stand in docs/results.md with hardware and date.
 
 The recipe is micro-quick, on scikit-learn's digits, with one thread. Its target is a share of the median latency of random
-architectures, as a model predicts it that is fitted to measured ones at the start. Every seed searches, picks, and trains its
-pick; random architectures of the same predicted cost, within 10 %, are trained alike (`enas compare` with no other rivals).
+architectures, as a model predicts it that is fitted to measured ones at the start. Every seed searches, picks, and trains
+its pick; random architectures of the same predicted cost, within 10 %, are trained alike (`enas compare` with no other rivals).
 At the end all picks are measured once more, in turns. Everything is kept in the folder --run, and the same command goes on.
 
 predicted, measured   of a pick, in milliseconds; measured after everything else.
@@ -102,6 +102,7 @@ def print_picks(run: Run, picks: Sequence[Record]) -> list[float]:
 
 
 def main() -> None:
+    """Search, compare and print what the flags ask for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--seeds", type=int, default=5, help="searches, at least two")
     parser.add_argument("--samples", type=int, default=24, help="random architectures of the same cost")
