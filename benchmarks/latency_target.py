@@ -5,7 +5,7 @@ Prints:   one JSON line a seed, then one of all together; the measured ones stan
 
 The recipe is micro-quick, on scikit-learn's digits, with one thread. Its target is a share of the median latency of random
 architectures, as a model predicts it that is fitted to measured ones at the start. Every seed searches, picks, and trains
-its pick; random architectures of the same predicted cost, within 10 %, are trained alike (`enas compare` with no other rivals).
+its pick; random architectures of the same predicted cost, within 10 %, are trained alike (`enas compare`).
 At the end all picks are measured once more, in turns. Everything is kept in the folder --run, and the same command goes on.
 
 predicted, measured   of a pick, in milliseconds; measured after everything else.
