@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,8 @@ class Loss:
         (self.total * share).backward()
 
 
-class Example(NamedTuple):
+@dataclass(frozen=True)
+class Example:
     """What a network of its own is called with in an evaluation: `model(*inputs, **named)`."""
 
     inputs: tuple[Any, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -71,10 +72,11 @@ def measure_latency(
     threads: int | None = None,
     warmup: int = 3,
     repeats: int = 9,
-    clock: Clock = time.perf_counter,
+    clock: Clock | None = None,
 ) -> Latency:
     """The latency of a module that is in evaluation mode, on the device of its first input, a tensor with the batch as its
-    first axis. `threads` are those of the CPU, None for torch's own choice."""
+    first axis. `threads` are those of the CPU, None for torch's own choice; `clock` returns seconds, by default as
+    `clock_for` says."""
     device, batch = inputs[0].device, len(inputs[0])
     config = LatencyConfig(batch, warmup, repeats)
     with using_threads(threads):
@@ -88,10 +90,11 @@ def measure_in_turn(
     device: torch.device,
     batch: int,
     between: Callable[[], None] = lambda: None,
-    clock: Clock = time.perf_counter,
+    clock: Clock | None = None,
 ) -> list[Latency]:
     """The latency of several networks, in plain torch. Their passes are timed in turns, in an order that is drawn anew for
     every round, so that what else the machine does hits all alike. `between` is called between two turns."""
+    clock = clock_for(device) if clock is None else clock
     seconds: list[list[float]] = [[] for _ in passes]
     order = list(range(len(passes)))
     rng = random.Random(0)
@@ -113,6 +116,16 @@ def timed(one: Pass, device: torch.device, clock: Clock) -> float:
     one()
     wait_for(device)
     return clock() - began
+
+
+def clock_for(device: torch.device) -> Clock:
+    """The clock that passes on a device are timed by, inside `using_threads`.
+
+    A pass on one thread of a CPU is timed by how long the thread has computed: that is what the pass takes on a machine
+    without other work. Windows counts that in steps that are too long.
+    """
+    alone = device.type == "cpu" and torch.get_num_threads() == 1 and sys.platform != "win32"
+    return time.thread_time if alone else time.perf_counter
 
 
 def latency_of(seconds: Sequence[float], device: torch.device, batch: int) -> Latency:

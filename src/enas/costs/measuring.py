@@ -4,7 +4,6 @@ run's folder."""
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -17,7 +16,7 @@ from torch import nn
 
 from enas.architecture import Architecture
 from enas.costs.counting import Costs, Work, WorkCounter
-from enas.costs.latency import Clock, Latency, LatencyConfig, measure_in_turn, using_threads
+from enas.costs.latency import Clock, Latency, LatencyConfig, clock_for, measure_in_turn, using_threads
 from enas.costs.model import LatencyModel, Predictor, PredictorName
 from enas.data.batches import moved
 from enas.errors import EnasError
@@ -65,10 +64,9 @@ class RunCosts:
     """What the networks of a run's architectures cost when they are trained alone."""
 
     def __init__(
-        self, config: RunConfig, settings: LatencyConfig | None = None, clock: Clock = time.perf_counter
+        self, config: RunConfig, settings: LatencyConfig | None = None, clock: Clock | None = None
     ) -> None:
-        """`settings` say how latencies are measured, and `clock` returns seconds. Loads the data, whose shapes the networks
-        have."""
+        """`settings` say how latencies are measured; `clock` returns seconds, None for `clock_for`."""
         self.config = config
         self.clock = clock
         self.settings = LatencyConfig() if settings is None else settings
@@ -137,7 +135,8 @@ class RunCosts:
 
     def _together(self, architectures: Sequence[Architecture]) -> Iterator[list[Architecture]]:
         """Groups of architectures whose weights are held at the same time."""
-        group, held = [], 0
+        group: list[Architecture] = []
+        held = 0
         for architecture in architectures:
             size = 4 * self.costs(architecture).parameters
             if group and held + size > HELD_BYTES:
@@ -165,7 +164,7 @@ class RunCosts:
         `RunFolderError` if it was made with other settings, or `run_file`, which every run has, is gone; and `Stopped`.
         """
         path, advice = folder / LATENCY, "Delete it to measure again"
-        settings, machine = self._fingerprint(), self._machine()
+        settings, machine = self._fingerprint(), self.machine()
         record = LatencyRecord(settings, machine, [], None)
         if path.exists():
             found = read_record(path, LatencyRecord, advice)
@@ -180,11 +179,15 @@ class RunCosts:
         assert record.predictors is not None
         return LatencyModel(record.predictors, len(record.samples), self.work)
 
+    def sampled(self) -> list[Architecture]:
+        """The architectures that the model is fitted to."""
+        return list(islice(self._random(), self.settings.samples))
+
     def _completed(
         self, record: LatencyRecord, path: Path, run_file: Path | None, stop: StopRequest
     ) -> LatencyRecord:
         """The record with all samples and the fitted model, saved after each group that is measured."""
-        drawn = list(islice(self._random(), self.settings.samples))
+        drawn = self.sampled()
         samples = list(record.samples)
 
         def stop_if_asked() -> None:
@@ -222,16 +225,16 @@ class RunCosts:
             "child": digest_of(child.encode()).sha256,
         }
 
-    def _machine(self) -> dict[str, Any]:
+    def machine(self) -> dict[str, Any]:
         """Where latencies are measured."""
         here, device = environment(), self.task.device
-        on_cpu = device.type == "cpu"
         with using_threads(self.config.threads):
-            threads = torch.get_num_threads()
+            threads, clock = torch.get_num_threads(), clock_for(device)
         return {
             "device": str(device),
-            "processor": here["cpu"] if on_cpu else ", ".join(here["devices"]),
+            "processor": here["cpu"] if device.type == "cpu" else ", ".join(here["devices"]),
             "threads": threads,
+            "clock": clock.__name__,
             "torch": here["torch"],
         }
 

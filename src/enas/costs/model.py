@@ -25,6 +25,8 @@ FOLDS = 10
 """Of the cross-validation."""
 PENALTIES = np.logspace(-5, 2, 15)
 """Ridge penalties that are tried."""
+ROUNDING = 1e-9
+"""A spread below this share is rounding."""
 
 Floats = npt.NDArray[np.float64]
 PredictorName = Literal["table", "regression"]
@@ -140,7 +142,7 @@ def fit_regression(features_ND: Floats, ms_N: Floats) -> tuple[float, Floats]:
     from sklearn.linear_model import RidgeCV  # takes a second to import
 
     mean_D, spread_D = features_ND.mean(0), features_ND.std(0)
-    varies_D = spread_D > 1e-9 * np.maximum(1.0, np.abs(mean_D))
+    varies_D = spread_D > ROUNDING * np.maximum(1.0, np.abs(mean_D))
     if not varies_D.any():
         return float(np.median(ms_N)), np.zeros(len(mean_D))
     scale_D = np.where(varies_D, spread_D, np.inf) * np.sqrt(varies_D.sum())
@@ -164,6 +166,6 @@ def errors_of(predicted_N: Floats, ms_N: Floats) -> Errors:
     """How far predictions are from what was measured."""
     from scipy.stats import spearmanr
 
-    orders = np.ptp(predicted_N) > 0 and np.ptp(ms_N) > 0
+    orders = all(np.ptp(values_N) > ROUNDING * ms_N.mean() for values_N in (predicted_N, ms_N))
     spearman = float(spearmanr(predicted_N, ms_N).statistic) if orders else None
     return Errors(float(np.median(np.abs(predicted_N - ms_N) / ms_N)), spearman)
