@@ -57,7 +57,7 @@ def with_target(config: RunConfig, folder: Path, share: float) -> RunConfig:
     """The settings with a target, a share of the median latency of random architectures."""
     folder.mkdir(parents=True, exist_ok=True)
     with StopRequest() as stop:
-        model = RunCosts(config, config.latency).latency_model(folder, None, stop)
+        model = RunCosts(config).latency_model(folder, None, stop)
     rng, space = random.Random(0), config.searched_space()
     median = statistics.median(model.predict([space.sample(rng) for _ in range(EXAMPLES)]).tolist())
     return with_settings(config, {"cost.measure": "latency", "cost.target": f"{share * median:.4f}ms"})

@@ -50,7 +50,7 @@ class CostGoals:
         """`folder` is that of the run, which keeps latencies."""
         self.config = config
         self.folder = folder
-        self.costs = RunCosts(config, config.latency)
+        self.costs = RunCosts(config)
 
     @property
     def file(self) -> Path:

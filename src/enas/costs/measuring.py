@@ -69,7 +69,7 @@ class RunCosts:
         """`settings` say how latencies are measured; `clock` returns seconds, None for `clock_for`."""
         self.config = config
         self.clock = clock
-        self.settings = LatencyConfig() if settings is None else settings
+        self.settings = config.latency if settings is None else settings
         self._known: dict[Architecture, tuple[Costs, dict[str, float]]] = {}
         self._without_memory = True
 
