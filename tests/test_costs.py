@@ -488,6 +488,7 @@ def test_a_file_says_what_random_ones_cost_and_reads_its_own_architectures(
             ["tanh tanh(1)", "--recipe", "macro-quick"],
             "of another space (recurrent) than the recipe's (macro)",
         ),
+        (["mix=nope", "--recipe", str(FILE)], "mix"),
         (["micro-quick", "--recipe", "macro-quick"], "is a recipe itself"),
         (["micro-quick", "--samples", "0"], "--samples must be at least 1"),
         (["micro-quick", "--batch", "many"], "--batch must be a whole number"),

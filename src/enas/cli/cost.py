@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json as as_json
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -18,6 +19,7 @@ from enas.paths import user_path
 from enas.recipes import RECIPES, recipe
 from enas.recipes.files import names_a_file
 from enas.runtime.streams import show_text
+from enas.spaces.reading import read_text
 
 if TYPE_CHECKING:
     from enas.config import RunConfig
@@ -73,20 +75,38 @@ class Cost(Command, Settings):
                 )
             return recipe(self.source), None
         config = None if self.recipe is None else recipe(self.recipe)
-        with contextlib.suppress(OSError):  # a long string is no path for the system
-            if user_path(self.source).is_dir():
-                from enas.stages import Run
+        path = user_path(self.source)
+        if is_folder(path):
+            from enas.stages import Run
 
-                run = Run.open(user_path(self.source))
-                architecture = run.architecture()
-                return (run.config if config is None else in_space(config, architecture.space)), architecture
-        if config is not None:
-            with contextlib.suppress(ArchitectureError):
-                return config, config.searched_space().parse(self.source)
-        architecture = read_architecture(self.source)
-        return in_space(
-            recipe_of(architecture.space) if config is None else config, architecture.space
-        ), architecture
+            run = Run.open(path)
+            architecture = run.architecture()
+            if config is None:
+                _ = run.data  # which is compared with that of the start
+                return run.config, architecture
+        elif config is None or path.suffix == ".json":
+            architecture = read_architecture(self.source)
+        else:
+            architecture = read_in(config.searched_space(), self.source)
+        return in_space(config or recipe_of(architecture.space), architecture.space), architecture
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder. A long string is no path for the system."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def read_in(space: Space, text: str) -> Architecture:
+    """The architecture of a string, in this space or in one of another size. Raises `ArchitectureError` as this space."""
+    try:
+        return space.parse(text)
+    except ArchitectureError:
+        with contextlib.suppress(ArchitectureError, ConfigError):
+            return read_text(text)
+        raise
 
 
 def recipe_of(space: Space) -> RunConfig:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,8 @@ LATENCY = "latency.json"
 """The file in a run's folder."""
 HELD_BYTES = 2**30
 """Of the weights of networks that are measured in turns."""
+KEPT = 10_000
+"""Architectures whose costs are remembered."""
 META = torch.device("meta")
 
 
@@ -70,7 +72,7 @@ class RunCosts:
         self.config = config
         self.clock = clock
         self.settings = config.latency if settings is None else settings
-        self._known: dict[Architecture, tuple[Costs, dict[str, float]]] = {}
+        self._counted = lru_cache(KEPT)(self._count)
         self._without_memory = True
 
     @cached_property
@@ -92,12 +94,6 @@ class RunCosts:
     def work(self, architecture: Architecture) -> Mapping[str, float]:
         """What a pass has to do, as features of a regression: calls, operations and bytes by kind of operation."""
         return self._counted(architecture)[1]
-
-    def _counted(self, architecture: Architecture) -> tuple[Costs, dict[str, float]]:
-        found = self._known.get(architecture)
-        if found is None:
-            found = self._known[architecture] = self._count(architecture)
-        return found
 
     def _count(self, architecture: Architecture) -> tuple[Costs, dict[str, float]]:
         """On "meta", where nothing is computed, unless the code of a user's network has to see values."""
