@@ -248,6 +248,7 @@ def proposing(controller: Controller, bounds: CostBounds | None, count: int, see
     try:
         with torch.no_grad():
             policy.propose(count, generator(seed, "derive"))
+        policy.mode()
     except ConfigError as error:
         say(
             f"derive: the policy proposes too little of what may be picked: {error}. Random architectures stand in for it"

@@ -26,7 +26,7 @@ CostOf = Callable[[CostMeasure, Architecture], float]
 
 TRIES = 1000
 """Architectures in a row that are out of bounds, after which no other is waited for."""
-POOL = 64
+POOL = 16
 """Samples of a policy whose most probable one stands for a mode that is out of bounds."""
 
 

@@ -198,14 +198,14 @@ def compared(records: Sequence[Record], config: RunConfig) -> Comparison:
     return compare(records, own_name(config), config.metric, config.seed, config.cost.measure, said_cost)
 
 
-MEASURED: tuple[CostMeasure, ...] = ("multiply_adds", "parameters")
+USUAL_COSTS: tuple[CostMeasure, ...] = ("multiply_adds", "parameters")
 """What scores are set against if the run asks for nothing else."""
 
 
 def front_of(records: Sequence[Record], metric: Metric, asked_for: CostMeasure | None) -> Front | None:
     """Score against the cost that is asked for, or else the first that differs between networks and all of them have."""
     trained = [one for one in records if one.score is not None and one.method != RANDOM_SEARCH]
-    for measure in MEASURED if asked_for is None else (asked_for,):
+    for measure in USUAL_COSTS if asked_for is None else (asked_for,):
         known = [
             (one.costs[measure], one.score, one.method)
             for one in trained
