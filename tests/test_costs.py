@@ -354,7 +354,7 @@ def test_every_key_of_the_file_is_in_the_documentation(tmp_path: Path) -> None:
     costs_by(counting()).latency_model(tmp_path, None, StopRequest())
     record = read_json(tmp_path / LATENCY)
     assert {name.partition(".")[0] for name in record.pop("settings")} == {
-        *("latency", "seed", "precision", "space", "child")
+        *("latency", "precision", "space", "child")
     }
     for predictor in record["predictors"].values():
         assert predictor.pop("weights_ms")

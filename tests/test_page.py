@@ -30,9 +30,10 @@ from enas.report.marks import Boxes
 from enas.report.page import page, sections, watch, write_page
 from enas.report.page_numbers import Numbers, Trained, numbers_of
 from enas.report.page_policy import asked, proposed
-from enas.report.page_sections import PARTS, front
+from enas.report.page_sections import PARTS
 from enas.report.page_verdict import of_comparison, of_one
 from enas.runtime.files import read_json, read_jsonl, write_json
+from enas.scores import front
 from enas.stages import ALL_STAGES, Run, execute
 from tests import conditional_space, own_network, tiny
 from tests.conditional_space import SPACE

@@ -33,6 +33,8 @@ from enas.architecture import Architecture, Space
 from enas.child_training import ChildTraining
 from enas.constraints import Seed, Settings, Threads
 from enas.controllers import ControllerConfig, IndependentConfig
+from enas.costs.latency import LatencyConfig
+from enas.costs.settings import CostConfig, LimitConfig
 from enas.derive import DeriveConfig
 from enas.errors import ConfigError, SettingError, shown
 from enas.executors import ExecutorName
@@ -206,6 +208,12 @@ class RunConfig(Settings, ABC):
     """How an architecture is picked at the end of the search."""
     retrain: RetrainConfig = field(default_factory=RetrainConfig)
     """How the found architecture, and what it is compared with, are trained from scratch."""
+    cost: CostConfig = field(default_factory=CostConfig)
+    """What the found network shall cost."""
+    limit: LimitConfig = field(default_factory=LimitConfig)
+    """What no network may cost more than."""
+    latency: LatencyConfig = field(default_factory=LatencyConfig)
+    """How latencies are measured, where the cost or a limit is one."""
     origin: Given[Origin | None] = field(
         default=None, compare=False, repr=False, kw_only=True, metadata=NO_SETTING
     )

@@ -17,7 +17,11 @@ from torch import Tensor
 from enas.architecture import Architecture, Space
 from enas.constraints import Count, Epochs, PositiveInt, SampleSize, Settings
 from enas.controllers.base import Controller
+from enas.costs.bounds import CostBounds, Range
+from enas.costs.settings import said
 from enas.effects import Effects
+from enas.errors import ConfigError
+from enas.runtime.progress import say
 from enas.runtime.seeding import generator
 from enas.shared_weights import SharedWeights
 from enas.verification import Verification
@@ -87,6 +91,8 @@ class Candidate:
     """Score by the trainings of the search's verification, as a normal score; None without one."""
     verified: float | None = None
     """What its own training in the verification came to, higher is better; None if it had none, or diverged."""
+    latency_ms: float | None = None
+    """What a pass takes, measured, if the run asks for a latency."""
     trained_loss: float | None = None
     """Validation loss after the short training, if it had one; lower is better, infinite if the training diverged."""
 
@@ -112,15 +118,26 @@ class Candidate:
 
 @torch.no_grad()
 def collect(
-    space: Space, controller: Controller, config: DeriveConfig, seed: int, effects: Effects | None
+    space: Space,
+    controller: Controller,
+    config: DeriveConfig,
+    seed: int,
+    effects: Effects | None,
+    bounds: CostBounds | None = None,
 ) -> list[Candidate]:
-    """The policy's mode, the best by ridge regression if asked for, then distinct samples of the policy as drawn."""
+    """The policy's mode, the best by ridge regression if asked for and within the `bounds`, then distinct samples of the
+    policy as drawn."""
     proposals = controller.propose(config.samples, generator(seed, "derive"))
     sampled = dict(zip(proposals.architectures(space), proposals.log_prob_N.tolist(), strict=True))
     mode = space.architecture(controller.mode())
     best = [effects.best()] if config.ridge_candidate and effects is not None else []
-    architectures = dict.fromkeys([mode, *best, *sampled])
+    architectures = dict.fromkeys([mode, *within(bounds, best), *sampled])
     return [Candidate(one, one == mode, sampled.get(one)) for one in architectures]
+
+
+def within(bounds: CostBounds | None, architectures: Iterable[Architecture]) -> list[Architecture]:
+    """The architectures that cost what may be picked."""
+    return [one for one in architectures if bounds is None or bounds.hold(one)]
 
 
 # ---- scoring ----------------------------------------------------------------------------------------------------------
@@ -159,19 +176,21 @@ def candidates(
     verification: Verification | None = None,
     earlier: Iterable[dict[str, Any]] = (),
     epoch: int = 0,
+    bounds: CostBounds | None = None,
 ) -> list[Candidate]:
     """Collect the candidates and score them.
 
     `earlier` are states of the weights at the checkpoints before the newest, which they have now; they are left in the
-    last of them. `epoch` is the one whose minibatches and learning rate a fine-tuning takes.
+    last of them. `epoch` is the one whose minibatches and learning rate a fine-tuning takes. All candidates are within the
+    `bounds`, those of the `controller` by itself.
     """
-    found = collect(weights.space, controller, config, seed, effects)
+    found = collect(weights.space, controller, config, seed, effects, bounds)
     trained: dict[Architecture, float | None] = {}
     if verification is not None:
         own = (record.score for record in verification.records)
         trained = dict(zip(verification.architectures, own, strict=True))
         known = {candidate.architecture for candidate in found}
-        found += [Candidate(one, False, None) for one in trained if one not in known]
+        found += [Candidate(one, False, None) for one in within(bounds, trained) if one not in known]
     found = distinct(weights.space, found)
     reduced = {weights.space.reduced(one): score for one, score in trained.items()}
     for candidate in found:
@@ -202,6 +221,35 @@ def distinct(space: Space, found: Sequence[Candidate]) -> list[Candidate]:
     return list(first.values())
 
 
+def in_time(found: Sequence[Candidate], wanted: Range, limit: float, most: int) -> list[Candidate]:
+    """The candidates whose measured latency is in the range; if there are none, which is said, at most so many of the
+    nearest that keep the limit, in milliseconds.
+
+    Raises `ConfigError` if none keeps it.
+    """
+    timed = [(one, one.latency_ms) for one in found if one.latency_ms is not None]
+    kept = [one for one, latency in timed if wanted.low <= latency <= wanted.high]
+    if kept:
+        return kept
+    off = {
+        id(one): max(wanted.low - latency, latency - wanted.high)
+        for one, latency in timed
+        if latency <= limit
+    }
+    fastest = said(min(latency for _, latency in timed), "latency")
+    if not off:
+        raise ConfigError(
+            f"the latency of none of {len(timed)} candidates is at most {said(limit, 'latency')}, as it was predicted: the "
+            f"fastest takes {fastest}. Raise derive.samples; or, if the machine was busy, delete latencies.json, and "
+            "derive again"
+        )
+    say(
+        f"derive: the latency of none of {len(timed)} candidates is between {said(wanted.low, 'latency')} and "
+        f"{said(wanted.high, 'latency')}, as it was predicted; the nearest are taken"
+    )
+    return sorted((one for one in found if id(one) in off), key=lambda one: off[id(one)])[:most]
+
+
 # ---- picking ----------------------------------------------------------------------------------------------------------
 
 
@@ -229,12 +277,12 @@ def in_turn(*orders: Sequence[Candidate]) -> list[Candidate]:
 def pick(found: Sequence[Candidate], config: DeriveConfig, train: Train) -> Candidate:
     """The candidate that the rule picks, of equal ones the first."""
     if config.rule == "mode":
-        return next(candidate for candidate in found if candidate.is_mode)
+        return max(found, key=lambda one: (one.is_mode, -math.inf if one.log_prob is None else one.log_prob))
     if config.rule == "ridge":
         return max(found, key=lambda candidate: candidate.ridge_score)
     if config.rule == "reward":  # not a mode that was not sampled, as in the paper
         drawn = [candidate for candidate in found if candidate.log_prob is not None or not candidate.is_mode]
-        return max(drawn, key=lambda candidate: candidate.shared_score)
+        return max(drawn or found, key=lambda candidate: candidate.shared_score)
     shortlist = ORDERS[config.shortlist_order](found)[: config.shortlist]
     losses = list(train([candidate.architecture for candidate in shortlist]))
     for candidate, loss in zip(shortlist, losses, strict=True):

@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from enas.config import RunConfig
 from enas.controllers import ReinforceConfig, build_controller
 from enas.controllers.reinforce import leave_one_out_baseline
+from enas.costs.goals import CostGoals
 from enas.errors import ConfigError
-from enas.retrain import Network, random_architectures
+from enas.retrain import Network, every_one, random_architectures
 from enas.runtime.metrics import summary_writer
 
 
@@ -28,7 +30,12 @@ def check_stages(config: RunConfig, stages: Sequence[str]) -> None:
     with config.refusals_explained("training"):
         config.tried()
         architecture = config.searched_space().sample(random.Random(0))
-        random_architectures(architecture.space, config.retrain.random, config.seed, {architecture})
+        goals = CostGoals(config, Path())
+        measured = "latency" in goals.measures  # which takes a while: the search begins with it
+        if not measured:
+            goals.check()
+        allowed = every_one if measured else goals.comparable
+        random_architectures(architecture.space, config.retrain.random, config.seed, {architecture}, allowed)
         for network in (Network("found", architecture, config.seed), *config.references()):
             config.child_training(network)
 

@@ -16,6 +16,8 @@ import torch
 from enas.architecture import Architecture
 from enas.constraints import Count, Epochs, PositiveFloat, PositiveInt, SampleSize, Settings, Share
 from enas.controllers.base import Controller
+from enas.costs.bounds import CostBounds, bounded_sampler
+from enas.costs.reward import CostTarget
 from enas.runtime.checkpoint import Rhythm
 from enas.runtime.files import Digest, JsonlLog
 from enas.runtime.metrics import Metrics, MetricsState
@@ -146,16 +148,24 @@ class Search:
         archive: JsonlLog,
         watcher: Watcher,
         verifier: Verifier | None = None,
+        bounds: CostBounds | None = None,
+        target: CostTarget | None = None,
     ) -> None:
-        """`archive` gets every rewarded architecture, with its reward as the shared weights have it."""
+        """`archive` gets every rewarded architecture, with its reward as the shared weights have it.
+
+        All architectures are drawn within the `bounds`, those of the `controller` by itself. With a `target` the controller
+        is rewarded for what they cost, too.
+        """
         self.config = config
         self.weights = weights
         self.controller = controller
         self.seed = seed
         self.archive = archive
-        self.explorer = EXPLORERS[config.exploration](weights.space, seed)
+        self.explorer = bounded_sampler(EXPLORERS[config.exploration](weights.space, seed), bounds)
         self.watcher = watcher
         self.verifier = verifier
+        self.bounds = bounds
+        self.target = target
         self.updates_end: tuple[int, int] | None = None
         """Epoch and step of the last controller update, once the entropy has ended them."""
 
@@ -188,7 +198,10 @@ class Search:
         corrected_N = (
             rewards_N if self.verifier is None else self.verifier.corrected(architectures, rewards_N)
         )
-        log = self.controller.feedback(proposals, corrected_N)
+        paid: dict[str, float] = {}
+        if self.target is not None:
+            corrected_N, paid = self.target.rewarded(architectures, corrected_N)
+        log = {**self.controller.feedback(proposals, corrected_N), **paid}
         if self.config.stop_entropy is not None and log["entropy_share"] <= self.config.stop_entropy:
             self.updates_end = (epoch, step)
         for architecture, reward in zip(architectures, rewards_N.tolist(), strict=True):
@@ -208,19 +221,29 @@ class Search:
     def step(self, place: Place, following: Place, number: int) -> StepLog:
         """Take the step of a place, the `number`-th of the search; returns what it logs."""
         epoch, phase, step = place
+        before = None if self.bounds is None else self.bounds.state_dict()
         if phase == "weights":
             trained = self.train_weights(epoch, step)
+            if self.bounds is not None:
+                trained = {**trained, **self.rejected(before)}
             self.watcher.trained(number, epoch, trained, last=following[:2] != place[:2])
             return trained
         if phase == "verification":
             assert self.verifier is not None  # or it would have no rounds
-            log = self.verifier.verify(epoch)
+            log = {**self.verifier.verify(epoch), **self.rejected(before)}
             self.watcher.verified(number, epoch, log)
         else:
-            log = self.train_controller(epoch, step)
+            log = {**self.train_controller(epoch, step), **self.rejected(before)}
             last = self.resolved(following).epoch != epoch
             self.watcher.learnt(number, epoch, log, last=last, ended=self.updates_end is not None)
         return log
+
+    def rejected(self, before: dict[str, int] | None) -> dict[str, float]:
+        """The share of the architectures drawn since then that were out of bounds, to be logged; nothing without bounds."""
+        if self.bounds is None or before is None:
+            return {}
+        drawn, rejected = (count - before[name] for name, count in self.bounds.state_dict().items())
+        return {"rejected": rejected / drawn if drawn else 0.0}
 
     # ---- their schedule ------------------------------------------------------------------------------------------------
 
@@ -272,6 +295,8 @@ class Search:
             "watcher": self.watcher.state_dict(),
             "metrics": asdict(self.watcher.metrics.state()),
             "verifier": None if self.verifier is None else self.verifier.state_dict(),
+            "bounds": None if self.bounds is None else self.bounds.state_dict(),
+            "target": None if self.target is None else self.target.state_dict(),
             "archive": asdict(self.archive.digest()),
         }
 
@@ -290,6 +315,10 @@ class Search:
         self.watcher.metrics.restore(read.metrics)
         if self.verifier is not None and read.verifier is not None:
             self.verifier.load_state_dict(read.verifier)
+        if self.bounds is not None and read.bounds is not None:
+            self.bounds.load_state_dict(read.bounds)
+        if self.target is not None and read.target is not None:
+            self.target.load_state_dict(read.target)
         self.archive.rewind(read.archive.bytes, read.archive.sha256)
         return Place(*read.place)
 
@@ -308,3 +337,5 @@ class SearchState:
     verifier: dict[str, Any] | None
     archive: Digest
     """Of archive.jsonl up to here."""
+    bounds: dict[str, int] | None = None
+    target: dict[str, Any] | None = None

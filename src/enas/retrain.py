@@ -131,27 +131,47 @@ def network_from_json(record: object, path: Path) -> Network:
     return network
 
 
+Allowed = Callable[[Architecture], bool]
+"""Whether an architecture may be drawn."""
+TRIES = 1000
+"""Architectures that are drawn for each that may be."""
+
+
+def every_one(architecture: Architecture) -> bool:
+    """Allows all architectures."""
+    return True
+
+
 def networks_to_train(
-    config: RetrainConfig, found: Architecture, references: Sequence[Network], seed: int
+    config: RetrainConfig,
+    found: Architecture,
+    references: Sequence[Network],
+    seed: int,
+    allowed: Allowed = every_one,
 ) -> list[Network]:
-    """The found architecture, then what it is compared with: networks of another kind, and uniformly random
-    architectures."""
-    rivals = [
-        Network("random", a, seed) for a in random_architectures(found.space, config.random, seed, {found})
-    ]
-    return [Network("found", found, seed), *references, *rivals]
+    """The found architecture, then what it is compared with: networks of another kind, and uniformly random ones of the
+    architectures that are allowed."""
+    drawn = random_architectures(found.space, config.random, seed, {found}, allowed)
+    return [Network("found", found, seed), *references, *(Network("random", one, seed) for one in drawn)]
 
 
 def random_architectures(
-    space: Space, count: int, seed: int, excluded: set[Architecture]
+    space: Space, count: int, seed: int, excluded: set[Architecture], allowed: Allowed = every_one
 ) -> list[Architecture]:
-    """Distinct uniformly random architectures, the same for the same seed. Raises `ConfigError` if there are not so
-    many."""
+    """Distinct uniformly random ones of the architectures that are allowed, the same for the same seed. Raises `ConfigError`
+    if there are not so many."""
     if count > space.count() - len(excluded):
         raise ConfigError(
             f"{count} random architectures are asked for, but the space has {space.count()} in all"
         )
-    return list(islice(uniform_architectures(space, seed, excluded), count))
+    drawn = islice(uniform_architectures(space, seed, excluded), TRIES * count)
+    found = list(islice(filter(allowed, drawn), count))
+    if len(found) < count:
+        raise ConfigError(
+            f"{count} random architectures of a cost that --cost and --limit allow are asked for, but only {len(found)} "
+            "were found"
+        )
+    return found
 
 
 def uniform_architectures(

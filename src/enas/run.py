@@ -26,6 +26,8 @@ from enas.architecture import Architecture
 from enas.child_training import ChildTraining, evaluate
 from enas.config import Data, RunConfig
 from enas.controllers import Controller, build_controller
+from enas.costs.bounds import bounded
+from enas.costs.goals import CostGoals
 from enas.effects import ArchiveRecord
 from enas.errors import (
     MissingDataError,
@@ -189,13 +191,19 @@ class Run:
         _ = self.data
         return self.config.child_training(network, epochs)
 
+    @cached_property
+    def goals(self) -> CostGoals:
+        """What the run asks of the costs of its networks."""
+        return CostGoals(self.config, self.folder)
+
     # ---- what the search has left --------------------------------------------------------------------------------------
 
     def search_controller(self) -> Controller:
-        """The controller at the start of the search."""
+        """The controller at the start of the search, within the run's limits."""
         config = self.config
         seed = derive_seed(config.seed, "controller")
-        return build_controller(config.controller, config.searched_space(), seed)
+        made = build_controller(config.controller, config.searched_space(), seed)
+        return bounded(made, self.goals.limits)
 
     def search_checkpoints(self) -> CheckpointStore:
         """Where the search saves itself."""
@@ -373,8 +381,9 @@ class Run:
 
     def networks(self) -> list[Network]:
         """The networks to train from scratch: the found architecture first, then what it is compared with."""
-        config = self.config
-        return networks_to_train(config.retrain, self.architecture(), config.references(), config.seed)
+        config, found = self.config, self.architecture()
+        allowed = self.goals.comparable
+        return networks_to_train(config.retrain, found, config.references(), config.seed, allowed)
 
     def results(self) -> list[dict[str, Any]]:
         """The results of the finished retrainings of `networks`, without the settings; none before there is an architecture.

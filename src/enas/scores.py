@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -34,3 +34,16 @@ def percentile(scores: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     score_N, sorted_R = checked("scores", scores), np.sort(checked("reference", reference))
     below_N, not_above_N = (np.searchsorted(sorted_R, score_N, side) for side in ("left", "right"))
     return float((below_N + not_above_N).mean() / (2 * len(sorted_R)))
+
+
+def front(
+    points: Sequence[tuple[float, float]], is_better: Callable[[float, float], bool]
+) -> list[tuple[float, float]]:
+    """The points, cheapest first, that no cheaper or equally cheap one reaches in score."""
+    found: list[tuple[float, float]] = []
+    for cost, score in sorted(points, key=lambda point: point[0]):
+        if not found or is_better(score, found[-1][1]):
+            if found and found[-1][0] == cost:
+                found.pop()
+            found.append((cost, score))
+    return found

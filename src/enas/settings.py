@@ -57,8 +57,11 @@ NEEDED: dict[Work, tuple[str, ...]] = {
         "search",
         "controller",
         "verify",
+        "cost",
+        "limit",
+        "latency",
     ),
-    "derive": ("derive",),
+    "derive": ("derive", "cost", "limit", "latency"),
     "training": (
         "kind",
         "precision",

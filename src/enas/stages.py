@@ -12,11 +12,24 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from enas import verification
 from enas.architecture import Architecture
-from enas.derive import Train, candidates, pick
+from enas.controllers import Controller
+from enas.controllers.uniform import UniformController
+from enas.costs.bounds import CostBounds, bounded
+from enas.costs.goals import NEAR
+from enas.derive import Train, candidates, in_time, pick
 from enas.effects import Effects, Groups, archive_effects
-from enas.errors import ArchitectureError, EnasError, NotFiniteError, RunFolderError, enas_command
+from enas.errors import (
+    ArchitectureError,
+    ConfigError,
+    EnasError,
+    NotFiniteError,
+    RunFolderError,
+    enas_command,
+)
 from enas.executors import executor_for, in_stages
 from enas.phases import START, Place, Search
 from enas.report.drawing import write_svg
@@ -29,6 +42,7 @@ from enas.runtime.files import JsonlLog, write_json
 from enas.runtime.metrics import Metrics, MetricsState, tensorboard_writer
 from enas.runtime.progress import estimate_line, in_passing, progress, say
 from enas.runtime.records import check_settings
+from enas.runtime.seeding import generator
 from enas.runtime.stop import StopRequest
 from enas.settings import settings_for
 from enas.shared_weights import SharedWeights
@@ -53,9 +67,11 @@ def search(run: Run, stop: StopRequest, train: verification.Train | None = None)
     derived = (run.folder / "architecture.json").exists()
     if run.search_record() is not None and (derived or run.search_end() is not None):
         return
+    run.goals.prepare(stop)
     searching, watch = search_of(run, train or partial(train_alone, run, stop))
     with run.config.refusals_explained("search"):
         run_search(searching, watch, run.search_checkpoints(), stop, run.folder)
+    limits = run.goals.limits
     write_json(
         run.folder / "search.json",
         {
@@ -64,8 +80,13 @@ def search(run: Run, stop: StopRequest, train: verification.Train | None = None)
             "seconds": round(watch.metrics.seconds(), 3),
             "archive": asdict(searching.archive.digest()),
             "settings": settings_for("search", run.config),
+            **({} if limits is None else limits.state_dict()),
         },
     )
+    if limits is not None:
+        say(
+            f"search: {limits.rejected:,} of {limits.drawn:,} architectures drawn were over a limit, and rejected"
+        )
 
 
 def search_of(run: Run, train: verification.Train) -> tuple[Search, Watch]:
@@ -74,13 +95,15 @@ def search_of(run: Run, train: verification.Train) -> tuple[Search, Watch]:
     weights, controller = run.shared_weights(), run.search_controller()
     board = partial(tensorboard_writer, folder / "tensorboard") if config.tensorboard else None
     metrics, archive = Metrics(JsonlLog(folder / "metrics.jsonl"), board), JsonlLog(folder / "archive.jsonl")
-    verifier = None
+    verifier, limits = None, run.goals.limits
     if config.verify.trainings:
         verifier = Verifying(
-            config.verify, config.search, weights, controller, config.costs, train, config.seed
+            config.verify, config.search, weights, controller, config.costs, train, config.seed, limits
         )
-    watch = Watch(config.search, weights, controller, config.seed, metrics, verifier)
-    return Search(config.search, weights, controller, config.seed, archive, watch, verifier), watch
+    watch = Watch(config.search, weights, controller, config.seed, metrics, verifier, limits)
+    target = run.goals.target()
+    found = Search(config.search, weights, controller, config.seed, archive, watch, verifier, limits, target)
+    return found, watch
 
 
 def train_alone(run: Run, stop: StopRequest, architectures: Sequence[Architecture]) -> list[float]:
@@ -185,7 +208,7 @@ def derive_by(run: Run, train: Train) -> None:
     """Pick an architecture; `train` says what the short trainings of some come to, their validation losses."""
     weights, controller = run.searched()
     known = verified(run, weights)
-    config = run.config.derive
+    config, bounds = run.config.derive, run.goals.around(NEAR)
     effects = logged_effects(run)
     if effects is not None:
         in_passing(effects.table())
@@ -197,17 +220,26 @@ def derive_by(run: Run, train: Train) -> None:
     began = time.monotonic()
     found = candidates(
         weights,
-        controller,
+        proposing(controller, bounds, config.samples, run.config.seed),
         config,
         run.config.seed,
         effects=effects,
         verification=known,
         earlier=earlier_weights(run, config.checkpoints - 1),
         epoch=run.config.search.epochs - 1,
+        bounds=bounds,
     )
+    if bounds is not None and "latency" in bounds.ranges:
+        for candidate, latency in zip(
+            found, run.goals.measured([one.architecture for one in found]), strict=True
+        ):
+            candidate.latency_ms = latency
+        limit = run.config.limit.amounts.get("latency", math.inf)
+        found = in_time(found, bounds.ranges["latency"], limit, config.shortlist)
     seconds = time.monotonic() - began
     del weights, known  # their memory is needed for the shortlist's trainings
     picked = pick(found, config, train).architecture
+    costs = run.goals.again(picked)
     write_json(run.folder / "candidates.json", [candidate.to_json() for candidate in found])
     if effects is not None:
         write_json(run.folder / "effects.json", effects.to_json())
@@ -216,8 +248,27 @@ def derive_by(run: Run, train: Train) -> None:
         "seconds": round(seconds, 3),
         "settings": settings_for("derive", run.config),
     }
+    if costs:
+        record["costs"] = {name: asdict(cost) for name, cost in costs.items()}
+        say(f"derive: what is picked has {'; '.join(cost.text(name) for name, cost in costs.items())}")
     write_json(run.folder / "derive.json", record)
     put_architecture(run.folder, picked)
+
+
+def proposing(controller: Controller, bounds: CostBounds | None, count: int, seed: int) -> Controller:
+    """The controller within the bounds of what may be picked; random search within them if the controller proposes too few
+    such architectures, which is said."""
+    policy = bounded(controller, bounds)
+    try:
+        with torch.no_grad():
+            policy.propose(count, generator(seed, "derive"))
+        policy.mode()
+    except ConfigError as error:
+        say(
+            f"derive: the policy proposes too little of what may be picked: {error}. Random architectures stand in for it"
+        )
+        return bounded(UniformController(controller.space), bounds)
+    return policy
 
 
 def verified(run: Run, weights: SharedWeights) -> Verification | None:
@@ -321,6 +372,7 @@ def test(run: Run, stop: StopRequest) -> None:
             run.measure(network, "retrain")
         if stop.requested:
             raise stop.stopped(run.folder)
+    run.goals.measure_trained(run.networks())
     write_json(run.folder / "comparison.json", run.results())
 
 

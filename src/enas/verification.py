@@ -25,6 +25,7 @@ from enas.constraints import Epochs, PositiveInt, SampleCount, Settings, Share
 from enas.controllers.base import Controller
 from enas.controllers.uniform import UniformController
 from enas.correction import Correction, Costs, Features, Floats, normal_scores, predicted_from_others
+from enas.costs.bounds import CostBounds, bounded, bounded_sampler
 from enas.evidence.agreement import agreement_if_any
 from enas.evidence.statistics import Interval
 from enas.phases import SearchConfig
@@ -94,13 +95,22 @@ class Verified:
 class Verification:
     """The trainings of a search so far, and the model that was fitted to them."""
 
-    def __init__(self, config: VerifyConfig, weights: SharedWeights, costs: Costs, seed: int) -> None:
+    def __init__(
+        self,
+        config: VerifyConfig,
+        weights: SharedWeights,
+        costs: Costs,
+        seed: int,
+        bounds: CostBounds | None = None,
+    ) -> None:
+        """Random architectures are drawn within the `bounds`."""
         self.config = config
         self.weights = weights
         self.costs = costs
         self.seed = seed
         self.space = weights.space
-        self.uniform = UniformController(self.space)
+        self.bounds = bounds
+        self.uniform = bounded(UniformController(self.space), bounds)
         self.records: list[Verified] = []
         self.correction: Correction | None = None
 
@@ -175,8 +185,9 @@ class Verifying(Verification):
         costs: Costs,
         train: Train,
         seed: int,
+        bounds: CostBounds | None = None,
     ) -> None:
-        super().__init__(config, weights, costs, seed)
+        super().__init__(config, weights, costs, seed, bounds)
         self.plan = config.plan(search)
         self.controller = controller
         self.untrained = controller.state_dict()
@@ -221,7 +232,9 @@ class Verifying(Verification):
             for _ in range(count - math.ceil(self.config.explore * count)):
                 order = np.argsort(-self.correction.drawn(inputs_ND, rng), kind="stable")
                 first_new((pool[place] for place in order), uniform=False)
-        sampler = fair(self.space, derive_seed(self.seed, "verification", epoch))
+        sampler = bounded_sampler(
+            fair(self.space, derive_seed(self.seed, "verification", epoch)), self.bounds
+        )
         for _ in range(count - len(chosen)):
             first_new(sampler.sample(POOL, generator(0)), uniform=True)
         return chosen

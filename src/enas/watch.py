@@ -11,6 +11,7 @@ import torch
 
 from enas.controllers.base import Controller, check_rewards
 from enas.controllers.uniform import UniformController
+from enas.costs.bounds import CostBounds, bounded
 from enas.health import collapse_warning, collapsed, parameter_free
 from enas.phases import SearchConfig
 from enas.runtime.metrics import Metrics
@@ -35,12 +36,14 @@ class Watch:
         seed: int,
         metrics: Metrics,
         verification: Verification | None = None,
+        bounds: CostBounds | None = None,
     ) -> None:
-        """With a `verification`, a policy that its trainings hold better than random is not reported as collapsed."""
+        """Random architectures are drawn within the `bounds`. With a `verification`, a policy that its trainings hold better
+        than random is not reported as collapsed."""
         self.config = config
         self.weights = weights
         self.controller = controller
-        self.uniform = UniformController(weights.space)
+        self.uniform = bounded(UniformController(weights.space), bounds)
         self.seed = seed
         self.metrics = metrics
         self.verification = verification
@@ -103,13 +106,12 @@ class Watch:
         """What of a step is shown beside the progress, or of the one before while a GPU has not done it. Of an update that is
         the reward that the policy learns from."""
         known = log if arrived(log) else self.sums.newest
-        if "reward" not in known:
-            return {key: known[key] for key in (self.weights.task.watched,) if key in known}
         corrected = self.verification is not None and self.verification.config.correct
-        return {
-            "corrected_reward" if corrected else "reward": known["reward"],
-            "entropy_share": known["entropy_share"],
-        }
+        names = {"reward": "corrected_reward"} if corrected else {}
+        keys = ("reward", "cost", "entropy_share", "rejected")
+        if "reward" not in known:
+            keys = ("rejected", self.weights.task.watched)
+        return {names.get(key, key): known[key] for key in keys if key in known}
 
     # ---- how the policy is doing ---------------------------------------------------------------------------------------
 

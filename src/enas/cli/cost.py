@@ -50,7 +50,6 @@ class Cost(Command, Settings):
 
     def __call__(self) -> int:
         """Print the costs."""
-        from enas.costs.latency import LatencyConfig
         from enas.costs.measuring import RunCosts
         from enas.report.costs import cost_report
 
@@ -58,7 +57,9 @@ class Cost(Command, Settings):
         if self.threads is not None:
             config = replace(config, threads=self.threads)
         config.tried()
-        costs = RunCosts(config, LatencyConfig(self.batch))
+        if self.batch is not None:
+            config = replace(config, latency=replace(config.latency, batch=self.batch))
+        costs = RunCosts(config)
         found = cost_report(costs, architecture, self.samples, not self.no_latency)
         return show_text(as_json.dumps(found.to_json(), indent=2) if self.json else str(found))
 

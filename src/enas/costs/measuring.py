@@ -71,7 +71,7 @@ class RunCosts:
         """`settings` say how latencies are measured; `clock` returns seconds, None for `clock_for`."""
         self.config = config
         self.clock = clock
-        self.settings = LatencyConfig() if settings is None else settings
+        self.settings = config.latency if settings is None else settings
         self._counted = lru_cache(KEPT)(self._count)
         self._without_memory = True
 
@@ -216,7 +216,6 @@ class RunCosts:
         child = json.dumps(self.config.child_settings(), sort_keys=True, default=str)
         return {
             **{f"latency.{name}": value for name, value in asdict(self.settings).items()},
-            "seed": self.config.seed,
             "precision": self.config.precision,
             "space": digest_of(space.encode()).sha256,
             "child": digest_of(child.encode()).sha256,

@@ -28,7 +28,7 @@ from enas.config import RunConfig
 from enas.constraints import Epochs, SampleSize, Several
 from enas.effects import ArchiveRecord
 from enas.errors import ConfigError, RunFolderError, enas_command, shown
-from enas.evidence.comparison import RANDOM_SEARCH, SAMPLING, Comparison, Record, compare, mean
+from enas.evidence.comparison import RANDOM_SEARCH, SAMPLING, Comparison, Record, compared, mean
 from enas.evidence.halving import halve
 from enas.evidence.methods import ASHA, BY_PROXY, RIVALS, Method, Spent, own_name, rivals
 from enas.evidence.pictures import comparison_svg
@@ -51,7 +51,6 @@ from enas.retrain import (
     random_architectures,
     read_result,
     score_in,
-    uniform_architectures,
 )
 from enas.runtime.checkpoint import check_still_there
 from enas.runtime.files import write_atomic, write_json
@@ -150,14 +149,15 @@ def compare_run(run: Run, config: CompareConfig) -> Comparison:
     space = run.config.searched_space()
     if space.count() < config.samples:
         raise ConfigError(f"--samples is {config.samples}, but the space has {space.count()} architectures")
-    drawn = random_architectures(space, config.samples, derive_seed(run.config.seed, PART), set())
+    seed = derive_seed(run.config.seed, PART)
+    drawn = random_architectures(space, config.samples, seed, set(), run.goals.comparable)
     with StopRequest() as stop:
         try:
             found = searches(run, config, stop)
             records = train(run, config, found, drawn, stop)
         except Stopped as stopped:
             raise stop.stopped(run.folder, command_line("enas compare", config)) from stopped
-    comparison = compare(records, own_name(run.config), run.config.metric, run.config.seed)
+    comparison = compared(records, run.config)
     folder, lines = run.folder / PART, (json.dumps(asdict(record)) + "\n" for record in records)
     write_atomic(folder / RECORDS, "".join(lines), own=True)
     write_json(folder / NUMBERS, asdict(comparison))
@@ -227,7 +227,7 @@ def halve_in(run: Run, config: CompareConfig, seeded: RunConfig, budget: Found, 
     halving = run_in(folder, seeded, ("retrain",))
     epochs = config.training_epochs(seeded)
     whole = halving.child_training(budget.network).epochs if epochs is None else epochs
-    drawn = uniform_architectures(seeded.searched_space(), derive_seed(seed, ASHA))
+    drawn = run.goals.random(derive_seed(seed, ASHA))
     command = command_line("enas compare", config)
     halved = halve(halving, drawn, whole, budget.seconds, stop, command, config.workers)
     if halved.architecture is not None:
@@ -241,7 +241,7 @@ def search_in(run: Run, method: str, config: RunConfig, stop: StopRequest) -> Fo
     if not (folder / "config.json").exists():
         check_still_there(run.run_file)
         say(f"compare: {method}, seed {config.seed}")
-    searching = run_in(folder, config, ("search", "derive"))
+    searching = run_in(folder, config, ("search", "derive"), latencies=run.goals.file)
     if finish_or_diverge(searching, (search, derive), stop) is None:
         return found_by(searching, method)
     # The shared weights diverged: the search cost what it had spent until then.
@@ -322,7 +322,8 @@ def train(
     results |= train_all_of(
         run, PART, wanted, stop, command, workers=config.workers, epochs=epochs, test=True
     )
-    records = [record_of(run.config, one, results.get(one.network)) for one in found]
+    run.goals.measure_trained(results)
+    records = [record_of(run, one, results.get(one.network)) for one in found]
     samples = [results[network] for network in sampled]
     return [
         *records,
@@ -335,6 +336,7 @@ def train(
                 score=test_score(run.config, result),
                 evaluations=1,
                 final_seconds=seconds_of(result),
+                costs=run.goals.paid(result),
             )
             for network, result in zip(sampled, samples, strict=True)
         ),
@@ -348,17 +350,18 @@ def test_score(config: RunConfig, result: Result | None) -> float | None:
     return score_in(result, f"test_{config.metric.name}")
 
 
-def record_of(config: RunConfig, one: Found, result: Result | None) -> Record:
+def record_of(run: Run, one: Found, result: Result | None) -> Record:
     """What a search came to, with the training of what it picked."""
     return Record(
         method=one.method,
         seed=one.seed,
         architecture="" if one.architecture is None else str(one.architecture),
-        score=test_score(config, result),
+        score=test_score(run.config, result),
         evaluations=one.spent.evaluations,
         search_seconds=one.search_seconds,
         validate_seconds=one.validate_seconds,
         final_seconds=seconds_of(result),
+        costs=run.goals.paid(result),
     )
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from enas.config import Metric
+from enas.config import Metric, RunConfig
+from enas.costs.settings import CostMeasure, asked, said
 from enas.errors import DataError
-from enas.evidence.methods import ASHA, BY_PROXY
+from enas.evidence.methods import ASHA, BY_PROXY, own_name
 from enas.evidence.runs import aligned
 from enas.evidence.statistics import (
     Floats,
@@ -29,7 +30,7 @@ from enas.evidence.statistics import (
 )
 from enas.runtime.progress import duration
 from enas.runtime.seeding import derive_seed
-from enas.scores import decimals
+from enas.scores import decimals, front
 
 SAMPLING = "sampling"
 """The method whose runs are random architectures."""
@@ -60,6 +61,8 @@ class Record:
     """Of picking one architecture, such as training a shortlist."""
     final_seconds: float = 0.0
     """Of training the picked one."""
+    costs: dict[CostMeasure, float] = field(default_factory=dict)
+    """Of the picked one: counts, bytes, milliseconds, as far as they are known."""
 
     @property
     def seconds(self) -> float:
@@ -112,6 +115,17 @@ class Contest:
 
 
 @dataclass(frozen=True)
+class Front:
+    """Networks that were trained alike, by what they cost and score."""
+
+    measure: CostMeasure
+    networks: tuple[tuple[float, float, str], ...]
+    """The cost, the score and the method of each."""
+    best: tuple[tuple[float, float], ...]
+    """Costs and scores, cheapest first, that no network of at most the same cost surpasses."""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """All numbers of a comparison."""
 
@@ -124,13 +138,25 @@ class Comparison:
     """Expected best of k = 1, 2, ... different sampled architectures; empty if there are none."""
     random_in_budget: float | None
     """Architectures that are trained in the seconds of one run of the method; None if nothing was sampled."""
+    same_cost: str = ""
+    """What all random architectures cost, in words, if the run asks for a cost."""
+    front: Front | None = None
+    """Score against cost; None if what networks cost is not known, or is the same for all."""
 
     def __str__(self) -> str:
         return describe(self)
 
 
-def compare(records: Sequence[Record], method: str, metric: Metric, seed: int = 0) -> Comparison:
-    """The numbers of `method` against every other method of the records; `seed` is the bootstrap's.
+def compare(
+    records: Sequence[Record],
+    method: str,
+    metric: Metric,
+    seed: int = 0,
+    measure: CostMeasure | None = None,
+    same_cost: str = "",
+) -> Comparison:
+    """The numbers of `method` against every other method of the records; `seed` is the bootstrap's. `measure` and
+    `same_cost` say by which costs networks were searched, and what the random ones cost.
 
     Raises `DataError` if there are fewer than two runs of a method, two of one seed, or no pairs with a rival.
     """
@@ -161,7 +187,34 @@ def compare(records: Sequence[Record], method: str, metric: Metric, seed: int = 
         random_in_budget=mean(by_method[method], "seconds") / float(np.mean(training))
         if sum(training)
         else None,
+        same_cost=same_cost,
+        front=front_of(records, metric, measure),
     )
+
+
+def compared(records: Sequence[Record], config: RunConfig) -> Comparison:
+    """The numbers of the own method of a run against the others'. Raises as `compare`."""
+    said_cost = asked(config.cost, config.limit)
+    return compare(records, own_name(config), config.metric, config.seed, config.cost.measure, said_cost)
+
+
+USUAL_COSTS: tuple[CostMeasure, ...] = ("multiply_adds", "parameters")
+"""What scores are set against if the run asks for nothing else."""
+
+
+def front_of(records: Sequence[Record], metric: Metric, asked_for: CostMeasure | None) -> Front | None:
+    """Score against the cost that is asked for, or else the first that differs between networks and all of them have."""
+    trained = [one for one in records if one.score is not None and one.method != RANDOM_SEARCH]
+    for measure in USUAL_COSTS if asked_for is None else (asked_for,):
+        known = [
+            (one.costs[measure], one.score, one.method)
+            for one in trained
+            if measure in one.costs and one.score is not None
+        ]
+        if len(known) == len(trained) and len({cost for cost, _, _ in known}) > 1:
+            best = front([(cost, score) for cost, score, _ in known], metric.better)
+            return Front(measure, tuple(sorted(known)), tuple(best))
+    return None
 
 
 def mean(runs: Sequence[Record], what: str) -> float:
@@ -287,6 +340,11 @@ def describe(comparison: Comparison) -> str:
     if comparison.random_in_budget is not None:
         count = f"{comparison.random_in_budget:.1f} random architectures are trained"
         lines.append(f"in the seconds of one run of {method} {count}")
+    if comparison.same_cost:
+        lines.append(f"all random architectures cost what was asked: {comparison.same_cost}")
+    if (found := comparison.front) is not None:
+        shown = [f"{score:.{places}f} with {said(cost, found.measure)}" for cost, score in found.best]
+        lines.append(f"best {comparison.metric} of all trained networks by cost: {'; '.join(shown)}")
     for contest in comparison.contests:
         lines.append(f"{method}: {contest.claim}")
         if (gap := contest.difference) is not None:

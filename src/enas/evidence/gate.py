@@ -192,7 +192,7 @@ def records_of(run: Run) -> list[Record]:
         return [
             Record(own, run.config.seed, found["architecture"]["text"], score, 0, 0.0, 0.0, seconds_of(found))
         ]
-    return [record_of(run.config, found_by(run, own), found)]
+    return [record_of(run, found_by(run, own), found)]
 
 
 def scores_in(path: Path) -> dict[int, float | None]:

@@ -21,7 +21,7 @@ from enas.config import RunConfig
 from enas.errors import ConfigError, shortened
 from enas.evidence.methods import MOST_MULTIPLY_ADDS, MOST_PARAMETERS, NASWOT, SYNFLOW
 from enas.proxies import naswot, synflow
-from enas.retrain import Network, uniform_architectures
+from enas.retrain import Network
 from enas.runtime.checkpoint import check_still_there
 from enas.runtime.files import write_json
 from enas.runtime.progress import progress
@@ -127,7 +127,7 @@ def rank_by(
     `Stopped`, after saving, if a stop is requested.
     """
     config, proxy = run.config, PROXIES[name]
-    drawn = list(islice(uniform_architectures(config.searched_space(), derive_seed(seed, "proxies")), count))
+    drawn = list(islice(run.goals.random(derive_seed(seed, "proxies")), count))
     networks = [Network("candidate", architecture, seed) for architecture in drawn]
     path, settings = folder / SCORES, run.training_settings()
     scores, spent = [], 0.0

@@ -18,7 +18,7 @@ from enas.errors import NotFiniteError, RunFolderError
 from enas.executors import executor_for
 from enas.retrain import RESULT, Network, read_result
 from enas.run_records import SearchRecord
-from enas.runtime.files import write_json
+from enas.runtime.files import write_atomic, write_json
 from enas.runtime.progress import brief, say
 from enas.runtime.records import read_record, read_records
 from enas.runtime.stop import StopRequest
@@ -38,17 +38,21 @@ class DivergedRecord:
     diverged: str
 
 
-def run_in(folder: Path, config: RunConfig, stages: Sequence[StageName]) -> Run:
-    """The run of these settings in a folder, begun if it is not there.
+def run_in(
+    folder: Path, config: RunConfig, stages: Sequence[StageName], latencies: Path | None = None
+) -> Run:
+    """The run of these settings in a folder, begun if it is not there; with the model of `latencies` of another run, if that
+    has one.
 
     Raises `RunFolderError` if the folder holds a run of other settings. Its trainings may run elsewhere than before.
     """
-    if not (folder / "config.json").exists():
-        return Run.create(folder, config, stages)
-    run = Run.open(folder, recipe=config)
+    new = not (folder / "config.json").exists()
+    run = Run.create(folder, config, stages) if new else Run.open(folder, recipe=config)
     run.config = replace(run.config, executor=config.executor, ray_address=config.ray_address)
-    if run.config != config:
+    if run.config != config and not new:
         raise RunFolderError(f"{folder} holds a run of other settings; choose another --run, or delete it")
+    if latencies is not None and latencies.exists() and not run.goals.file.exists():
+        write_atomic(run.goals.file, latencies.read_bytes())
     return run
 
 

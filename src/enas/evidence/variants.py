@@ -76,18 +76,22 @@ Variant = OfSettings | OfArchitecture
 def with_settings(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
     """A copy with other values of settings, which are named with dots. Raises `ConfigError` if there is none so called."""
 
-    def changed(part: Any, path: str, names: Sequence[str]) -> Any:
-        name, *inner = names
-        if not is_dataclass(part) or name not in {field.name for field in fields(part)}:
-            raise ConfigError(
-                f"there is no setting {shown(path)}: {type(part).__name__} has no {shown(name)}"
-            )
-        value = changed(getattr(part, name), path, inner) if inner else changes[path]
-        return replace(cast(Any, part), **{name: value})
+    def changed(part: Any, below: Mapping[tuple[str, ...], object], above: str = "") -> Any:
+        """What is below one part is changed at once: settings may only be right together."""
+        values: dict[str, Any] = {}
+        for name in dict.fromkeys(names[0] for names in below):
+            if not is_dataclass(part) or name not in {field.name for field in fields(part)}:
+                path = next(above + ".".join(names) for names in below if names[0] == name)
+                raise ConfigError(
+                    f"there is no setting {shown(path)}: {type(part).__name__} has no {shown(name)}"
+                )
+            inner = {names[1:]: value for names, value in below.items() if names[0] == name}
+            whole = inner.pop((), getattr(part, name))
+            values[name] = changed(whole, inner, f"{above}{name}.") if inner else whole
+        return replace(cast(Any, part), **values)
 
-    for path in changes:
-        config = changed(config, path, path.split("."))
-    return config
+    found: RunConfig = changed(config, {tuple(path.split(".")): value for path, value in changes.items()})
+    return found
 
 
 def setting(changes: Mapping[str, object]) -> Change:

@@ -19,8 +19,7 @@ from enas.errors import RunFolderError
 from enas.evidence.agreement import RankAgreement
 from enas.evidence.compare import PART as COMPARE
 from enas.evidence.compare import RECORDS
-from enas.evidence.comparison import Comparison, Record, compare
-from enas.evidence.methods import own_name
+from enas.evidence.comparison import Comparison, Record, compared
 from enas.evidence.rank import RECORD as RANK
 from enas.recipes import RECIPES, recipe
 from enas.retrain import METRICS, RESULT, read_result
@@ -97,6 +96,8 @@ class Trained:
     result: Mapping[str, Any]
     curve: Sequence[tuple[float, float]] = ()
     """Epochs, counted from 1, and validation scores by the run's metric."""
+    latency_ms: float | None = None
+    """What a pass of it takes, if that was measured."""
 
     @property
     def diverged(self) -> bool:
@@ -114,8 +115,10 @@ class Trained:
         """The score on the test data."""
         return as_number((self.result.get("test") or {}).get(f"test_{metric.name}"))
 
-    def cost(self, name: str) -> int | None:
-        """A whole number of the result: `parameters` or `multiply_adds`."""
+    def cost(self, name: str) -> float | None:
+        """Its `latency` in milliseconds, or a whole number of the result: `parameters` or `multiply_adds`."""
+        if name == "latency":
+            return self.latency_ms
         value = self.result.get(name)
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
@@ -186,9 +189,9 @@ def as_number(value: object) -> float | None:
 def numbers_of(run: Run) -> Numbers:
     """Read a run. Raises `RunFolderError` for a file that is damaged, or made with other settings than config.json has."""
     folder, config = run.folder, run.config
-    rank, effects, records = folder / RANK, folder / "effects.json", folder / COMPARE / RECORDS
-    compared = read_records(records, Record, AGAIN) if records.exists() else []
-    trained = [*retrained(run), *others(run, config.metric)]
+    rank, effects, path = folder / RANK, folder / "effects.json", folder / COMPARE / RECORDS
+    records = read_records(path, Record, AGAIN) if path.exists() else []
+    trained = [*retrained(run), *others(run)]
     log = logged(folder / METRICS)
     name, changed = nearest_recipe(run)
     environment = folder / "environment.json"
@@ -197,8 +200,8 @@ def numbers_of(run: Run) -> Numbers:
         metric=config.metric,
         architecture=run.architecture() if (folder / "architecture.json").exists() else None,
         trained=trained,
-        comparison=compare(compared, own_name(config), config.metric, config.seed) if compared else None,
-        records=compared,
+        comparison=compared(records, config) if records else None,
+        records=records,
         rank=read_record(rank, RankRecord, AGAIN) if rank.exists() else None,
         archive=archive_of(run),
         log=log,
@@ -229,10 +232,10 @@ def archive_of(run: Run) -> list[ArchiveRecord]:
 
 def retrained(run: Run) -> list[Trained]:
     """The networks of the stage retrain."""
-    return [trained_in(run.folder / "retrain" / one["id"], run.config.metric, one) for one in run.results()]
+    return [trained_in(run, run.folder / "retrain" / one["id"], one) for one in run.results()]
 
 
-def others(run: Run, metric: Metric) -> list[Trained]:
+def others(run: Run) -> list[Trained]:
     """Networks that other parts of the run have trained: a shortlist, a verification, a comparison."""
     found = []
     for part in ("derive", "verify", COMPARE):
@@ -240,14 +243,14 @@ def others(run: Run, metric: Metric) -> list[Trained]:
             result = read_result(path.parent)
             if result is not None:
                 found.append(
-                    trained_in(path.parent, metric, {k: v for k, v in result.items() if k != "settings"})
+                    trained_in(run, path.parent, {k: v for k, v in result.items() if k != "settings"})
                 )
     return found
 
 
-def trained_in(folder: Path, metric: Metric, result: Mapping[str, Any]) -> Trained:
-    """A trained network, with its curve if it was logged."""
-    log, key = folder / METRICS, f"valid_{metric.name}"
+def trained_in(run: Run, folder: Path, result: Mapping[str, Any]) -> Trained:
+    """A trained network, with its curve if it was logged, and its latency if that was measured."""
+    log, key = folder / METRICS, f"valid_{run.config.metric.name}"
     logged = read_jsonl(log) if log.exists() else []
     curve = [
         (epoch + 1, value)
@@ -257,7 +260,8 @@ def trained_in(folder: Path, metric: Metric, result: Mapping[str, Any]) -> Train
     ]
     architecture = result["architecture"]
     text = result["role"].upper() if architecture is None else str(architecture["text"])
-    return Trained(folder.parent.name, result["role"], result["id"], text, result, curve)
+    latency_ms = run.goals.paid(result).get("latency")
+    return Trained(folder.parent.name, result["role"], result["id"], text, result, curve, latency_ms)
 
 
 # ---- time --------------------------------------------------------------------------------------------------------------

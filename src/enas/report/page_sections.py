@@ -5,7 +5,7 @@ A part is None where the run has nothing for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -28,6 +28,7 @@ from enas.report.page_policy import policy
 from enas.report.page_verdict import verdict
 from enas.report.summary import next_commands
 from enas.runtime.progress import duration
+from enas.scores import front
 
 Z = 1.96
 """Standard errors on either side of an estimate that hold it in 95 of 100 cases."""
@@ -141,9 +142,10 @@ def training(run: Numbers, most: int) -> Section | None:
 
 
 def costs(run: Numbers, most: int) -> Section | None:
-    """Score against cost of networks that were trained alike, with the front: the best score up to a cost."""
+    """What was asked, and score against cost of networks that were trained alike, with the front."""
+    words, numbers = asked_for(run)
     for part in ("compare", "retrain", "verify", "derive"):
-        for cost in ("multiply_adds", "parameters"):
+        for cost in (*numbers, *(one for one in ("multiply_adds", "parameters") if one not in numbers)):
             known = [
                 (float(paid), scored, one)
                 for one in run.of_part(part)
@@ -157,27 +159,27 @@ def costs(run: Numbers, most: int) -> Section | None:
             own = {
                 place for place, k in enumerate(shown) if known[k][2].architecture == str(run.architecture)
             }
-            label, words = known[0][1][0], cost.replace("_", "-")
+            label, name = known[0][1][0], "latency, ms" if cost == "latency" else cost.replace("_", "-")
             drawn = [points[k] for k in shown]
-            title = f"Score against {words}, and the front"
-            chart = points_in_plane("costs", title, words, f"{label}, {run.order}", drawn, own, ends)
-            said = f"{len(known)} networks trained alike ({part})."
-            numbers = {"cost": cost, "score": label, "networks": [list(p[:2]) for p in drawn], "front": ends}
-            return Section((said,), (chart,), numbers=numbers)
-    return None
+            title = f"Score against {name}, and the front"
+            chart = points_in_plane("costs", title, name, f"{label}, {run.order}", drawn, own, ends)
+            words.append(f"{len(known)} networks trained alike ({part}).")
+            plane = {"cost": cost, "score": label, "networks": [list(p[:2]) for p in drawn], "front": ends}
+            return Section(tuple(words), (chart,), numbers={**plane, "asked": numbers} if numbers else plane)
+    return Section(tuple(words), numbers={"asked": numbers}) if words else None
 
 
-def front(
-    points: Sequence[tuple[float, float]], is_better: Callable[[float, float], bool]
-) -> list[tuple[float, float]]:
-    """The points, cheapest first, that no cheaper or equally cheap one reaches in score."""
-    found: list[tuple[float, float]] = []
-    for cost, score in sorted(points, key=lambda point: point[0]):
-        if not found or is_better(score, found[-1][1]):
-            if found and found[-1][0] == cost:
-                found.pop()
-            found.append((cost, score))
-    return found
+def asked_for(run: Numbers) -> tuple[list[str], dict[str, Any]]:
+    """What was picked, beside what was asked for, and how much was rejected; in words, and by measure."""
+    derived, searched = run.run.derive_record(), run.run.search_record()
+    asked = {} if derived is None else derived.costs
+    words = [f"What was picked has {cost.text(name)}." for name, cost in asked.items()]
+    if searched is not None and searched.drawn and searched.rejected is not None:
+        share = 100 * searched.rejected / searched.drawn
+        words.append(
+            f"{share:.0f} % of the architectures that the search drew were over a limit, and rejected."
+        )
+    return words, {name: asdict(cost) for name, cost in asked.items()}
 
 
 # ---- where it came from ------------------------------------------------------------------------------------------------
