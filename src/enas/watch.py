@@ -103,14 +103,13 @@ class Watch:
         self.power = dict.fromkeys(POWER, 0.0)
 
     def shown(self, log: StepLog) -> dict[str, float]:
-        """What of a step is shown beside the progress, or of the one before while a GPU has not done it. Of an update that is
-        the reward that the policy learns from."""
+        """What of a step is shown beside the progress, or of the one before while a GPU has not done it. Of an update the
+        reward is the one that the policy learns from."""
         known = log if arrived(log) else self.sums.newest
         corrected = self.verification is not None and self.verification.config.correct
         names = {"reward": "corrected_reward"} if corrected else {}
-        keys = ("reward", "cost", "entropy_share", "rejected")
-        if "reward" not in known:
-            keys = ("rejected", self.weights.task.watched)
+        of_update = ("reward", "cost", "entropy_share")
+        keys = (*(of_update if "reward" in known else (self.weights.task.watched,)), "rejected")
         return {names.get(key, key): known[key] for key in keys if key in known}
 
     # ---- how the policy is doing ---------------------------------------------------------------------------------------
