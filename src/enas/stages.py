@@ -11,11 +11,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from enas import verification
+from enas import parallel, verification
 from enas.architecture import Architecture
 from enas.derive import Train, candidates, pick
 from enas.effects import Effects, Groups, archive_effects
 from enas.errors import ArchitectureError, EnasError, NotFiniteError, RunFolderError, enas_command
+from enas.following import Trainings, described
 from enas.phases import START, Search
 from enas.report.drawing import write_svg
 from enas.retrain import Network, score_in
@@ -53,7 +54,9 @@ def search(run: Run, stop: StopRequest, train: verification.Train | None = None)
     if run.search_record() is not None and (derived or run.search_end() is not None):
         return
     searching, watch = search_of(run, train or partial(train_alone, run, stop))
-    run_search(searching, watch, run.search_checkpoints(), stop, run.folder)
+    parallel.check_norms(searching.weights.trainer.model)
+    with parallel.shared(searching.weights, "search"):
+        run_search(searching, watch, run.search_checkpoints(), stop, run.folder)
     write_json(
         run.folder / "search.json",
         {
@@ -70,6 +73,7 @@ def search_of(run: Run, train: verification.Train) -> tuple[Search, Watch]:
     """The search of a run, at its start, and who looks on."""
     config, folder = run.config, run.folder
     weights, controller = run.shared_weights(), run.search_controller()
+    weights.trainer.by_examples = config.search.same_path
     board = tensorboard_writer(folder / "tensorboard") if config.tensorboard else None
     metrics, archive = Metrics(JsonlLog(folder / "metrics.jsonl"), board), JsonlLog(folder / "archive.jsonl")
     verifier = None
@@ -127,11 +131,11 @@ def run_search(
             if search.updates_end == (place.epoch, place.step):  # there are fewer steps than it seemed
                 bar.total = search.total_steps()
             bar.advance(1, epoch=place.epoch + 1, **watch.shown(log))
-            at_end = following.epoch == search.config.epochs
+            stops, at_end = stop.requested, following.epoch == search.config.epochs
             before_trainings = following.phase == "verification"  # which may take long, and be stopped
-            if stop.requested or at_end or before_trainings or done % search.config.checkpoint_every == 0:
+            if stops or at_end or before_trainings or done % search.config.checkpoint_every == 0:
                 checkpoints.save(done, search.state_dict(following))
-            if stop.requested and not at_end:
+            if stops and not at_end:
                 raise stop.stopped(run)
 
 
@@ -269,7 +273,8 @@ def train_missing(
     """Train those networks under RUN/PART that are not trained yet, and return the results of all.
 
     `epochs` is another length than the recipe's. Where it is worth the start of processes, they are trained side by side, if
-    the run says how many threads a training takes: last digits may depend on that.
+    the run says how many threads a training takes: last digits may depend on that. Where there are several processes of this
+    run, they take turns; a network that is trained alone is trained by all of them.
     """
     missing = [network for network in networks if run.result(network, part, epochs) is None]
     executor = LocalExecutor.for_run(run.config)
@@ -279,6 +284,10 @@ def train_missing(
         for outcome in train_all(run, jobs, executor, stop, part):
             if outcome.ending == "died":
                 say(f"{outcome.reason}; its training goes on here, after the others")
+    elif parallel.several() and len(missing) > 1:
+        trainings = Trainings(run, stop, part, epochs)
+        with parallel.shared(trainings, "trainings", part, epochs):
+            trainings.train([described(network) for network in missing])
     return [run.train(network, part, stop, epochs) for network in networks]
 
 
@@ -318,7 +327,7 @@ STAGES: dict[StageName, Callable[[Run, StopRequest], None]] = {
 def execute(run: Run, stages: Sequence[StageName]) -> None:
     """Run these stages in order, each from where it was. Raises `Stopped`, after saving, on SIGTERM or Ctrl-C."""
     set_threads(run.config.threads)
-    with StopRequest() as stop:
+    with StopRequest(parallel.stop_of_any) as stop, parallel.shared(run, "run", str(run.folder)):
         for stage in stages:
             check_still_there(run.run_file)
             STAGES[stage](run, stop)
