@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from enas import parallel
+from enas import collective, parallel
 from enas.architecture import Architecture, Space
 from enas.retrain import Network, Role
 from enas.run import Run
@@ -47,7 +47,7 @@ class Trainings:
             except Stopped:
                 return
 
-        parallel.spread(networks, train_or_stop)
+        collective.spread(networks, train_or_stop)
 
 
 def described(network: Network) -> Described:

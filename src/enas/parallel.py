@@ -1,9 +1,9 @@
 """Several processes of one run, as torchrun starts them: process 0 runs the stages, and the others repeat its calls.
 
 Every process has a copy of what is trained, such as the shared weights. When process 0 calls a `repeated` method of it, the
-others make the same call on their copies. Inside such a call they share the work: architectures are `spread` over them, and
-gradients are summed. Everywhere else process 0 is alone: it has the controller, reads and writes the run folder, and listens
-to the user. Where torchrun started nothing there is one process, and every function here does what one process would do.
+others make the same call on their copies, and all share its work (`enas.collective`). Everywhere else process 0 is alone: it
+has the controller, reads and writes the run folder, and listens to the user. Where torchrun started nothing there is one
+process, and every function here does what one process would do.
 
 What is sent is pickled, between the processes of one run and nobody else.
 """
@@ -13,16 +13,15 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
-import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Concatenate, NamedTuple, NoReturn, ParamSpec, Protocol, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, NoReturn, ParamSpec, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from enas.architecture import Architecture, Space
 from enas.errors import ConfigError, EnasError, NotFiniteError, ProcessError
@@ -30,13 +29,17 @@ from enas.runtime.launch import follows, started_as
 from enas.runtime.progress import say
 from enas.runtime.stop import Stopped, StopRequest
 
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
 PATIENCE = datetime.timedelta(days=20)
 """The others wait while process 0 is alone. One that has died is noticed by its connections, long before."""
+STOP = "enas/stop"
+"""Where the signal is kept that told a process to stop."""
 POLL_SECONDS = 0.2
 """How often a process asks whether another one was told to stop."""
 
 Owner = TypeVar("Owner")
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 P = ParamSpec("P")
 
@@ -55,7 +58,7 @@ class Copies(Protocol):
 class Processes:
     """All processes of a run, as one of them sees them."""
 
-    def __init__(self, store: dist.Store) -> None:
+    def __init__(self, store: Store) -> None:
         """`store` is what any of them can read and write at any time."""
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
         self.store = store
@@ -158,7 +161,7 @@ def joined() -> Iterator[Processes | None]:
         dist.destroy_process_group()
 
 
-def connected() -> dist.Store:
+def connected() -> Store:
     """Connect with the others, by Gloo for what is on the CPU, and by NCCL between GPUs where each process has its own.
 
     Returns what all of them can read and write.
@@ -167,21 +170,27 @@ def connected() -> dist.Store:
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % gpus)
     rank, count = started_as()
+    if not dist.is_available():
+        raise ConfigError(
+            f"PyTorch {torch.__version__} was built without torch.distributed: start one process"
+        )
+    from torch.distributed.rendezvous import rendezvous  # which is not there in such a build
+
     own = gpus >= int(os.environ.get("LOCAL_WORLD_SIZE", count)) and dist.is_nccl_available()
     try:
-        store, _, _ = next(dist.rendezvous("env://"))
+        found: tuple[Store, int, int] = next(rendezvous("env://"))
         backend = "cpu:gloo,cuda:nccl" if own else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
+        dist.init_process_group(backend, store=found[0], rank=rank, world_size=count, timeout=PATIENCE)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ProcessError(f"the {count} processes of this run do not find each other: {reason}") from error
-    return dist.PrefixStore("enas", store)
+    return found[0]
 
 
-def first_to_complain(store: dist.Store) -> bool:
+def first_to_complain(store: Store) -> bool:
     """Whether no other process has ended in an error before: those of the others follow from that one."""
     try:
-        return bool(store.add("complaints", 1) == 1)
+        return bool(store.add("enas/complaints", 1) == 1)
     except RuntimeError:  # it was in a process that has ended
         return True
 
@@ -205,11 +214,11 @@ def stop_of_any(signal_name: str | None) -> str | None:
         return signal_name
     with loss_noticed():
         if signal_name is not None:
-            here.store.set("stop", signal_name)
+            here.store.set(STOP, signal_name)
         elif time.monotonic() - here.asked >= POLL_SECONDS:
             here.asked = time.monotonic()
-            if here.store.check(["stop"]):
-                return here.store.get("stop").decode()
+            if here.store.check([STOP]):
+                return str(here.store.get(STOP), "ascii")
     return signal_name
 
 
@@ -222,7 +231,7 @@ def repeated(
     """A method that all processes call at once, on their copies of an object that process 0 has `shared`."""
 
     @functools.wraps(method)
-    def call(self: Owner, *args: P.args, **named: P.kwargs) -> Result:
+    def call(self: Owner, /, *args: P.args, **named: P.kwargs) -> Result:
         here = _here
         if here is None or here.rank > 0 or here.together:
             return method(self, *args, **named)
@@ -232,7 +241,7 @@ def repeated(
         assert not named  # they are not sent
         here.send("call", of, method.__name__, packed(args))
         with here.call():
-            return method(self, *args)
+            return method(self, *args, **named)
 
     return call
 
@@ -278,9 +287,9 @@ def unpacked(value: Any, of: Any) -> Any:
 # ---- work that is shared -----------------------------------------------------------------------------------------------
 
 
-def several() -> bool:
-    """Whether there are other processes of this run."""
-    return _here is not None
+def processes() -> int:
+    """How many processes this run has."""
+    return 1 if _here is None else _here.count
 
 
 def division() -> tuple[int, int]:
@@ -288,126 +297,24 @@ def division() -> tuple[int, int]:
     return (_here.rank, _here.count) if _here is not None and _here.shares_work else (0, 1)
 
 
-def own(items: Sequence[Item]) -> Sequence[Item]:
-    """Those of the items that are this process's: it and the others take turns."""
-    rank, count = division()
-    return items[rank::count]
-
-
-def spread(items: Sequence[Item], compute: Callable[[Item], Result]) -> list[Result]:
-    """What `compute` makes of each item, each computed by the process whose `own` it is.
-
-    Raises `NotFiniteError`, in all processes, if one of them does. Results are sent: tensors are to be on the CPU.
-    """
-    count = division()[1]
-    if count == 1:
-        return [compute(item) for item in items]
-    results, failure = [], None
-    for item in own(items):
-        try:
-            results.append(compute(item))
-        except NotFiniteError as error:
-            failure = len(results), str(error)
-            break
-    found = gathered((results, failure))
-    failures = [failure for _, failure in found if failure is not None]
-    if failures:
-        raise NotFiniteError(min(failures)[1])
-    return [found[place % count][0][place // count] for place in range(len(items))]
-
-
-def gathered(value: Result) -> list[Result]:
-    """The value of every process that shares the work, by their numbers."""
-    count = division()[1]
-    if count == 1:
-        return [value]
-    values: list[Any] = [None] * count
-    with loss_noticed():
-        dist.all_gather_object(values, value)
-    return values
-
-
-@torch.no_grad()
-def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Add up the gradients of all processes, in one message. A parameter that none of them used keeps none.
-
-    Of two addends the sum is the same in either order, so two processes add as one does. More may round differently.
-    """
-    if division()[1] == 1:
-        return
-    every = list(parameters)
-    used = torch.tensor([parameter.grad is not None for parameter in every], dtype=torch.uint8)
-    with loss_noticed():
-        dist.all_reduce(used, dist.ReduceOp.MAX)
-        chosen = [one for one, is_used in zip(every, used.tolist(), strict=True) if is_used]
-        for one in chosen:
-            if one.grad is None:
-                one.grad = torch.full_like(one, -0.0)  # which changes no addend, not even its sign
-        for gradients in by_kind([one.grad for one in chosen if one.grad is not None]):
-            sum_D = torch.cat([gradient.flatten() for gradient in gradients])
-            dist.all_reduce(sum_D)
-            torch._foreach_copy_(gradients, views(sum_D, gradients))
-
-
-@torch.no_grad()
-def as_in_first(tensors: Iterable[Tensor]) -> None:
-    """Give the tensors the values that they have in process 0."""
-    if division()[1] == 1:
-        return
-    with loss_noticed():
-        for alike in by_kind(list(tensors)):
-            flat_D = torch.cat([tensor.flatten() for tensor in alike])
-            dist.broadcast(flat_D, 0)
-            torch._foreach_copy_(alike, views(flat_D, alike))
-
-
-def by_kind(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-    """The tensors by their type of number and their device."""
-    found: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
-    for tensor in tensors:
-        found.setdefault((tensor.dtype, tensor.device), []).append(tensor)
-    return list(found.values())
-
-
-def views(flat_D: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """The parts of a flat tensor in the shapes of others."""
-    parts = flat_D.split([tensor.numel() for tensor in like])
-    return [part.view(tensor.shape) for part, tensor in zip(parts, like, strict=True)]
-
-
-def check_alike(tensors: Iterable[Tensor], when: str) -> None:
-    """Raise `ProcessError` unless all processes have the same bits."""
-    if division()[1] == 1:
-        return
-    digest = hashlib.blake2b(digest_size=8)
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    found = gathered(digest.hexdigest())
-    if len(set(found)) > 1:
-        raise ProcessError(
-            f"{when} the processes have different weights ({', '.join(found)}): something that they compute is not the same "
-            "in all of them, such as a network or a task that draws numbers of its own. Go on in one process"
-        )
-
-
-def check_norms(model: nn.Module) -> None:
-    """Raise `ConfigError` for norms that would wait for one another where processes compute different things."""
-    if _here is not None and any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
-        raise ConfigError(
-            "nn.SyncBatchNorm takes its statistics over all processes, which compute different architectures here: use "
-            "nn.BatchNorm2d, whose statistics are those of each process, or one process"
-        )
-
-
 @contextlib.contextmanager
 def by_itself() -> Iterator[None]:
     """Inside, this process computes by itself, whatever the others do."""
     here = _here
-    before = here is not None and here.shares_work
-    if here is not None:
-        here.shares_work = False
+    if here is None:
+        yield
+        return
+    before, here.shares_work = here.shares_work, False
     try:
         yield
     finally:
-        if here is not None:
-            here.shares_work = before
+        here.shares_work = before
+
+
+def check_norms(model: nn.Module) -> None:
+    """Raise `ConfigError` for norms that would wait for one another where processes compute different things."""
+    if processes() > 1 and any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
+        raise ConfigError(
+            "nn.SyncBatchNorm takes its statistics over all processes, which compute different architectures here: use "
+            "nn.BatchNorm2d, whose statistics are those of each process, or one process"
+        )

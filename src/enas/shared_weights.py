@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from enas import parallel
+from enas import collective, parallel
 from enas.architecture import Architecture, Space
 from enas.norms import NormStatistics
 from enas.runtime.seeding import derive_seed
@@ -57,7 +57,7 @@ class SharedWeights:
         """
         log = self.trainer.step(epoch, step, architectures)
         if step + 1 == self.steps(epoch):
-            parallel.check_alike(self.trainer.model.parameters(), f"after epoch {epoch + 1}")
+            collective.check_alike(self.trainer.model.parameters(), f"after epoch {epoch + 1}")
         return log
 
     @parallel.repeated
@@ -68,9 +68,9 @@ class SharedWeights:
         """
         minibatch = self.task.reward_minibatch(purpose, draw)
         if self.task.statistics == "moving":
-            parallel.as_in_first(buffer for norm in self.trainer.norms() for buffer in norm.buffers())
+            collective.as_in_first(buffer for norm in self.trainer.norms() for buffer in norm.buffers())
         with self.evaluating(purpose, draw) as ready:
-            measured = parallel.spread(
+            measured = collective.spread(
                 architectures, lambda one: self.task.measure(ready(one), minibatch, one).cpu()
             )
         return self.task.rewards_from(torch.stack(measured))

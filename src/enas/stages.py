@@ -55,6 +55,12 @@ def search(run: Run, stop: StopRequest, train: verification.Train | None = None)
         return
     searching, watch = search_of(run, train or partial(train_alone, run, stop))
     parallel.check_norms(searching.weights.trainer.model)
+    count, samples = parallel.processes(), run.config.search.samples
+    if samples < count and not run.config.search.same_path:
+        say(
+            f"search: of {count} processes {samples} train weights at a time, as search.samples is {samples}; raise it, or "
+            "let all share each minibatch with --search.same-path True"
+        )
     with parallel.shared(searching.weights, "search"):
         run_search(searching, watch, run.search_checkpoints(), stop, run.folder)
     write_json(
@@ -143,11 +149,13 @@ def estimate(search: Search, watch: Watch) -> str:
     """One line: how long a search will take and how much memory it needs."""
     config, epochs = search.config, range(search.config.epochs)
     step, reward_seconds = search.weights.estimate()
-    train = sum(search.weights.steps(epoch) for epoch in epochs) * config.samples * step.seconds
+    at_once = parallel.processes()
+    samples = math.ceil(config.samples / at_once)
+    train = sum(search.weights.steps(epoch) for epoch in epochs) * samples * step.seconds
     updates = [search.phase_steps(epoch, "controller") for epoch in epochs]
     measured = sum(1 for epoch in epochs if updates[epoch] and watch.measures_percentile(epoch, ended=False))
     rewards = sum(updates) * config.proposals + 2 * measured * config.percentile_samples
-    return estimate_line("search", train + rewards * reward_seconds, step.mib)
+    return estimate_line("search", train + rewards * reward_seconds / at_once, step.mib)
 
 
 # ---- derive ------------------------------------------------------------------------------------------------------------
@@ -284,7 +292,7 @@ def train_missing(
         for outcome in train_all(run, jobs, executor, stop, part):
             if outcome.ending == "died":
                 say(f"{outcome.reason}; its training goes on here, after the others")
-    elif parallel.several() and len(missing) > 1:
+    elif parallel.processes() > 1 and len(missing) > 1:
         trainings = Trainings(run, stop, part, epochs)
         with parallel.shared(trainings, "trainings", part, epochs):
             trainings.train([described(network) for network in missing])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from enas import parallel
+from enas import collective, parallel
 from enas.architecture import Architecture
 from enas.errors import NotFiniteError
 from enas.masks import masks_from
@@ -64,8 +64,8 @@ class Trainer:
         Several processes compute an architecture each in turn, or all of them every one on a part of the minibatch.
         """
         set_mode(self.model, training=True)
-        several = parallel.division()[1] > 1
-        parts = parallel.division()[1] if self.by_examples or architectures[0] is None else 1
+        count = parallel.division()[1]
+        parts = count if self.by_examples or architectures[0] is None else 1
         pieces = [(slot, part) for slot in range(len(architectures)) for part in range(parts)]
 
         def add_gradient(piece: tuple[int, int]) -> tuple[dict[str, float], Any]:
@@ -86,14 +86,14 @@ class Trainer:
                 raise NotFiniteError(f"the loss{whose} is {total}")
             loss.backward(share)
             shares = {key: value * share for key, value in zip(loss.logged, values, strict=True)}
-            return shares, self.task.carried(slot) if several else None
+            return shares, self.task.carried(slot) if count > 1 else None
 
         try:
-            found = parallel.spread(pieces, add_gradient)
+            found = collective.spread(pieces, add_gradient)
         except NotFiniteError:
             self.optimizer.zero_grad()  # of the architectures before
             raise
-        parallel.sum_gradients(self.model.parameters())
+        collective.sum_gradients(self.model.parameters())
         log: dict[str, float] = {}
         for shares, _ in found:
             for key, value in shares.items():
