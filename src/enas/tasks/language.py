@@ -225,11 +225,12 @@ class WindowLoss(Loss):
         before_VD, self.weight_VD.grad = self.weight_VD.grad, None
         super().backward(share)
         rows_TBD, sum_VD = self.looked_up_TBD.grad, self.weight_VD.grad
-        if rows_TBD is None or sum_VD is None:
+        if sum_VD is None:
+            self.weight_VD.grad = before_VD
             return
-        if sum_VD.device.type == "cpu":
+        if rows_TBD is not None and sum_VD.device.type == "cpu":
             sum_VD.index_add_(0, self.tokens_TB.flatten(), rows_TBD.flatten(0, 1))
-        else:  # where index_add_ leaves the order to chance
+        elif rows_TBD is not None:  # where index_add_ leaves the order to chance
             sum_VD.index_put_((self.tokens_TB,), rows_TBD, accumulate=True)
         if before_VD is not None:
             sum_VD += before_VD  # once this gradient is whole, as several processes add theirs
