@@ -80,7 +80,7 @@ def search_of(run: Run, train: verification.Train) -> tuple[Search, Watch]:
     config, folder = run.config, run.folder
     weights, controller = run.shared_weights(), run.search_controller()
     weights.trainer.by_examples = config.search.same_path
-    board = tensorboard_writer(folder / "tensorboard") if config.tensorboard else None
+    board = partial(tensorboard_writer, folder / "tensorboard") if config.tensorboard else None
     metrics, archive = Metrics(JsonlLog(folder / "metrics.jsonl"), board), JsonlLog(folder / "archive.jsonl")
     verifier = None
     if config.verify.trainings:
