@@ -19,7 +19,7 @@ from enas.run import Run
 from enas.verification import VerifyConfig
 from tests import tiny
 
-COSTS = Costs(weights=10.0, reward=0.1, child=5.0, at_once=2)
+COSTS = Costs(weights=10.0, reward=0.1, features=0.01, child=5.0, at_once=2)
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,18 @@ def test_the_parts_of_a_run_add_up() -> None:
     config = replace(config, search=search, derive=derive, verify=verify)
     lengths = Lengths(search=10, verify=2, shortlist=3, retrain=7)
     weights = 10 * 2 * 10.0
-    rewards = (5 * 3 * 8 + 4 * 2) * 0.1
+    # two rounds look at 128 architectures each to see how the policy is doing, and the second chooses from 128 more
+    rewards = (5 * 3 * 8 + 4 * 2 + 2 * 3 * 128) * 0.1
+    features = (128 + 3 * 128 + 5 * 3 * 8) * 0.01
     # side by side by two: 2 + 3 verifying trainings, 3 of the shortlist, 4 networks in the end
     trainings = (1 * 2 + 2 * 2 + 2 * 3 + 2 * 7) * 5.0
-    assert seconds_needed(config, lengths, COSTS, 4) == pytest.approx(1.05 * (weights + rewards + trainings))
+    assert seconds_needed(config, lengths, COSTS, 4) == pytest.approx(
+        1.05 * (weights + rewards + features + trainings)
+    )
     alone = replace(config, verify=VerifyConfig(), derive=replace(derive, rule="mode"))
-    assert seconds_needed(alone, lengths, COSTS, 4) == pytest.approx(1.05 * (weights + rewards + 2 * 7 * 5.0))
+    assert seconds_needed(alone, lengths, COSTS, 4) == pytest.approx(
+        1.05 * (weights + 5 * 3 * 8 * 0.1 + 4 * 2 * 0.1 + 2 * 7 * 5.0)
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,7 +118,7 @@ def test_a_budget_that_is_no_time_ends_in_one_line(capsys: pytest.CaptureFixture
 def test_a_run_is_planned_before_it_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("enas.budget.measured", lambda config: Costs(1.0, 0.01, 0.5, 1))
+    monkeypatch.setattr("enas.budget.measured", lambda config: Costs(1.0, 0.01, 0.0, 0.5, 1))
     flags = tiny.image_flags("micro", "--search.epochs", "40", "--retrain.child.epochs", "40")
     words = ["run", "micro-quick", *flags, "--budget", "20s", "--run", str(tmp_path / "run")]
     assert cli.main(words) == 0
@@ -127,7 +133,7 @@ def test_a_run_is_planned_before_it_begins(
 def test_costs_are_measured_and_nothing_is_left_changed() -> None:
     config = tiny.image_config("micro")
     found = measured(config)
-    assert min(found.weights, found.reward, found.child) > 0
+    assert min(found.weights, found.reward, found.features, found.child) > 0
     assert found.at_once >= 1
     assert config == tiny.image_config("micro")
 

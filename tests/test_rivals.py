@@ -4,6 +4,8 @@ calculations, and as rivals of a comparison."""
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from enas.proxies import naswot, synflow
 from enas.retrain import Network, uniform_architectures
 from enas.runtime.files import read_json, read_jsonl, write_json
 from enas.runtime.metrics import Metrics
+from enas.runtime.seeding import generator
 from enas.runtime.stop import Stopped, StopRequest
 from enas.spaces.recurrent.space import RecurrentSpace
 from enas.stages import Run, execute
@@ -152,6 +155,20 @@ def test_the_proxies_of_a_child_are_what_its_plain_modules_say(
     assert scored(config, MOST_PARAMETERS, architecture) == size["parameters"]
     assert scored(config, MOST_MULTIPLY_ADDS, architecture) == size["multiply_adds"]
     assert 0 < scored(config, SYNFLOW, architecture) < math.inf
+
+
+@pytest.mark.parametrize("space", ["macro", "micro", "nasbench201"])
+def test_costs_of_a_path_are_those_of_its_network(space: str) -> None:
+    config: Any = tiny.image_config(space)
+    draw = generator(config.seed, "costs")
+    supernet = replace(config, network=config.child_network).supernet(config.images.shape, draw)
+    for architecture in islice(uniform_architectures(config.searched_space(), 5), 4):
+        child = config.child(architecture, config.images.shape, draw)
+        child.load_slice(supernet)
+        child.outputs(torch.rand(2, 1, 8, 8)).logits_BK.sum().backward()
+        of_norms = {id(weight) for norm in norms_of(child) for weight in norm.parameters()}
+        used = sum(w.numel() for w in child.parameters() if w.grad is not None and id(w) not in of_norms)
+        assert config.costs(architecture) == pytest.approx((used, synflow(child, (1, 8, 8))))
 
 
 def test_proxies_of_classifiers_are_not_for_words(tmp_path: Path) -> None:

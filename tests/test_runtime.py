@@ -38,7 +38,7 @@ from enas.runtime.files import (
     write_json,
 )
 from enas.runtime.lock import run_lock
-from enas.runtime.metrics import Metrics, tensorboard_writer
+from enas.runtime.metrics import Board, Metrics, tensorboard_writer
 from enas.runtime.progress import duration, estimate_line, progress, say
 from enas.runtime.seeding import derive_seed, generator
 from enas.runtime.stop import EXIT_STOPPED, Stopped, StopRequest
@@ -879,7 +879,7 @@ class TestProgress:
         assert estimate_line("derive", 5, 850.4) == "derive: about 5 s, 850 MiB of memory"
 
 
-class Board:
+class Remembering:
     """A board that remembers."""
 
     def __init__(self) -> None:
@@ -891,8 +891,8 @@ class Board:
 
 class TestMetrics:
     def test_a_record_has_its_stage_step_time_and_numbers(self, tmp_path: Path) -> None:
-        clock, board = Clock(), Board()
-        metrics = Metrics(JsonlLog(tmp_path / "metrics.jsonl"), board, clock)
+        clock, board = Clock(), Remembering()
+        metrics = Metrics(JsonlLog(tmp_path / "metrics.jsonl"), lambda first_step: board, clock)
         clock.now = 1.23456
         metrics.record("search", 7, loss=5.5, epoch=1)
         metrics.record("search", 8, loss=float("inf"))
@@ -931,9 +931,15 @@ class TestMetrics:
 class TestTensorboard:
     def test_numbers_arrive_and_a_resume_hides_what_it_repeats(self, tmp_path: Path) -> None:
         log = JsonlLog(tmp_path / "metrics.jsonl")
-        for first_step, steps in ((None, range(4)), (2, range(2, 6))):
-            with contextlib.closing(tensorboard_writer(tmp_path / "board", first_step)) as board:
-                metrics = Metrics(log, board)
+        for steps in (range(4), range(2, 6)):  # the second process goes on at a checkpoint after step 1
+            with contextlib.ExitStack() as stack:
+
+                def opened(first_step: int, stack: contextlib.ExitStack = stack) -> Board:
+                    return stack.enter_context(
+                        contextlib.closing(tensorboard_writer(tmp_path / "board", first_step))
+                    )
+
+                metrics = Metrics(log, opened)
                 for step in steps:
                     metrics.record("search", step, loss=step + len(steps) / 100)
         reader = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
@@ -948,4 +954,4 @@ class TestTensorboard:
             monkeypatch.delitem(sys.modules, module)
         monkeypatch.setitem(sys.modules, "tensorboard", None)
         with pytest.raises(ConfigError, match=r"pip install 'enas\[tensorboard\]'"):
-            tensorboard_writer(tmp_path)
+            tensorboard_writer(tmp_path, 0)

@@ -14,11 +14,13 @@ from dataclasses import dataclass, replace
 
 from enas.child_training import evaluate
 from enas.config import RunConfig
+from enas.correction import REFERENCES
 from enas.errors import ConfigError, shown
 from enas.executors import executor_for, in_stages
 from enas.retrain import Network
 from enas.runtime.progress import duration, say
 from enas.runtime.seeding import derive_seed
+from enas.verification import POOL
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 LONGEST = 10_000 * UNITS["d"]
@@ -48,6 +50,8 @@ class Costs:
     """Of a pass of the shared weights over the training data."""
     reward: float
     """Of one reward."""
+    features: float
+    """Of what a verification's model is told of an architecture."""
     child: float
     """Of an epoch of a training alone, its evaluation included: the mean of some random architectures."""
     at_once: int
@@ -82,17 +86,23 @@ def seconds_needed(config: RunConfig, lengths: Lengths, costs: Costs, networks: 
     """How long a run takes whose parts have these lengths. `networks` are retrained."""
     search, derive, verify = replace(config.search, epochs=lengths.search), config.derive, config.verify
     learning = search.epochs - search.warmup_epochs
-    rewards = learning * search.updates * search.proposals
+    proposals = learning * search.updates * search.proposals
+    rewards, described = proposals, 0
     if search.percentile_every is not None:
         rewards += 2 * search.percentile_samples * (learning // search.percentile_every)
     rewards += derive.samples * derive.minibatches
     alone = [networks * [lengths.retrain]]
     if verify.trainings:
-        alone += [count * [lengths.verify] for count in verify.plan(search).values()]
+        plan = verify.plan(search)
+        alone += [count * [lengths.verify] for count in plan.values()]
+        looked_at = 2 * POOL * (2 * len(plan) - 1)  # to choose from, and to see how the policy is doing
+        rewards += verify.minibatches * looked_at
+        described = REFERENCES + looked_at + (proposals if verify.correct else 0)
     if derive.rule == "shortlist":
         alone.append(derive.shortlist * [lengths.shortlist])
     rounds = sum(-(-len(part) // costs.at_once) * part[0] for part in alone)
-    work = search.epochs * search.samples * costs.weights + rewards * costs.reward + rounds * costs.child
+    work = search.epochs * search.samples * costs.weights + rewards * costs.reward
+    work += described * costs.features + rounds * costs.child
     return work * (1 + OVERHEAD)
 
 
@@ -148,7 +158,11 @@ def measured(config: RunConfig) -> Costs:
         evaluate(training.model, training.task, "valid")
         epochs.append(steps + time.perf_counter() - began)
     at_once = executor_for(config).at_once if in_stages(config) else 1
-    return Costs(passes, reward, sum(epochs) / len(epochs), at_once)
+    began = time.perf_counter()
+    for _ in range(EXAMPLES):
+        config.costs(config.searched_space().sample(rng))
+    features = (time.perf_counter() - began) / EXAMPLES
+    return Costs(passes, reward, features, sum(epochs) / len(epochs), at_once)
 
 
 def within(config: RunConfig, budget: str) -> RunConfig:

@@ -77,5 +77,9 @@ class NotFiniteError(EnasError):
     """A loss or reward is NaN or infinite; checkpoints from before are kept."""
 
 
+class ProcessError(EnasError):
+    """Another process of the same run has ended, or holds other weights than this one."""
+
+
 class ExportError(EnasError):
     """A network cannot be written in a format, or what was written computes something else."""

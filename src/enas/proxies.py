@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -63,18 +64,44 @@ def synflow(network: nn.Module, shape: Sequence[int]) -> float:
     architectures Abdelfattah et al. 2021, arXiv:2101.08134): Σ |θ ∂R/∂θ| over the weights, where all weights are replaced by
     their absolute values, and R is the sum of the outputs for one input of ones of this shape. Norms are left out.
 
-    In float64, as R may be very large. The network is changed, and of no other use.
+    The network is changed, and of no other use.
     """
+    passes_freely(network)
+    return flow(network, network(ones(shape))).through
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What passes through the part of a network that an output depends on."""
+
+    parameters: int
+    """The weights of that part."""
+    through: float
+    """Σ |θ ∂R/∂θ| over them."""
+
+
+def passes_freely(network: nn.Module) -> None:
+    """Make all weights positive and leave the norms out; what is left is of no other use. It is in float64, as flows may be
+    very large, on the CPU."""
     set_mode(network.cpu().double(), training=False)
     for norm in norms_of(network):
         norm.register_forward_hook(lambda norm, inputs, output: inputs[0])
-    weights = list(network.parameters())
     with torch.no_grad():
-        for weight in weights:
+        for weight in network.parameters():
             weight.abs_()
-    passed = network(torch.ones(1, *shape, dtype=torch.float64)).sum()
-    gradients = torch.autograd.grad(passed, weights, allow_unused=True)
+
+
+def ones(shape: Sequence[int]) -> Tensor:
+    """One input of ones of this shape."""
+    return torch.ones(1, *shape, dtype=torch.float64)
+
+
+def flow(network: nn.Module, outputs: Tensor) -> Flow:
+    """What passed through a network that `passes_freely` on the way to these outputs of `ones`."""
+    weights = list(network.parameters())
+    gradients = torch.autograd.grad(outputs.sum(), weights, allow_unused=True)
     # A weight that the outputs do not depend on has no gradient.
     pairs: Iterable[tuple[Tensor, Tensor | None]] = zip(weights, gradients, strict=True)
-    flows = [(weight.detach() * gradient).abs().sum() for weight, gradient in pairs if gradient is not None]
-    return sum(flow.item() for flow in flows)
+    used = [(weight.detach(), gradient) for weight, gradient in pairs if gradient is not None]
+    through = sum((weight * gradient).abs().sum().item() for weight, gradient in used)
+    return Flow(sum(weight.numel() for weight, _ in used), through)

@@ -213,7 +213,8 @@ def train_network(
                     weights = write_weights(folder / WEIGHTS, training.best_weights())
             bar.advance(1, **shown)
             after_step(training)
-            if stop.requested or record is not None or training.done % checkpoint_every == 0:
+            stops = stop.requested
+            if stops or record is not None or training.done % checkpoint_every == 0:
                 checkpoints.save(
                     training.done,
                     {
@@ -222,7 +223,7 @@ def train_network(
                         "weights": None if weights is None else asdict(weights),
                     },
                 )
-            if stop.requested:
+            if stops:
                 raise stop.stopped(run)
     result = {**network.to_json(), **training.result(), "seconds": round(metrics.seconds(), 3)}
     assert weights is not None  # an epoch was the best so far

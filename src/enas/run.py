@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
+from enas import parallel
 from enas.architecture import Architecture
 from enas.child_training import ChildTraining, evaluate
 from enas.config import Data, RunConfig
@@ -295,10 +296,13 @@ class Run:
             return finished
         training, every = self.child_training(network, epochs), self.config.retrain.checkpoint_every
         settings = self.training_settings(epochs)
+        parallel.check_norms(training.model)
+        of_all = (network.role, network.architecture, network.seed), epochs
         try:
-            result = train_network(
-                network, training, folder, every, stop, self.folder, after_step, settings, self.run_file
-            )
+            with parallel.shared(training.trainer, "training", *of_all):
+                result = train_network(
+                    network, training, folder, every, stop, self.folder, after_step, settings, self.run_file
+                )
         except NotFiniteError as error:
             if network.role == "found":
                 raise

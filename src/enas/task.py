@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from enas.architecture import Architecture
+from enas.data.batches import joined, mapped
 from enas.errors import ConfigError
 from enas.norms import Norms, NormStatistics, batch_statistics, kept_statistics
 from enas.runtime.devices import products_in
@@ -41,6 +43,18 @@ class Loss:
         (self.total * share).backward()
 
 
+@dataclass(frozen=True)
+class Example:
+    """What a network of its own is called with in an evaluation: `model(*inputs, **named)`."""
+
+    inputs: tuple[Any, ...]
+    named: Mapping[str, Any]
+    batch: int
+    """Inputs side by side."""
+    count: int
+    """How many images, words or other examples there are in it: of each, costs are said."""
+
+
 class BaseTask(ABC):
     """Data on a device, the loss of a network on a minibatch of them, and its score on a split.
 
@@ -54,6 +68,8 @@ class BaseTask(ABC):
     """Logged keys whose mean over an epoch is reported."""
     metric: ClassVar[str]
     """The key of the score that networks are compared by."""
+    unit: ClassVar[str] = "example"
+    """What costs are counted for one of."""
     clip: float | None
     """Bound on the global norm of the gradient."""
     l2: float = 0.0
@@ -70,6 +86,8 @@ class BaseTask(ABC):
         """How the filters of convolutions lie in memory; None leaves them as they are."""
         self.statistics: NormStatistics = statistics
         """What the batch norms of an evaluated network normalise by."""
+        self.states: dict[int, Any] = {}
+        """What each slot carries into the next minibatch, if anything: tensors with a row for each example."""
 
     # ---- training ------------------------------------------------------------------------------------------------------
 
@@ -111,6 +129,21 @@ class BaseTask(ABC):
     def part(self, minibatch: Minibatch) -> Minibatch:
         """A small part of a minibatch, to compile kernels with."""
         return minibatch
+
+    # ---- several processes ---------------------------------------------------------------------------------------------
+
+    def shard(self, minibatch: Minibatch, part: int, parts: int) -> tuple[Minibatch, float]:
+        """A part of a minibatch, counted from 0, and its share of the examples, which may be 0. The loss is to be a mean
+        over examples. Raises `ConfigError` where minibatches cannot be parted."""
+        raise ConfigError("the minibatches of this task cannot be parted: start one process, or no same_path")
+
+    def carried(self, slot: int) -> Any:
+        """What a slot carries into the next minibatch, on the CPU; None if it is nothing."""
+        return mapped(Tensor.cpu, self.states.get(slot))
+
+    def carry(self, slot: int, parts: Sequence[Any]) -> None:
+        """Let a slot carry what it does in other processes, each of which had a part of its examples."""
+        self.states[slot] = mapped(lambda part: part.to(self.device), joined(parts))
 
     # ---- evaluation ----------------------------------------------------------------------------------------------------
 
@@ -201,6 +234,17 @@ class BaseTask(ABC):
     @abstractmethod
     def size(self, model: nn.Module) -> dict[str, int]:
         """What there is to say about a network before it is trained: `parameters`, …"""
+
+    def example(self, batch: int | None = None) -> Example:
+        """What a network's latency is measured with: `batch` inputs side by side, None for the usual number.
+
+        Raises `ConfigError` if there are not so many, or networks of this task have no latency.
+        """
+        raise ConfigError("networks of this task have no example to be measured with")
+
+    def smallest_example(self) -> Example:
+        """The smallest input that costs can be counted with."""
+        return self.example()
 
     @property
     @abstractmethod

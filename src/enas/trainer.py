@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from enas import collective, parallel
 from enas.architecture import Architecture
 from enas.errors import NotFiniteError
 from enas.masks import masks_from
@@ -33,10 +34,13 @@ class Trainer:
         self.task = task
         self.optimizer = task.optimizer(self.model.parameters())
         self.averaged: AveragedModel | None = None
+        self.by_examples = False
+        """Whether several processes share each minibatch, as they do for a network of its own, and not the architectures."""
         self._norms: dict[nn.Module, Norms] = {}
 
     # ---- the step ------------------------------------------------------------------------------------------------------
 
+    @parallel.repeated
     def step(
         self, epoch: int, step: int, architectures: Sequence[Architecture | None] = OWN
     ) -> dict[str, float]:
@@ -55,23 +59,49 @@ class Trainer:
     def add_gradients(
         self, minibatch: Minibatch, epoch: int, step: int, architectures: Sequence[Architecture | None] = OWN
     ) -> dict[str, float]:
-        """Compute the mean gradient of the M architectures, 1/M Σ ∇L(m_i, ω); returns the mean of what they log."""
+        """Compute the mean gradient of the M architectures, 1/M Σ ∇L(m_i, ω); returns the mean of what they log.
+
+        Several processes compute an architecture each in turn, or all of them every one on a part of the minibatch.
+        """
         set_mode(self.model, training=True)
-        share = 1 / len(architectures)
-        log: dict[str, float] = {}
-        for slot, architecture in enumerate(architectures):
+        count = parallel.division()[1]
+        parts = count if self.by_examples or architectures[0] is None else 1
+        pieces = [(slot, part) for slot in range(len(architectures)) for part in range(parts)]
+
+        def add_gradient(piece: tuple[int, int]) -> tuple[dict[str, float], Any]:
+            slot, part = piece
+            architecture, read, share = architectures[slot], minibatch, 1 / len(architectures)
             place = self.task.mask_place(epoch, step) if architecture is None else (epoch, step, slot)
+            if parts > 1:
+                read, examples = self.task.shard(minibatch, part, parts)
+                if not examples:
+                    return {}, None
+                place, share = (*place, part), share * examples
             with masks_from(generator(self.task.seed, "masks", *place)), self.task.autocast():
-                loss = self.task.loss(self.model, minibatch, architecture, slot)
+                loss = self.task.loss(self.model, read, architecture, slot)
             # One transfer from the device for all of them.
             total, *values = torch.stack([loss.total.detach(), *loss.logged.values()]).tolist()
             if not math.isfinite(total):
-                self.optimizer.zero_grad()  # of the architectures before
                 whose = "" if architecture is None else f" of architecture '{architecture}'"
                 raise NotFiniteError(f"the loss{whose} is {total}")
             loss.backward(share)
-            for key, value in zip(loss.logged, values, strict=True):
-                log[key] = log.get(key, 0.0) + value * share
+            shares = {key: value * share for key, value in zip(loss.logged, values, strict=True)}
+            return shares, self.task.carried(slot) if count > 1 else None
+
+        try:
+            found = collective.spread(pieces, add_gradient)
+        except NotFiniteError:
+            self.optimizer.zero_grad()  # of the architectures before
+            raise
+        collective.sum_gradients(self.model.parameters())
+        log: dict[str, float] = {}
+        for shares, _ in found:
+            for key, value in shares.items():
+                log[key] = log.get(key, 0.0) + value
+        for slot in range(len(architectures)):
+            carried = [state for _, state in found[slot * parts : (slot + 1) * parts] if state is not None]
+            if carried:
+                self.task.carry(slot, carried)
         return self.task.described(log)
 
     # ---- the network to evaluate ---------------------------------------------------------------------------------------
@@ -108,6 +138,7 @@ class Trainer:
         }
         return state if self.averaged is None else {**state, "average": self.averaged.state_dict()}
 
+    @parallel.repeated
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
         self.model.load_state_dict(state["model"])

@@ -18,7 +18,7 @@ from enas.costs import parameter_count
 from enas.data.images import ImageConfig, ImageData, ImageShape
 from enas.data.sources import load_images
 from enas.errors import ConfigError
-from enas.proxies import synflow
+from enas.proxies import flow, ones, passes_freely
 from enas.retrain import Network, RetrainConfig
 from enas.runs.models import MacroModel, MicroModel, Model, NASBench201Model, in_utf8
 from enas.runtime.seeding import generator
@@ -32,6 +32,9 @@ from enas.spaces.nasbench201.net import NASBench201Child, NASBench201NetConfig, 
 from enas.spaces.nasbench201.space import NASBench201Space
 from enas.tasks.image_settings import ImageChildConfig, ImageSharedConfig
 from enas.tasks.images import ImageTask
+
+NARROW = 16
+"""Filters at most of the networks whose costs are features of a verification's model."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +114,24 @@ class ImageRunConfig(RunConfig):
             settings.child_network,
         )
 
+    @cached_property
+    def narrow_paths(self) -> ImageSupernet:
+        """Networks as deep as those that are trained from scratch, of few filters: what is asked of all that a policy
+        proposes must be quick, and no network is built for it."""
+        settings: Any = self  # every space has a `child_network`
+        network = settings.child_network
+        narrow = replace(settings, network=replace(network, filters=min(NARROW, network.filters)))
+        found: ImageSupernet = narrow.supernet(self.images.shape, generator(self.seed, "costs"))
+        passes_freely(found)
+        return found
+
     def costs(self, architecture: Architecture) -> tuple[float, ...]:
-        """Its parameters, which are quick to count, and grow with its multiply-adds; and its SynFlow."""
+        """Parameters, which grow with multiply-adds, and SynFlow, both of a narrow network."""
         shape = self.images.shape
-        child = self.child(architecture, shape, generator(self.seed, "costs"))
-        size = parameter_count(child)
-        return float(size), synflow(child, (shape.channels, shape.height, shape.width))
+        paths = self.narrow_paths
+        inputs = ones((shape.channels, shape.height, shape.width))
+        passed = flow(paths, paths(inputs, architecture).logits_BK)
+        return float(passed.parameters), passed.through
 
     def child_settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = asdict(self)["child_network"]

@@ -44,16 +44,20 @@ class Metrics:
 
     Args:
         log: where each record becomes a line with the keys `stage`, `step`, `time` and those of the numbers.
-        board: takes each number as `stage/name` too.
+        board: opens what takes each number as `stage/name` too, from the step on that it is given.
         clock: returns seconds. `time` is how long the run has worked; pauses between a stop and its resume, and work
             that no checkpoint kept, do not count.
     """
 
     def __init__(
-        self, log: JsonlLog, board: Board | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        log: JsonlLog,
+        board: Callable[[int], Board] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.log = log
-        self.board = board
+        self._open_board = board
+        self.board: Board | None = None
         self._clock = clock
         self._started = clock()
 
@@ -65,6 +69,8 @@ class Metrics:
         self.log.append(
             record | {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         )
+        if self.board is None and self._open_board is not None:
+            self.board = self._open_board(step)
         if self.board is not None:
             for name, value in numbers.items():
                 self.board.add_scalar(f"{stage}/{name}", value, step)
@@ -86,10 +92,10 @@ class Metrics:
         self._started = self._clock() - state.seconds
 
 
-def tensorboard_writer(folder: str | os.PathLike[str], first_step: int | None = None) -> "SummaryWriter":
+def tensorboard_writer(folder: str | os.PathLike[str], first_step: int) -> "SummaryWriter":
     """Return a writer of TensorBoard events into `folder`, which is created when missing.
 
-    Events of an earlier process from `first_step` on, at which a resumed run continues, are hidden.
+    Events of an earlier process from `first_step` on, which a resumed run repeats, are hidden.
     Raises `ConfigError` if TensorBoard, an optional dependency, is not installed.
     """
     return summary_writer()(os.fspath(folder), purge_step=first_step)
