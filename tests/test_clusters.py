@@ -17,7 +17,7 @@ import pytest
 from ray.cluster_utils import Cluster as RayCluster
 from submitit.local.local import LocalJob
 
-from enas.errors import ConfigError
+from enas.errors import ConfigError, RunFolderError
 from enas.executors import cluster, executor_for, ray, slurm
 from enas.executors.slurm import SlurmExecutor
 from enas.runs.recurrent import RecurrentConfig
@@ -68,9 +68,11 @@ def assert_as_alone(run: Run, jobs: Sequence[Job], elsewhere: Path) -> None:
         assert read_json(job.folder / "worker.json")["executor"] == run.config.executor
 
 
-def process_of(job: Job) -> psutil.Process:
-    """The process that trains a job."""
-    return psutil.Process(read_json(job.folder / ".lock-owner.json")["pid"])
+def process_of(job: Job) -> psutil.Process | None:
+    """The process that trains a job; None if it has just ended."""
+    with contextlib.suppress(RunFolderError, psutil.NoSuchProcess):
+        return psutil.Process(read_json(job.folder / ".lock-owner.json")["pid"])
+    return None
 
 
 def left(word: str) -> list[str]:
@@ -117,7 +119,7 @@ def test_a_node_that_is_killed_costs_the_steps_since_a_checkpoint(
 
     def kill(job: Job, step: int) -> None:
         alive = second in nodes.list_all_nodes()
-        if step and alive and process_of(job).ppid() == raylet.process.pid:
+        if step and alive and (process := process_of(job)) and process.ppid() == raylet.process.pid:
             nodes.remove_node(second, allow_graceful=False)
 
     executor = executor_for(run.config)
@@ -177,8 +179,8 @@ def test_jobs_that_make_room_or_are_lost_go_on_from_their_checkpoints(
     submitted: list[int] = []
 
     def disturb(job: Job, step: int) -> None:
-        if step and job in signals:
-            process_of(job).send_signal(signals.pop(job))
+        if step and job in signals and (process := process_of(job)):
+            process.send_signal(signals.pop(job))
 
     class Counting(SlurmExecutor):
         def submit(self, jobs: Sequence[Job]) -> list[Any]:
