@@ -72,3 +72,16 @@ def task() -> Task:
 def recipe() -> NetworkConfig:
     """A tiny search."""
     return NetworkConfig(network=Net, task=task)
+
+
+def without_norms() -> NetworkConfig:
+    """A search of a network that computes each example by itself, and drops nothing."""
+
+    def net() -> Net:
+        made = Net()
+        for name, module in list(made.named_modules()):
+            if isinstance(module, nn.BatchNorm1d | nn.Dropout):
+                made.set_submodule(name, nn.Identity())
+        return made
+
+    return NetworkConfig(network=net, task=task)

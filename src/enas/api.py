@@ -30,6 +30,7 @@ from enas.recipes import named_controller
 from enas.recipes.files import refuse_while_importing
 from enas.recipes.origin import InMemory, NetworkFile
 from enas.runs.network import Net, NetworkConfig, OfTask
+from enas.runtime.launch import started_as
 from enas.runtime.lock import folder_of_run
 from enas.runtime.progress import say
 from enas.runtime.stop import Stopped
@@ -220,7 +221,12 @@ def remembered(run: Run) -> NetworkConfig:
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Inside, the folder is there, and this call's alone. A stop says how to go on."""
+    """Inside, the folder is there, and this call's alone. A stop says how to go on. Raises `ConfigError` in one of several
+    processes of torchrun."""
+    if started_as()[1] > 1:
+        raise ConfigError(
+            "a script is one process: start it without torchrun, or its recipe with 'torchrun ... -m -- enas run FILE'"
+        )
     try:
         with folder_of_run(folder):
             yield

@@ -80,5 +80,9 @@ class NotFiniteError(EnasError):
     """Epoch and step of the training step that it was in, where that is not the one that raised it."""
 
 
+class ProcessError(EnasError):
+    """Another process of the same run has ended, or holds other weights than this one."""
+
+
 class ExportError(EnasError):
     """A network cannot be written in a format, or what was written computes something else."""

@@ -42,6 +42,9 @@ class SearchConfig(Settings):
     """Share of the epochs at the start in which the controller rests and architectures are sampled without it."""
     samples: SampleSize = 1
     """M: architectures sampled for a training step, whose gradients are averaged (paper, eq. 1)."""
+    same_path: bool = False
+    """How several processes share a training step: each computes architectures of its own, of the M, with norm statistics of
+    its own; or all compute the same ones, each on a part of the minibatch. One process takes no notice."""
     explore: Share = 0.0
     """Share of the training steps after the warm-up whose architectures are sampled without the controller."""
     exploration: Exploration = "uniform"

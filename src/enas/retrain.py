@@ -244,7 +244,8 @@ def train_network(
                 bar.advance(1, **shown)
                 after_step(training)
                 at_end = training.done == training.total_steps  # from where a longer training may go on
-                if stop.requested or at_end or checkpoints.due(training.done):
+                stops = stop.requested
+                if stops or at_end or checkpoints.due(training.done):
                     left = training.state_dict()
                     if best is not None:
                         weights, best = write_weights(folder / WEIGHTS, best), None
@@ -256,7 +257,7 @@ def train_network(
                             "weights": None if weights is None else asdict(weights),
                         },
                     )
-                if stop.requested:
+                if stops:
                     raise stop.stopped(run)
     result = {**network.to_json(), **training.result(), "seconds": round(metrics.seconds(), 3)}
     assert weights is not None  # an epoch was the best so far

@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
+from enas import parallel
 from enas.architecture import Architecture
 from enas.child_training import ChildTraining, evaluate
 from enas.config import Data, RunConfig
@@ -307,8 +308,13 @@ class Run:
             return finished
         training, rhythm = self.child_training(network, epochs), self.config.retrain.rhythm
         settings = self.training_settings(epochs)
+        parallel.check_norms(training.model)
+        of_all = (network.role, network.architecture, network.seed), epochs
         try:
-            with self.config.refusals_explained("training"):
+            with (
+                self.config.refusals_explained("training"),
+                parallel.shared(training.trainer, "training", *of_all),
+            ):
                 result = train_network(
                     network, training, folder, rhythm, stop, self.folder, after_step, settings, self.run_file
                 )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from enas import collective, parallel
 from enas.architecture import Architecture, Space
 from enas.averaging import moving
 from enas.norms import NormStatistics
@@ -48,21 +49,31 @@ class SharedWeights:
         """How many training steps the pass of this epoch has."""
         return self.task.steps(epoch)
 
+    @parallel.repeated
     def train_step(self, epoch: int, step: int, architectures: Sequence[Architecture]) -> StepLog:
         """Train on the next minibatch, by the mean gradient of the architectures; returns what to log, `loss` among it.
 
         Raises `NotFiniteError`, with the weights untouched, if a loss is NaN or infinite; on a GPU as `Trainer.step` does.
+        Raises `ProcessError` if after an epoch the weights are not the same in all processes.
         """
-        return self.trainer.step(epoch, step, architectures)
+        log = self.trainer.step(epoch, step, architectures)
+        if step + 1 == self.steps(epoch):
+            collective.check_alike(self.trainer.model.parameters(), f"after epoch {epoch + 1}")
+        return log
 
+    @parallel.repeated
     def rewards(self, architectures: Sequence[Architecture], purpose: str, draw: int) -> Tensor:
         """The rewards [N] of the architectures, all on the same validation minibatch; higher ones are better.
 
         `purpose` and `draw` say which minibatch. The weights are left as they are.
         """
         minibatch = self.task.reward_minibatch(purpose, draw)
+        if self.task.statistics == "moving":
+            collective.as_in_first(buffer for norm in self.trainer.norms() for buffer in norm.buffers())
         with self.evaluating(purpose, draw) as ready:
-            measured = [self.task.measure(ready(one), minibatch, one) for one in architectures]
+            measured = collective.spread(
+                architectures, lambda one: self.task.measure(ready(one), minibatch, one)
+            )
         return self.task.rewards_from(torch.stack(measured).cpu())
 
     def scores(self, architectures: Sequence[Architecture]) -> list[float]:
@@ -140,6 +151,7 @@ class SharedWeights:
         """All that resuming needs."""
         return self.trainer.state_dict()
 
+    @parallel.repeated
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
         self.trainer.load_state_dict(state)

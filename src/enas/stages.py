@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from enas import verification
+from enas import parallel, verification
 from enas.architecture import Architecture
 from enas.controllers import Controller
 from enas.controllers.uniform import UniformController
@@ -31,6 +31,7 @@ from enas.errors import (
     enas_command,
 )
 from enas.executors import executor_for, in_stages
+from enas.following import Trainings, described
 from enas.phases import START, Place, Search
 from enas.report.drawing import write_svg
 from enas.retrain import Network, score_in
@@ -69,7 +70,14 @@ def search(run: Run, stop: StopRequest, train: verification.Train | None = None)
         return
     run.goals.prepare(stop)
     searching, watch = search_of(run, train or partial(train_alone, run, stop))
-    with run.config.refusals_explained("search"):
+    parallel.check_norms(searching.weights.trainer.model)
+    count, samples = parallel.processes(), run.config.search.samples
+    if samples < count and not run.config.search.same_path:
+        say(
+            f"search: of {count} processes {samples} train weights at a time, as search.samples is {samples}; raise it, or "
+            "let all share each minibatch with --search.same-path True"
+        )
+    with run.config.refusals_explained("search"), parallel.shared(searching.weights, "search"):
         run_search(searching, watch, run.search_checkpoints(), stop, run.folder)
     limits = run.goals.limits
     write_json(
@@ -93,6 +101,7 @@ def search_of(run: Run, train: verification.Train) -> tuple[Search, Watch]:
     """The search of a run, at its start, and who looks on."""
     config, folder = run.config, run.folder
     weights, controller = run.shared_weights(), run.search_controller()
+    weights.trainer.by_examples = config.search.same_path
     board = partial(tensorboard_writer, folder / "tensorboard") if config.tensorboard else None
     metrics, archive = Metrics(JsonlLog(folder / "metrics.jsonl"), board), JsonlLog(folder / "archive.jsonl")
     verifier, limits = None, run.goals.limits
@@ -147,11 +156,11 @@ def run_search(
                 if search.updates_end == (place.epoch, place.step):  # there are fewer steps than it seemed
                     bar.total = search.total_steps()
                 bar.advance(1, epoch=place.epoch + 1, **watch.shown(log))
-                at_end = following.epoch == search.config.epochs
+                stops, at_end = stop.requested, following.epoch == search.config.epochs
                 before_trainings = following.phase == "verification"  # which may take long, and be stopped
-                if stop.requested or at_end or before_trainings or checkpoints.due(done):
+                if stops or at_end or before_trainings or checkpoints.due(done):
                     checkpoints.save(done, search.state_dict(following))
-                if stop.requested and not at_end:
+                if stops and not at_end:
                     raise stop.stopped(run)
 
 
@@ -174,12 +183,14 @@ def estimate(search: Search, watch: Watch) -> str:
     """One line: how long a search will take and how much memory it needs."""
     config, epochs = search.config, range(search.config.epochs)
     step, reward_seconds = search.weights.estimate()
-    train = sum(search.weights.steps(epoch) for epoch in epochs) * config.samples * step.seconds
+    at_once = parallel.processes()
+    samples = math.ceil(config.samples / at_once)
+    train = sum(search.weights.steps(epoch) for epoch in epochs) * samples * step.seconds
     updates = [search.phase_steps(epoch, "controller") for epoch in epochs]
     measured = sum(1 for epoch in epochs if updates[epoch] and watch.measures_percentile(epoch, ended=False))
     rewards = sum(updates) * config.proposals + 2 * measured * config.percentile_samples
     memory = memory_line(step.mib, search.weights.task.device)
-    return estimate_line("search", train + rewards * reward_seconds, memory)
+    return estimate_line("search", train + rewards * reward_seconds / at_once, memory)
 
 
 # ---- derive ------------------------------------------------------------------------------------------------------------
@@ -337,16 +348,24 @@ def train_missing(
     """Train those networks under RUN/PART that are not trained yet, and return the results of all.
 
     `epochs` is another length than the recipe's. Where it is worth the start of processes, they are trained side by side.
+    Where there are several processes of this run, they take turns; a network that is trained alone is trained by all of
+    them.
     """
     missing = [network for network in networks if run.result(network, part, epochs) is None]
-    if len(missing) > 1 and in_stages(run.config):
-        executor = executor_for(run.config)
-        several = executor.at_once > 1
-        if several and len(missing) * training_seconds(run, missing[0], epochs, stop) > WORTH_PROCESSES:
-            jobs = [Job(run.folder, part, network, epochs) for network in missing]
-            for outcome in train_all(run, jobs, executor, stop, part):
-                if outcome.ending == "died":
-                    say(f"{outcome.reason}; its training goes on here, after the others")
+    executor = executor_for(run.config) if len(missing) > 1 and in_stages(run.config) else None
+    if (
+        executor is not None
+        and executor.at_once > 1
+        and len(missing) * training_seconds(run, missing[0], epochs, stop) > WORTH_PROCESSES
+    ):
+        jobs = [Job(run.folder, part, network, epochs) for network in missing]
+        for outcome in train_all(run, jobs, executor, stop, part):
+            if outcome.ending == "died":
+                say(f"{outcome.reason}; its training goes on here, after the others")
+    elif parallel.processes() > 1 and len(missing) > 1:
+        trainings = Trainings(run, stop, part, epochs)
+        with parallel.shared(trainings, "trainings", part, epochs):
+            trainings.train([described(network) for network in missing])
     return [run.train(network, part, stop, epochs) for network in networks]
 
 
@@ -387,7 +406,7 @@ STAGES: dict[StageName, Callable[[Run, StopRequest], None]] = {
 def execute(run: Run, stages: Sequence[StageName]) -> None:
     """Run these stages in order, each from where it was. Raises `Stopped`, after saving, on SIGTERM or Ctrl-C."""
     run.config.set_process()
-    with StopRequest() as stop:
+    with StopRequest(parallel.stop_of_any) as stop, parallel.shared(run, "run", str(run.folder)):
         for stage in stages:
             check_still_there(run.run_file)
             STAGES[stage](run, stop)

@@ -23,26 +23,28 @@ class Measured(NamedTuple):
     """What a step computed along one path."""
 
     architecture: Architecture | None
+    share: float
+    """Of it in what the step logs."""
     names: tuple[str, ...]
     values: Tensor
     """The loss that is descended, then what is logged of it by these names."""
 
     def checked(self, values: list[float]) -> dict[str, float]:
-        """What is logged. Raises `NotFiniteError` if the loss is NaN or infinite."""
+        """Its share of what the step logs. Raises `NotFiniteError` if the loss is NaN or infinite."""
         total, *logged = values
         if not math.isfinite(total):
             whose = "" if self.architecture is None else f" of architecture '{self.architecture}'"
             raise NotFiniteError(f"the loss{whose} is {total}")
-        return dict(zip(self.names, logged, strict=True))
+        return {name: value * self.share for name, value in zip(self.names, logged, strict=True)}
 
 
-def mean_log(logs: Iterable[StepLog], share: float) -> dict[str, float]:
-    """The mean of what the paths of a step log, each of which has this share in it."""
-    mean: dict[str, float] = {}
+def sum_of(logs: Iterable[StepLog]) -> dict[str, float]:
+    """The sum of logs, name by name."""
+    sums: dict[str, float] = {}
     for log in logs:
         for name, value in log.items():
-            mean[name] = mean.get(name, 0.0) + value * share
-    return mean
+            sums[name] = sums.get(name, 0.0) + value
+    return sums
 
 
 def checked_norm(norm: float) -> float:
@@ -89,7 +91,7 @@ class LateLog(StepLog):
         except NotFiniteError as error:
             error.place = self.place
             raise
-        mean = self._described(mean_log(logs, 1 / len(logs)))
+        mean = self._described(sum_of(logs))
         return {**mean, "gradient_norm": norm, "learning_rate": self._rate}
 
     def __getitem__(self, name: str) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from enas.architecture import Architecture
+from enas.data.batches import joined, mapped
 from enas.errors import ConfigError
 from enas.norms import Norms, NormStatistics, batch_statistics, kept_statistics, with_counters_on_the_cpu
 from enas.runtime.devices import products_in
@@ -86,6 +87,8 @@ class BaseTask(ABC):
         """How images and the filters of convolutions lie in memory; None leaves them as they are."""
         self.statistics: NormStatistics = statistics
         """What the batch norms of an evaluated network normalise by."""
+        self.states: dict[int, Any] = {}
+        """What each slot carries into the next minibatch, if anything: tensors with a row for each example."""
 
     # ---- training ------------------------------------------------------------------------------------------------------
 
@@ -132,6 +135,21 @@ class BaseTask(ABC):
     def part(self, minibatch: Minibatch) -> Minibatch:
         """A small part of a minibatch, to compile kernels with."""
         return minibatch
+
+    # ---- several processes ---------------------------------------------------------------------------------------------
+
+    def shard(self, minibatch: Minibatch, part: int, parts: int) -> tuple[Minibatch, float]:
+        """A part of a minibatch, counted from 0, and its share of the examples, which may be 0. The loss is to be a mean
+        over examples. Raises `ConfigError` where minibatches cannot be parted."""
+        raise ConfigError("the minibatches of this task cannot be parted: start one process, or no same_path")
+
+    def carried(self, slot: int) -> Any:
+        """What a slot carries into the next minibatch, on the CPU; None if it is nothing."""
+        return mapped(Tensor.cpu, self.states.get(slot))
+
+    def carry(self, slot: int, parts: Sequence[Any]) -> None:
+        """Let a slot carry what it does in other processes, each of which had a part of its examples."""
+        self.states[slot] = mapped(lambda part: part.to(self.device), joined(parts))
 
     # ---- evaluation ----------------------------------------------------------------------------------------------------
 

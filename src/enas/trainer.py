@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from enas import collective, parallel
 from enas.architecture import Architecture
 from enas.averaging import Average
 from enas.errors import NotFiniteError
@@ -20,11 +21,25 @@ from enas.runtime.devices import wait_for
 from enas.runtime.memory import MIB
 from enas.runtime.seeding import generator
 from enas.runtime.transfers import queues
-from enas.step_logs import LateLog, Measured, StepLog, checked_norm, mean_log
-from enas.task import BaseTask, Minibatch, set_mode
+from enas.step_logs import LateLog, Measured, StepLog, checked_norm, sum_of
+from enas.task import BaseTask, Loss, Minibatch, set_mode
 
 OWN: tuple[Architecture | None, ...] = (None,)
 """The path of a network of its own: all of it."""
+
+
+class Piece(NamedTuple):
+    """A term of a step's gradient, which one process computes."""
+
+    architecture: Architecture | None
+    slot: int
+    """The place of the architecture among those of the step."""
+    minibatch: Minibatch
+    """Or a part of it."""
+    place: tuple[int, ...]
+    """What its masks follow from, beside the seed."""
+    share: float
+    """Of its gradient, and of what it logs, in those of the step."""
 
 
 class Trainer:
@@ -35,6 +50,8 @@ class Trainer:
         self.task = task
         self.optimizer = task.optimizer(self.model.parameters())
         self.averaged: Average | None = None
+        self.by_examples = False
+        """Whether several processes share each minibatch, as they do for a network of its own, and not the architectures."""
         self._norms: dict[nn.Module, Norms] = {}
         self._late: LateLog | None = None
         """Of a step that a GPU may not have done yet."""
@@ -43,6 +60,7 @@ class Trainer:
 
     # ---- the step ------------------------------------------------------------------------------------------------------
 
+    @parallel.repeated
     def step(self, epoch: int, step: int, architectures: Sequence[Architecture | None] = OWN) -> StepLog:
         """Train on the minibatch of a step, by the mean gradient of the architectures; returns what to log.
 
@@ -56,7 +74,12 @@ class Trainer:
             norm = descend(self.optimizer, rate, self.task.clip, self.task.l2)
             self._average()
             return {**log, "gradient_norm": norm, "learning_rate": rate}
-        measured = self._gradients(minibatch, epoch, step, architectures)
+        set_mode(self.model, training=True)
+        measured = []
+        for piece in self._pieces(minibatch, epoch, step, architectures):
+            loss, numbers = self._loss(piece)
+            loss.backward(piece.share)
+            measured.append(numbers)
         totals = [one.values[0] for one in measured]
         gradient_norm = descend_unless(
             self._stopped, totals, self.optimizer, rate, self.task.clip, self.task.l2
@@ -69,8 +92,14 @@ class Trainer:
 
     @property
     def works_ahead(self) -> bool:
-        """Whether steps are given to a GPU without waiting for the one before: if the optimiser can leave a step out."""
-        return queues(self.task.device) and getattr(self.optimizer, "_step_supports_amp_scaling", False)
+        """Whether steps are given to a GPU without waiting for the one before: if the optimiser can leave a step out, and no
+        other process shares the step, for each has to know whether the losses of all are finite."""
+        alone = parallel.division()[1] == 1
+        return (
+            alone
+            and queues(self.task.device)
+            and getattr(self.optimizer, "_step_supports_amp_scaling", False)
+        )
 
     def settle(self) -> None:
         """Wait for the last step. Raises `NotFiniteError`, with its place, if its loss or gradient is not finite."""
@@ -81,40 +110,57 @@ class Trainer:
     def add_gradients(
         self, minibatch: Minibatch, epoch: int, step: int, architectures: Sequence[Architecture | None] = OWN
     ) -> dict[str, float]:
-        """Compute the mean gradient of the M architectures, 1/M Σ ∇L(m_i, ω); returns the mean of what they log."""
-        logs: list[StepLog] = []
+        """Compute the mean gradient of the M architectures, 1/M Σ ∇L(m_i, ω); returns the mean of what they log.
 
-        def check(measured: Measured) -> None:
-            # One transfer from the device for all numbers.
-            logs.append(measured.checked(measured.values.tolist()))
-
-        self._gradients(minibatch, epoch, step, architectures, check)
-        return self.task.described(mean_log(logs, 1 / len(architectures)))
-
-    def _gradients(
-        self,
-        minibatch: Minibatch,
-        epoch: int,
-        step: int,
-        architectures: Sequence[Architecture | None],
-        check: Callable[[Measured], None] = lambda measured: None,
-    ) -> list[Measured]:
-        """Add the mean gradient; `check` sees the losses one by one, before the backward pass of each."""
+        Several processes take turns with its pieces: an architecture each, or a part of the minibatch each. Then they add up
+        their gradients, and wait for one another. Raises `NotFiniteError`, in all of them, if a loss is NaN or infinite.
+        """
         set_mode(self.model, training=True)
-        found = []
+        pieces = self._pieces(minibatch, epoch, step, architectures)
+        shared = parallel.division()[1] > 1
+
+        def add(piece: Piece) -> tuple[StepLog, Any]:
+            loss, numbers = self._loss(piece)
+            log = numbers.checked(numbers.values.tolist())  # one transfer from the device for all of them
+            loss.backward(piece.share)
+            return log, self.task.states.get(piece.slot) if shared else None
+
+        try:
+            found = collective.spread(pieces, add)
+        except NotFiniteError:
+            self.optimizer.zero_grad()  # of the architectures before
+            raise
+        collective.sum_gradients(self.model.parameters())
+        for slot in range(len(architectures)) if shared else ():
+            states = [state for piece, (_, state) in zip(pieces, found, strict=True) if piece.slot == slot]
+            if states[0] is not None:
+                self.task.carry(slot, states)
+        return self.task.described(sum_of(log for log, _ in found))
+
+    def _pieces(
+        self, minibatch: Minibatch, epoch: int, step: int, architectures: Sequence[Architecture | None]
+    ) -> list[Piece]:
+        """The terms of the mean gradient: each architecture on the minibatch, or on every part of it."""
+        parts = parallel.division()[1] if self.by_examples or architectures[0] is None else 1
+        pieces = []
         for slot, architecture in enumerate(architectures):
             place = self.task.mask_place(epoch, step) if architecture is None else (epoch, step, slot)
-            with masks_from(generator(self.task.seed, "masks", *place)), self.task.autocast():
-                loss = self.task.loss(self.model, minibatch, architecture, slot)
-            values = torch.stack([loss.total.detach(), *loss.logged.values()])
-            found.append(Measured(architecture, tuple(loss.logged), values))
-            try:
-                check(found[-1])
-            except NotFiniteError:
-                self.optimizer.zero_grad()  # of the architectures before
-                raise
-            loss.backward(1 / len(architectures))
-        return found
+            whole = Piece(architecture, slot, minibatch, place, 1 / len(architectures))
+            for part in range(parts) if parts > 1 else ():
+                shard, examples = self.task.shard(minibatch, part, parts)
+                if examples:
+                    share = whole.share * examples
+                    pieces.append(Piece(architecture, slot, shard, (*place, part), share))
+            if parts == 1:
+                pieces.append(whole)
+        return pieces
+
+    def _loss(self, piece: Piece) -> tuple[Loss, Measured]:
+        """The loss of a piece, and its numbers on the device."""
+        with masks_from(generator(self.task.seed, "masks", *piece.place)), self.task.autocast():
+            loss = self.task.loss(self.model, piece.minibatch, piece.architecture, piece.slot)
+        values = torch.stack([loss.total.detach(), *loss.logged.values()])
+        return loss, Measured(piece.architecture, piece.share, tuple(loss.logged), values)
 
     def _average(self) -> None:
         if self.averaged is not None:
@@ -154,6 +200,7 @@ class Trainer:
         }
         return state if self.averaged is None else {**state, "average": self.averaged.state_dict()}
 
+    @parallel.repeated
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
         self._late = None

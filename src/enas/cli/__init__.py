@@ -13,8 +13,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from enas import __version__
-from enas.cli.flags import read, subcommands
+from enas.cli.flags import Command, read, subcommands
 from enas.errors import EnasError, shortened
+from enas.runtime.launch import followers_silent, follows
 from enas.runtime.memory import keep_freed_memory
 from enas.runtime.progress import say
 from enas.runtime.stop import Stopped
@@ -85,9 +86,10 @@ or input, 75 stopped after saving."""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     keep_freed_memory()
-    with standard_streams():
+    with standard_streams(), followers_silent():
         try:
-            return parse(sys.argv[1:] if argv is None else argv)()
+            command = parse(sys.argv[1:] if argv is None else argv)
+            return command.follow() if follows() and isinstance(command, Command) else command()
         except Stopped as stopped:
             say(str(stopped))
             return stopped.exit_code

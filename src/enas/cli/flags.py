@@ -47,6 +47,10 @@ class Command(ABC):
     def __call__(self) -> int:
         """Run the command; returns the exit code."""
 
+    def follow(self) -> int:
+        """What the processes do that torchrun started beside the first: nothing, unless a command says what."""
+        return 0
+
 
 @dataclass(frozen=True)
 class _Unnamed:

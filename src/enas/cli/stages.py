@@ -19,6 +19,8 @@ from enas.cli.flags import FLAT, Chosen, Command, controller_in, subcommands
 from enas.config import RunConfig
 from enas.errors import ConfigError, FolderInUseError, RunFolderError, enas_command
 from enas.executors import Where, executor_for
+from enas.following import follow
+from enas.parallel import joined
 from enas.paths import OptionalPath, UserPath
 from enas.recipes import RECIPES, controller_names, named_controller, recipe
 from enas.recipes.files import function_in, names_own, place_of
@@ -49,6 +51,9 @@ class FromRecipe(Command):
     """Folder of the run; by default runs/RECIPE, or runs/NAME for a file NAME.py."""
     controller: Annotated[str | None, tyro.conf.arg(metavar="{" + ",".join(controller_names()) + "}")] = None
     """Puts another controller in the place of the recipe's."""
+
+    def follow(self) -> int:
+        return follow()
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,7 @@ def retrain(words: list[str]) -> Chosen:
 
 def begin(options: FromRecipe, stages: tuple[StageName, ...], given: Architecture | None) -> int:
     """Begin a run in a new folder and run its stages."""
-    with contextlib.ExitStack() as held:
+    with joined(), contextlib.ExitStack() as held:
         if options.run is not None:
             folder = options.run
             try:
@@ -234,17 +239,21 @@ class Resume(Where, Command):
     changed_file_ok: bool = False
     """Go on although the file that the recipe is in, or one that it imports, has changed since the run was begun."""
 
+    def follow(self) -> int:
+        return follow()
+
     def __call__(self) -> int:
         """Run the stages, and say what came out."""
-        run = Run.open(self.run, self.changed_file_ok)
-        with run_lock(self.run):
-            elsewhere = self.applied(run.config)
-            if elsewhere != run.config:
-                executor_for(elsewhere)  # which may have no room
-                run.config = elsewhere
-                run.write_config()
-            execute(run, run.stages if self.stages is None else self.stages)
-            write_page_of(run)
+        with joined():
+            run = Run.open(self.run, self.changed_file_ok)
+            with run_lock(self.run):
+                elsewhere = self.applied(run.config)
+                if elsewhere != run.config:
+                    executor_for(elsewhere)  # which may have no room
+                    run.config = elsewhere
+                    run.write_config()
+                execute(run, run.stages if self.stages is None else self.stages)
+                write_page_of(run)
         return show_text(summary(run))
 
 

@@ -6,10 +6,12 @@ import shlex
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from enas.errors import EnasError
+from enas.runtime.launch import follows
 
 EXIT_STOPPED = 75
 """Exit code: stopped by a signal after saving; resume with `enas resume RUN` (EX_TEMPFAIL of sysexits.h)."""
@@ -35,8 +37,10 @@ class StopRequest:
     `request` instead. A stage looks at `requested` after each step, saves, and raises `stopped(run)`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, anywhere: Callable[[str | None], str | None] = lambda own: own) -> None:
+        """`anywhere` is asked, with the signal of this process, for one that any process of the run has had."""
         self.signal_name: str | None = None
+        self._anywhere = anywhere
         self._process = os.getpid()
         self._interrupts = 0
         self._before: dict[int, Any] = {}
@@ -44,6 +48,7 @@ class StopRequest:
     @property
     def requested(self) -> bool:
         """Whether to save and stop after the present step."""
+        self.signal_name = self._anywhere(self.signal_name)
         return self.signal_name is not None
 
     def request(self, signal_name: str) -> None:
@@ -74,7 +79,7 @@ class StopRequest:
         self._interrupts += number == signal.SIGINT
         if self._interrupts > 1:
             raise KeyboardInterrupt
-        if not self.requested:
+        if self.signal_name is None:
             _tell("\nStopping once this step is done and saved. A second Ctrl-C stops without saving.\n")
         self.request(signal.Signals(number).name)
 
@@ -90,7 +95,7 @@ def _stop_signals() -> list[signal.Signals]:
 
 def _tell(line: str) -> None:
     """Write to standard error past Python's buffers, which the interrupted code may be using right now."""
-    if sys.stderr is None:  # then another file may have its number
+    if sys.stderr is None or follows():  # without it, another file may have its number
         return
     with contextlib.suppress(OSError):
         os.write(2, line.encode())

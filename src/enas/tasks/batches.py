@@ -93,6 +93,20 @@ class BatchTask(BaseTask):
         warmth = self.training.warmth(epoch * self.train.steps + step, self.train.steps)
         return Minibatch(batch, derive_seed(self.seed, "network", epoch, step), warmth)
 
+    def shard(self, minibatch: Minibatch, part: int, parts: int) -> tuple[Minibatch, float]:
+        """Of every tensor with a row for each example, the rows of a part; other tensors and values are whole."""
+        examples = examples_in(minibatch.batch)
+        chosen_B = torch.arange(examples).tensor_split(parts)[part]
+
+        def rows(value: Any) -> Any:
+            whole = not isinstance(value, Tensor) or value.ndim == 0 or len(value) != examples
+            return value if whole else value.tensor_split(parts)[part]
+
+        shard = minibatch._replace(
+            batch=mapped(rows, minibatch.batch), seed=derive_seed(minibatch.seed, "part", part)
+        )
+        return shard, len(chosen_B) / examples
+
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Raises `ConfigError` if the task's own has several groups of parameters."""
         own, rate, decay = list(parameters), self.highest_rate, self.training.weight_decay

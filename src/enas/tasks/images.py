@@ -85,6 +85,12 @@ class ImageTask(BaseTask):
     def part(self, minibatch: Minibatch) -> Minibatch:
         return Minibatch(minibatch.images_BCHW[:8], minibatch.labels_B[:8])
 
+    def shard(self, minibatch: Minibatch, part: int, parts: int) -> tuple[Minibatch, float]:
+        images_BCHW, labels_B = minibatch.images_BCHW, minibatch.labels_B
+        chosen_B = labels_B.tensor_split(parts)[part]
+        shard = minibatch._replace(images_BCHW=images_BCHW.tensor_split(parts)[part], labels_B=chosen_B)
+        return shard, len(chosen_B) / len(labels_B)
+
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
         config = self.training.momentum
         return torch.optim.SGD(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from enas.architecture import Architecture
+from enas.data.batches import mapped
 from enas.data.text import Corpus
 from enas.data.windows import Window, batchify, eval_windows, fixed_windows, random_windows
 from enas.ops import tied_cross_entropy, tied_nll
@@ -38,6 +39,8 @@ class Minibatch(NamedTuple):
     targets_TB: Tensor
     first: bool = True
     """Whether it begins every row, so that the state before it is zero."""
+    rows: slice = slice(None)
+    """Where they begin and end, if they are not all."""
 
 
 class LanguageTask(BaseTask):
@@ -65,8 +68,6 @@ class LanguageTask(BaseTask):
         self.clip, self.l2 = training.sgd.clip, training.regularisation.l2
         self.train_TB = rows_of(corpus.train, training.windows.batch, "train").to(device)
         self.valid_TB = rows_of(corpus.valid, reading.batch, "valid").to(device)
-        self.states: dict[int, Any] = {}
-        """What each slot carries into the next window."""
         self._windows: tuple[int, list[Window]] = -1, []
         self.windows(0)  # too short a text is to be known before the training
 
@@ -86,6 +87,12 @@ class LanguageTask(BaseTask):
     def part(self, minibatch: Minibatch) -> Minibatch:
         return Minibatch(minibatch.tokens_TB[:2], minibatch.targets_TB[:2])
 
+    def shard(self, minibatch: Minibatch, part: int, parts: int) -> tuple[Minibatch, float]:
+        batch = minibatch.tokens_TB.shape[1]
+        first, end = batch * part // parts, batch * (part + 1) // parts
+        tokens_TB, targets_TB = minibatch.tokens_TB[:, first:end], minibatch.targets_TB[:, first:end]
+        return Minibatch(tokens_TB, targets_TB, minibatch.first, slice(first, end)), (end - first) / batch
+
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
         return torch.optim.SGD(parameters, self.training.sgd.learning_rate, fused=self.fused)
 
@@ -102,8 +109,10 @@ class LanguageTask(BaseTask):
         self, model: nn.Module, minibatch: Minibatch, architecture: Architecture | None, slot: int
     ) -> Loss:
         language_model = cast(LanguageModel, model)
-        batch = minibatch.tokens_TB.shape[1]
-        state = language_model.initial_state(batch) if minibatch.first else self.states[slot]
+        if minibatch.first:
+            state = language_model.initial_state(minibatch.tokens_TB.shape[1])
+        else:
+            state = mapped(lambda whole_BD: whole_BD[minibatch.rows], self.states[slot])
         found, self.states[slot] = window_gradient(
             language_model, minibatch, state, self.training.regularisation, **path(architecture)
         )
@@ -182,12 +191,10 @@ class LanguageTask(BaseTask):
         return {"states": dict(self.states)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        def here(carried: Any) -> Any:
-            if isinstance(carried, tuple):
-                return tuple(part.to(self.device) for part in carried)
-            return carried.to(self.device)
+        def here(part_BD: Tensor) -> Tensor:
+            return part_BD.to(self.device)
 
-        self.states = {slot: here(carried) for slot, carried in state["states"].items()}
+        self.states = {slot: mapped(here, carried) for slot, carried in state["states"].items()}
 
 
 def path(architecture: Architecture | None) -> dict[str, Any]:
@@ -231,14 +238,18 @@ class WindowLoss(Loss):
     weight_VD: Tensor
 
     def backward(self, share: float) -> None:
+        before_VD, self.weight_VD.grad = self.weight_VD.grad, None
         super().backward(share)
         rows_TBD, sum_VD = self.looked_up_TBD.grad, self.weight_VD.grad
-        if rows_TBD is None or sum_VD is None:
+        if sum_VD is None:
+            self.weight_VD.grad = before_VD
             return
-        if sum_VD.device.type == "cpu":
+        if rows_TBD is not None and sum_VD.device.type == "cpu":
             sum_VD.index_add_(0, self.tokens_TB.flatten(), rows_TBD.flatten(0, 1))
-        else:  # where index_add_ leaves the order to chance
+        elif rows_TBD is not None:  # where index_add_ leaves the order to chance
             sum_VD.index_put_((self.tokens_TB,), rows_TBD, accumulate=True)
+        if before_VD is not None:
+            sum_VD += before_VD  # once this gradient is whole, as several processes add theirs
 
 
 def window_gradient(

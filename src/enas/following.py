@@ -1,0 +1,92 @@
+"""What the processes beside process 0 do: they follow it through the stages of a run (`enas.parallel`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from enas import collective, parallel
+from enas.architecture import Architecture, Space
+from enas.retrain import Network, Role
+from enas.run import Run
+from enas.runtime.stop import Stopped, StopRequest
+
+Described = tuple[Role, Architecture | None, int]
+"""The fields of a `Network`."""
+
+
+class Trainings:
+    """Trainings of a run, each done by one of the processes, from and into the run folder that all of them see."""
+
+    def __init__(self, run: Run, stop: StopRequest, part: str, epochs: int | None) -> None:
+        """As for `Run.train`."""
+        self.run = run
+        self.stop = stop
+        self.part = part
+        self.epochs = epochs
+
+    @property
+    def space(self) -> Space:
+        """That of the architectures."""
+        return self.run.config.searched_space()
+
+    @parallel.repeated
+    def train(self, networks: Sequence[Described]) -> None:
+        """Train the networks to the end, or until a stop is requested; what is missing then goes on from its checkpoint."""
+
+        def train(network: Described) -> None:
+            with parallel.by_itself():
+                self.run.train(Network(*network), self.part, self.stop, self.epochs)
+
+        def train_or_stop(network: Described) -> None:
+            try:
+                if not self.stop.requested:
+                    train(network)
+            except Stopped:
+                return
+
+        collective.spread(networks, train_or_stop)
+
+
+def described(network: Network) -> Described:
+    """A network as it is sent."""
+    return network.role, network.architecture, network.seed
+
+
+class Follower:
+    """A process beside process 0, and its copies of what that has `shared`."""
+
+    def __init__(self, stop: StopRequest) -> None:
+        self.stop = stop
+        self.run: Run | None = None
+
+    @property
+    def space(self) -> Space:
+        """That of the run's architectures."""
+        assert self.run is not None
+        return self.run.config.searched_space()
+
+    def copy(self, kind: str, *of: Any) -> object:
+        """A copy of what process 0 has: the run, which comes first, its search, one of its trainings, or several."""
+        if kind == "run":
+            self.run = Run.open(Path(*of))
+            self.run.config.set_process()
+            return self.run
+        assert self.run is not None
+        if kind == "search":
+            weights = self.run.shared_weights()
+            weights.trainer.by_examples = self.run.config.search.same_path
+            return weights
+        if kind == "training":
+            network, epochs = of
+            return self.run.child_training(Network(*network), epochs).trainer
+        return Trainings(self.run, self.stop, *of)
+
+
+def follow() -> int:
+    """Do what process 0 says, until it ends: raises `SystemExit` with its exit code."""
+    with parallel.joined() as processes, StopRequest(parallel.stop_of_any) as stop:
+        assert processes is not None  # or nobody would be followed
+        processes.repeat(Follower(stop), stop)
+    return 0
