@@ -71,9 +71,9 @@ class SharedWeights:
             collective.as_in_first(buffer for norm in self.trainer.norms() for buffer in norm.buffers())
         with self.evaluating(purpose, draw) as ready:
             measured = collective.spread(
-                architectures, lambda one: self.task.measure(ready(one), minibatch, one).cpu()
+                architectures, lambda one: self.task.measure(ready(one), minibatch, one)
             )
-        return self.task.rewards_from(torch.stack(measured))
+        return self.task.rewards_from(torch.stack(measured).cpu())
 
     def scores(self, architectures: Sequence[Architecture]) -> list[float]:
         """The scores of architectures on all validation data, higher ones better, with the norms and the size of minibatch

@@ -86,7 +86,7 @@ class Trainer:
                 raise NotFiniteError(f"the loss{whose} is {total}")
             loss.backward(share)
             shares = {key: value * share for key, value in zip(loss.logged, values, strict=True)}
-            return shares, self.task.carried(slot) if count > 1 else None
+            return shares, self.task.states.get(slot) if count > 1 else None
 
         try:
             found = collective.spread(pieces, add_gradient)
