@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from enas.data.batches import mapped
 from enas.errors import NotFiniteError, ProcessError
 from enas.parallel import division, loss_noticed
 
@@ -21,7 +22,7 @@ Result = TypeVar("Result")
 
 
 def spread(items: Sequence[Item], compute: Callable[[Item], Result]) -> list[Result]:
-    """What `compute` makes of each item: the processes take turns. Their results are sent, with tensors on the CPU.
+    """What `compute` makes of each item: the processes take turns. What they send has its tensors on the CPU.
 
     Raises the first item's `NotFiniteError`, in all processes, if there are some.
     """
@@ -36,7 +37,7 @@ def spread(items: Sequence[Item], compute: Callable[[Item], Result]) -> list[Res
         except NotFiniteError as error:
             failure = place, str(error)
             break
-    found = gathered((results, failure))
+    found = gathered((mapped(Tensor.cpu, results), failure))
     failures = [failure for _, failure in found if failure is not None]
     if failures:
         raise NotFiniteError(min(failures)[1])

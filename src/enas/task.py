@@ -143,12 +143,8 @@ class BaseTask(ABC):
         over examples. Raises `ConfigError` where minibatches cannot be parted."""
         raise ConfigError("the minibatches of this task cannot be parted: start one process, or no same_path")
 
-    def carried(self, slot: int) -> Any:
-        """What a slot carries into the next minibatch, on the CPU; None if it is nothing."""
-        return mapped(Tensor.cpu, self.states.get(slot))
-
     def carry(self, slot: int, parts: Sequence[Any]) -> None:
-        """Let a slot carry what it does in other processes, each of which had a part of its examples."""
+        """Let a slot carry what it does in the processes that computed it, each of which had a part of its examples."""
         self.states[slot] = mapped(lambda part: part.to(self.device), joined(parts))
 
     # ---- evaluation ----------------------------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ class Trainer:
 
         Raises `NotFiniteError`, with the weights untouched, if a loss or the gradient's norm is NaN or infinite. On a GPU
         the next step raises it, or whatever reads the weights before; the error has the place, and no weight has changed.
+        Several processes wait for the losses, and for one another, in every step, and raise it at once.
         """
         minibatch = self.task.minibatch(epoch, step)
         rate = self.task.rate(epoch) * self.task.rate_factor(minibatch)
@@ -94,12 +95,8 @@ class Trainer:
     def works_ahead(self) -> bool:
         """Whether steps are given to a GPU without waiting for the one before: if the optimiser can leave a step out, and no
         other process shares the step, for each has to know whether the losses of all are finite."""
-        alone = parallel.division()[1] == 1
-        return (
-            alone
-            and queues(self.task.device)
-            and getattr(self.optimizer, "_step_supports_amp_scaling", False)
-        )
+        can_leave_out = getattr(self.optimizer, "_step_supports_amp_scaling", False)
+        return queues(self.task.device) and can_leave_out and parallel.division()[1] == 1
 
     def settle(self) -> None:
         """Wait for the last step. Raises `NotFiniteError`, with its place, if its loss or gradient is not finite."""
@@ -131,28 +128,30 @@ class Trainer:
             self.optimizer.zero_grad()  # of the architectures before
             raise
         collective.sum_gradients(self.model.parameters())
-        for slot in range(len(architectures)) if shared else ():
-            states = [state for piece, (_, state) in zip(pieces, found, strict=True) if piece.slot == slot]
-            if states[0] is not None:
-                self.task.carry(slot, states)
+        if shared:
+            for slot in range(len(architectures)):
+                states = [
+                    state for piece, (_, state) in zip(pieces, found, strict=True) if piece.slot == slot
+                ]
+                if states[0] is not None:
+                    self.task.carry(slot, states)
         return self.task.described(sum_of(log for log, _ in found))
 
     def _pieces(
         self, minibatch: Minibatch, epoch: int, step: int, architectures: Sequence[Architecture | None]
     ) -> list[Piece]:
         """The terms of the mean gradient: each architecture on the minibatch, or on every part of it."""
-        parts = parallel.division()[1] if self.by_examples or architectures[0] is None else 1
+        count = parallel.division()[1] if self.by_examples or architectures[0] is None else 1
+        parts: list[tuple[tuple[int, ...], Minibatch, float]] = [((), minibatch, 1.0)]
+        if count > 1:
+            parts = [((part,), *self.task.shard(minibatch, part, count)) for part in range(count)]
         pieces = []
         for slot, architecture in enumerate(architectures):
             place = self.task.mask_place(epoch, step) if architecture is None else (epoch, step, slot)
-            whole = Piece(architecture, slot, minibatch, place, 1 / len(architectures))
-            for part in range(parts) if parts > 1 else ():
-                shard, examples = self.task.shard(minibatch, part, parts)
+            for part, read, examples in parts:
                 if examples:
-                    share = whole.share * examples
-                    pieces.append(Piece(architecture, slot, shard, (*place, part), share))
-            if parts == 1:
-                pieces.append(whole)
+                    share = examples / len(architectures)
+                    pieces.append(Piece(architecture, slot, read, (*place, *part), share))
         return pieces
 
     def _loss(self, piece: Piece) -> tuple[Loss, Measured]:
