@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -41,6 +42,18 @@ class Loss:
         (self.total * share).backward()
 
 
+@dataclass(frozen=True)
+class Example:
+    """What a network of its own is called with in an evaluation: `model(*inputs, **named)`."""
+
+    inputs: tuple[Any, ...]
+    named: Mapping[str, Any]
+    batch: int
+    """Inputs side by side."""
+    count: int
+    """How many images, words or other examples there are in it: of each, costs are said."""
+
+
 class BaseTask(ABC):
     """Data on a device, the loss of a network on a minibatch of them, and its score on a split.
 
@@ -54,6 +67,8 @@ class BaseTask(ABC):
     """Logged keys whose mean over an epoch is reported."""
     metric: ClassVar[str]
     """The key of the score that networks are compared by."""
+    unit: ClassVar[str] = "example"
+    """What costs are counted for one of."""
     clip: float | None
     """Bound on the global norm of the gradient."""
     l2: float = 0.0
@@ -201,6 +216,17 @@ class BaseTask(ABC):
     @abstractmethod
     def size(self, model: nn.Module) -> dict[str, int]:
         """What there is to say about a network before it is trained: `parameters`, …"""
+
+    def example(self, batch: int | None = None) -> Example:
+        """What a network's latency is measured with: `batch` inputs side by side, None for the usual number.
+
+        Raises `ConfigError` if there are not so many, or networks of this task have no latency.
+        """
+        raise ConfigError("networks of this task have no example to be measured with")
+
+    def smallest_example(self) -> Example:
+        """The smallest input that costs can be counted with."""
+        return self.example()
 
     @property
     @abstractmethod

@@ -47,6 +47,10 @@ COMMANDS = {
     ),
     "resume": ("Go on after a stop or a crash, exactly.", "enas.cli.stages:Resume"),
     "show": ("Draw an architecture.", "enas.cli.show:Show"),
+    "cost": (
+        "What an architecture costs: parameters, multiply-adds, latency here; beside random ones.",
+        "enas.cli.cost:Cost",
+    ),
     "report": ("What runs came to, as one page to look at and to send.", "enas.cli.report:Report"),
     "gate": ("Is B better than A? For scripts: the exit code says.", "enas.cli.report:Gate"),
     "ensemble": ("Many architectures of a search classify together.", "enas.cli.evidence:Ensemble"),

@@ -19,9 +19,14 @@ from enas.constraints import (
 from enas.derive import DeriveConfig, Order
 from enas.norms import NormStatistics
 from enas.phases import SearchConfig
+from enas.recipes.common import shortlisted, verifying
 from enas.retrain import RetrainConfig
 from enas.tasks.training_settings import Training
 from enas.verification import VerifyConfig
+
+EPOCHS = 30
+"""Of a training from scratch, from which those of shorter ones follow."""
+_VERIFYING, _SHORTLISTED = verifying(EPOCHS), shortlisted(EPOCHS)
 
 
 @dataclass(frozen=True)
@@ -38,21 +43,22 @@ class NetworkSearchConfig(SearchConfig):
 
 @dataclass(frozen=True)
 class NetworkVerifyConfig(VerifyConfig):
-    """Which architectures are trained alone during the search, and what for; as `enas.recipes.common.verifying`."""
+    """Which architectures are trained alone during the search, and what for."""
 
-    trainings: SampleCount = 16
-    epochs: Epochs = 3
+    trainings: SampleCount = _VERIFYING.trainings
+    rounds: PositiveInt = _VERIFYING.rounds
+    epochs: Epochs = _VERIFYING.epochs
 
 
 @dataclass(frozen=True)
 class NetworkDeriveConfig(DeriveConfig):
-    """How an architecture is picked from the trained policy; as `enas.recipes.common.shortlisted`."""
+    """How an architecture is picked from the trained policy."""
 
-    samples: PositiveInt = 32
-    minibatches: PositiveInt = 4
-    shortlist: SampleSize = 5
-    shortlist_epochs: Epochs = 9
-    shortlist_order: Order = "corrected"
+    samples: PositiveInt = _SHORTLISTED.samples
+    minibatches: PositiveInt = _SHORTLISTED.minibatches
+    shortlist: SampleSize = _SHORTLISTED.shortlist
+    shortlist_epochs: Epochs = _SHORTLISTED.shortlist_epochs
+    shortlist_order: Order = _SHORTLISTED.shortlist_order
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ class NetworkSharedConfig(Settings):
 class NetworkChildConfig(Settings):
     """How a network is trained from scratch."""
 
-    epochs: Epochs = 30
+    epochs: Epochs = EPOCHS
     """Passes over the training data."""
     training: Training | None = None
     """The recipe; None is the task's own."""

@@ -30,7 +30,7 @@ from enas.data.batches import (
 from enas.errors import ConfigError, DataError, NotFiniteError, shown
 from enas.norms import Norms, NormStatistics, recalibrate
 from enas.runtime.seeding import derive_seed, generator, global_seed
-from enas.task import BaseTask, Loss, Score, Split, set_mode
+from enas.task import BaseTask, Example, Loss, Score, Split, set_mode
 from enas.tasks.own import Measure, Task, inputs_of, target_of
 from enas.tasks.training_settings import Training
 
@@ -288,6 +288,22 @@ class BatchTask(BaseTask):
             "parameters": parameter_count(model),
             "multiply_adds": counter.operations // 2 // examples_in(batch),
         }
+
+    def example(self, batch: int | None = None) -> Example:
+        """The first validation batch, or its first `batch` examples. Raises `ConfigError` if it has not so many."""
+        with torch.device("cpu"):  # also where networks are without memory
+            first = self.task.valid_batches.kept()[0]
+        there = examples_in(first)
+        if batch is not None and batch > there:
+            raise ConfigError(f"a validation batch has {there} examples, not {batch}: ask for fewer")
+        count = there if batch is None else batch
+
+        def some(value: Any) -> Any:
+            rows = isinstance(value, Tensor) and value.ndim > 0 and len(value) == there
+            return self.laid_out(value[:count] if rows else value)
+
+        positional, named = inputs_of(moved(mapped(some, first), self.device), self.task.target)
+        return Example(positional, named, count, count)
 
     @property
     def shown(self) -> tuple[str, ...]:

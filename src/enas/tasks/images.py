@@ -20,7 +20,7 @@ from enas.data.images import ImageData
 from enas.norms import Norms, recalibrate
 from enas.runtime.seeding import generator
 from enas.spaces.image_network import ImageChild, Outputs
-from enas.task import BaseTask, Loss, Score, Split
+from enas.task import BaseTask, Example, Loss, Score, Split
 from enas.tasks.image_data import EvaluationImages, Minibatch, TrainingImages, is_right
 from enas.tasks.image_settings import ImageRewardConfig, ImageTrainingConfig
 
@@ -30,6 +30,7 @@ class ImageTask(BaseTask):
 
     reported: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     metric: ClassVar[str] = "accuracy"
+    unit: ClassVar[str] = "image"
 
     def __init__(
         self,
@@ -166,6 +167,14 @@ class ImageTask(BaseTask):
             "parameters": self.parameters(model),
             "multiply_adds": multiply_adds(model, self.data.shape),
         }
+
+    def example(self, batch: int | None = None) -> Example:
+        """One image, or `batch` images, of random pixels."""
+        count, shape = batch or 1, self.data.shape
+        drawn = torch.randn(
+            count, shape.channels, shape.height, shape.width, generator=generator(0, "example"), device="cpu"
+        )
+        return Example((drawn.to(self.device),), {}, count, count)
 
     @property
     def data_bytes(self) -> int:

@@ -19,7 +19,7 @@ from enas.data.text import Corpus
 from enas.data.windows import Window, batchify, eval_windows, fixed_windows, random_windows
 from enas.ops import tied_cross_entropy, tied_nll
 from enas.runtime.seeding import generator
-from enas.task import BaseTask, Loss, Score, Split
+from enas.task import BaseTask, Example, Loss, Score, Split
 from enas.tasks.language_model import Features, LanguageModel, detach
 from enas.tasks.language_settings import (
     LanguageTrainingConfig,
@@ -45,6 +45,7 @@ class LanguageTask(BaseTask):
 
     watched: ClassVar[str] = "ppl"
     metric: ClassVar[str] = "ppl"
+    unit: ClassVar[str] = "word"
 
     def __init__(
         self,
@@ -150,6 +151,21 @@ class LanguageTask(BaseTask):
 
     def size(self, model: nn.Module) -> dict[str, int]:
         return {"parameters": self.parameters(model), "hidden": cast(LanguageModel, model).hidden}
+
+    def example(self, batch: int | None = None) -> Example:
+        """A window of random words, as long as those of the evaluation, with as many rows or with `batch` rows."""
+        return self.words(self.reading.bptt, self.reading.batch if batch is None else batch)
+
+    def smallest_example(self) -> Example:
+        """One word: every step of a window costs the same."""
+        return self.words(1, 1)
+
+    def words(self, length: int, rows: int) -> Example:
+        """Random words [T, B]."""
+        drawn = torch.randint(
+            len(self.corpus.vocabulary), (length, rows), generator=generator(0, "example"), device="cpu"
+        )
+        return Example((drawn.to(self.device),), {}, rows, length * rows)
 
     @property
     def data_bytes(self) -> int:
