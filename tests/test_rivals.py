@@ -305,7 +305,7 @@ def planted(
                 for network, number in zip(networks, numbers, strict=True)
             }
 
-        monkeypatch.setattr(halving, "train_all_of", train)
+        monkeypatch.setattr(halving, "train_networks", train)
         found = halve(run, iter(drawn), epochs, seconds, StopRequest(), "enas compare", None)
         number = None if found.architecture is None else drawn.index(found.architecture)
         return (number, found.architectures, found.seconds), rounds

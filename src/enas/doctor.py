@@ -48,6 +48,8 @@ def checks() -> list[Check]:
         ("pygraphviz", "SVG and PNG drawings"),
         ("tensorboard", "metrics in TensorBoard"),
         ("nas_bench_graph", "scores of trained networks for enas benchmark"),
+        ("ray", "trainings on a Ray cluster"),
+        ("submitit", "trainings on a Slurm cluster"),
     ):
         ok = importlib.util.find_spec(package) is not None
         found.append(Check(package, ok, False, purpose if ok else f"{purpose}: pip install {package}"))

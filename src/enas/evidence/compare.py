@@ -36,12 +36,13 @@ from enas.evidence.proxies import rank_by
 from enas.evidence.runs import (
     DIVERGED,
     command_line,
+    complete,
     finish,
     finish_or_diverge,
     run_in,
     search_seconds,
     seconds_of,
-    train_all_of,
+    train_networks,
 )
 from enas.executors import SideBySide, executor_for
 from enas.executors.local import refuse_import_by_worker
@@ -314,14 +315,13 @@ def train(
     results: dict[Network, Result] = {}
     if epochs is None:  # then the stage retrain may have trained what the run found alike
         done = run.result(found[0].network, "retrain")
-        results = {found[0].network: done} if done is not None and "test" in done else {}
+        results |= {found[0].network: done} if done is not None and "test" in done else {}
     picked = [one.network for one in found if one.architecture is not None]
     sampled = [Network("candidate", a, run.config.seed + number) for number, a in enumerate(drawn)]
     wanted = [network for network in dict.fromkeys([*picked, *sampled]) if network not in results]
-    command = command_line("enas compare", config)
-    results |= train_all_of(
-        run, PART, wanted, stop, command, workers=config.workers, epochs=epochs, test=True
-    )
+    command, workers = command_line("enas compare", config), config.workers
+    trained = train_networks(run, PART, wanted, stop, command, workers=workers, epochs=epochs, test=True)
+    results |= complete(trained, wanted, run.folder / PART)
     run.goals.measure_trained(results)
     records = [record_of(run, one, results.get(one.network)) for one in found]
     samples = [results[network] for network in sampled]

@@ -20,7 +20,7 @@ from itertools import chain, islice, pairwise
 from typing import Any, NamedTuple
 
 from enas.architecture import Architecture
-from enas.evidence.runs import train_all_of
+from enas.evidence.runs import complete, train_networks
 from enas.retrain import METRICS, WEIGHTS, Network
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import write_json
@@ -135,9 +135,9 @@ def halve(
             networks = list(islice(candidates, count if rungs[0] else min(count, FIRST)))
         if not networks:
             break  # the space has no more
-        trained = train_all_of(
-            run, part(rung_epochs[rung]), networks, stop, command, workers=workers, epochs=rung_epochs[rung]
-        )
+        epochs = rung_epochs[rung]
+        trained = train_networks(run, part(epochs), networks, stop, command, workers=workers, epochs=epochs)
+        trained = complete(trained, networks, run.folder / part(epochs))
         for network in networks:
             result = trained[network]
             rungs[rung][network] = run.config.metric.score(result)

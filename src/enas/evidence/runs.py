@@ -112,22 +112,13 @@ def train_networks(
     return {one.job.network: one.result for one in outcomes if one.ending != "died"}
 
 
-def train_all_of(
-    run: Run,
-    part: str,
-    networks: Sequence[Network],
-    stop: StopRequest,
-    command: str,
-    *,
-    workers: int | None,
-    epochs: int | None = None,
-    test: bool = False,
+def complete(
+    results: dict[Network, dict[str, Any]], networks: Sequence[Network], folder: Path
 ) -> dict[Network, dict[str, Any]]:
-    """The same. Raises `RunFolderError` if a training's process died."""
-    results = train_networks(run, part, networks, stop, command, workers=workers, epochs=epochs, test=test)
+    """The results of these networks, if none is missing. Raises `RunFolderError` if a training's process died."""
     if died := len(networks) - len(results):
         raise RunFolderError(
-            f"{died} of {len(networks)} trainings under {run.folder / part} died; the same command takes them up again"
+            f"{died} of {len(networks)} trainings under {folder} died; the same command takes them up again"
         )
     return results
 
