@@ -426,7 +426,7 @@ def test_a_reward_is_the_scale_over_the_perplexity_of_the_window(
 ) -> None:
     reward = RewardConfig(scale=80.0, batch=3, bptt=5, statistics=statistics)
     weights = search_task(norm="output", reward=reward, regularisation=EVERYTHING, dtype=torch.float64)
-    tokens_TB, targets_TB, _ = cut(language(weights).valid_TB, language(weights).reward_window("policy", 2))
+    tokens_TB, targets_TB, *_ = cut(language(weights).valid_TB, language(weights).reward_window("policy", 2))
     model_of(weights).eval()
     norms = norms_of(model_of(weights)) if statistics == "batch" else []
     with torch.no_grad(), batch_statistics(norms):
@@ -671,7 +671,7 @@ def test_a_step_of_a_child_is_a_step_of_sgd() -> None:
         regularisation=RegularisationConfig(l2=0.01, activation=0.5, slowness=1.0), random_length=False
     )
     reference = child_training(random_length=False).model.eval()
-    tokens_TB, targets_TB, _ = cut(language(training).train_TB, Window(0, 15))
+    tokens_TB, targets_TB, *_ = cut(language(training).train_TB, Window(0, 15))
     logits_TBV, _ = reference(tokens_TB)
     h = reference.features(tokens_TB, torch.zeros(2, D)).hidden_TBD
     loss = F.cross_entropy(logits_TBV.flatten(0, 1), targets_TB.flatten())

@@ -57,7 +57,7 @@ class Forbidden(Executor):
 def config(tmp_path_factory: pytest.TempPathFactory) -> RecurrentConfig:
     text = tiny.write_text(tmp_path_factory.mktemp("data") / "text")
     # At this rate there are no two equal losses among the epochs.
-    more = "--retrain.child.training.sgd.learning-rate 1.0 --retrain.checkpoint-every 1000"
+    more = "--retrain.child.training.sgd.learning-rate 1.0 --retrain.checkpoint-every 10"
     return tiny.config(text, *more.split())
 
 
