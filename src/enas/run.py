@@ -30,14 +30,7 @@ from enas.controllers import Controller, build_controller
 from enas.costs.bounds import bounded
 from enas.costs.goals import CostGoals
 from enas.effects import ArchiveRecord
-from enas.errors import (
-    MissingDataError,
-    NotFiniteError,
-    RunFolderError,
-    enas_command,
-    shortened,
-    shown,
-)
+from enas.errors import MissingDataError, NotFiniteError, RunFolderError, enas_command, shortened, shown
 from enas.executors import executor_for
 from enas.feasible import check_stages
 from enas.phases import SearchState

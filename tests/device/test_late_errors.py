@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from enas import parallel
 from enas.architecture import Architecture
 from enas.errors import NotFiniteError
 from enas.retrain import Network
@@ -72,6 +73,14 @@ def test_the_step_and_the_architecture_are_named_and_no_weight_changes(
     assert caught.value.place == (0, 2)
     assert str(caught.value) == f"the loss of architecture '{pair[slot]}' is {factor}"
     assert bits(weights.trainer.model.state_dict()) == before
+
+
+def test_steps_that_processes_share_are_waited_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has to know whether the losses of all are finite."""
+    trainer = run.shared_weights().trainer
+    assert trainer.works_ahead
+    monkeypatch.setattr(parallel, "division", lambda: (0, 2))
+    assert not trainer.works_ahead
 
 
 @pytest.mark.parametrize("reader", ["state_dict", "rewards", "settle"])
