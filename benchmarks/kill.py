@@ -56,6 +56,7 @@ from enas.evidence.compare import PICTURE
 from enas.executors.local import LocalExecutor
 from enas.report.page import REPORT
 from enas.runtime.files import read_json, read_jsonl
+from enas.runtime.flat import unpacked
 from enas.trainings import LOG, WORKER
 from tests import tiny
 from tests.test_trainings import InThisProcess
@@ -201,8 +202,8 @@ def without_times(value: Any) -> Any:
 def checkpoint(path: Path) -> Any:
     """All that a checkpoint holds, without the clock and what depends on its digits."""
     saved = torch.load(path, map_location="cpu", weights_only=True)
-    state = {key: value for key, value in saved["state"].items() if key != "metrics"}
-    return tiny.plain({**saved, "state": state})
+    state = unpacked(saved["state"], saved.pop("tensors"))
+    return tiny.plain({**saved, "state": {key: value for key, value in state.items() if key != "metrics"}})
 
 
 READERS: dict[str, Callable[[Path], Any]] = {

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from enas.workers import LocalExecutor
 from scipy import stats
 from torch import Tensor
 
@@ -28,6 +27,7 @@ from enas.costs.settings import CostConfig, CostMeasure, LimitConfig, amount_of,
 from enas.errors import ConfigError
 from enas.evidence.compare import CompareConfig, compare_run
 from enas.evidence.variants import with_settings
+from enas.executors.local import LocalExecutor
 from enas.recipes import recipe
 from enas.report.page import sections
 from enas.report.page_numbers import numbers_of

@@ -526,7 +526,7 @@ def test_every_kind_of_batch_norm_has_the_three_modes(
     def seen(output: Tensor, batch: Any) -> Tensor:
         return output.square().mean()
 
-    task = Task(data, data, loss=seen, score=seen)
+    task = Task(data, data, loss=seen, score=lambda output, batch: seen(output, batch))
     for statistics in STATISTICS:
         torch.manual_seed(0)
         weights = SharedWeights(Net(), SPACE, batch_task(task, statistics=statistics))

@@ -148,7 +148,10 @@ def test_sums_of_maps_keep_their_channels_together() -> None:
     )
 
 
-def test_every_convolution_and_norm_of_a_cell_gets_maps_with_channels_together() -> None:
+def test_every_convolution_and_norm_of_a_cell_gets_maps_with_channels_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ops, "_kernels", dict)  # a kernel's maps lie in rows
     config = replace(tiny.image_config("nasbench201"), channels_last=True)
     weights = config.shared_weights()
     seen: Counter[type] = Counter()
@@ -166,7 +169,10 @@ def test_every_convolution_and_norm_of_a_cell_gets_maps_with_channels_together()
 
 
 @pytest.mark.parametrize("space", ["macro", "micro"])
-def test_convolutions_get_images_and_filters_with_channels_together(space: str) -> None:
+def test_convolutions_get_images_and_filters_with_channels_together(
+    space: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ops, "_kernels", dict)
     config = replace(tiny.image_config(space), channels_last=True)
     weights = config.shared_weights()
     seen: list[bool] = []

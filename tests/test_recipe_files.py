@@ -37,6 +37,9 @@ def tiny_digits() -> RunConfig:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder that one is in."""
     monkeypatch.chdir(tmp_path)
+    forget()  # another test's file may be called as one of these
+    for name in ("mine", "beside"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
 
 

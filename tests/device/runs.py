@@ -32,7 +32,7 @@ def config_of(space: str, folder: Path) -> RunConfig:
         return replace(config, shared=replace(config.shared, training=training, average=0.9))
     if space == "network":
         return with_settings(NetworkConfig(network=own_network.Net, task=own_network.task), own_network.SMALL)
-    config = tiny.image_config(space)
+    config = replace(tiny.image_config(space), channels_last=False)  # not as is faster at the moment
     augmentation = replace(config.shared.training.augmentation, flip=True, cutout=2)
     training = replace(config.shared.training, augmentation=augmentation)
     if space == "micro":

@@ -47,12 +47,17 @@ def registered() -> Mapping[str, Callable[..., Any]]:
 # ---- what they take ----------------------------------------------------------------------------------------------------
 
 
+def in_rows(weight: Tensor) -> bool:
+    """Whether the filters of a weight lie in memory row by row; those of one pixel may be a part of others."""
+    return weight.is_contiguous() or weight.shape[-2:] == (1, 1)
+
+
 def takes(*maps: Maps, weights: tuple[Tensor, ...] = ()) -> bool:
     """Whether kernels take such feature maps and weights: float32 on a CPU, in the order B, C, H, W."""
     zs = [deferred(x).z_BCHW for x in maps]
     return (
         all(z.is_cpu and z.dtype == torch.float32 and z.is_contiguous() and z.numel() > 0 for z in zs)
-        and all(weight.dtype == torch.float32 and weight.is_contiguous() for weight in weights)
+        and all(weight.dtype == torch.float32 and in_rows(weight) for weight in weights)
         and operand_type() in (torch.float32, torch.bfloat16)
     )
 

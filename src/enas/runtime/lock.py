@@ -60,7 +60,7 @@ def folder_of_run(folder: Path) -> Iterator[None]:
 
     Raises `RunFolderError` if it cannot be made, and as `run_lock`.
     """
-    made = not folder.exists()
+    made = not os.path.exists(folder)  # which says no to a name that is too long
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
