@@ -34,6 +34,7 @@ pytestmark = pytest.mark.slow
 
 EPOCHS = 40
 """So that a training is still under way some tenths of a second after its first checkpoint."""
+PRINT = print
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 
 Look = Callable[[Job, int], None]
@@ -129,6 +130,7 @@ def test_a_node_that_is_killed_costs_the_steps_since_a_checkpoint(
     assert len(outcomes) == 2
     assert "was lost" in capfd.readouterr().err
     assert_as_alone(run, jobs, tmp_path)
+    assert print is PRINT  # Ray would put one of its own in its place
 
 
 def test_a_signal_stops_trainings_on_ray_after_saving(
