@@ -1,7 +1,7 @@
 """Predicted against measured latency, on random architectures that the model was not fitted to.
 
 Command:  python benchmarks/latency.py      (some 10 minutes on one idle core; --help for other sizes)
-Prints:   one JSON line a space; those of an idle machine stand in docs/results.md with hardware and date.
+Prints:   one JSON line a space; figures stand in docs/results.md with hardware and date.
 
 The networks are those that the quick recipe of each space trains alone, and those of examples/digits.py. The model is fitted
 to random architectures, as a search with a latency in its reward does it, and then predicts others, which are measured.
