@@ -107,7 +107,8 @@ def total(xs: Sequence[Maps], factors: Sequence[Tensor | None] | None = None) ->
     """The sum of feature maps of one shape; `factors` [B] has one for each image of a part, at least 0, or None for 1."""
     given = [None] * len(xs) if factors is None else factors
     weighted = [x if f_B is None else x * f_B[:, None, None, None] for x, f_B in zip(xs, given, strict=True)]
-    if len(weighted) > 2 and weighted[0].is_cpu and weighted[0].is_contiguous():
+    x, together = weighted[0], torch.channels_last
+    if len(weighted) > 1 and x.is_cpu and (x.is_contiguous() or not x.is_contiguous(memory_format=together)):
         return torch.stack(weighted).sum(0)
     return functools.reduce(torch.add, weighted)  # keeps channels together, and is fewer bytes for a GPU
 
