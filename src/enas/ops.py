@@ -109,7 +109,8 @@ def total(xs: Sequence[Maps], factors: Sequence[Tensor | None] | None = None) ->
         x if factor_B is None else x * factor_B[:, None, None, None]
         for x, factor_B in zip(xs, [None] * len(xs) if factors is None else factors, strict=True)
     ]
-    return functools.reduce(torch.add, weighted) if len(weighted) < 3 else torch.stack(weighted).sum(0)
+    few = 1 if weighted[0].is_cpu else 2  # on a CPU the sum lies in memory as B, C, H, W
+    return functools.reduce(torch.add, weighted) if len(weighted) <= few else torch.stack(weighted).sum(0)
 
 
 @Operation
@@ -245,8 +246,7 @@ class CellPlan:
 class OutputNorm:
     """Batch normalisation of the mean of the outputs, over the batch at each time step.
 
-    Without `mean_D` and `variance_D` the statistics of the batch are used (biased variance), else the given ones, as
-    constants.
+    Without `mean_D` and `variance_D` it is by the statistics of the batch (biased variance), else by these, as constants.
     """
 
     weight_D: Tensor
