@@ -5,7 +5,7 @@ import re
 import socket
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -262,7 +262,8 @@ def test_who_goes_away_leaves_no_job(run: Run) -> None:
         job.put()
     outcomes = (executor := Scripted([trains, trains])).run(jobs, StopRequest(), lambda job, step: None)
     assert next(outcomes).job == jobs[0]
-    outcomes.close()  # type: ignore[attr-defined]
+    assert isinstance(outcomes, Generator)
+    outcomes.close()
     assert executor.cancelled == [1]
 
 
