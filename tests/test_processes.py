@@ -23,6 +23,7 @@ from enas.runtime.files import read_json, read_jsonl
 from enas.runtime.launch import started_as
 from enas.runtime.lock import OWNER_FILE
 from tests import own_network, tiny
+from tests.test_resume import served
 
 # Importing takes seconds, so one process does it, with runs of its own. Those of a run are forks of it, in whose environment
 # is what torchrun puts there.
@@ -162,20 +163,8 @@ def server(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     }
     folder = tmp_path_factory.mktemp("server")
     runs = ([*argv, "--run", str(folder / argv[1])] for argv in (recurrent(text), CONVOLUTIONAL["macro"]))
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER, json.dumps(list(runs))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as process:
-        assert process.stdout is not None
-        while process.stdout.readline() not in ("READY\n", ""):
-            pass
+    with served([sys.executable, "-c", SERVER, json.dumps(list(runs))], environment) as process:
         yield Server(process, folder)
-        assert process.stdin is not None
-        process.stdin.close()
 
 
 def recurrent(text: Path, *more: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Runs that are stopped, killed or refused at any moment, in processes of their own: nothing is lost, nothing differs."""
 
+import contextlib
 import json
 import os
 import random
@@ -7,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +68,25 @@ for line in sys.stdin:
 """
 
 
+@contextlib.contextmanager
+def served(command: Sequence[str], environment: Mapping[str, str]) -> "Iterator[subprocess.Popen[str]]":
+    """A program that says READY and then reads jobs, until no more come."""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() not in ("READY\n", ""):
+            pass
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
 class Ended(NamedTuple):
     code: int
     stdout: str
@@ -109,20 +129,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
     first = begin(tiny.write_text(folder / "text"), folder / "run")
     command = [sys.executable, "-c", SERVER, *map(str, first)]
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as process:
-        assert process.stdout is not None
-        while process.stdout.readline() not in ("READY\n", ""):
-            pass
+    with served(command, environment) as process:
         yield Server(process, folder)
-        assert process.stdin is not None
-        process.stdin.close()
 
 
 class Whole(NamedTuple):
