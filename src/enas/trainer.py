@@ -150,7 +150,7 @@ class Trainer:
             place = self.task.mask_place(epoch, step) if architecture is None else (epoch, step, slot)
             for part, read, examples in parts:
                 if examples:
-                    share = examples / len(architectures)
+                    share = examples / len(architectures)  # the 1/M of equation 1, or less of a part
                     pieces.append(Piece(architecture, slot, read, (*place, *part), share))
         return pieces
 

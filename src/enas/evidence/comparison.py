@@ -20,6 +20,7 @@ from enas.evidence.runs import aligned
 from enas.evidence.statistics import (
     Floats,
     Interval,
+    Verdict,
     best_of_k,
     claim_better,
     mean_difference,
@@ -27,6 +28,7 @@ from enas.evidence.statistics import (
     probability_better_paired,
     random_equivalents,
     seeds_needed,
+    verdict_of,
 )
 from enas.runtime.progress import duration
 from enas.runtime.seeding import derive_seed
@@ -108,8 +110,8 @@ class Contest:
     """The same of seconds, those of the final training included; None where the method's were too few to be timed."""
     equal_budget: bool
     """Whether evaluations or seconds were equal, within 10 %."""
-    beaten: bool
-    """Whether the method is shown to be better."""
+    verdict: Verdict
+    """Whether the method is shown to be better than the rival, or worse."""
     claim: str
     """What the numbers carry, in words."""
 
@@ -292,7 +294,7 @@ def _contest(
     ratios = [one for one in (evaluations, ratio("seconds")) if one is not None]
     # What picks by a proxy had as many architectures as it was worth, or all that there are.
     excuses = [] if rival in BY_PROXY else ratios
-    said = claim(better, rival, paired, excuses)
+    excuse = budget_excuse(better, rival, excuses) if paired else None
     needed = seeds_needed(better.value)
     return Contest(
         rival=rival,
@@ -303,23 +305,25 @@ def _contest(
         evaluations_ratio=evaluations,
         seconds_ratio=ratio("seconds"),
         equal_budget=any(abs(one - 1) <= TOLERANCE for one in ratios),
-        beaten=said.startswith("better than"),
-        claim=said,
+        verdict=verdict_of(better) if excuse is None else "not shown",
+        claim=claim_better(better, rival, paired=paired) if excuse is None else excuse,
     )
 
 
-def claim(better: Interval, rival: str, paired: bool, ratios: Sequence[float]) -> str:
-    """What may be said: nothing, if the one that came out worse had clearly less budget by every count.
+def budget_excuse(better: Interval, rival: str, ratios: Sequence[float]) -> str | None:
+    """Why nothing may be said, whatever P(better) shows: whoever came out worse had clearly less budget by every count. None
+    if that is not so.
 
     `ratios` are the rival's budget over the method's: of evaluations, of seconds, as far as they are known.
     """
-    if paired and ratios and better.low > 0.5 and max(ratios) < 1 - TOLERANCE:
+    verdict = verdict_of(better)
+    if ratios and verdict == "better" and max(ratios) < 1 - TOLERANCE:
         return f"no claim against {rival}, which had {max(ratios):.2f} times the budget at most: P = {better}"
-    if paired and ratios and better.high < 0.5 and min(ratios) > 1 + TOLERANCE:
+    if ratios and verdict == "worse" and min(ratios) > 1 + TOLERANCE:
         return (
             f"no claim against {rival}, which had {min(ratios):.2f} times the budget at least: P = {better}"
         )
-    return claim_better(better, rival, paired=paired)
+    return None
 
 
 # ---- text --------------------------------------------------------------------------------------------------------------
@@ -361,7 +365,7 @@ def describe(comparison: Comparison) -> str:
 def verdict(comparison: Comparison) -> list[str]:
     """Whether the search was worth its shared weights: a line, or none if nothing without them was compared with."""
     contests = [one for one in comparison.contests if one.rival in WITHOUT_SHARED_WEIGHTS]
-    missing = ", ".join(one.rival for one in contests if not one.beaten)
+    missing = ", ".join(one.rival for one in contests if one.verdict != "better")
     if missing:
         return [f"{comparison.method} is not shown to beat what needs no shared weights: {missing}"]
     beaten = ", ".join(one.rival for one in contests)

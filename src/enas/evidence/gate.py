@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from enas.config import Metric
 from enas.errors import DataError, RunFolderError, enas_command, shown
@@ -18,12 +18,11 @@ from enas.evidence.compare import PART, RECORDS, found_by, record_of
 from enas.evidence.comparison import Contest, Record, compare, mean
 from enas.evidence.methods import own_name
 from enas.evidence.runs import seconds_of
+from enas.evidence.statistics import Verdict
 from enas.run_records import EnvironmentRecord
 from enas.runtime.json_text import parse_json
 from enas.runtime.records import read_record, read_records
 from enas.stages import Run
-
-Verdict = Literal["better", "not shown", "worse"]
 
 EXIT: Mapping[Verdict, int] = {"better": 0, "not shown": 3, "worse": 4}
 """What a script reads."""
@@ -89,11 +88,8 @@ def gate(a: Path, b: Path, lower_is_better: bool | None = None) -> Gate:
         )
     paired = [record for one in sides for record in one.runs if record.seed in seeds]
     contest = compare(paired, "B", metric).contests[0]
-    verdict: Verdict = "better" if contest.beaten else "not shown"
-    if contest.claim.startswith("worse than"):
-        verdict = "worse"
     pairs, more = contest.better.n, None
-    if verdict != "not shown":
+    if contest.verdict != "not shown":
         more = 0
     elif contest.seeds_needed is not None and contest.better.holds(0.5):
         more = max(math.ceil(contest.seeds_needed), pairs + 1) - pairs
@@ -102,7 +98,7 @@ def gate(a: Path, b: Path, lower_is_better: bool | None = None) -> Gate:
         b=str(b),
         metric=metric.name,
         lower_is_better=metric.lower_is_better,
-        verdict=verdict,
+        verdict=contest.verdict,
         pairs=pairs,
         mean_a=mean_score(paired, "A"),
         mean_b=mean_score(paired, "B"),

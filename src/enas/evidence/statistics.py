@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -211,14 +212,24 @@ def seeds_needed(p: float, level: float = 0.95, power: float = 0.8) -> float:
 # ---- what may be said -------------------------------------------------------------------------------------------------
 
 
+Verdict = Literal["better", "not shown", "worse"]
+
+
+def verdict_of(better: Interval) -> Verdict:
+    """Whether a P(better) shows that a method is better than another one, or worse."""
+    if better.holds(0.5):
+        return "not shown"
+    return "better" if better.value > 0.5 else "worse"
+
+
 def claim_better(better: Interval, than: str, *, paired: bool = True) -> str:
     """What a P(better) allows to say about a method and another one, called `than`; of pairs, or of independent runs."""
-    if better.holds(0.5):
+    verdict = verdict_of(better)
+    if verdict == "not shown":
         needed = max(seeds_needed(better.value, better.level), better.n + 1)
         enough = f"about {needed:,.0f} seeds would be needed" if needed < math.inf else "neither is ahead"
         unit = "pairs" if paired else "runs"
         return f"no difference from {than} shown: P = {better} over {better.n} {unit}; {enough}"
-    verdict = "better" if better.value > 0.5 else "worse"
     if not paired:
         return f"{verdict} than {than}, P = {better} with at least {better.n} runs of each"
     share = max(better.value, 1 - better.value)
