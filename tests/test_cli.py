@@ -79,6 +79,10 @@ def printed(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
             "run recurrent-quick --precision fp16",
             "--precision must be one of fp32, tf32, bf16, not 'fp16'",
         ),
+        (
+            "run recurrent-quick --cost.measure watts",
+            "--cost.measure must be one of parameters, multiply_adds, activation_bytes, latency, not 'watts'; ",
+        ),
         ("run recurrent-quick --space.functions tanh sine", "functions must be distinct names out of"),
         ("run recurrent-quick stray", "unexpected stray"),
         ("run recurrent-quick --controller lstmm", "did you mean 'lstm'? --controller is one of"),

@@ -1,7 +1,6 @@
 """Where trainings run: the choice of an executor, what a cluster does with what its workers answer, and what is refused."""
 
 import os
-import re
 import socket
 import stat
 import sys
@@ -68,9 +67,12 @@ def test_a_stopped_command_says_its_executor_again() -> None:
     )
 
 
-def test_an_executor_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["rank", "runs/x", "--executor", "kubernetes"]) == 2
-    assert re.search("--executor must be one of .*ray.*, not 'kubernetes'", capsys.readouterr().err)
+@pytest.mark.parametrize(
+    "words", ["compare r", "rank r", "table build recurrent", "retrain r", "resume r", "run macro-quick"]
+)
+def test_an_executor_that_there_is_not_is_refused(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words.split(), "--executor", "kubernetes"]) == 2
+    assert "--executor must be one of local, ray, slurm, not 'kubernetes'; " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "package"), [("ray", "ray"), ("slurm", "submitit")])

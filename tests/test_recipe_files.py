@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from enas.cli import main
+from enas.costs.settings import CostConfig
 from enas.errors import ConfigError, RunFolderError
 from enas.recipes import recipe
 from enas.recipes.files import forget, module_of
@@ -58,6 +59,28 @@ def mine(folder: Path) -> Path:
 
 
 # ---- found, run, opened again ------------------------------------------------------------------------------------------
+
+
+WITH_A_COST = """
+from dataclasses import replace
+from enas.config import RunConfig
+from enas.costs.settings import CostConfig
+from enas.recipes import recipe as named
+
+def recipe() -> RunConfig:
+    return replace(named("macro-quick"), cost=CostConfig("parameters", "30k"))
+"""
+
+
+def test_what_a_recipe_sets_can_be_set_to_none_and_a_wrong_word_is_told_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    put("costly.py", WITH_A_COST)
+    assert (
+        tiny.settings("costly.py", ["--cost.measure", "None", "--cost.target", "None"]).cost == CostConfig()
+    )
+    said = refusal(capsys, "run", "costly.py", "--cost.measure", "watts")
+    assert "one of parameters, multiply_adds, activation_bytes, latency, None, not 'watts'" in said
 
 
 def test_the_recipe_of_a_file_is_run_and_resumed(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -191,7 +191,7 @@ def refuse(chosen: Chosen, event: Any) -> None:
         case "BadValue":
             complaint = f"{_name(event.argument)} needs a value; "
         case "InvalidChoice":
-            known = ", ".join(event.choices)
+            known = ", ".join(_choices(event))
             complaint = f"{_name(event.argument)} must be one of {known}, not {shown(event.value)}; "
         case "InstantiationFailure":
             complaint = f"{_of_values(event) if event.argument is None else _of_value(event)}; "
@@ -204,6 +204,15 @@ def _name(argument: Any) -> str:
     """The flag of an argument, or how a word without one is called."""
     lowered = argument.lowered
     return str(lowered.metavar if argument.is_positional() else lowered.name_or_flags[-1])
+
+
+def _choices(event: Any) -> list[str]:
+    """What may be given, in the order of the help. `None` is last, and left out where it is the default anyway."""
+    # Where one of them is None, tyro's list is in no order.
+    in_help = event.argument.lowered.metavar.strip("{}").split(",")
+    known = in_help if set(in_help) == set(event.choices) else list(event.choices)
+    or_none = ["None"] if "None" in known and event.argument.field.default is not None else []
+    return [name for name in known if name != "None"] + or_none
 
 
 def _of_value(event: Any) -> str:
