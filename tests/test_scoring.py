@@ -36,7 +36,7 @@ from enas.runtime.environment import environment
 from enas.runtime.seeding import generator
 from enas.runtime.stop import EXIT_STOPPED, Stopped, StopRequest
 from enas.settings import config_from_json, config_to_json
-from enas.stages import Run
+from enas.stages import Run, logged_effects
 from enas.verification import Train
 from tests import tiny
 
@@ -77,9 +77,9 @@ def test_a_score_is_what_the_table_says_of_policy_pick_and_shared_weights(
     drawn = controller.propose(SAMPLES, generator(run.config.seed, "score")).architectures(weights.space)
     everything = list(toy.order())
     shared = weights.scores(everything)
-    shortlist = candidates(weights, controller, run.config.derive, run.config.seed)[
-        : run.config.derive.shortlist
-    ]
+    asked, effects = run.config.derive, logged_effects(run)
+    assert (asked.rule, asked.shortlist_order, asked.ridge_candidate) == ("shortlist", "drawn", True)
+    shortlist = candidates(weights, controller, asked, run.config.seed, effects=effects)[: asked.shortlist]
     best = max((one.architecture for one in shortlist), key=lambda a: table.truth("valid")[a])
     assert record["picked"] == str(best)
     for split in SPLITS:
