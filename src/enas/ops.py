@@ -13,7 +13,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,7 @@ class Operation(Generic[P, R]):
         """`check` raises an error for arguments that do not fit together."""
         self.plain = plain
         self.check = check
+        self.name = plain.__name__
         functools.update_wrapper(self, plain)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -65,14 +66,13 @@ class Operation(Generic[P, R]):
             return self.plain(*args, **kwargs)
         if self.check is not None:
             self.check(*args, **kwargs)
-        first: Any = (*args, *kwargs.values())[0]
-        maps = first[0] if isinstance(first, list | tuple) else first
-        kernel = _kernels().get(self.plain.__name__) if getattr(maps, "is_cpu", True) else None
-        result: R | None = None if kernel is None else kernel(*args, **kwargs)
-        if result is not None:
-            return result
-        given = {name: _computed(argument) for name, argument in kwargs.items()}
-        return self.plain(*(_computed(argument) for argument in args), **given)
+        if _not_elsewhere(args[0] if args else next(iter(kwargs.values()))):
+            kernel = _kernels().get(self.name)
+            result: R | None = None if kernel is None else kernel(*args, **kwargs)
+            if result is not None:
+                return result
+        given = {name: _computed(argument) for name, argument in kwargs.items()} if kwargs else kwargs
+        return self.plain(*map(_computed, args), **given)
 
 
 def checked(check: Callable[P, None]) -> Callable[[Callable[P, R]], Operation[P, R]]:
@@ -80,11 +80,18 @@ def checked(check: Callable[P, None]) -> Callable[[Callable[P, R]], Operation[P,
     return lambda plain: Operation(plain, check)
 
 
+def _not_elsewhere(first: Any) -> bool:
+    """Whether maps, or the first of several, are on the CPU, as deferred ones are: elsewhere no kernel is even loaded."""
+    maps = first[0] if type(first) in (list, tuple) else first
+    return maps.is_cpu if isinstance(maps, Tensor) else True
+
+
 def _computed(argument: Any) -> Any:
-    """An argument as the plain form takes it: deferred maps, alone or in a sequence, are computed."""
-    if hasattr(argument, "rectified"):
-        return computed(argument)
-    return [_computed(part) for part in argument] if isinstance(argument, list | tuple) else argument
+    """An argument as the plain form takes it: deferred maps, which are a tuple, are computed, alone or in a sequence."""
+    if not isinstance(argument, (list, tuple)):
+        return argument
+    deferred = hasattr(argument, "rectified")
+    return computed(cast(Maps, argument)) if deferred else [_computed(part) for part in argument]
 
 
 # ---- maps without weights ----------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from enas.cpu.deferred import Maps, deferred
+from enas.cpu.deferred import Maps
 from enas.cpu.products import packs
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,13 +53,18 @@ def in_rows(weight: Tensor) -> bool:
 
 
 def takes(*maps: Maps, weights: tuple[Tensor, ...] = ()) -> bool:
-    """Whether kernels take such feature maps and weights: float32 on a CPU, in the order B, C, H, W."""
-    zs = [deferred(x).z_BCHW for x in maps]
-    return (
-        all(z.is_cpu and z.dtype == torch.float32 and z.is_contiguous() and z.numel() > 0 for z in zs)
-        and all(weight.dtype == torch.float32 and in_rows(weight) for weight in weights)
-        and operand_type() in (torch.float32, torch.bfloat16)
-    )
+    """Whether kernels take such feature maps and weights: float32 on a CPU, in the order B, C, H, W.
+
+    The operation has only looked where the first of the maps is.
+    """
+    for x in maps:
+        z = x if isinstance(x, Tensor) else x.z_BCHW
+        if z.dtype != torch.float32 or not (z.is_cpu and z.is_contiguous() and z.numel()):
+            return False
+    for weight in weights:
+        if weight.dtype != torch.float32 or not in_rows(weight):
+            return False
+    return operand_type() in (torch.float32, torch.bfloat16)
 
 
 def known(conv: nn.Conv2d, groups: int = 1) -> bool:
