@@ -18,13 +18,18 @@ from enas.api import changed
 from enas.cli import main
 from enas.config import Metric
 from enas.errors import ConfigError
+from enas.executors.work import train_in
 from enas.recipes import recipe
-from enas.recipes.files import forget, of_the_user
+from enas.recipes.files import forget, module_of
 from enas.report.summary import table
+from enas.retrain import Network, random_architectures
 from enas.run import Run
 from enas.runtime.files import read_jsonl
 from enas.runtime.lock import run_lock
-from tests import own_network
+from enas.runtime.stop import StopRequest
+from enas.runtime.whose import of_the_user
+from enas.trainings import Job
+from tests import own_network, tiny
 from tests.own_network import FLAGS
 
 FILE = Path(own_network.__file__).read_text(encoding="utf-8")
@@ -102,6 +107,92 @@ def test_show_and_run_refuse_the_same_mistakes_in_the_same_words(
     )
     mine((old, new), ("from enas import", "import beside\nfrom enas import"))
     assert re.match(says, complaint(capsys, command, "mine.py", *(FLAGS if command == "run" else [])))
+
+
+BROKEN = """
+calls = 0
+
+def fails(output):
+    global calls
+    calls += 1
+    if calls > {after} and Path("broken").exists():
+        {what}
+
+"""
+
+
+def failing_later(what: str, measure: str, after: int) -> None:
+    """mine.py, in which the loss or the score does something else after so many calls, while there is a file `broken`."""
+    mine(
+        ("import torch\n", "from pathlib import Path\nimport torch\n"),
+        (f"def {measure}(", BROKEN.format(after=after, what=what) + f"def {measure}("),
+        {
+            "loss": ("return F.cross_entropy(", "fails(output)\n    return F.cross_entropy("),
+            "score": ("return (output.argmax", "fails(output)\n    return (output.argmax"),
+        }[measure],
+    )
+    Path("broken").touch()
+
+
+@pytest.mark.parametrize(
+    ("measure", "after", "place"),
+    [
+        ("loss", 20, r"in epoch \d, weights step \d, in the stage search"),
+        ("score", 10, r"in epoch \d, controller step \d, in the stage search"),
+        ("loss", 70, r"found \S+, in the stage test"),
+    ],
+)
+def test_an_error_of_the_users_later_on_shows_their_lines_and_loses_nothing(
+    measure: str, after: int, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing_later("{}[len(output)]", measure, after)
+    assert main(["run", "mine.py", *FLAGS, "--run", "mended"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    *frames, error, line = said[next(i for i, one in enumerate(said) if one.startswith("  File")) :]
+    assert [one for one in frames if one.startswith("  File")] == [
+        one for one in frames if "mine.py" in one and one.endswith((f"in {measure}", "in fails"))
+    ]
+    assert "{}[len(output)]" in [one.strip() for one in frames]
+    assert error == "KeyError: 10"
+    assert re.match(f"enas: your own code has failed with architecture mix=.*, {place}. What the last", line)
+    assert line.endswith("and 'enas resume mended --changed-file-ok' goes on")
+    Path("broken").unlink()
+    assert main(["resume", "mended"]) == 0
+    assert main(["run", "mine.py", *FLAGS, "--run", "whole"]) == 0
+    assert tiny.content(Path("mended")) == tiny.content(Path("whole"))
+
+
+def test_a_worker_tells_it_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+    failing_later("{}[len(output)]", "loss", 10**9)
+    run = Run.create(Path("run"), recipe("mine.py"), ("retrain",))
+    (architecture,) = random_architectures(run.config.searched_space(), 1, 0, set())
+    job = Job(run.folder, "many", Network("random", architecture, 0))
+    job.put()
+    module_of(Path("mine.py").absolute())[0].calls = 10**9
+    answer = train_in(job.folder, "local", StopRequest())
+    assert answer.kind == "failed"
+    complaint = answer.error().complaint
+    *frames, error, line = complaint.splitlines()
+    assert frames[-2 if "^" in frames[-1] else -1].strip() == "{}[len(output)]"
+    assert error == "KeyError: 10"
+    assert line.startswith(
+        f"enas: your own code has failed with architecture {architecture}, random {architecture.id}"
+    )
+    assert "src/enas" not in complaint
+
+
+def test_an_error_of_this_package_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is met while the user's code is tried, and in the middle of a run."""
+    mine()
+    assert main(["search", "mine.py", *FLAGS]) == 0
+
+    def broken(*_: object) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr("enas.tasks.batches.scalar", broken)
+    for command in (["show", "mine.py"], ["search", "mine.py", *FLAGS], ["derive", "runs/mine"]):
+        with pytest.raises(KeyError, match="ours"):
+            main(command)
 
 
 def test_what_is_installed_below_the_folder_of_a_file_is_not_the_users(folder: Path) -> None:

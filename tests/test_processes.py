@@ -376,6 +376,45 @@ def test_an_error_of_one_process_is_said_by_it(server: Server, text: Path, tmp_p
     assert "its disk" in ended.err[1]
 
 
+FAILS = """
+calls = 0
+
+def loss(output, batch):
+    global calls
+    calls += 1
+    if os.environ.get("RANK") == "1" and calls == 9:
+        raise {error}
+    return F.cross_entropy(output, batch[1])
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            "torch.OutOfMemoryError('CUDA out of memory')",
+            "enas: the networks and their minibatches do not fit",
+        ),
+        ("KeyError('planted')", "enas: your own code has failed with architecture mix="),
+    ],
+)
+def test_what_goes_wrong_in_another_process_is_said_as_in_process_0(
+    server: Server, tmp_path: Path, error: str, says: str
+) -> None:
+    """A loss of the user's that only process 1 fails to compute."""
+    text = Path(own_network.__file__).read_text()
+    before, _, after = text.partition("def loss(")
+    own = f"import os\n{before}{FAILS.format(error=error)}\n\ndef score({after.partition('def score(')[2]}"
+    (tmp_path / "mine.py").write_text(own.replace("from __future__ import annotations\n", ""))
+    argv = ["search", tmp_path / "mine.py", *own_network.FLAGS, "--search.samples", "2"]
+    ended = server.enas(2, *argv, "--run", tmp_path / "run")
+    assert ended.codes == [2, 2]
+    assert ended.complaint().startswith(says)
+    assert ("lower the size of the minibatches" in ended.err[1]) == ("Memory" in error)
+    assert ("KeyError: 'planted'\nenas: " in ended.err[1]) == ("KeyError" in error)
+    assert CheckpointStore(tmp_path / "run" / "checkpoints").steps()
+
+
 # ---- what is refused, and what needs no other process ------------------------------------------------------------------
 
 

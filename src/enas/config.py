@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from operator import attrgetter
+from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -234,6 +235,10 @@ class RunConfig(Settings, ABC):
     def told(self) -> contextlib.AbstractContextManager[None]:
         """Inside, an error of the user's code is said in a line, if that is in a file."""
         return contextlib.nullcontext() if self.origin is None else self.origin.told()
+
+    def told_later(self, run: Path) -> contextlib.AbstractContextManager[None]:
+        """Inside, in the middle of a run in this folder, such an error is a `UserCodeError`."""
+        return contextlib.nullcontext() if self.origin is None else self.origin.told_later(run)
 
     # ---- the task of a run, and its networks ---------------------------------------------------------------------------
 

@@ -5,6 +5,8 @@ import os
 import shlex
 from collections.abc import Iterable
 
+LONGEST_COMPLAINT = 2000
+"""Characters of a message: whatever it repeats, a person can read it."""
 LONGEST_WORD = 100
 """Of a word that a known one may be near to, in characters."""
 
@@ -39,6 +41,12 @@ def enas_command(*words: str | os.PathLike[str]) -> str:
 
 class EnasError(Exception):
     """Base of every error the command line shows as one line with exit code 2, never as a traceback."""
+
+    @property
+    def complaint(self) -> str:
+        """What is printed of it: a line that says who complains. What a user's code says of its own comes before."""
+        *before, line = str(self).split("\n") if isinstance(self, UserCodeError) else [str(self)]
+        return "\n".join([*before, f"enas: {shortened(line, LONGEST_COMPLAINT)}"])
 
 
 class ArchitectureError(EnasError, ValueError):
@@ -82,6 +90,11 @@ class NotFiniteError(EnasError):
 
 class ProcessError(EnasError):
     """Another process of the same run has ended, or holds other weights than this one."""
+
+
+class UserCodeError(EnasError):
+    """The user's own code has raised an error in the middle of a run. The message has their lines of its traceback, and then
+    one line."""
 
 
 class ExportError(EnasError):

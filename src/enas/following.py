@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from enas import collective, parallel
 from enas.architecture import Architecture, Space
+from enas.config import TakesMemory
 from enas.retrain import Network, Role
 from enas.run import Run
 from enas.runtime.stop import Stopped, StopRequest
+from enas.shared_weights import SharedWeights
 
 Described = tuple[Role, Architecture | None, int]
 """The fields of a `Network`."""
@@ -83,10 +86,25 @@ class Follower:
             return self.run.child_training(Network(*network), epochs).trainer
         return Trainings(self.run, self.stop, *of)
 
+    @contextlib.contextmanager
+    def told(self, copies: Sequence[object]) -> Iterator[None]:
+        """Inside, what process 0 says in a line is said so here too: what the device refuses, of the newest of the `copies`,
+        and errors of the user's code."""
+        try:
+            yield
+        except Exception:
+            if self.run is None:
+                raise
+            work: TakesMemory = "search" if isinstance(copies[-1], SharedWeights) else "training"
+            with self.run.config.told_later(self.run.folder), self.run.config.refusals_explained(work):
+                raise
+
 
 def follow() -> int:
     """Do what process 0 says, until it ends: raises `SystemExit` with its exit code."""
     with parallel.joined() as processes, StopRequest(parallel.stop_of_any) as stop:
         assert processes is not None  # or nobody would be followed
-        processes.repeat(Follower(stop), stop)
+        follower = Follower(stop)
+        with follower.told(processes.copies):
+            processes.repeat(follower, stop)
     return 0

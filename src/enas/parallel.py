@@ -151,7 +151,7 @@ def joined() -> Iterator[Processes | None]:
         if not first_to_complain(here.store):
             raise SystemExit(code) from error
         if follows():
-            say(f"enas: {error}", sys.__stderr__)
+            say(error.complaint, sys.__stderr__)
         raise
     finally:
         if here.rank == 0 and not here.together:

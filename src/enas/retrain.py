@@ -35,6 +35,7 @@ from enas.runtime.progress import estimate_line, in_passing, progress, say
 from enas.runtime.records import record_in, validated
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import StopRequest
+from enas.runtime.whose import noted
 from enas.spaces import architecture_from_json
 
 Role = Literal["found", "candidate", "random", "lstm", "table"]
@@ -265,11 +266,17 @@ def train_network(
     return write_result(folder, result, settings)
 
 
+def concerning(network: Network) -> contextlib.AbstractContextManager[None]:
+    """Inside, an error gets a note of the network."""
+    return noted(f"with architecture {network.architecture or 'LSTM'}, {network}")
+
+
 @contextlib.contextmanager
 def told_where(network: Network, training: ChildTraining, checkpoints: CheckpointStore) -> Iterator[None]:
     """Inside, a `NotFiniteError` is said with the network and the number of its step, and with what can be done."""
     try:
-        yield
+        with noted(f"in step {training.done} of its training"):
+            yield
     except NotFiniteError as error:
         raise NotFiniteError(
             f"retraining {network} ({network.architecture or 'LSTM'}) stopped in step {training.number(error.place)}: "

@@ -37,6 +37,7 @@ from enas.phases import SearchState
 from enas.retrain import (
     Network,
     check_weights,
+    concerning,
     load_weights,
     networks_to_train,
     read_result,
@@ -305,6 +306,7 @@ class Run:
         of_all = (network.role, network.architecture, network.seed), epochs
         try:
             with (
+                concerning(network),
                 self.config.refusals_explained("training"),
                 parallel.shared(training.trainer, "training", *of_all),
             ):
@@ -363,7 +365,8 @@ class Run:
         if "test" in result or "diverged" in result:
             return result
         weights = check_weights(folder, result)
-        return write_result(folder, {**result, "test": self.test(network, weights)})
+        with concerning(network):
+            return write_result(folder, {**result, "test": self.test(network, weights)})
 
     def found_model(self) -> nn.Module:
         """The found architecture as an ordinary module, with the weights of its retraining.

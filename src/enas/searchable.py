@@ -11,6 +11,7 @@ from enas.choices.child import Weights, child_of
 from enas.choices.plan import use
 from enas.choices.reading import space_of
 from enas.errors import ConfigError, shown
+from enas.runtime.whose import hands_over
 
 
 class Searchable(Protocol):
@@ -31,6 +32,7 @@ class WithChoices(nn.Module):
         self.network = network
         self.space: Space = space_of(network)
 
+    @hands_over
     def forward(self, *inputs: Any, architecture: Architecture, **named: Any) -> Any:
         """What the network makes of the inputs where it computes this architecture."""
         with use(self.network, architecture):

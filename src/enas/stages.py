@@ -45,6 +45,7 @@ from enas.runtime.progress import estimate_line, in_passing, progress, say
 from enas.runtime.records import check_settings
 from enas.runtime.seeding import generator
 from enas.runtime.stop import StopRequest
+from enas.runtime.whose import noted
 from enas.settings import settings_for
 from enas.shared_weights import SharedWeights
 from enas.trainings import Job, train_all
@@ -168,7 +169,8 @@ def run_search(
 def told_where(place: Place, checkpoints: CheckpointStore) -> Iterator[None]:
     """Inside, a `NotFiniteError` is said with the place of its step, and with what can be done."""
     try:
-        yield
+        with noted(f"in epoch {place.epoch}, {place.phase} step {place.step}"):
+            yield
     except NotFiniteError as error:
         epoch, phase, step = (
             place if error.place is None else Place(error.place[0], "weights", error.place[1])
@@ -409,6 +411,7 @@ def execute(run: Run, stages: Sequence[StageName]) -> None:
     with StopRequest(parallel.stop_of_any) as stop, parallel.shared(run, "run", str(run.folder)):
         for stage in stages:
             check_still_there(run.run_file)
-            STAGES[stage](run, stop)
+            with noted("in the stage", stage):
+                STAGES[stage](run, stop)
             if stop.requested and stage != stages[-1]:
                 raise stop.stopped(run.folder)

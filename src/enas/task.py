@@ -22,6 +22,7 @@ from enas.errors import ConfigError
 from enas.norms import Norms, NormStatistics, batch_statistics, kept_statistics, with_counters_on_the_cpu
 from enas.runtime.devices import products_in
 from enas.runtime.transfers import queues
+from enas.runtime.whose import hands_over
 
 Minibatch = Any
 """Whatever a task's loss and score are computed from."""
@@ -39,6 +40,7 @@ class Loss:
         self.logged = logged
         """What is logged of it, without gradient; `loss`, the loss alone, is among it."""
 
+    @hands_over
     def backward(self, share: float) -> None:
         """Add `share` times the gradient to the parameters."""
         (self.total * share).backward()

@@ -21,6 +21,7 @@ from enas.runtime.devices import wait_for
 from enas.runtime.memory import MIB
 from enas.runtime.seeding import generator
 from enas.runtime.transfers import queues
+from enas.runtime.whose import noted
 from enas.step_logs import LateLog, Measured, StepLog, checked_norm, sum_of
 from enas.task import BaseTask, Loss, Minibatch, set_mode
 
@@ -78,8 +79,9 @@ class Trainer:
         set_mode(self.model, training=True)
         measured = []
         for piece in self._pieces(minibatch, epoch, step, architectures):
-            loss, numbers = self._loss(piece)
-            loss.backward(piece.share)
+            with noted("with architecture", piece.architecture):
+                loss, numbers = self._loss(piece)
+                loss.backward(piece.share)
             measured.append(numbers)
         totals = [one.values[0] for one in measured]
         gradient_norm = descend_unless(
@@ -117,9 +119,10 @@ class Trainer:
         shared = parallel.division()[1] > 1
 
         def add(piece: Piece) -> tuple[StepLog, Any]:
-            loss, numbers = self._loss(piece)
-            log = numbers.checked(numbers.values.tolist())  # one transfer from the device for all of them
-            loss.backward(piece.share)
+            with noted("with architecture", piece.architecture):
+                loss, numbers = self._loss(piece)
+                log = numbers.checked(numbers.values.tolist())  # one transfer from the device for all of them
+                loss.backward(piece.share)
             return log, self.task.states.get(piece.slot) if shared else None
 
         try:

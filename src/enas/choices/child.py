@@ -14,6 +14,7 @@ from enas.architecture import Architecture
 from enas.choices.modules import Asking, Choice, Inputs, TakenInputs
 from enas.choices.plan import plan_of
 from enas.errors import ConfigError, shortened
+from enas.runtime.whose import hands_over
 
 Weights = Literal["fresh", "shared"]
 """Drawn anew, or copied."""
@@ -40,12 +41,14 @@ def child_of(net: nn.Module, architecture: Architecture, weights: Weights = "fre
     return child
 
 
+@hands_over
 def copied(net: nn.Module, answers: Mapping[Asking, Any]) -> nn.Module:
     """A deep copy of the network in which what is taken stands in the place of the modules that ask."""
     memo: dict[int, object] = {}
     """What is to be taken for the copy of the thing that has this id; `copy.deepcopy` adds to it."""
     seen: set[nn.Module] = set()
 
+    @hands_over
     def prepare(module: nn.Module) -> None:
         if module in seen:
             return

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from enas.constraints import LARGEST_SPACE
 from enas.errors import ConfigError, shortened, shown
+from enas.runtime.whose import hands_over
 from enas.spaces.choices.space import OneOf, Question, SomeOf, check_question, check_word
 
 Join = Callable[[list[Tensor]], Tensor]
@@ -115,6 +116,7 @@ class Choice(Asking):
         """The name of the option."""
         return tuple(self._modules)[choices[0]]
 
+    @hands_over
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the option that is taken makes of the arguments. Raises `ConfigError` outside `use`."""
         if self.taken is None:
@@ -206,11 +208,13 @@ class TakenInputs(nn.Module):
         return ", ".join(map(str, self.taken))
 
 
+@hands_over
 def joined(tensors: Sequence[Tensor], taken: tuple[int, ...], join: Join) -> Tensor:
     """What becomes of the tensors that are taken."""
     return join([tensors[number] for number in taken]) if taken else torch.zeros_like(tensors[0])
 
 
+@hands_over
 def total(tensors: list[Tensor]) -> Tensor:
     """The sum."""
     return functools.reduce(operator.add, tensors)

@@ -14,15 +14,12 @@ from collections.abc import Callable, Sequence
 
 from enas import __version__
 from enas.cli.flags import Command, read, subcommands
-from enas.errors import EnasError, shortened
+from enas.errors import EnasError
 from enas.runtime.launch import followers_silent, follows
 from enas.runtime.memory import keep_freed_memory
 from enas.runtime.progress import say
 from enas.runtime.stop import Stopped
 from enas.runtime.streams import show_text, standard_streams
-
-LONGEST_COMPLAINT = 2000
-"""Characters of a message: whatever it repeats, a person can read it."""
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -94,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(str(stopped))
             return stopped.exit_code
         except EnasError as error:
-            say(f"enas: {shortened(str(error), LONGEST_COMPLAINT)}")
+            say(error.complaint)
             return EXIT_USAGE
         except KeyboardInterrupt as interrupt:
             say("; ".join(["enas: interrupted", *getattr(interrupt, "__notes__", [])]))

@@ -41,7 +41,8 @@ class OnSearch(Command, ABC):
         run = Run.open(self.run)
         with run_lock(self.run):
             run.config.set_process()
-            text = self.ask(run)
+            with run.config.told_later(self.run):
+                text = self.ask(run)
         return show_text(text)
 
 

@@ -171,7 +171,8 @@ def begin(options: FromRecipe, stages: tuple[StageName, ...], given: Architectur
         if given is not None:
             put_architecture(folder, given)
         say(f"run folder: {folder}")
-        execute(run, stages)
+        with run.config.told_later(folder):
+            execute(run, stages)
         write_page_of(run)
     return show_text(summary(run))
 
@@ -252,7 +253,8 @@ class Resume(Where, Command):
                     executor_for(elsewhere)  # which may have no room
                     run.config = elsewhere
                     run.write_config()
-                execute(run, run.stages if self.stages is None else self.stages)
+                with run.config.told_later(self.run):
+                    execute(run, run.stages if self.stages is None else self.stages)
                 write_page_of(run)
         return show_text(summary(run))
 

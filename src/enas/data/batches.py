@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from enas.errors import ConfigError, DataError
 from enas.runtime.seeding import derive_seed, generator, global_seed
 from enas.runtime.transfers import sent
+from enas.runtime.whose import hands_over
 
 Batch = Any
 """A tensor, or a tuple, list or mapping of tensors and other values."""
@@ -194,6 +195,7 @@ class Passed(Source):
     def length(self) -> int | None:
         return self._length
 
+    @hands_over
     def read(self, seed: int, first: int) -> Iterator[Batch]:
         with global_seed(derive_seed(seed, "pass")):
             passed = self.begin()
@@ -210,6 +212,7 @@ class Passed(Source):
                 yield batch
 
 
+@hands_over
 def _start_from(seed: int, passed: Any) -> None:
     """Let what a loader and its samplers draw from start from the seed."""
     batches = getattr(passed, "batch_sampler", None)
@@ -222,6 +225,7 @@ def _start_from(seed: int, passed: Any) -> None:
             set_epoch(derive_seed(seed, "order") % 2**31)
 
 
+@hands_over
 def source_of(name: str, given: Any, size: int | None = None) -> Source:
     """The batches of what a user gives as a split.
 
@@ -271,6 +275,7 @@ def source_of(name: str, given: Any, size: int | None = None) -> Source:
     return source
 
 
+@hands_over
 def _length(given: Any) -> int | None:
     try:
         return len(given)

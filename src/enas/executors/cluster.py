@@ -142,7 +142,7 @@ class Cluster(Executor, Generic[Handle]):
             case "done":
                 return outcome_of(job, late_result(job))
             case "failed":
-                raise EnasError(answer.reason)
+                raise answer.error()
             case "broke":
                 return Outcome(job, "died", {}, f"{answer.reason}; see {job.folder / LOG}")
         saved = saved_step(job)

@@ -27,7 +27,7 @@ import torch
 from enas.child_training import ChildTraining
 from enas.config import RunConfig
 from enas.errors import ConfigError, EnasError
-from enas.executors.work import train_in
+from enas.executors.work import Answer, train_in
 from enas.run import Run
 from enas.runtime.device_memory import fitting_at_once
 from enas.runtime.devices import pick_device, set_threads
@@ -233,7 +233,7 @@ class Team:
                 assert result is not None
                 yield outcome_of(job, result)
             elif kind == "failed":
-                raise EnasError(*content)
+                raise Answer(kind, *content).error()
             elif not self.told_to_stop:  # somebody stopped this one alone
                 yield Outcome(job, "died", {}, f"it was stopped by {content[0]} after saving")
 

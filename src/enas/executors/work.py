@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from enas.child_training import ChildTraining
-from enas.errors import EnasError
+from enas.errors import EnasError, UserCodeError
 from enas.run import Run
 from enas.runtime.environment import environment
 from enas.runtime.files import write_json
@@ -27,6 +27,10 @@ class Answer(NamedTuple):
     the program; its machine or its process is gone."""
     reason: str = ""
     """Empty for what is done."""
+
+    def error(self) -> EnasError:
+        """What a failure is here. That of the user's code has lines before its last one."""
+        return (UserCodeError if "\n" in self.reason else EnasError)(self.reason)
 
 
 @lru_cache(maxsize=1)
@@ -63,7 +67,8 @@ def train_in(
             run = opened(job.run)
             with run_lock(folder, patience):
                 write_json(folder / WORKER, {"executor": executor, **environment()})
-                job.perform(run, stop, after_step)
+                with run.config.told_later(job.run):
+                    job.perform(run, stop, after_step)
         except Stopped:
             return Answer("stopped", stop.signal_name or "request")
         except EnasError as error:

@@ -13,7 +13,6 @@ import itertools
 import os
 import re
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.machinery import PathFinder
@@ -21,10 +20,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, get_type_hints
 
-import enas
-from enas.errors import ConfigError, EnasError, did_you_mean, enas_command, shortened, shown
+from enas.errors import ConfigError, did_you_mean, enas_command, shortened, shown
 from enas.paths import user_path
 from enas.runtime.files import digest_of, digest_of_file
+from enas.runtime.whose import hands_over, told_in_a_line
 
 _IN_FILE = re.compile(r"(?P<file>.+\.py)(:(?P<function>\w+))?")
 _NAME = r"[^\W\d]\w*"
@@ -44,8 +43,6 @@ class _Loaded(NamedTuple):
     before: frozenset[str]
     """The modules that there were before."""
 
-
-PACKAGE = str(Path(enas.__file__).absolute().parent)
 
 _loaded: dict[Path, _Loaded] = {}
 """The file that was imported last."""
@@ -101,6 +98,7 @@ def folder_of(path: Path, module: str) -> Path:
     return path.parents[max(0, module.count(".") - (path.name != "__init__.py"))]
 
 
+@hands_over
 def module_of(path: Path, name: str = "") -> tuple[ModuleType, str]:
     """The module in a file, and the SHA-256 of the bytes that it was made of. It is imported again only if it has changed.
     One of a package has a `name` with dots.
@@ -130,7 +128,7 @@ def module_of(path: Path, name: str = "") -> tuple[ModuleType, str]:
     if added is not None:
         sys.path.insert(0, added)  # as `python FILE` does
     try:
-        with errors_of(path, folder), _importing():
+        with told_in_a_line(path, folder), _importing():
             outer = _package(name, path)
             if not _imported(name, path):  # by the package
                 inside = [str(path.parent)] if path.name == "__init__.py" else None
@@ -140,7 +138,7 @@ def module_of(path: Path, name: str = "") -> tuple[ModuleType, str]:
                 exec(compile(source, path, "exec"), vars(module))
                 if outer is not None:
                     setattr(outer, name.rpartition(".")[2], module)
-    except ConfigError:
+    except BaseException:
         forget()
         raise
     _loaded[path] = _loaded[path]._replace(module=sys.modules[name])
@@ -153,6 +151,7 @@ def _imported(name: str, path: Path) -> bool:
     return file is not None and os.path.abspath(file) == str(path)
 
 
+@hands_over
 def _package(name: str, path: Path) -> ModuleType | None:
     """The package that a module is in, imported; None if it is in none. Raises `ConfigError` if it is another one."""
     if not (outer := name.rpartition(".")[0]):
@@ -272,34 +271,3 @@ def _returns(function: Callable[..., Any], kind: type) -> bool:
     except Exception:  # of names that only a type checker knows
         return False
     return isinstance(said, type) and issubclass(said, kind)
-
-
-@contextmanager
-def errors_of(path: Path, folder: Path) -> Iterator[None]:
-    """Inside, whatever is raised is a `ConfigError` of one line, which says where in the code of a file and of those in its
-    folder. What other code raises, with none of theirs on its way, has no place in it. An `EnasError` of that kind is as it
-    is."""
-    try:
-        yield
-    except SyntaxError as error:
-        text = f": {shortened(error.text.strip(), 120)}" if error.text else ""
-        where = f"{error.filename or path}, line {error.lineno or 1}"
-        raise ConfigError(f"{where}: {error.msg}{text}") from error
-    except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if of_the_user(frame.filename, folder)]
-        if not own and isinstance(error, EnasError | SystemExit):
-            raise
-        what = " ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
-        said = shortened(" ".join(what.split()), 500)
-        raise ConfigError(f"{own[-1].filename}, line {own[-1].lineno}: {said}" if own else said) from error
-
-
-def of_the_user(file: str, folder: Path) -> bool:
-    """Whether a file is in a folder, and is neither of this package nor of what is installed, which may be in it too."""
-    if not file.startswith(str(folder) + os.sep):
-        return False
-    others = (PACKAGE, *map(os.path.abspath, (sys.prefix, sys.base_prefix)))
-    inside = [other + os.sep for other in others if other.startswith(str(folder) + os.sep)]
-    installed = {"site-packages", "dist-packages"} & set(Path(file).relative_to(folder).parts)
-    return not installed and not file.startswith(tuple(inside))

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from enas.errors import ConfigError, RunFolderError, shown
 from enas.recipes.files import (
-    errors_of,
     folder_of,
     function_in,
     hashes_beside,
@@ -27,6 +26,7 @@ from enas.recipes.files import (
 )
 from enas.runtime.files import digest_of_file
 from enas.runtime.records import record_in
+from enas.runtime.whose import hands_over, told_in_a_line, told_in_lines
 
 if TYPE_CHECKING:
     from enas.config import RunConfig
@@ -53,6 +53,10 @@ class Origin(ABC):
 
     def told(self) -> contextlib.AbstractContextManager[None]:
         """Inside, what the recipe's own code raises is said in a line."""
+        return contextlib.nullcontext()
+
+    def told_later(self, run: Path) -> contextlib.AbstractContextManager[None]:
+        """Inside, in the middle of a run in this folder, it is said with its lines of the traceback."""
         return contextlib.nullcontext()
 
     def called(self, config: object, whose: str) -> RunConfig:
@@ -106,7 +110,10 @@ class InFile(Origin, ABC):
         return folder_of(Path(self.file), self.imported_as)
 
     def told(self) -> contextlib.AbstractContextManager[None]:
-        return errors_of(Path(self.file), self.folder)
+        return told_in_a_line(Path(self.file), self.folder)
+
+    def told_later(self, run: Path) -> contextlib.AbstractContextManager[None]:
+        return told_in_lines(self.folder, run)
 
     def to_json(self) -> dict[str, Any]:
         now = hashes_beside(Path(self.file), self.folder)
@@ -159,6 +166,7 @@ class RecipeFile(InFile):
             RecipeModule(str(path), sha256, function, module) if module else cls(str(path), sha256, function)
         )
 
+    @hands_over
     def config(self) -> RunConfig:
         path = Path(self.file)
         function = function_in(path, self.imported_as, self.function)

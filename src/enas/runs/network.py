@@ -36,6 +36,7 @@ from enas.runs.network_settings import (
 )
 from enas.runtime.progress import say
 from enas.runtime.seeding import derive_seed, global_seed
+from enas.runtime.whose import hands_over
 from enas.searchable import Searchable, WithChoices, searchable
 from enas.shared_weights import SharedWeights
 from enas.tasks.batches import BatchTask
@@ -113,6 +114,7 @@ class NetworkConfig(RunConfig):
             raise ConfigError("a run of a network needs its task: NetworkConfig(network=..., task=...)")
         return self.task if isinstance(self.task, Task) else task_of(self.task)
 
+    @hands_over
     def supernet(self) -> nn.Module:
         """The network, by the contract of `enas.searchable`: a new one, or a copy of the one that was given. Raises
         `ConfigError` if there is none."""
@@ -260,6 +262,7 @@ class NetworkConfig(RunConfig):
 
 
 @functools.cache
+@hands_over
 def task_of(function: Callable[[], Task]) -> Task:
     """The task that a function makes, once in this process. Raises `ConfigError` if it is none."""
     made: object = function()

@@ -30,6 +30,7 @@ from enas.data.batches import (
 from enas.errors import ConfigError, DataError, NotFiniteError, shown
 from enas.norms import Norms, NormStatistics, recalibrate
 from enas.runtime.seeding import derive_seed, generator, global_seed
+from enas.runtime.whose import hands_over, noted
 from enas.task import BaseTask, Example, Loss, Score, Split, set_mode
 from enas.tasks.own import Measure, Task, inputs_of, target_of
 from enas.tasks.training_settings import Training
@@ -107,6 +108,7 @@ class BatchTask(BaseTask):
         )
         return shard, len(chosen_B) / examples
 
+    @hands_over
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Raises `ConfigError` if the task's own has several groups of parameters."""
         own, rate, decay = list(parameters), self.highest_rate, self.training.weight_decay
@@ -133,6 +135,7 @@ class BatchTask(BaseTask):
             fused=self.fused,
         )
 
+    @hands_over
     def rate(self, epoch: int) -> float:
         """Raises `ConfigError` if the task's schedule gives no number that a rate can be multiplied by."""
         if self.task.schedule is None:
@@ -166,6 +169,7 @@ class BatchTask(BaseTask):
             )
         return Loss(total, {"loss": total.detach()})
 
+    @hands_over
     def output(self, model: nn.Module, batch: Batch, architecture: Architecture | None) -> Any:
         """What a network makes of a batch. Raises `DataError` if a norm gets one value a channel, and needs more."""
         path: dict[str, Any] = {} if architecture is None else {"architecture": architecture}
@@ -191,7 +195,7 @@ class BatchTask(BaseTask):
     def measure(self, model: nn.Module, minibatch: Minibatch, architecture: Architecture) -> Tensor:
         """Raises `NotFiniteError` if the score is NaN or infinite."""
         measures = {"score": self.task.score}
-        with global_seed(minibatch.seed, self.device):
+        with global_seed(minibatch.seed, self.device), noted("with architecture", architecture):
             found = self._measured(
                 measures, self.output(model, minibatch.batch, architecture), minibatch.batch
             )
@@ -215,7 +219,8 @@ class BatchTask(BaseTask):
         measures = {"score": self.task.score, **self.task.metrics}
         by_example |= {} if self.task.whole_split else measures
         sums, examples, kept = dict.fromkeys(by_example, 0.0), 0, []
-        with global_seed(derive_seed(self.seed, "evaluation"), self.device):
+        seed = derive_seed(self.seed, "evaluation")
+        with global_seed(seed, self.device), noted("with architecture", architecture):
             for batch in batches:
                 size, there = examples_in(batch), moved(batch, self.device)
                 output = self.output(model, there, architecture)
@@ -273,7 +278,8 @@ class BatchTask(BaseTask):
         """Always on the same training batches. A network without norms stays as it is."""
         if norms:
             batches = (moved(batch, self.device) for batch in self._calibration)
-            with global_seed(derive_seed(self.seed, "recalibration"), self.device):
+            seed = derive_seed(self.seed, "recalibration")
+            with global_seed(seed, self.device), noted("with architecture", architecture):
                 recalibrate(norms, batches, partial(self.output, model, architecture=architecture))
 
     @cached_property
@@ -330,6 +336,7 @@ class BatchTask(BaseTask):
         return sum(tensor.nbytes for tensor in tensors_in(self.train.batch(0, 0)))
 
 
+@hands_over
 def called(name: str, measure: Measure, output: Any, batch: Batch) -> Any:
     """A measure of an output. An error that wrong arguments may have gets a note that says which there are."""
     try:
