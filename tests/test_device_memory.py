@@ -1,6 +1,7 @@
 """What is said of a device's memory. A GPU is stood in for by what torch would say of it; nothing here has run on one."""
 
 import contextlib
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,25 +10,28 @@ import pytest
 import torch
 
 from enas.errors import ConfigError
+from enas.executors import in_stages
 from enas.executors.local import LocalExecutor
 from enas.retrain import Network
 from enas.run import Run
 from enas.runs.recurrent import RecurrentConfig
 from enas.runtime import device_memory
 from enas.runtime.device_memory import (
-    fitting_at_once,
     free_mib,
     memory_line,
     peak_mib,
     refusals_explained,
     release,
+    shared_out,
 )
+from enas.runtime.devices import gpus_of
+from enas.runtime.files import read_json
 from enas.runtime.stop import StopRequest
 from enas.stages import execute
 from enas.trainer import Trainer
 from enas.trainings import train_all
 from tests import tiny
-from tests.test_trainings import jobs_of
+from tests.test_trainings import content, expected, jobs_of
 
 GPU, CPU, MPS = torch.device("cuda:1"), torch.device("cpu"), torch.device("mps")
 GIB = 2**30
@@ -184,10 +188,100 @@ def test_a_stage_that_runs_out_of_it_keeps_what_is_saved(
 # ---- processes that share it -------------------------------------------------------------------------------------------
 
 
-def test_as_many_processes_as_fit(gpu: list[str]) -> None:
-    assert fitting_at_once(1024, GPU) == int(0.95 * 13 * 1024 / (1024 + 600)) == 7
-    assert fitting_at_once(100 * 1024, GPU) == 1
-    assert fitting_at_once(1, MPS) == 1
+def test_as_many_processes_as_fit() -> None:
+    free = 13 * 1024.0
+    assert int(0.95 * free / (1024 + 600)) == 7
+    assert shared_out({"cuda:0": free}, 1024, 99) == ["cuda:0"] * 7
+    assert shared_out({"cuda:0": free}, 1024, 4) == ["cuda:0"] * 4
+    assert shared_out({"cuda:0": free}, 13_000, 99) == [
+        "cuda:0"
+    ]  # it may try, as an estimate is none too exact
+    assert shared_out({"cuda:0": free}, 14_000, 99) == []
+
+
+def test_processes_are_spread_over_gpus_by_their_free_memory() -> None:
+    free = {"cuda:0": 4_000.0, "cuda:1": 12_000.0, "cuda:2": 8_000.0}
+    carried = {"cuda:1": 5, "cuda:2": 3, "cuda:0": 1}
+    for gpu, count in carried.items():
+        assert count * (1400 + 600) <= 0.95 * free[gpu] < (count + 1) * (1400 + 600)
+    every = shared_out(free, 1400, 99)
+    assert Counter(every) == carried
+    assert every == ["cuda:1", "cuda:2", "cuda:0", "cuda:1", "cuda:2", "cuda:1", "cuda:2", "cuda:1", "cuda:1"]
+    assert shared_out(free, 1400, 4) == every[:4]
+    assert shared_out(free, 6000, 99) == ["cuda:1", "cuda:2"]  # the third has too little
+    alike = shared_out({"cuda:0": 9_000.0, "cuda:1": 9_000.0, "cuda:2": 9_000.0}, 1400, 4)
+    assert alike == ["cuda:0", "cuda:1", "cuda:2", "cuda:0"]
+
+
+SEVERAL = [torch.device("cuda", index) for index in range(3)]
+
+
+def free_of(monkeypatch: pytest.MonkeyPatch, *gib: float) -> None:
+    """So much is free on each of the GPUs."""
+    monkeypatch.setattr("enas.executors.local.free_mib", lambda gpu: gib[gpu.index] * 1024)
+
+
+def test_an_executor_spreads_its_workers_and_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    free_of(monkeypatch, 4, 12, 8)
+    executor = LocalExecutor(8, 1, SEVERAL, lower="retrain.child.training.batch (128)")
+    assert (executor.at_once, executor.where) == (8, "")
+    assert executor.room(1.0, 3000) == 6
+    assert Counter(executor.places) == {"cuda:0": 1, "cuda:1": 3, "cuda:2": 2}
+    assert (executor.at_once, executor.sharing) == (6, 3)
+    assert executor.where == " on cuda:0, cuda:1, cuda:2"
+    with pytest.raises(ConfigError) as caught:
+        executor.room(1.0, 13_000)
+    assert str(caught.value) == (
+        "a training takes about 12.7 GiB of a GPU, and the memory of 'cuda:0' has 4.0 GiB free, the memory of 'cuda:1' has "
+        "12.0 GiB free, the memory of 'cuda:2' has 8.0 GiB free: lower retrain.child.training.batch (128)"
+    )
+
+
+def test_workers_that_are_insisted_on_are_spread_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    free_of(monkeypatch, 4, 12, 8)
+    executor = LocalExecutor(8, 1, SEVERAL, insisted=True)
+    assert executor.room(1.0, 3000) == 8
+    assert Counter(executor.places) == {"cuda:0": 1, "cuda:1": 4, "cuda:2": 3}
+    executor = LocalExecutor(4, 1, SEVERAL, insisted=True)
+    assert executor.room(1.0, 100_000) == 4
+    assert executor.places == ["cuda:1", "cuda:2", "cuda:0", "cuda:1"]
+
+
+def test_the_name_of_a_device_says_which_gpus_may_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert gpus_of(torch.device("cuda")) == SEVERAL
+    assert gpus_of(GPU) == [GPU]
+    assert gpus_of(CPU) == gpus_of(MPS) == []
+
+
+def test_stages_train_side_by_side_on_several_gpus(
+    config: RecurrentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unsaid = replace(config, threads=None)
+    assert not in_stages(unsaid)
+    monkeypatch.setattr("enas.runtime.devices.pick_device", torch.device)
+    for name, count, several in (("cuda", 2, True), ("cuda", 1, False), ("cuda:1", 2, False)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        assert in_stages(replace(unsaid, device=name)) is several
+
+
+@pytest.mark.slow
+def test_a_worker_trains_on_the_device_that_it_is_given(config: RecurrentConfig, tmp_path: Path) -> None:
+    """The run asks for a GPU, which is not here, and the workers are told to take the CPU: they do as a run there."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    run = Run.create(tmp_path / "run", config, ("retrain",))
+    jobs = jobs_of(run, 3)
+    Run(run.folder, replace(config, device="cuda"), run.stages).write_config()
+    for job in jobs:
+        job.put()
+    executor = LocalExecutor(2, 1)
+    executor.places = ["cpu", "cpu"]
+    outcomes = list(executor.run(jobs, StopRequest(), lambda job, step: None))
+    assert {outcome.job for outcome in outcomes} == set(jobs)
+    for number, job in enumerate(jobs):
+        assert read_json(job.folder / "worker.json")["device"] == "cpu"
+        assert content(job.folder) == expected(run, job, tmp_path / f"alone-{number}")
 
 
 def test_trainings_share_a_gpu_after_what_the_parent_holds_is_given_back(

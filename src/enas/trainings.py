@@ -137,6 +137,16 @@ class Executor(ABC):
     def at_once(self) -> int:
         """How many trainings run at the same time."""
 
+    @property
+    def sharing(self) -> int:
+        """How many of them share one device."""
+        return self.at_once
+
+    @property
+    def where(self) -> str:
+        """On which devices they are, in words, if that is worth telling."""
+        return ""
+
     def room(self, seconds: float, mib: float) -> int:
         """How many of the trainings that come next run at the same time; each takes about so long here, and so much memory.
 
@@ -187,11 +197,11 @@ def train_all(
     release(device)  # what the processes need
     at_once = min(executor.room(seconds * each, memory), len(missing))
     say(
-        f"{stage}: {len(finished)} of {len(jobs)} trainings are done; {at_once} at a time for the others. "
+        f"{stage}: {len(finished)} of {len(jobs)} trainings are done; {at_once} at a time{executor.where} for the others. "
         + estimate_line(
             "time left",
             seconds * each * len(missing) / at_once,
-            memory_line(memory * at_once, device, here=executor.here),
+            memory_line(memory * min(executor.sharing, at_once), device, here=executor.here),
         )
     )
     ended = len(finished)

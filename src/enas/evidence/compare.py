@@ -287,9 +287,9 @@ def plan(run: Run, config: CompareConfig, first: Found) -> str:
     missing = sum(not any((folder / name).exists() for name in ended) for folder in folders)
     trained = len(list((run.folder / PART).glob(f"*-seed*/{RESULT}")))
     trainings = max(0, len(names) * config.seeds + config.samples - trained)
-    example = run.child_training(first.network, config.training_epochs(run.config))
-    each = example.estimate()[0] * example.total_steps
-    at_once = max(1, min(executor_for(run.config, config.workers).at_once, trainings))
+    step = (example := run.child_training(first.network, config.training_epochs(run.config))).estimate()
+    each = step.seconds * example.total_steps
+    at_once = max(1, min(executor_for(run.config, config.workers).room(each, step.mib), trainings))
     seconds = missing * first.seconds + trainings * each / at_once
     return (
         f"compare: {', '.join(names)} with {config.seeds} seeds, {config.samples} random architectures; {missing} searches "

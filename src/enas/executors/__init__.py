@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from enas.constraints import Settings, Threads
 from enas.errors import ConfigError, shown
+from enas.runtime.launch import started_as
 
 if TYPE_CHECKING:
     from enas.config import RunConfig
@@ -74,6 +75,10 @@ def executor_for(config: RunConfig, workers: int | None = None) -> Executor:
 
 
 def in_stages(config: RunConfig) -> bool:
-    """Whether the stages of a run train side by side as well: on a cluster they do. Here they do if the run says how many
-    threads a training takes, as last digits may depend on that."""
-    return config.executor != "local" or config.threads is not None
+    """Whether the stages of a run train side by side as well: on a cluster they do, and on several GPUs without
+    torchrun. Here they do if the run says how many threads a training takes, as last digits may depend on that."""
+    from enas.runtime.devices import gpus_of, pick_device
+
+    if config.executor != "local" or config.threads is not None:
+        return True
+    return started_as()[1] == 1 and len(gpus_of(pick_device(config.device))) > 1

@@ -15,8 +15,9 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle, islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -29,8 +30,8 @@ from enas.config import RunConfig
 from enas.errors import ConfigError, EnasError
 from enas.executors.work import Answer, train_in
 from enas.run import Run
-from enas.runtime.device_memory import fitting_at_once
-from enas.runtime.devices import pick_device, set_threads
+from enas.runtime.device_memory import free_mib, shared_out, too_little
+from enas.runtime.devices import gpus_of, pick_device, set_threads
 from enas.runtime.environment import usable_cores
 from enas.runtime.memory import keep_freed_memory
 from enas.runtime.progress import say
@@ -77,41 +78,71 @@ class LocalExecutor(Executor):
 
     here = True
 
-    def __init__(self, workers: int, threads: int, gpu: torch.device | None = None) -> None:
-        """`workers` processes, each computing with `threads` threads; no more than fit on this `gpu`, if one is given."""
-        self.workers = workers
+    def __init__(
+        self,
+        workers: int,
+        threads: int,
+        gpus: Sequence[torch.device] = (),
+        *,
+        insisted: bool = False,
+        lower: str = "",
+    ) -> None:
+        """`workers` processes, each computing with `threads` threads, on these `gpus` if there are some: no more than their
+        memory carries, unless the number is `insisted` on. `lower` says which settings take less of it."""
+        self.places: list[str | None] = [None] * workers
+        """The device of each process; None is that of the run."""
         self.threads = threads
-        self.gpu = gpu
+        self.gpus = gpus
+        self.insisted = insisted
+        self.lower = lower
 
     @classmethod
     def for_run(cls, config: RunConfig, workers: int | None = None) -> Executor:
         """Processes for trainings of a run: with its number of threads, as many as the cores are enough for, and the memory
-        of a GPU, unless it is said how many."""
-        device = pick_device(config.device)
-        gpu = device if workers is None and device.type != "cpu" else None
-        return cls(*share_cores(workers, config.threads, usable_cores()), gpu)
+        of the GPUs, unless it is said how many. On an accelerator that does not tell its memory there is one."""
+        device, insisted = pick_device(config.device), workers is not None
+        shared, threads = share_cores(workers, config.threads, usable_cores())
+        count = shared if insisted or device.type in ("cpu", "cuda") else 1
+        lower = config.smaller("training")
+        return cls(count, threads, gpus_of(device), insisted=insisted, lower=lower)
 
     @property
     def at_once(self) -> int:
-        return self.workers
+        return len(self.places)
+
+    @property
+    def sharing(self) -> int:
+        return max(Counter(self.places).values())
+
+    @property
+    def where(self) -> str:
+        named = sorted({place for place in self.places if place is not None})
+        return f" on {', '.join(named)}" if named and len(self.gpus) > 1 else ""
 
     def room(self, seconds: float, mib: float) -> int:
-        if self.gpu is not None:
-            self.workers = min(self.workers, fitting_at_once(mib, self.gpu))
-        return self.workers
+        free = {str(gpu): room for gpu in self.gpus if (room := free_mib(gpu)) is not None}
+        if free:
+            found = shared_out(free, mib, len(self.places))
+            if self.insisted:
+                others = cycle(sorted(free, key=lambda gpu: -free[gpu]))
+                found += islice(others, len(self.places) - len(found))
+            if not found:
+                raise too_little(free, mib, self.lower)
+            self.places = [*found]
+        return len(self.places)
 
     def run(
         self, jobs: Sequence[Job], stop: StopRequest, on_step: Callable[[Job, int], None]
     ) -> Iterator[Outcome]:
         refuse_import_by_worker()
         waiting = deque(jobs)
-        team = Team(self.threads)
+        team = Team(self.threads, self.places)
         try:
             while True:
                 if stop.requested:
                     team.stop(stop.signal_name or "request")
                 else:
-                    team.hand_out(waiting, self.workers)
+                    team.hand_out(waiting)
                 if not team.busy():
                     return
                 yield from team.hear(on_step, stop)
@@ -157,11 +188,13 @@ class ThisProcess(Executor):
 class Worker:
     """A process, the parent's end of its pipe, and the job it is at."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, place: str | None) -> None:
+        self.place = place
+        """Its device; None is that of the run."""
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         # Not daemonic, so that the end of the parent does not kill it while it saves.
-        self.process: BaseProcess = context.Process(target=work, args=(theirs, threads), daemon=False)
+        self.process: BaseProcess = context.Process(target=work, args=(theirs, threads, place), daemon=False)
         with interrupts_held():
             self.process.start()
         theirs.close()
@@ -176,8 +209,10 @@ class Worker:
 class Team:
     """The workers of an executor."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, places: Sequence[str | None]) -> None:
+        """One at each of the `places`, which are devices; each computes with so many `threads`."""
         self.threads = threads
+        self.places = places
         self.workers: list[Worker] = []
         self.told_to_stop = False
 
@@ -185,12 +220,13 @@ class Team:
         """Those at a job."""
         return [worker for worker in self.workers if worker.job is not None]
 
-    def hand_out(self, waiting: deque[Job], size: int) -> None:
-        """Give jobs to idle workers, and to new ones up to this number."""
-        while waiting and len(self.busy()) < size:
+    def hand_out(self, waiting: deque[Job]) -> None:
+        """Give jobs to idle workers, and to new ones at the places that nobody has."""
+        while waiting and len(self.busy()) < len(self.places):
             idle = [worker for worker in self.workers if worker.job is None]
             if not idle:
-                idle = [Worker(self.threads)]
+                left = Counter(self.places) - Counter(worker.place for worker in self.workers)
+                idle = [Worker(self.threads, next(place for place in self.places if left[place]))]
                 self.workers += idle
             idle[0].job = waiting.popleft()
             idle[0].tell("train", str(idle[0].job.folder))
@@ -277,8 +313,8 @@ def interrupts_held() -> Iterator[None]:
 # ---- in the worker -----------------------------------------------------------------------------------------------------
 
 
-def work(connection: Connection, threads: int) -> None:
-    """What a worker process does: train the jobs that come through the pipe, until it is closed."""
+def work(connection: Connection, threads: int, device: str | None) -> None:
+    """What a worker process does: train the jobs that come through the pipe, until it is closed, on its device."""
     stop = StopRequest()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: stop.request(signal.Signals(number).name))
@@ -296,7 +332,7 @@ def work(connection: Connection, threads: int) -> None:
                 connection.send(("step", training.done))
 
     for folder in iter(folders.get, None):
-        answer = train_in(folder, "local", stop, report)
+        answer = train_in(folder, "local", stop, report, device=device)
         with contextlib.suppress(OSError):  # the parent may be gone; the files are what counts
             connection.send(answer)
 

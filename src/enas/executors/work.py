@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -12,6 +13,7 @@ from typing import Literal, NamedTuple
 from enas.child_training import ChildTraining
 from enas.errors import EnasError, UserCodeError
 from enas.run import Run
+from enas.runtime.devices import numbered, take_device
 from enas.runtime.environment import environment
 from enas.runtime.files import write_json
 from enas.runtime.lock import run_lock
@@ -34,9 +36,13 @@ class Answer(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def opened(folder: Path) -> Run:
-    """The run of a folder; its data are kept for the next training."""
-    return Run.open(folder)
+def opened(folder: Path, device: str | None) -> Run:
+    """The run of a folder, on a device of this process's own if there is one; its data are kept for the next training."""
+    run = Run.open(folder)
+    if device is not None:
+        take_device(device)
+        run.config = replace(run.config, device=device)
+    return run
 
 
 def train_in(
@@ -45,11 +51,13 @@ def train_in(
     stop: StopRequest,
     after_step: Callable[[ChildTraining], None] = lambda training: None,
     patience: float = 0.0,
+    device: str | None = None,
 ) -> Answer:
     """Train the job of a folder in this process, from its own checkpoint if there is one.
 
     What is said goes into log.txt of the folder, and `executor` with this machine into worker.json. `patience` is how
-    many seconds to wait if another process holds the folder. An error in the program is raised.
+    many seconds to wait if another process holds the folder; `device` stands in for that of the run. An error in the program
+    is raised.
     """
     if stop.requested:
         return Answer("stopped", stop.signal_name or "request")
@@ -64,9 +72,10 @@ def train_in(
         held.enter_context(contextlib.redirect_stderr(log))
         try:
             job = Job.read(folder)
-            run = opened(job.run)
+            run = opened(job.run, device)
             with run_lock(folder, patience):
-                write_json(folder / WORKER, {"executor": executor, **environment()})
+                used = numbered(run.config.hardware["device"])
+                write_json(folder / WORKER, {"executor": executor, "device": used, **environment()})
                 with run.config.told_later(job.run):
                     job.perform(run, stop, after_step)
         except Stopped:

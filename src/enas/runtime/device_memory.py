@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
@@ -26,6 +26,12 @@ def free_mib(device: torch.device) -> float | None:
     return available_memory_mib() if device.type == "cpu" else None
 
 
+def too_little(free: Mapping[str, float], mib: float, lower: str) -> ConfigError:
+    """What to say where no GPU carries a process that takes so much; `lower` says which settings take less."""
+    found = ", ".join(f"{_name(torch.device(gpu))} has {_amount(room)} free" for gpu, room in free.items())
+    return ConfigError(f"a training takes about {_amount(mib)} of a GPU, and {found}: lower {lower}")
+
+
 def memory_line(mib: float, device: torch.device, *, here: bool = True) -> str:
     """So much memory, of which device, and whether that much is free if it is `here`: `1.1 GiB of memory`."""
     line, free = f"{_amount(mib)} of {_name(device)}", free_mib(device) if here else None
@@ -34,10 +40,16 @@ def memory_line(mib: float, device: torch.device, *, here: bool = True) -> str:
     return line
 
 
-def fitting_at_once(mib: float, device: torch.device) -> int:
-    """How many processes that take so much each fit on a GPU, at least 1; one on other accelerators."""
-    free = free_mib(device)
-    return 1 if free is None else max(1, int(0.95 * free / (mib + OF_A_PROCESS)))
+def shared_out(free: Mapping[str, float], mib: float, most: int) -> list[str]:
+    """The GPU of each process, at most so many, that takes `mib` beside what torch itself needs: as many a GPU as its `free`
+    MiB carry, one more on each in turn, those with the most room first.
+
+    Where that is none, one process may try the GPU with the most memory, if that holds the `mib`, which are an estimate.
+    """
+    carried = {gpu: int(0.95 * room / (mib + OF_A_PROCESS)) for gpu, room in free.items()}
+    first = sorted(free, key=lambda gpu: -free[gpu])  # of equal ones, in the order that they are given
+    places = [gpu for turn in range(max(carried.values())) for gpu in first if carried[gpu] > turn]
+    return places[:most] or [gpu for gpu in first[:1] if free[gpu] >= mib]
 
 
 def release(device: torch.device) -> None:

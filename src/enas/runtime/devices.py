@@ -34,6 +34,27 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def gpus_of(device: torch.device) -> list[torch.device]:
+    """The GPUs that a device leaves open: for `cuda` all that this process sees, for `cuda:1` that one; else none."""
+    if device.type != "cuda":
+        return []
+    every = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [device] if ":" in str(device) else every
+
+
+def take_device(name: str) -> torch.device:
+    """The device of this name, which from now on is the one of this process: what names only a kind of device means it."""
+    device = pick_device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def numbered(device: torch.device) -> str:
+    """The name of a device, with its number if it is a GPU of CUDA: `cuda:0`."""
+    return f"cuda:{torch.cuda.current_device()}" if str(device) == "cuda" else str(device)
+
+
 def check_precision(device: torch.device, precision: Precision, allow_slow: bool) -> None:
     """Raise `ConfigError` if the device has no instructions for this precision: it would compute tf32 as fp32, and bf16 many
     times more slowly.
