@@ -24,7 +24,7 @@ from enas.costs.bounds import BoundedController, BoundedSampler, CostBounds, Ran
 from enas.costs.latency import Latency, LatencyConfig
 from enas.costs.reward import FIRST, CostTarget, absolute_reward, spread
 from enas.costs.settings import CostConfig, CostMeasure, LimitConfig, amount_of, asked, said
-from enas.errors import ConfigError
+from enas.errors import ConfigError, RunFolderError
 from enas.evidence.compare import CompareConfig, compare_run
 from enas.evidence.variants import with_settings
 from enas.executors.local import LocalExecutor
@@ -35,7 +35,7 @@ from enas.retrain import Network, random_architectures
 from enas.run import Run
 from enas.run_records import CostRecord
 from enas.runs.network import NetworkConfig
-from enas.runtime.files import read_json, read_jsonl
+from enas.runtime.files import read_json, read_jsonl, write_json
 from enas.runtime.seeding import generator
 from enas.samplers import Uniform
 from enas.shared_weights import SharedWeights
@@ -256,6 +256,17 @@ def test_bounds_that_nothing_keeps_say_what_was_found() -> None:
         random_architectures(SPACE, 3, 0, set(), bounds.hold)
 
 
+def test_of_several_bounds_the_one_that_presses_is_told() -> None:
+    bounds = CostBounds({"parameters": Range(0, 5), "multiply_adds": Range(0, 1000)}, sum_of_choices)
+    found = list(SPACE.enumerate())
+    missing = sum(not bounds_of(5).hold(one) for one in found)
+    assert 0 < missing < len(found)
+    said = bounds.missed(found)
+    assert f" parameters ({missing:,} miss it); at most 1,000 multiply-adds are asked for" in said
+    assert said.endswith(" multiply-adds (0 miss it). Ask for what there is")
+    assert "miss it" not in bounds_of(5).missed(found)
+
+
 # ---- whole runs --------------------------------------------------------------------------------------------------------
 
 ASKS: dict[str, object] = {
@@ -388,6 +399,38 @@ def test_stopped_and_resumed_equals_uninterrupted(
             execute(run, ALL_STAGES)
     execute(Run.open(run.folder), ALL_STAGES)
     assert tiny.content(run.folder) == tiny.content(whole[0])
+
+
+def test_a_search_that_a_limit_stops_goes_on_with_a_looser_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enas.costs.bounds.TRIES", 5)
+    config = with_settings(recipe(own_network.__file__), {**own_network.SMALL, "limit.parameters": "700"})
+    run = Run.create(tmp_path / "run", config, ("search",))
+    with pytest.raises(ConfigError) as caught:
+        execute(run, ("search",))
+    every = [parameters_of(one) for one in config.searched_space().enumerate()]
+    assert "at most 700 parameters are asked for, and the smallest found has 770 parameters" in str(
+        caught.value
+    )
+    kept = sum(count <= 700 for count in every)
+    assert (
+        f"Of {len(every)} random architectures {kept} keep the limits. Raise them in {run.run_file}: "
+        in str(caught.value)
+    )
+    assert max(run.search_checkpoints().steps()) == 12
+    record = read_json(run.run_file)
+    record["settings"]["limit"]["parameters"] = "900"
+    write_json(run.run_file, record)
+    again = Run.open(run.folder)
+    execute(again, ("search",))
+    assert again.search_record() is not None
+    record["settings"]["limit"]["parameters"] = "980"
+    write_json(run.run_file, record)
+    with pytest.raises(
+        RunFolderError, match=r"limit\.parameters is '980' in config\.json, but .* made with '900'"
+    ):
+        Run.open(run.folder).search_record()
 
 
 def test_without_them_nothing_is_bounded_or_logged(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ from enas.runtime.progress import say
 from enas.runtime.records import check_settings, read_record, read_records, validated
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import StopRequest
-from enas.settings import config_from_json, config_to_json, settings_for
+from enas.settings import config_from_json, config_to_json, limits_left_out, settings_for
 from enas.shared_weights import SharedWeights
 from enas.spaces import architecture_in
 
@@ -202,7 +202,7 @@ class Run:
 
     def search_checkpoints(self) -> CheckpointStore:
         """Where the search saves itself."""
-        search, settings = self.config.search, settings_for("search", self.config)
+        search, settings = self.config.search, limits_left_out(settings_for("search", self.config))
         return CheckpointStore(
             self.folder / "checkpoints", search.keep_checkpoints, say, settings, self.run_file, search.rhythm
         )

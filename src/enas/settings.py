@@ -98,6 +98,12 @@ def settings_for(work: Work, config: RunConfig) -> dict[str, Any]:
     }
 
 
+def limits_left_out(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without limits of costs, which may change while a search is under way: what was drawn has kept those of
+    then. Those at its end count."""
+    return {name: value for name, value in settings.items() if not name.startswith("limit.")}
+
+
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Settings within settings by one name with dots; sequences as JSON has them."""
     found: dict[str, Any] = {}

@@ -40,9 +40,13 @@ class Range(NamedTuple):
 class CostBounds:
     """The ranges that the costs of architectures are kept in, and how many were drawn and rejected."""
 
-    def __init__(self, ranges: Mapping[CostMeasure, Range], cost_of: CostOf) -> None:
+    def __init__(
+        self, ranges: Mapping[CostMeasure, Range], cost_of: CostOf, advice: Callable[[], str] | None = None
+    ) -> None:
+        """`advice` says what to do where no other is waited for."""
         self.ranges = ranges
         self.cost_of = cost_of
+        self.advice = advice
         self.drawn = 0
         self.rejected = 0
         self._in_a_row: list[Architecture] = []
@@ -79,15 +83,16 @@ class CostBounds:
         parts = []
         for name, (low, high) in self.ranges.items():
             costs = [self.cost_of(name, one) for one in architectures]
+            missing = sum(not low <= cost <= high for cost in costs)
             least, most = WORDS[name]
             wanted = f"at most {said(high, name)}" if low == 0 else f"{said(low, name)} to {said(high, name)}"
             parts.append(
                 f"{wanted} are asked for, and the {least} found has {said(min(costs), name)}, "
-                f"the {most} {said(max(costs), name)}"
+                f"the {most} {said(max(costs), name)}{f' ({missing:,} miss it)' if len(self.ranges) > 1 else ''}"
             )
         return (
             f"none of {len(architectures):,} architectures that were drawn costs what --cost and --limit ask: "
-            f"{'; '.join(parts)}. Ask for what there is"
+            f"{'; '.join(parts)}. {'Ask for what there is' if self.advice is None else self.advice()}"
         )
 
     def state_dict(self) -> dict[str, int]:

@@ -18,7 +18,7 @@ from enas.costs.measuring import LATENCY, RunCosts
 from enas.costs.model import LatencyModel
 from enas.costs.reward import CostTarget
 from enas.costs.settings import MEASURES, SAME, CostMeasure
-from enas.errors import ConfigError
+from enas.errors import ConfigError, enas_command
 from enas.retrain import Network, uniform_architectures
 from enas.run_records import CostRecord
 from enas.runtime.files import write_json
@@ -90,7 +90,22 @@ class CostGoals:
     def limits(self) -> CostBounds | None:
         """The bounds of the whole search, which count what it draws; None if it has none."""
         ranges = {name: Range(0.0, most) for name, most in self.config.limit.amounts.items()}
-        return CostBounds(ranges, self.cost_of) if ranges else None
+        return CostBounds(ranges, self.cost_of, self.advice) if ranges else None
+
+    def advice(self) -> str:
+        """What to do where a policy presses against a limit until the search draws nothing else: the share of random
+        architectures that keep the limits tells whether there is room."""
+        limits = self.limits
+        assert limits is not None
+        held = [limits.hold(one) for one in islice(self.uniform(), CHECKED)]
+        return (
+            f"Of {len(held)} random architectures {sum(held)} keep the limits. Raise them in {self.folder / 'config.json'}: "
+            f"{enas_command('resume', self.folder)!r} then goes on from the last checkpoint"
+        )
+
+    def uniform(self) -> Iterator[Architecture]:
+        """Distinct random architectures of the space, by which what the run asks is judged."""
+        return uniform_architectures(self.config.searched_space(), derive_seed(self.config.seed, "costs"))
 
     def target(self) -> CostTarget | None:
         """The target, at the start of a search; None if it has none."""
@@ -110,9 +125,8 @@ class CostGoals:
         bounds = self.around(SAME)
         if bounds is None:
             return
-        drawn = uniform_architectures(self.config.searched_space(), derive_seed(self.config.seed, "costs"))
         found = []
-        for architecture in islice(drawn, CHECKED):
+        for architecture in islice(self.uniform(), CHECKED):
             if bounds.hold(architecture):
                 return
             found.append(architecture)
