@@ -95,7 +95,8 @@ class Follower:
         except Exception:
             if self.run is None:
                 raise
-            work: TakesMemory = "search" if isinstance(copies[-1], SharedWeights) else "training"
+            searching = any(isinstance(newest, SharedWeights) for newest in copies[-1:])
+            work: TakesMemory = "search" if searching else "training"
             with self.run.config.told_later(self.run.folder), self.run.config.refusals_explained(work):
                 raise
 

@@ -83,7 +83,8 @@ def run_stages(
     with run_lock(folder):
         run = run_in(folder, config, stages)
         prepare(folder)
-        execute(run, stages)
+        with run.config.told_later(run.folder):
+            execute(run, stages)
     return run
 
 
