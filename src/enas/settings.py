@@ -42,8 +42,8 @@ FREE = (
     # what is reported
     *("search.log_every", "search.percentile_every", "search.percentile_samples", "search.collapse_share"),
 )
-"""Settings that may be changed in config.json at any time: what is computed does not depend on them. Only `derive.checkpoints`
-looks at more than the last checkpoint, at those that `search.checkpoint_every` has left."""
+"""Settings that may be changed in config.json at any time: what is computed does not depend on them. Only
+`derive.checkpoints` looks at more than the last checkpoint, at those that `search.checkpoint_every` has left."""
 
 NEEDED: dict[Work, tuple[str, ...]] = {
     "search": (
