@@ -241,14 +241,14 @@ def test_seconds_are_those_of_search_shortlist_and_final_training(done: Path) ->
     for (method, seed), record in found.items():
         if method in (ENAS, EVOLUTION, SHARED_RANDOM):
             folder = folder_of(done, method, seed)
-            shortlist = [read_json(path)["seconds"] for path in folder.glob("derive/*/result.json")]
+            shortlist = [read_json(path)["work"] for path in folder.glob("derive/*/result.json")]
             assert len(shortlist) == 2
-            assert record.search_seconds == read_json(folder / "search.json")["seconds"]
-            scoring = read_json(folder / "derive.json")["seconds"]
+            assert record.search_seconds == read_json(folder / "search.json")["work"]
+            scoring = read_json(folder / "derive.json")["work"]
             assert record.validate_seconds == pytest.approx(scoring + sum(shortlist))
             picked = Network("candidate", Run.open(folder).architecture(), seed)
             result = read_json(done / "compare" / picked.id / "result.json")
-            assert (record.final_seconds, record.score) == (result["seconds"], result["test"]["test_ppl"])
+            assert (record.final_seconds, record.score) == (result["work"], result["test"]["test_ppl"])
             assert (result["epochs"], record.architecture) == (1, str(picked.architecture))
 
 
@@ -433,7 +433,7 @@ def test_a_finished_retraining_of_the_run_is_not_repeated(text: Path, tmp_path: 
     compare_run.compare_run(Run.open(run.folder), replace(SMALL, epochs=None))
     (result,) = (one for one in run.results() if one["role"] == "found")
     record = records(run.folder)[ENAS, 0]
-    assert (record.score, record.final_seconds) == (result["test"]["test_ppl"], result["seconds"])
+    assert (record.score, record.final_seconds) == (result["test"]["test_ppl"], result["work"])
     assert not (run.folder / "compare" / f"{run.architecture().id}-seed0").exists()
     assert (
         read_json(run.folder / "comparison.json") == run.results()

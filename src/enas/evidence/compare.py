@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from enas.architecture import Architecture
 from enas.config import RunConfig
@@ -54,12 +55,14 @@ from enas.retrain import (
     score_in,
 )
 from enas.runtime.checkpoint import check_still_there
+from enas.runtime.devices import pick_device
 from enas.runtime.files import write_atomic, write_json
 from enas.runtime.metrics import MetricsRecord
 from enas.runtime.progress import duration, say
 from enas.runtime.records import read_records
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import Stopped, StopRequest
+from enas.runtime.work import work_of
 from enas.stages import Run, derive, put_architecture, search
 
 PART, RECORDS, NUMBERS, PICTURE = "compare", "records.jsonl", "comparison.json", "comparison.svg"
@@ -126,7 +129,7 @@ class Found:
 
     @property
     def seconds(self) -> float:
-        """Of searching and picking."""
+        """The work of searching and picking."""
         return self.search_seconds + self.validate_seconds
 
     @property
@@ -175,6 +178,11 @@ def searches(run: Run, config: CompareConfig, stop: StopRequest) -> list[Found]:
     finish(run, (search, derive), stop)
     first = found_by(run, own)
     say(plan(run, config, first))
+    if not counts_work(run):
+        say(
+            "compare: the search of the run is from before seconds of work were counted, and its budget is its seconds by "
+            "the clock. If it had more than one thread, or something else computed meanwhile, search again for a fair one"
+        )
     proxies = [name for name in config.chosen if name in BY_PROXY]
     found = []
     for seed in range(run.config.seed, run.config.seed + config.seeds):
@@ -253,7 +261,7 @@ def search_in(run: Run, method: str, config: RunConfig, stop: StopRequest) -> Fo
     )
     logged = read_records(metrics, MetricsRecord, advice) if metrics.exists() else []
     rewarded = read_records(archive, ArchiveRecord, advice) if archive.exists() else []
-    seconds = max((record.time for record in logged), default=0.0)
+    seconds = max((work_of({"seconds": record.time, "work": record.work}) for record in logged), default=0.0)
     return Found(method, config.seed, None, Spent(len(rewarded), 0), seconds, 0.0)
 
 
@@ -270,7 +278,7 @@ def found_by(run: Run, method: str) -> Found:
         )
     spent = Spent(len(run.archive()), derived.candidates * config.minibatches * config.checkpoints)
     shortlist = (read_result(path.parent) for path in (run.folder / "derive").glob(f"*/{RESULT}"))
-    picking = derived.seconds + sum(map(seconds_of, shortlist))
+    picking = work_of(vars(derived)) + sum(map(seconds_of, shortlist))
     return Found(method, run.config.seed, run.architecture(), spent, search_seconds(run, searched), picking)
 
 
@@ -290,12 +298,24 @@ def plan(run: Run, config: CompareConfig, first: Found) -> str:
     example = run.child_training(first.network, config.training_epochs(run.config))
     each = example.estimate()[0] * example.total_steps
     at_once = max(1, min(executor_for(run.config, config.workers).at_once, trainings))
-    seconds = missing * first.seconds + trainings * each / at_once
+    on_cpu = pick_device(run.config.device).type == "cpu"
+    cores = (run.config.threads or torch.get_num_threads()) if on_cpu else 1
+    seconds = missing * first.seconds / cores + trainings * each / at_once
+    budgets = (
+        " of the processor, so that other programs may run meanwhile"
+        if on_cpu
+        else " by the clock: let nothing else compute on this machine meanwhile"
+    )
     return (
         f"compare: {', '.join(names)} with {config.seeds} seeds, {config.samples} random architectures; {missing} searches "
-        f"and at most {trainings} trainings are missing: about {duration(seconds)} in all. Budgets are in seconds: let "
-        "nothing else compute on this machine meanwhile"
+        f"and at most {trainings} trainings are missing: about {duration(seconds)} in all. Budgets are in "
+        f"seconds{budgets}"
     )
+
+
+def counts_work(run: Run) -> bool:
+    """Whether the records of a run's search tell its work, or only its seconds by the clock."""
+    return all(one is None or one.work is not None for one in (run.search_record(), run.derive_record()))
 
 
 # ---- trainings ---------------------------------------------------------------------------------------------------------
@@ -372,7 +392,7 @@ def random_searches(config: RunConfig, own: Sequence[Record], sampled: Sequence[
     training included, and takes the one of the best validation score. Each has architectures of its own, the next ones of
     those drawn, so that searches of different seeds are independent. Where there are too few, all have fewer.
     """
-    costs = [result["seconds"] for result in sampled if "seconds" in result]
+    costs = [seconds_of(result) for result in sampled if "seconds" in result]
     wanted = 1  # if the trainings are too short to be timed
     if sum(costs):
         wanted = math.ceil(mean(own, "seconds") / float(np.mean(costs)))
