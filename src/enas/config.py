@@ -235,6 +235,10 @@ class RunConfig(Settings, ABC):
         """Inside, an error of the user's code is said in a line, if that is in a file."""
         return contextlib.nullcontext() if self.origin is None else self.origin.told()
 
+    def told_of_own(self) -> contextlib.AbstractContextManager[None]:
+        """Likewise, while a stage computes: errors of other code are as they are."""
+        return contextlib.nullcontext() if self.origin is None else self.origin.told_of_own()
+
     # ---- the task of a run, and its networks ---------------------------------------------------------------------------
 
     @property

@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -290,9 +290,30 @@ def errors_of(path: Path, folder: Path) -> Iterator[None]:
         own = [frame for frame in frames if of_the_user(frame.filename, folder)]
         if not own and isinstance(error, EnasError | SystemExit):
             raise
-        what = " ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
-        said = shortened(" ".join(what.split()), 500)
-        raise ConfigError(f"{own[-1].filename}, line {own[-1].lineno}: {said}" if own else said) from error
+        raise ConfigError(located(error, own)) from error
+
+
+@contextmanager
+def errors_on_the_way(folder: Path) -> Iterator[None]:
+    """Inside, an error that code of the user's in a folder raises, or what it calls, is a `ConfigError` of one line, which
+    says where. Other errors are as they are."""
+    try:
+        yield
+    except EnasError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if of_the_user(frame.filename, folder)]
+        if not own:
+            raise
+        raise ConfigError(located(error, own)) from error
+
+
+def located(error: BaseException, own: Sequence[traceback.FrameSummary]) -> str:
+    """An error in a line, with its last place among those in the user's code."""
+    what = " ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
+    said = shortened(" ".join(what.split()), 500)
+    return f"{own[-1].filename}, line {own[-1].lineno}: {said}" if own else said
 
 
 def of_the_user(file: str, folder: Path) -> bool:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from enas.errors import ConfigError, RunFolderError, shown
 from enas.recipes.files import (
     errors_of,
+    errors_on_the_way,
     folder_of,
     function_in,
     hashes_beside,
@@ -53,6 +54,10 @@ class Origin(ABC):
 
     def told(self) -> contextlib.AbstractContextManager[None]:
         """Inside, what the recipe's own code raises is said in a line."""
+        return contextlib.nullcontext()
+
+    def told_of_own(self) -> contextlib.AbstractContextManager[None]:
+        """Likewise, and errors on whose way there is none of it are as they are."""
         return contextlib.nullcontext()
 
     def called(self, config: object, whose: str) -> RunConfig:
@@ -107,6 +112,9 @@ class InFile(Origin, ABC):
 
     def told(self) -> contextlib.AbstractContextManager[None]:
         return errors_of(Path(self.file), self.folder)
+
+    def told_of_own(self) -> contextlib.AbstractContextManager[None]:
+        return errors_on_the_way(self.folder)
 
     def to_json(self) -> dict[str, Any]:
         now = hashes_beside(Path(self.file), self.folder)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self, cast
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from enas.architecture import Architecture, Space
 from enas.child_training import ChildTraining
 from enas.choices import space_of
-from enas.config import NO_SETTING, AnyController, Given, Metric, RunConfig
+from enas.config import NO_SETTING, AnyController, Given, Metric, RunConfig, TakesMemory
 from enas.costs import parameter_count
 from enas.data.batches import TrainingBatches, examples_in, moved
 from enas.data.fingerprint import BatchData
@@ -196,6 +197,12 @@ class NetworkConfig(RunConfig):
             **self.hardware,
         )
 
+    @contextlib.contextmanager
+    def refusals_explained(self, work: TakesMemory) -> Iterator[None]:
+        """Also what the user's code makes of a batch, in a line that says where. Raises `ConfigError`."""
+        with self.told_of_own(), super().refusals_explained(work):
+            yield
+
     def settled(self) -> Self:
         if self.channels_last is not None:
             return self
@@ -210,6 +217,10 @@ class NetworkConfig(RunConfig):
         code makes of a batch that cannot be trained or compared is an `EnasError`; a choice that is never called is said."""
         with self.told():
             weights = self.shared_weights()
+            if weights.space.count() == 1:
+                raise ConfigError(
+                    "there is only one architecture in this network, so nothing to search: a Choice needs two options"
+                )
             sampled = weights.space.sample(random.Random(0))
             batch = weights.task.minibatch(0, 0)
             supernet = weights.trainer.model
