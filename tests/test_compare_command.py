@@ -18,7 +18,7 @@ from enas.config import Metric, RunConfig
 from enas.controllers import EvolutionConfig, UniformConfig, build_controller
 from enas.errors import ConfigError, NotFiniteError, RunFolderError
 from enas.evidence import compare as compare_run
-from enas.evidence.compare import CompareConfig, random_searches
+from enas.evidence.compare import CompareConfig
 from enas.evidence.comparison import RANDOM_SEARCH, SAMPLING, Comparison, Record, compare
 from enas.evidence.methods import (
     ASHA,
@@ -32,6 +32,7 @@ from enas.evidence.methods import (
     rivals,
 )
 from enas.evidence.pictures import comparison_svg
+from enas.evidence.random_search import random_searches
 from enas.evidence.runs import command_line, finish
 from enas.evidence.statistics import probability_better_paired
 from enas.executors.local import LocalExecutor

@@ -15,13 +15,10 @@ Every architecture is trained alike. What is picked is picked by validation data
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from enas.architecture import Architecture
@@ -29,11 +26,12 @@ from enas.config import RunConfig
 from enas.constraints import Epochs, SampleSize, Several
 from enas.effects import ArchiveRecord
 from enas.errors import ConfigError, RunFolderError, enas_command, shown
-from enas.evidence.comparison import RANDOM_SEARCH, SAMPLING, Comparison, Record, compared, mean
+from enas.evidence.comparison import SAMPLING, Comparison, Record, compared
 from enas.evidence.halving import halve
 from enas.evidence.methods import ASHA, BY_PROXY, RIVALS, Method, Spent, own_name, rivals
 from enas.evidence.pictures import comparison_svg
 from enas.evidence.proxies import rank_by
+from enas.evidence.random_search import Result, random_searches, test_score
 from enas.evidence.runs import (
     DIVERGED,
     command_line,
@@ -52,7 +50,6 @@ from enas.retrain import (
     Network,
     random_architectures,
     read_result,
-    score_in,
 )
 from enas.runtime.checkpoint import check_still_there
 from enas.runtime.devices import pick_device
@@ -320,9 +317,6 @@ def counts_work(run: Run) -> bool:
 
 # ---- trainings ---------------------------------------------------------------------------------------------------------
 
-Result = Mapping[str, Any]
-"""What result.json says of a training."""
-
 
 def train(
     run: Run, config: CompareConfig, found: Sequence[Found], drawn: Sequence[Architecture], stop: StopRequest
@@ -363,13 +357,6 @@ def train(
     ]
 
 
-def test_score(config: RunConfig, result: Result | None) -> float | None:
-    """By the run's metric; None if the training diverged, or there is none."""
-    if result is None or "diverged" in result:
-        return None
-    return score_in(result, f"test_{config.metric.name}")
-
-
 def record_of(run: Run, one: Found, result: Result | None) -> Record:
     """What a search came to, with the training of what it picked."""
     return Record(
@@ -382,39 +369,4 @@ def record_of(run: Run, one: Found, result: Result | None) -> Record:
         validate_seconds=one.validate_seconds,
         final_seconds=seconds_of(result),
         costs=run.goals.paid(result),
-    )
-
-
-def random_searches(config: RunConfig, own: Sequence[Record], sampled: Sequence[Result]) -> list[Record]:
-    """Random search with every seed of the own method, resolved from the sampled trainings: nothing is trained for it.
-
-    A random search trains so many architectures, rounded up, as take the seconds of a run of the own method, its final
-    training included, and takes the one of the best validation score. Each has architectures of its own, the next ones of
-    those drawn, so that searches of different seeds are independent. Where there are too few, all have fewer.
-    """
-    costs = [seconds_of(result) for result in sampled if "seconds" in result]
-    wanted = 1  # if the trainings are too short to be timed
-    if sum(costs):
-        wanted = math.ceil(mean(own, "seconds") / float(np.mean(costs)))
-    each = min(max(1, wanted), len(sampled) // len(own))
-    if each < wanted:
-        say(
-            f"compare: random search has {each} trainings a seed, not the {wanted} that take as long as a run of "
-            f"{own[0].method}; for those, --samples {wanted * len(own)}"
-        )
-    parts = [sampled[place * each : (place + 1) * each] for place in range(len(own))]
-    return [random_search(config, record.seed, part) for record, part in zip(own, parts, strict=True)]
-
-
-def random_search(config: RunConfig, seed: int, trained: Sequence[Result]) -> Record:
-    """The best of these trainings by its validation score. All of them are what picking it costs."""
-    whole = [result for result in trained if "diverged" not in result]
-    best = max(whole, key=config.metric.score, default=None)
-    return Record(
-        method=RANDOM_SEARCH,
-        seed=seed,
-        architecture="" if best is None else best["architecture"]["text"],
-        score=test_score(config, best),
-        evaluations=len(trained),
-        validate_seconds=sum(map(seconds_of, trained)),
     )
