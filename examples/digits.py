@@ -1,6 +1,6 @@
 """Handwritten digits, by layers whose inputs, kernels and activation are chosen.
 
-Command:  enas run examples/digits.py   (some minutes on two cores; fewer with --budget 2m)
+Command:  enas run examples/digits.py   (under a minute on one core)
 or        python examples/digits.py   (the same, and what the found network makes of the first test images)
 """
 

@@ -2,7 +2,7 @@
 
 All cells ask the same six decisions, so that there are 5^6 = 15,625 networks.
 
-Command:  enas run examples/nas_bench_201.py   (some minutes on two cores; fewer with --budget 2m)
+Command:  enas run examples/nas_bench_201.py   (about two minutes on one core; less with --budget 1m)
 or        python examples/nas_bench_201.py   (the same, and a picture of what was chosen)
 """
 

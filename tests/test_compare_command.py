@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +40,7 @@ from enas.executors.local import LocalExecutor
 from enas.phases import Search
 from enas.recipes import RECIPES, recipe
 from enas.retrain import Network
-from enas.runtime.files import read_json, read_jsonl
+from enas.runtime.files import read_json, read_jsonl, write_json
 from enas.runtime.records import validated
 from enas.runtime.stop import EXIT_STOPPED, StopRequest
 from enas.settings import config_from_json, config_to_json
@@ -512,6 +513,24 @@ def test_a_derivation_that_did_not_note_its_seconds_is_refused(done: Path, tmp_p
     (tmp_path / "search.json").write_bytes((done / "search.json").read_bytes())
     with pytest.raises(RunFolderError, match=r"derive\.json is missing"):
         compare_run.found_by(run, ENAS)
+
+
+def test_a_search_from_before_work_was_counted_counts_its_seconds_by_the_clock(
+    done: Path, tmp_path: Path
+) -> None:
+    run = Run(shutil.copytree(done, tmp_path / "old"), Run.open(done).config, ("search",))
+    assert compare_run.counts_work(run)
+    by_clock = {}
+    for name in ("search.json", "derive.json"):
+        record = read_json(run.folder / name)
+        by_clock[name] = record["seconds"]
+        del record["work"]
+        write_json(run.folder / name, record)
+        assert not compare_run.counts_work(run)
+    found = compare_run.found_by(run, ENAS)
+    shortlist = [read_json(path)["work"] for path in run.folder.glob("derive/*/result.json")]
+    assert found.search_seconds == by_clock["search.json"]
+    assert found.validate_seconds == pytest.approx(by_clock["derive.json"] + sum(shortlist))
 
 
 def test_estimate_counts_what_is_missing(
