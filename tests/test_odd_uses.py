@@ -189,9 +189,7 @@ def test_a_score_that_is_not_finite_says_whether_the_network_is_to_blame(
     begin: Begin, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert begin("nan") == 2
-    assert "is nan, though what the network returned is finite, so that it is the score's own" in complaint(
-        capsys
-    )
+    assert "is nan, though what the network returned is finite: look at the score itself" in complaint(capsys)
     with pytest.raises(NotFiniteError, match=r"was not trained on is inf$"):
         checked({"score": float("inf")}, None, [torch.ones(3), {"more": torch.tensor([1.0, float("nan")])}])
     checked({"score": 1.0}, None, torch.tensor(float("nan")))

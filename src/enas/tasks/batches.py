@@ -374,7 +374,7 @@ def checked(found: Mapping[str, float], architecture: Architecture | None, outpu
         if not math.isfinite(value):
             finite = all(bool(tensor.isfinite().all()) for tensor in tensors_in(output))
             why = (
-                f", though what the network returned is finite, so that it is the {name}'s own doing"
+                f", though what the network returned is finite: look at the {name} itself, which may divide by zero there"
                 if finite
                 else ""
             )
