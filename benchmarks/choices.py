@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from enas.architecture import Architecture
-from enas.choices import Choice, Decision, child_of, space_of, use
+from enas.choices import Choice, SharedDecision, child_of, space_of, use
 from enas.runtime.memory import keep_freed_memory
 
 PAIRS = ("0-1", "0-2", "1-2", "0-3", "1-3", "2-3")
@@ -111,7 +111,7 @@ def network(channels: int, cells: int, edge: Edge) -> nn.Sequential:
 
 def supernet(channels: int, cells: int) -> nn.Sequential:
     """Every cell asks the same six decisions."""
-    decisions = {pair: Decision(pair) for pair in PAIRS}
+    decisions = {pair: SharedDecision(pair) for pair in PAIRS}
     names = ("none", "skip", "conv1x1", "conv3x3", "pool")
 
     def edge(pair: str, channels: int) -> Choice:

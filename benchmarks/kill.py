@@ -2,16 +2,19 @@
 
 Command:  python benchmarks/kill.py             (about an hour of one core; --help for parts of it)
           python benchmarks/kill.py --every 50 --random 5 --processes 0      (a sample of it, a minute)
+          python benchmarks/kill.py --file mine.py --stages --random 0 --processes 0      (one's own search, ten kills)
 Prints:   one JSON line a stage; the counts of a whole run stand in docs/results.md. Exit code 1 if anything differed.
 
-Tiny runs of a recurrent and a micro space (tests/tiny.py) are made without interruption: stage by stage, search, derive,
-retrain, test and compare, and once more by `run` and `compare`, which must be equal. Then, always by SIGKILL, so that
-nothing can be saved at the end:
+Tiny runs of a recurrent and a micro space (tests/tiny.py), or with --file of a network of one's own, are made without
+interruption: stage by stage, search, derive, retrain, test and compare, and once more by `run` and `compare`, which must be
+equal. Then, always by SIGKILL, so that nothing can be saved at the end:
 
 changes     each stage is killed at its first change of a file in the run folder, at its second, and so on to its last, and
             the same command is given again. Changes are: opening to write, the first and the second half of a write,
             truncating, syncing, renaming, deleting, making a folder. Between two of them nothing happens that a kill could
             leave behind.
+in a row    one search is killed so many times, at random moments of the time that it takes, and resumed each time; then the
+            other stages follow.
 random      `enas run` and `enas compare` are killed at random moments and resumed, again and again, until they are done.
 processes   `enas compare` is killed likewise while it trains in processes of their own, which find their parent gone, and
             save. So a checkpoint that is older than the newest may be left beside it.
@@ -28,11 +31,9 @@ thread, so that no thread is lost by the fork. Trainings of `compare` are done i
 from __future__ import annotations
 
 import argparse
-import builtins
 import contextlib
 import io
 import json
-import os
 import random
 import re
 import shutil
@@ -40,7 +41,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -48,6 +48,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from killing import ending, fork, kill_after
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -65,128 +66,43 @@ STAGES = ("search", "derive", "retrain", "test", "compare")
 KINDS = ("recurrent", "micro")
 FLAGS = ("--search.checkpoint-every", "8", "--retrain.checkpoint-every", "6")
 """What differs from tests/tiny.py."""
+OF_FILE = (
+    *("--search.epochs", "6", "--search.updates", "10", "--search.checkpoint-every", "20"),
+    *(
+        "--verify.trainings",
+        "4",
+        "--verify.epochs",
+        "1",
+        "--derive.shortlist",
+        "2",
+        "--derive.shortlist-epochs",
+        "1",
+    ),
+    *(
+        "--retrain.child.epochs",
+        "2",
+        "--retrain.checkpoint-every",
+        "6",
+        "--channels-last",
+        "True",
+        "--threads",
+        "1",
+    ),
+)
+"""What makes a run of a network of one's own short. How images lie in memory is otherwise found by timing it."""
 COMPARE = ("--seeds=2", "--samples=2", "--epochs=1", "--rivals=none")
 """As many samples as seeds: the number of trainings of a random search then does not depend on measured times. Rivals are
 searched as the run's own method is with another seed."""
 TIMES = {
-    *("time", "seconds", "search_seconds", "validate_seconds", "final_seconds", "end_to_end_seconds"),
+    *tiny.TIMES,
+    *("search_seconds", "validate_seconds", "final_seconds", "end_to_end_seconds"),
     *("seconds_ratio", "equal_budget", "random_in_budget", "git_commit"),
 }
 """Keys of JSON whose values are measured times, or follow from them; and the checkout's state, which others may change."""
-CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
-"""Audit events of Python's that change names in a folder."""
 PATIENCE = 120
 """Seconds after which a command that should end has hung."""
 START = 8
 """Seconds that a process of its own takes before it trains."""
-
-
-# ---- counting and killing ----------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Operations:
-    """Counts the changes of files in a folder, and kills the process at one of them, before it is done."""
-
-    folder: str
-    at: int
-    """Which one; 0 for none."""
-    count: int = 0
-
-    def change(self, what: str, path: object) -> None:
-        """Count one."""
-        self.count += 1
-        if self.count == self.at:
-            os.write(2, f"\nkilled before: {what} {path}\n".encode())
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def inside(self, path: object) -> bool:
-        """Whether a path lies in the folder."""
-        return isinstance(path, str | bytes | os.PathLike) and os.fsdecode(path).startswith(self.folder)
-
-    def listen(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """The audit hook."""
-        if event in CHANGES:
-            for path in arguments[:1]:
-                if self.inside(path):
-                    self.change(event, path)
-        elif event == "open" and self.inside(arguments[0]) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
-            self.change("open", arguments[0])
-
-    def install(self) -> None:
-        """Count from now on, in this process."""
-        sys.addaudithook(self.listen)
-        sync, plain_open, operations = os.fsync, builtins.open, self
-
-        def counted_sync(descriptor: Any) -> None:
-            operations.change("os.fsync", descriptor)
-            sync(descriptor)
-
-        class Torn(io.FileIO):
-            """A file that a kill may find half written."""
-
-            def write(self, data: Any, /) -> int:
-                operations.change("write", self.name)
-                view = memoryview(data).cast("B")
-                half = super().write(view[: len(view) // 2]) or 0
-                operations.change("rest of the write", self.name)
-                return half + (super().write(view[half:]) or 0)
-
-            def truncate(self, size: int | None = None, /) -> int:
-                operations.change("truncate", self.name)
-                return super().truncate(size)
-
-        def counted_open(file: Any, mode: str = "r", buffering: int = -1, *more: Any, **named: Any) -> Any:
-            if "b" not in mode or not set(mode) & set("wax+") or not operations.inside(file):
-                return plain_open(file, mode, buffering, *more, **named)
-            raw = Torn(file, mode.replace("b", ""))
-            if buffering == 0:
-                return raw
-            return io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
-
-        os.fsync = counted_sync
-        builtins.open = io.open = counted_open
-
-
-def fork(argv: Sequence[str], log: Path, run: Path, at: int | None = None) -> int:
-    """Begin a command in a fork; returns its process id. With `at`, changes of files in `run` are counted, see
-    `Operations`; the last line of the log is their number."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 99
-    try:
-        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        for descriptor in (1, 2):
-            os.dup2(target, descriptor)
-        operations = Operations(str(run), at or 0)
-        if at is not None:
-            operations.install()
-        code = cli.main(list(argv))
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.write(2, f"\n{operations.count}\n".encode())
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def ending(pid: int) -> int:
-    """The exit code of a fork, or minus the signal that killed it."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def kill_after(pid: int, seconds: float) -> int:
-    """Kill a fork after so long, unless it ends by itself; returns how it ended."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(min(0.002, seconds))
-    os.kill(pid, signal.SIGKILL)
-    return ending(pid)
 
 
 # ---- what a run holds --------------------------------------------------------------------------------------------------
@@ -249,7 +165,7 @@ def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
 class Reference:
     """A run that nobody interrupted, as it was before and after each stage."""
 
-    kind: str
+    recipe: str
     folder: Path
     """Holds what is made here."""
     flags: list[str]
@@ -274,7 +190,7 @@ class Reference:
         """The command of a stage, or `run` for all but `compare`; going on is the same one, but for a run that exists."""
         begun = (self.run / "config.json").exists()
         if stage in ("search", "run") and not begun:
-            return [stage, f"{self.kind}-quick", *self.flags, "--run", str(self.run)]
+            return [stage, self.recipe, *self.flags, "--run", str(self.run)]
         word = "resume" if stage in ("search", "run") else stage
         return [word, str(self.run), *(COMPARE if stage == "compare" else ())]
 
@@ -379,7 +295,7 @@ def at_random(
     reference: Reference, stages: Sequence[str], kills: int, seed: int, *, saved: bool = False
 ) -> Count:
     """Kill these at random moments, and go on, run after run, until that many kills are done and the last run is, too."""
-    count, rng = Count(), random.Random(f"{reference.kind} {stages} {seed}")
+    count, rng = Count(), random.Random(f"{reference.recipe} {stages} {seed}")
     while count.kills < kills:
         reference.put_back(stages[0])
         wrong: list[str] = []
@@ -394,41 +310,79 @@ def at_random(
     return count
 
 
+def in_a_row(reference: Reference, kills: int, seed: int) -> Count:
+    """Kill one search that often, at moments drawn from the time that it takes, and go on through the stages until all is
+    tested. A search that is done before its last kill is counted, and another one is begun."""
+    count, rng = Count(), random.Random(f"{reference.recipe} in a row {seed}")
+    while count.kills < kills:
+        reference.put_back("search")
+        moments = sorted(rng.uniform(0, reference.seconds["search"]) for _ in range(kills))
+        for before, moment in zip([0.0, *moments], moments, strict=False):
+            if count.kills == kills:
+                break
+            pid = fork(reference.command("search"), reference.log, reference.run)
+            if kill_after(pid, moment - before) != -signal.SIGKILL:
+                break
+            count.kills += 1
+        wrong = judged(reference, "search")
+        for stage in ("derive", "retrain", "test"):
+            wrong = wrong or judged(reference, stage)
+        count.add(wrong, f"after {count.kills} kills in all")
+    return count
+
+
 def main() -> int:
     """Run what the flags ask for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="runs to kill")
     parser.add_argument(
+        "--file", help="instead of them, a run of a network of one's own: the file of its recipe"
+    )
+    parser.add_argument(
         "--stages", nargs="*", choices=STAGES, default=STAGES, help="stages to kill at changes of files"
     )
     parser.add_argument("--every", type=int, default=1, help="kill at every so manyth change of a file only")
+    parser.add_argument("--in-a-row", type=int, default=10, help="kills of one search at random moments")
     parser.add_argument("--random", type=int, default=100, help="kills at random moments, a kind of run")
     parser.add_argument(
         "--processes", type=int, default=10, help="such kills of `compare` with processes of their own"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
+    parser.add_argument(
+        "--flags",
+        nargs=argparse.REMAINDER,
+        default=[],
+        help="flags of `enas run` for --file; the last of all",
+    )
     asked = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         text = tiny.write_text(Path(scratch) / "text")
-        equal = [all(kill(kind, Path(scratch), text, asked)) for kind in asked.kinds]
+        kinds = {
+            "recurrent": ("recurrent-quick", tiny.flags(text, *FLAGS)),
+            "micro": ("micro-quick", tiny.image_flags("micro", *FLAGS)),
+            "file": (asked.file, tiny.words([*OF_FILE, *asked.flags])),
+        }
+        chosen = ["file"] if asked.file else asked.kinds
+        equal = [all(kill(kind, *kinds[kind], Path(scratch), asked)) for kind in chosen]
     return 0 if all(equal) else 1
 
 
-def kill(kind: str, folder: Path, text: Path, asked: argparse.Namespace) -> list[bool]:
+def kill(kind: str, recipe: str, flags: list[str], folder: Path, asked: argparse.Namespace) -> list[bool]:
     """Do what is asked to one kind of run: for each thing done, whether all came out equal."""
     processes = LocalExecutor.for_run
     in_this_process: Any = InThisProcess
     LocalExecutor.for_run = lambda config, workers=None: in_this_process()
-    flags = tiny.flags(text, *FLAGS) if kind == "recurrent" else tiny.image_flags(kind, *FLAGS)
-    warm = ["run", f"{kind}-quick", *flags, "--run", str(folder / f"warm-{kind}")]
+    warm = ["run", recipe, *flags, "--run", str(folder / f"warm-{kind}")]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
         if cli.main(warm) != 0:  # in this process: every fork then has what this loads and compiles
             raise SystemExit(said.getvalue())
-    reference = Reference(kind, folder / kind, flags).make()
-    at_once = Reference(kind, folder / f"{kind}-at-once", flags, ("run", "compare")).make()
+    compares = "compare" in asked.stages or asked.random > 0 or asked.processes > 0
+    reference = Reference(recipe, folder / kind, flags, STAGES if compares else STAGES[:-1]).make()
+    whole = ("run", "compare") if compares else ("run",)
+    at_once = Reference(recipe, folder / f"{kind}-at-once", flags, whole).make()
     twice = Count()
-    found, expected = (one.content["compare"] for one in (at_once, reference))
+    found, expected = (one.content[one.commands[-1]] for one in (at_once, reference))
     twice.add(
         differences({**found, "config.json": expected["config.json"]}, expected), ""
     )  # it names the stages
@@ -442,6 +396,9 @@ def kill(kind: str, folder: Path, text: Path, asked: argparse.Namespace) -> list
             "changes": reference.operations[stage],
         }
         equal.append(count.print(**about, minutes=round((time.monotonic() - began) / 60, 1)))
+    if asked.in_a_row:
+        count = in_a_row(reference, asked.in_a_row, asked.seed)
+        equal.append(count.print(kind=kind, killed="search, in a row"))
     if asked.random:
         count = at_random(at_once, at_once.commands, asked.random, asked.seed)
         equal.append(count.print(kind=kind, killed="run and compare, at random moments"))

@@ -1,6 +1,6 @@
 """Handwritten digits, by layers whose inputs, kernels and activation are chosen.
 
-Command:  enas run examples/digits.py   (some minutes on two cores; fewer with --budget 2m)
+Command:  enas run examples/digits.py   (under a minute on one core)
 or        python examples/digits.py   (the same, and what the found network makes of the first test images)
 """
 
@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import enas
-from enas import Choice, Inputs, NetworkConfig, Task
-from enas.choices import Decision
+from enas import Choice, Inputs, NetworkConfig, SharedDecision, Task
 
 CHANNELS, LAYERS = 16, 4
 
@@ -25,7 +24,7 @@ def convolution(kernel: int) -> nn.Module:
 class Layer(nn.Module):
     """Reads some of the maps before it, at least one."""
 
-    def __init__(self, before: int, activation: Decision) -> None:
+    def __init__(self, before: int, activation: SharedDecision) -> None:
         super().__init__()
         self.inputs = Inputs(before, at_least=1)
         self.kernel = Choice({"conv1": convolution(1), "conv3": convolution(3), "conv5": convolution(5)})
@@ -40,7 +39,7 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        activation = Decision("activation")
+        activation = SharedDecision("activation")
         self.stem = nn.Conv2d(1, CHANNELS, 3, stride=2, padding=1)
         self.layers = nn.ModuleList(Layer(1 + number, activation) for number in range(LAYERS))
         self.head = nn.Linear(CHANNELS, 10)

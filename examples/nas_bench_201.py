@@ -2,7 +2,7 @@
 
 All cells ask the same six decisions, so that there are 5^6 = 15,625 networks.
 
-Command:  enas run examples/nas_bench_201.py   (some minutes on two cores; fewer with --budget 2m)
+Command:  enas run examples/nas_bench_201.py   (about two minutes on one core; less with --budget 1m)
 or        python examples/nas_bench_201.py   (the same, and a picture of what was chosen)
 """
 
@@ -11,8 +11,7 @@ from digits import task
 from torch import Tensor, nn
 
 import enas
-from enas import Choice, NetworkConfig
-from enas.choices import Decision
+from enas import Choice, NetworkConfig, SharedDecision
 from enas.report.drawing import write_svg
 
 CHANNELS, CELLS = 16, 1
@@ -34,11 +33,11 @@ class Zero(nn.Module):
 class Cell(nn.Module):
     """Node 0 is the input; each other node is the sum of what its edges make of the nodes before it."""
 
-    def __init__(self, channels: int, decisions: dict[str, Decision]) -> None:
+    def __init__(self, channels: int, decisions: dict[str, SharedDecision]) -> None:
         super().__init__()
         self.edges = nn.ModuleDict({pair: self.edge(channels, asked) for pair, asked in decisions.items()})
 
-    def edge(self, channels: int, decision: Decision) -> nn.Module:
+    def edge(self, channels: int, decision: SharedDecision) -> nn.Module:
         """The five operations between two nodes."""
         pool = nn.AvgPool2d(3, 1, 1, count_include_pad=False)
         convolutions = {f"conv{width}": convolution(channels, channels, width) for width in (1, 3)}
@@ -68,7 +67,10 @@ class Net(nn.Sequential):
     """A stem, three stages of cells with residual blocks between them, a classifier."""
 
     def __init__(self) -> None:
-        c, asked = CHANNELS, {pair: Decision(pair) for pair in ("0-1", "0-2", "1-2", "0-3", "1-3", "2-3")}
+        c, asked = (
+            CHANNELS,
+            {pair: SharedDecision(pair) for pair in ("0-1", "0-2", "1-2", "0-3", "1-3", "2-3")},
+        )
         super().__init__(nn.Conv2d(1, c, 3, padding=1, bias=False), nn.BatchNorm2d(c))
         for stage in range(3):
             self.extend([Residual(c << stage - 1)] if stage else [])

@@ -97,4 +97,8 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(
+            "which folder? python examples/picture_folder.py FOLDER, with a folder of pictures for each class"
+        )
     main(Path(sys.argv[1]))

@@ -4,7 +4,7 @@ The options of a `Choice` are modules with weights of their own. Here all widths
 the first rows of a wide one. Such a network says itself what may be chosen. It needs a `space`, a `forward` that is told the
 architecture, and a `child`.
 
-Command:  enas run examples/slices.py   (some minutes on two cores; fewer with --budget 2m)
+Command:  enas run examples/slices.py   (a quarter of a minute on one core)
 or        python examples/slices.py   (the same, and the found network)
 """
 

@@ -1,7 +1,7 @@
 """A small transformer that reads the text of Python's own library: heads, widths, the place of the norms, activations.
 
-Options need no weights of their own: all numbers of heads use the same projections. Choices that are given one `Decision`
-decide alike: the activations of all layers, and the two places of a norm, of which only one has it.
+Options need no weights of their own: all numbers of heads use the same projections. Choices that are given the same
+`SharedDecision` decide alike: the activations of all layers, and the two places of a norm, of which only one has it.
 
 Command:  enas run examples/transformer.py   (some minutes on two cores; fewer with --budget 2m)
 or        python examples/transformer.py   (the same, and how the found network goes on with a line)
@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import enas
-from enas import Choice, NetworkConfig, Task, Training
-from enas.choices import Decision
+from enas import Choice, NetworkConfig, SharedDecision, Task, Training
 from enas.data.stdlib import read_stdlib
 from enas.data.text import Corpus
 
@@ -49,7 +48,7 @@ class Attention(nn.Module):
         return self.leave(self.heads(*self.enter(x_BTF).chunk(3, -1)))
 
 
-def feed_forward(width: int, activation: Decision) -> nn.Module:
+def feed_forward(width: int, activation: SharedDecision) -> nn.Module:
     """Two linear layers with an activation between them."""
     between = Choice({"relu": nn.ReLU(), "gelu": nn.GELU(), "tanh": nn.Tanh()}, activation)
     return nn.Sequential(nn.Linear(FEATURES, width), between, nn.Linear(width, FEATURES))
@@ -58,7 +57,7 @@ def feed_forward(width: int, activation: Decision) -> nn.Module:
 class Residual(nn.Module):
     """Adds what a layer makes of its input, and takes the norm first, of the input, or last, of the sum."""
 
-    def __init__(self, layer: nn.Module, place: Decision) -> None:
+    def __init__(self, layer: nn.Module, place: SharedDecision) -> None:
         super().__init__()
         self.layer = layer
         self.before = Choice({"first": nn.LayerNorm(FEATURES), "last": nn.Identity()}, place)
@@ -73,7 +72,7 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        place, activation = Decision("norm"), Decision("activation")
+        place, activation = SharedDecision("norm"), SharedDecision("activation")
         self.words, self.places = nn.Embedding(WORDS, FEATURES), nn.Embedding(LENGTH, FEATURES)
         self.layers = nn.Sequential()
         for _ in range(LAYERS):

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from enas.architecture import Architecture
-from enas.choices import Choice, Decision, Inputs, space_of
+from enas.choices import Choice, Inputs, SharedDecision, space_of
 from enas.controllers import EvolutionConfig, IndependentConfig, LSTMConfig, UniformConfig, build_controller
 from enas.errors import ArchitectureError, ConfigError
 from enas.report.drawing import text_for
@@ -44,14 +44,14 @@ class RandomNets:
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
-        self.handles: dict[object, list[Decision]] = {}
+        self.handles: dict[object, list[SharedDecision]] = {}
 
-    def decision(self, key: object) -> Decision:
+    def decision(self, key: object) -> SharedDecision:
         """A decision of its own, or now and then one of a question of the same kind."""
         known = self.handles.setdefault(key, [])
         if known and self.rng.random() < 0.3:
             return self.rng.choice(known)
-        known.append(Decision())
+        known.append(SharedDecision())
         return known[-1]
 
     def block(self, depth: int) -> nn.Module:
@@ -80,7 +80,7 @@ def answers(module: Choice | Inputs) -> list[object]:
     return [part for size in sizes for part in itertools.combinations(range(module.n), size)]
 
 
-def asked(module: nn.Module, given: dict[Decision, object]) -> Iterator[tuple[Decision, object]]:
+def asked(module: nn.Module, given: dict[SharedDecision, object]) -> Iterator[tuple[SharedDecision, object]]:
     """What is asked on the path of these answers."""
     if isinstance(module, Choice | Inputs):
         yield module.decision, given[module.decision]

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 import enas
 from enas.architecture import Architecture
-from enas.choices import Choice, Decision, Inputs, asked_by, child_of, fresh_decisions, space_of, use
+from enas.choices import Choice, Inputs, SharedDecision, asked_by, child_of, fresh_decisions, space_of, use
 from enas.choices.modules import TakenInputs
 from enas.errors import ConfigError
 from enas.searchable import WithChoices, searchable
@@ -100,7 +100,7 @@ def test_options_without_parameters_are_seen_where_another_one_has_some() -> Non
         {
             "mix": Choice({"idle": nn.Identity(), "linear": nn.Linear(2, 2)}),
             "act": Choice({"relu": nn.ReLU(), "tanh": nn.Tanh()}),
-            "same": Choice({"relu": nn.ReLU(), "prelu": nn.PReLU()}, shared := Decision()),
+            "same": Choice({"relu": nn.ReLU(), "prelu": nn.PReLU()}, shared := SharedDecision()),
             "other": Choice({"relu": nn.PReLU(), "prelu": nn.PReLU()}, shared),
         }
     )
@@ -110,7 +110,7 @@ def test_options_without_parameters_are_seen_where_another_one_has_some() -> Non
 
 def test_a_copy_of_a_block_shares_its_decisions_and_a_fresh_one_does_not() -> None:
     def block() -> nn.Module:
-        shared = Decision()
+        shared = SharedDecision()
         pair = [Choice({"a": nn.ReLU(), "b": nn.Linear(2, 2)}, shared) for _ in range(2)]
         return nn.Sequential(*pair, Choice({"x": nn.Tanh(), "y": Choice({"u": nn.ReLU(), "v": nn.GELU()})}))
 
@@ -127,7 +127,7 @@ def test_a_copy_of_a_block_shares_its_decisions_and_a_fresh_one_does_not() -> No
 
 
 def test_a_decision_may_have_a_name_and_be_shared_by_hand() -> None:
-    width = Decision("width")
+    width = SharedDecision("width")
     net = nn.Sequential(*(Choice({"2": unit(2), "8": unit(8)}, width) for _ in range(3)))
     space = space_of(net)
     assert [decision.name for decision in space.decisions] == ["width"]
@@ -138,7 +138,7 @@ def test_a_decision_may_have_a_name_and_be_shared_by_hand() -> None:
 
 
 def test_a_shared_decision_is_asked_where_any_of_its_modules_is() -> None:
-    shared = Decision("act")
+    shared = SharedDecision("act")
     acts = [Choice({"r": nn.ReLU(), "t": nn.Tanh(), "i": nn.Identity()}, shared) for _ in range(2)]
     net = nn.Sequential(
         Choice({"with": acts[0], "without": nn.Identity()}),
@@ -431,7 +431,7 @@ def test_tied_weights_stay_tied_in_a_child() -> None:
 
 
 def test_an_option_that_two_places_share_is_one_module_of_the_child() -> None:
-    decision, linear = Decision(), nn.Linear(WIDTH, WIDTH)
+    decision, linear = SharedDecision(), nn.Linear(WIDTH, WIDTH)
     net = nn.Sequential(*(Choice({"same": linear, "own": unit()}, decision) for _ in range(2)))
     same, own = space_of(net).enumerate()
     child = child_of(net, same, "shared")
@@ -627,9 +627,9 @@ def test_a_choice_that_is_never_called_is_warned_of_and_one_called_twice_is_refu
         (lambda: Choice({"a": (m := nn.ReLU()), "b": m}), "'a' and 'b' of a Choice are the same module"),
         (
             lambda: Choice({"a": nn.ReLU()}, enas.Decision("a", "operation", 0, ("a",))),
-            "enas.choices.Decision",
+            "enas.SharedDecision",
         ),
-        (lambda: Decision("a=b"), "word without spaces"),
+        (lambda: SharedDecision("a=b"), "word without spaces"),
         (lambda: Inputs(0), "1 to 256 tensors"),
         (lambda: Inputs(257), "1 to 256 tensors"),
         (lambda: Inputs(2.0), "whole"),
@@ -650,7 +650,7 @@ def test_networks_that_make_no_sense_are_refused() -> None:
     same = nn.ReLU()
     with pytest.raises(ConfigError, match="0, option 'a', and 1, option 'b', are the same module"):
         space_of(nn.Sequential(Choice({"a": same}), Choice({"b": same})))
-    shared = Decision()
+    shared = SharedDecision()
     with pytest.raises(
         ConfigError, match="0 and 1 share a decision, but the one asks for one of a, b, the other"
     ):
@@ -660,14 +660,14 @@ def test_networks_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ConfigError, match="share a decision"):
         space_of(nn.Sequential(Inputs(2, at_least=1, decision=shared), Inputs(2, decision=shared)))
     with pytest.raises(ConfigError, match="two decisions have the name 'x'"):
-        space_of(nn.Sequential(*(Choice({"a": nn.ReLU()}, Decision("x")) for _ in range(2))))
-    a, b = Decision("a"), Decision("b")
+        space_of(nn.Sequential(*(Choice({"a": nn.ReLU()}, SharedDecision("x")) for _ in range(2))))
+    a, b = SharedDecision("a"), SharedDecision("b")
 
-    def nested(outer: Decision, inner: Decision) -> Choice:
+    def nested(outer: SharedDecision, inner: SharedDecision) -> Choice:
         return Choice({"x": Choice({"x": nn.ReLU(), "y": nn.Tanh()}, inner), "y": nn.ReLU()}, outer)
 
     with pytest.raises(ConfigError, match="a, b each depend on another"):
-        space_of(Choice({"ab": nested(a, b), "ba": nested(b, a)}, Decision("top")))
+        space_of(Choice({"ab": nested(a, b), "ba": nested(b, a)}, SharedDecision("top")))
 
 
 def in_context(net: nn.Module, architecture: Architecture) -> None:

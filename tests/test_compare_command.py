@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from enas.config import Metric, RunConfig
 from enas.controllers import EvolutionConfig, UniformConfig, build_controller
 from enas.errors import ConfigError, NotFiniteError, RunFolderError
 from enas.evidence import compare as compare_run
-from enas.evidence.compare import CompareConfig, random_searches
+from enas.evidence.compare import CompareConfig
 from enas.evidence.comparison import RANDOM_SEARCH, SAMPLING, Comparison, Record, compare
 from enas.evidence.methods import (
     ASHA,
@@ -32,13 +33,14 @@ from enas.evidence.methods import (
     rivals,
 )
 from enas.evidence.pictures import comparison_svg
+from enas.evidence.random_search import random_searches
 from enas.evidence.runs import command_line, finish
 from enas.evidence.statistics import probability_better_paired
 from enas.executors.local import LocalExecutor
 from enas.phases import Search
 from enas.recipes import RECIPES, recipe
 from enas.retrain import Network
-from enas.runtime.files import read_json, read_jsonl
+from enas.runtime.files import read_json, read_jsonl, write_json
 from enas.runtime.records import validated
 from enas.runtime.stop import EXIT_STOPPED, StopRequest
 from enas.settings import config_from_json, config_to_json
@@ -241,14 +243,14 @@ def test_seconds_are_those_of_search_shortlist_and_final_training(done: Path) ->
     for (method, seed), record in found.items():
         if method in (ENAS, EVOLUTION, SHARED_RANDOM):
             folder = folder_of(done, method, seed)
-            shortlist = [read_json(path)["seconds"] for path in folder.glob("derive/*/result.json")]
+            shortlist = [read_json(path)["work"] for path in folder.glob("derive/*/result.json")]
             assert len(shortlist) == 2
-            assert record.search_seconds == read_json(folder / "search.json")["seconds"]
-            scoring = read_json(folder / "derive.json")["seconds"]
+            assert record.search_seconds == read_json(folder / "search.json")["work"]
+            scoring = read_json(folder / "derive.json")["work"]
             assert record.validate_seconds == pytest.approx(scoring + sum(shortlist))
             picked = Network("candidate", Run.open(folder).architecture(), seed)
             result = read_json(done / "compare" / picked.id / "result.json")
-            assert (record.final_seconds, record.score) == (result["seconds"], result["test"]["test_ppl"])
+            assert (record.final_seconds, record.score) == (result["work"], result["test"]["test_ppl"])
             assert (result["epochs"], record.architecture) == (1, str(picked.architecture))
 
 
@@ -433,7 +435,7 @@ def test_a_finished_retraining_of_the_run_is_not_repeated(text: Path, tmp_path: 
     compare_run.compare_run(Run.open(run.folder), replace(SMALL, epochs=None))
     (result,) = (one for one in run.results() if one["role"] == "found")
     record = records(run.folder)[ENAS, 0]
-    assert (record.score, record.final_seconds) == (result["test"]["test_ppl"], result["seconds"])
+    assert (record.score, record.final_seconds) == (result["test"]["test_ppl"], result["work"])
     assert not (run.folder / "compare" / f"{run.architecture().id}-seed0").exists()
     assert (
         read_json(run.folder / "comparison.json") == run.results()
@@ -511,6 +513,24 @@ def test_a_derivation_that_did_not_note_its_seconds_is_refused(done: Path, tmp_p
     (tmp_path / "search.json").write_bytes((done / "search.json").read_bytes())
     with pytest.raises(RunFolderError, match=r"derive\.json is missing"):
         compare_run.found_by(run, ENAS)
+
+
+def test_a_search_from_before_work_was_counted_counts_its_seconds_by_the_clock(
+    done: Path, tmp_path: Path
+) -> None:
+    run = Run(shutil.copytree(done, tmp_path / "old"), Run.open(done).config, ("search",))
+    assert compare_run.counts_work(run)
+    by_clock = {}
+    for name in ("search.json", "derive.json"):
+        record = read_json(run.folder / name)
+        by_clock[name] = record["seconds"]
+        del record["work"]
+        write_json(run.folder / name, record)
+        assert not compare_run.counts_work(run)
+    found = compare_run.found_by(run, ENAS)
+    shortlist = [read_json(path)["work"] for path in run.folder.glob("derive/*/result.json")]
+    assert found.search_seconds == by_clock["search.json"]
+    assert found.validate_seconds == pytest.approx(by_clock["derive.json"] + sum(shortlist))
 
 
 def test_estimate_counts_what_is_missing(

@@ -325,7 +325,7 @@ def test_a_comparison_says_a_line_at_the_start_and_the_end_of_a_search(
     for again in (False, True):
         assert main(["compare", "runs/mine", *small]) == 0
         said = capsys.readouterr().err.splitlines()
-        assert any("let nothing else compute on this machine" in line for line in said)
+        assert any("Budgets are in seconds of the processor" in line for line in said)
         found = Run.open(Path("runs/mine/compare/enas-seed1")).architecture()
         lines = ["compare: enas, seed 1", f"enas-seed1: {found}"]
         assert [line for line in said if line in lines] == ([] if again else lines)

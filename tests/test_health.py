@@ -427,7 +427,9 @@ def test_stopped_about_the_end_of_the_updates_and_resumed_equals_uninterrupted(t
     def outcome(folder: Path, search: Search) -> list[Any]:
         assert isinstance(search.weights, ToyWeights)
         logs = [read_jsonl(folder / name) for name in ("metrics.jsonl", "archive.jsonl")]
-        return [json.dumps([{k: v for k, v in r.items() if k != "time"} for r in log]) for log in logs]
+        return [
+            json.dumps([{k: v for k, v in r.items() if k not in tiny.TIMES} for r in log]) for log in logs
+        ]
 
     whole = toy_search(tmp_path / "whole", config, IndependentConfig(), space)
     run(tmp_path / "whole", whole)

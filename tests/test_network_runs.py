@@ -27,6 +27,7 @@ from enas.evidence.variants import variants_of, with_settings
 from enas.phases import SearchConfig
 from enas.recipes import CONTROLLERS, named_controller
 from enas.recipes.common import shortlisted, verifying
+from enas.report.summary import table
 from enas.retrain import Network
 from enas.run import Run
 from enas.runs.network_settings import NetworkDeriveConfig, NetworkSearchConfig, NetworkVerifyConfig
@@ -175,8 +176,11 @@ def test_search_train_and_compare_from_python(capsys: pytest.CaptureFixture[str]
     found = enas.search(Net, here, run="mine", **SMALL)
     assert found.architecture == Run.open(Path("mine"), recipe=found.config).architecture()
     assert found.space.count() == found.config.searched_space().count() == 27
+    capsys.readouterr()
     model = enas.train(found, random=1, run="mine")
     assert isinstance(model.head, nn.Linear)
+    trained = Run.open(Path("mine"), recipe=found.config)
+    assert table(trained.results(), trained.config.metric) in capsys.readouterr().err
     before = tiny.content(Path("mine"))
     again = enas.search(Net, here, run="mine", **SMALL)
     assert again == found

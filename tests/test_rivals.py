@@ -358,7 +358,7 @@ def test_halving_as_a_rival_continues_its_trainings_and_counts_them(
     monkeypatch.setattr(compare_run.Found, "seconds", property(lambda found: 20.0))
     monkeypatch.setattr(halving, "training_seconds", lambda *_: 1.0)
     monkeypatch.setattr(
-        Metrics, "seconds", lambda metrics: float(len(read_jsonl(metrics.log.path)))
+        Metrics, "work", lambda metrics: float(len(read_jsonl(metrics.log.path)))
     )  # an epoch a second
     performed: Counter[Path] = Counter()
     perform = Job.perform
@@ -379,9 +379,7 @@ def test_halving_as_a_rival_continues_its_trainings_and_counts_them(
         folder, record = run.folder / "compare" / f"asha-seed{seed}", found[ASHA, seed]
         lowest, highest = (list(folder.glob(f"rung-{epochs}/*/result.json")) for epochs in (1, 3))
         assert (len(lowest), len(highest), record.evaluations) == (12, 4, 12)
-        seconds = {
-            path.parent.name: read_json(path)["seconds"] for path in [*lowest, *highest]
-        }  # the longest
+        seconds = {path.parent.name: read_json(path)["work"] for path in [*lowest, *highest]}  # the longest
         assert record.search_seconds == sum(seconds.values()) == 12 + 4 * 2
         best = min(highest, key=lambda path: read_json(path)["valid_loss"])
         picked = Run.open(folder).architecture()

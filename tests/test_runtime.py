@@ -16,8 +16,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,10 +40,11 @@ from enas.runtime.files import (
     write_json,
 )
 from enas.runtime.lock import run_lock
-from enas.runtime.metrics import Board, Metrics, tensorboard_writer
+from enas.runtime.metrics import Board, Metrics, MetricsState, tensorboard_writer
 from enas.runtime.progress import duration, estimate_line, progress, say
 from enas.runtime.seeding import derive_seed, generator
 from enas.runtime.stop import EXIT_STOPPED, Stopped, StopRequest
+from enas.runtime.work import processor_seconds, work_clock, work_of
 
 
 @contextlib.contextmanager
@@ -891,40 +894,84 @@ class Remembering:
 class TestMetrics:
     def test_a_record_has_its_stage_step_time_and_numbers(self, tmp_path: Path) -> None:
         clock, board = Clock(), Remembering()
-        metrics = Metrics(JsonlLog(tmp_path / "metrics.jsonl"), lambda first_step: board, clock)
-        clock.now = 1.23456
+        worked = Clock()
+        metrics = Metrics(JsonlLog(tmp_path / "metrics.jsonl"), lambda first_step: board, clock, worked)
+        clock.now, worked.now = 1.23456, 2.34567
         metrics.record("search", 7, loss=5.5, epoch=1)
         metrics.record("search", 8, loss=float("inf"))
         assert read_jsonl(tmp_path / "metrics.jsonl") == [
-            {"stage": "search", "step": 7, "time": 1.235, "loss": 5.5, "epoch": 1},
-            {"stage": "search", "step": 8, "time": 1.235, "loss": None},
+            {"stage": "search", "step": 7, "time": 1.235, "work": 2.346, "loss": 5.5, "epoch": 1},
+            {"stage": "search", "step": 8, "time": 1.235, "work": 2.346, "loss": None},
         ]
         infinity = float("inf")
         assert board.taken == [("search/loss", 5.5, 7), ("search/epoch", 1, 7), ("search/loss", infinity, 8)]
 
-    def test_no_number_can_take_the_place_of_the_time(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="'time'"):
-            Metrics(JsonlLog(tmp_path / "metrics.jsonl")).record("search", 1, time=3.0)
+    @pytest.mark.parametrize("name", ["time", "work"])
+    def test_no_number_can_take_the_place_of_the_time(self, name: str, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=f"'{name}'"):
+            Metrics(JsonlLog(tmp_path / "metrics.jsonl")).record("search", 1, **{name: 3.0})
 
     def test_resumed_metrics_equal_those_of_a_run_never_stopped(self, tmp_path: Path) -> None:
-        def work(metrics: Metrics, clock: Clock, steps: range) -> None:
+        clock, worked = Clock(), Clock()
+
+        def metrics_in(name: str) -> Metrics:
+            return Metrics(JsonlLog(tmp_path / name), clock=clock, worked=worked)
+
+        def work(metrics: Metrics, steps: range) -> None:
             for step in steps:
-                clock.now += 2
+                clock.now, worked.now = clock.now + 2, worked.now + 3
                 metrics.record("search", step, loss=1 / (step + 1))
 
-        clock = Clock()
-        work(Metrics(JsonlLog(tmp_path / "straight"), clock=clock), clock, range(9))
+        work(metrics_in("straight"), range(9))
 
-        clock = Clock()
-        first = Metrics(JsonlLog(tmp_path / "stopped"), clock=clock)
-        work(first, clock, range(4))
+        first = metrics_in("stopped")
+        work(first, range(4))
         state = first.state()
-        work(first, clock, range(4, 6))
-        clock.now = 5000
-        second = Metrics(JsonlLog(tmp_path / "stopped"), clock=clock)
+        work(first, range(4, 6))
+        clock.now = worked.now = 5000
+        second = metrics_in("stopped")
         second.restore(state)
-        work(second, clock, range(4, 9))
+        work(second, range(4, 9))
         assert (tmp_path / "stopped").read_bytes() == (tmp_path / "straight").read_bytes()
+
+    def test_work_goes_on_from_the_clock_of_a_checkpoint_that_does_not_tell_it(self, tmp_path: Path) -> None:
+        worked = Clock()
+        metrics = Metrics(JsonlLog(tmp_path / "metrics.jsonl"), worked=worked)
+        metrics.restore(MetricsState(seconds=20.0))
+        worked.now += 3
+        assert metrics.work() == 23.0
+
+
+class TestWork:
+    def test_the_work_of_a_cpu_is_that_of_all_threads_and_ended_processes(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(time, "process_time", lambda: 5.0)
+        monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+        times = SimpleNamespace(children_user=2.0, children_system=0.5)
+        monkeypatch.setattr(os, "times", lambda: times)
+        assert work_clock(torch.device("cpu"))() == 7.5
+        assert work_clock(torch.device("cpu"), processes=2)() == 15.0
+        assert work_clock(torch.device("cuda"))() == 100.0
+        assert work_clock(torch.device("mps"), processes=3)() == 300.0
+
+    def test_what_another_thread_computes_is_counted(self) -> None:
+        def spin() -> None:
+            before = time.thread_time()
+            while time.thread_time() - before < 0.02:
+                pass
+
+        before = processor_seconds()
+        thread = threading.Thread(target=spin)
+        thread.start()
+        thread.join()
+        assert processor_seconds() - before >= 0.02
+
+    def test_work_of_a_record_is_its_seconds_where_it_is_older(self) -> None:
+        assert work_of({"seconds": 3.0, "work": 5.5}) == 5.5
+        assert work_of({"seconds": 3.0, "work": 0.0}) == 0.0
+        assert work_of({"seconds": 3.0}) == work_of({"seconds": 3.0, "work": None}) == 3.0
+        assert work_of({"diverged": "nan"}) == 0.0
 
 
 class TestTensorboard:

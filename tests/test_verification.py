@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -290,11 +292,21 @@ def test_a_run_that_is_stopped_in_a_round_comes_to_the_same(tmp_path: Path) -> N
     searched = whole.search_record()
     assert searched is not None
     metrics = read_jsonl(whole.folder / "metrics.jsonl")
-    rounds = [record["seconds"] for record in metrics if record["stage"] == "search/verification"]
-    trained = [read_json(path)["seconds"] for path in whole.folder.glob("verify/*/result.json")]
+    rounds = [record["round_work"] for record in metrics if record["stage"] == "search/verification"]
+    trained = [read_json(path)["work"] for path in whole.folder.glob("verify/*/result.json")]
     assert (len(rounds), len(trained)) == (2, 6)
     work = search_seconds(whole, searched)  # each training once, whether they ran side by side or not
-    assert work == pytest.approx(searched.seconds - sum(rounds) + sum(trained))
+    assert searched.work is not None
+    assert work == pytest.approx(searched.work - sum(rounds) + sum(trained))
+    # A run whose records tell no work counts by the clock.
+    waited = [record["seconds"] for record in metrics if record["stage"] == "search/verification"]
+    old = Run(shutil.copytree(whole.folder, tmp_path / "old"), config, ("search",))
+    JsonlLog(old.folder / "metrics.jsonl").rewind(0)
+    for record in metrics:
+        told = {name: value for name, value in record.items() if name not in ("work", "round_work")}
+        JsonlLog(old.folder / "metrics.jsonl").append(told)
+    by_clock = search_seconds(old, replace(searched, work=None))
+    assert by_clock == pytest.approx(searched.seconds - sum(waited) + sum(trained))
     for after in (1, 2, 4):
         run = Run.create(tmp_path / f"stopped-{after}", config, ("search",))
         done = 0

@@ -35,6 +35,10 @@ _FLAGS = """
 """What makes `recurrent-quick` tiny: 10 windows a pass, 24 steps of search, 5 networks trained."""
 
 
+TIMES = {"time", "work", "round_work", "seconds"}
+"""Keys of a run's JSON whose values are measured times."""
+
+
 def write_text(folder: Path, seed: int = 0) -> Path:
     """A folder with 211 training, 80 validation and 60 test tokens."""
     rng = random.Random(seed)
@@ -47,10 +51,10 @@ def write_text(folder: Path, seed: int = 0) -> Path:
 
 def flags(text: Path, *more: str) -> list[str]:
     """The flags of a tiny run on this text; later ones win."""
-    return _words([*_FLAGS.split(), "--data.source", str(text), *more])
+    return words([*_FLAGS.split(), "--data.source", str(text), *more])
 
 
-def _words(given: list[str]) -> list[str]:
+def words(given: list[str]) -> list[str]:
     """Pairs of a flag and a value, each flag once, with its last value."""
     return [word for pair in dict(zip(given[::2], given[1::2], strict=True)).items() for word in pair]
 
@@ -83,9 +87,7 @@ def without_times(path: Path) -> Any:
     """What a JSON file says, apart from durations."""
     records = read_jsonl(path) if path.suffix == ".jsonl" else read_json(path)
     text = json.dumps(records)
-    return json.loads(
-        text, object_hook=lambda r: {k: v for k, v in r.items() if k not in ("time", "seconds")}
-    )
+    return json.loads(text, object_hook=lambda r: {k: v for k, v in r.items() if k not in TIMES})
 
 
 def content(run: Path) -> dict[str, Any]:
@@ -144,7 +146,7 @@ _SPACE_FLAGS = {
 
 def image_flags(space: str, *more: str) -> list[str]:
     """The flags of a tiny run on 60 digits; later ones win."""
-    return _words([*_IMAGE_FLAGS.split(), *_SPACE_FLAGS[space].split(), *more])
+    return words([*_IMAGE_FLAGS.split(), *_SPACE_FLAGS[space].split(), *more])
 
 
 def image_config(space: str, *more: str) -> ImageRunConfig:

@@ -12,7 +12,7 @@ from enas.architecture import Architecture, Decision, Space
 
 if TYPE_CHECKING:
     from enas.api import Found, compare, search, train
-    from enas.choices import Choice, Inputs, child_of, fresh_decisions, space_of, use
+    from enas.choices import Choice, Inputs, SharedDecision, child_of, fresh_decisions, space_of, use
     from enas.exporting.exports import export
     from enas.loading import load
     from enas.runs.network import NetworkConfig
@@ -31,6 +31,7 @@ __all__ = [
     "Found",
     "Inputs",
     "NetworkConfig",
+    "SharedDecision",
     "Space",
     "Task",
     "Training",
@@ -47,7 +48,8 @@ __all__ = [
 ]
 
 _LATER = {
-    **dict.fromkeys(("Choice", "Inputs", "child_of", "fresh_decisions", "space_of", "use"), "enas.choices"),
+    **dict.fromkeys(("Choice", "Inputs", "SharedDecision"), "enas.choices"),
+    **dict.fromkeys(("child_of", "fresh_decisions", "space_of", "use"), "enas.choices"),
     **dict.fromkeys(("Found", "compare", "search", "train"), "enas.api"),
     "NetworkConfig": "enas.runs.network",
     "Task": "enas.tasks.own",

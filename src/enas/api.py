@@ -29,6 +29,7 @@ from enas.executors import ExecutorName
 from enas.recipes import named_controller
 from enas.recipes.files import refuse_while_importing
 from enas.recipes.origin import InMemory, NetworkFile
+from enas.report.summary import table
 from enas.runs.network import Net, NetworkConfig, OfTask
 from enas.runtime.launch import started_as
 from enas.runtime.lock import folder_of_run
@@ -108,7 +109,8 @@ def train(
     random: int | None = None,
     **settings: object,
 ) -> nn.Module:
-    """Train what was found from scratch, test it if the task has test data, and return it in evaluation mode.
+    """Train what was found from scratch, test it if the task has test data, say how it does, and return it in evaluation
+    mode.
 
     Args:
         found: what a search found.
@@ -140,6 +142,7 @@ def train(
             put_architecture(folder, found.architecture)
         remembered(opened)
         execute(opened, stages)
+        say(table(opened.results(), opened.config.metric))
         return opened.found_model()
 
 

@@ -36,6 +36,7 @@ from enas.runtime.records import record_in, validated
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import StopRequest
 from enas.runtime.whose import noted
+from enas.runtime.work import work_clock
 from enas.spaces import architecture_from_json
 
 Role = Literal["found", "candidate", "random", "lstm", "table"]
@@ -209,7 +210,7 @@ def train_network(
     check_still_there(run_file)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = CheckpointStore(folder / "checkpoints", 2, say, settings, run_file, rhythm)
-    metrics = Metrics(JsonlLog(folder / METRICS))
+    metrics = Metrics(JsonlLog(folder / METRICS), worked=work_clock(training.task.device))
     found = checkpoints.load_newest()
     checkpoints.prune()
     weights: Digest | None = None
@@ -260,7 +261,12 @@ def train_network(
                     )
                 if stops:
                     raise stop.stopped(run)
-    result = {**network.to_json(), **training.result(), "seconds": round(metrics.seconds(), 3)}
+    result = {
+        **network.to_json(),
+        **training.result(),
+        "seconds": round(metrics.seconds(), 3),
+        "work": round(metrics.work(), 3),
+    }
     assert weights is not None  # an epoch was the best so far
     result["weights"] = asdict(weights)
     return write_result(folder, result, settings)
@@ -318,6 +324,7 @@ class ResultRecord:
     valid_ppl: float | None = None
     valid_accuracy: float | None = None
     seconds: float | None = None
+    work: float | None = None
     diverged: str | None = None
     test: dict[str, float] | None = None
     weights: Digest | None = None

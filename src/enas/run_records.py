@@ -25,9 +25,12 @@ class SearchRecord:
 
     steps: int
     seconds: float
+    """By the clock."""
     archive: Digest
     """Of archive.jsonl."""
     settings: dict[str, Any]
+    work: float | None = None
+    """Seconds of work; None in a record from before they were counted."""
     drawn: int | None = None
     """Architectures that were drawn within limits, those that were over one among them; None without limits."""
     rejected: int | None = None
@@ -62,5 +65,7 @@ class DeriveRecord:
     candidates: int
     seconds: float
     settings: dict[str, Any]
+    work: float | None = None
+    """Seconds of work; None in a record from before they were counted."""
     costs: dict[CostMeasure, CostRecord] = field(default_factory=dict)
     """By the measures that the run asks for."""

@@ -46,6 +46,7 @@ from enas.runtime.records import check_settings
 from enas.runtime.seeding import generator
 from enas.runtime.stop import StopRequest
 from enas.runtime.whose import noted
+from enas.runtime.work import work_clock
 from enas.settings import settings_for
 from enas.shared_weights import SharedWeights
 from enas.trainings import Job, train_all
@@ -87,6 +88,7 @@ def search(run: Run, stop: StopRequest, train: verification.Train | None = None)
             "steps": searching.total_steps(),
             "updates_end": searching.updates_end,
             "seconds": round(watch.metrics.seconds(), 3),
+            "work": round(watch.metrics.work(), 3),
             "archive": asdict(searching.archive.digest()),
             "settings": settings_for("search", run.config),
             **({} if limits is None else limits.state_dict()),
@@ -104,11 +106,21 @@ def search_of(run: Run, train: verification.Train) -> tuple[Search, Watch]:
     weights, controller = run.shared_weights(), run.search_controller()
     weights.trainer.by_examples = config.search.same_path
     board = partial(tensorboard_writer, folder / "tensorboard") if config.tensorboard else None
-    metrics, archive = Metrics(JsonlLog(folder / "metrics.jsonl"), board), JsonlLog(folder / "archive.jsonl")
+    worked = work_clock(weights.task.device, parallel.processes())
+    metrics = Metrics(JsonlLog(folder / "metrics.jsonl"), board, worked=worked)
+    archive = JsonlLog(folder / "archive.jsonl")
     verifier, limits = None, run.goals.limits
     if config.verify.trainings:
         verifier = Verifying(
-            config.verify, config.search, weights, controller, config.costs, train, config.seed, limits
+            config.verify,
+            config.search,
+            weights,
+            controller,
+            config.costs,
+            train,
+            config.seed,
+            limits,
+            metrics.work,
         )
     watch = Watch(config.search, weights, controller, config.seed, metrics, verifier, limits)
     target = run.goals.target()
@@ -230,7 +242,8 @@ def derive_by(run: Run, train: Train) -> None:
             f"{run.folder} has no rewards that differ on one minibatch, which the ridge regression needs; choose another "
             "derive.rule and derive.shortlist_order, and no derive.ridge_candidate"
         )
-    began = time.monotonic()
+    worked = work_clock(weights.task.device, parallel.processes())
+    began, work_before = time.monotonic(), worked()
     found = candidates(
         weights,
         proposing(controller, bounds, config.samples, run.config.seed),
@@ -249,7 +262,7 @@ def derive_by(run: Run, train: Train) -> None:
             candidate.latency_ms = latency
         limit = run.config.limit.amounts.get("latency", math.inf)
         found = in_time(found, bounds.ranges["latency"], limit, config.shortlist)
-    seconds = time.monotonic() - began
+    seconds, work = time.monotonic() - began, worked() - work_before
     del weights, known  # their memory is needed for the shortlist's trainings
     picked = pick(found, config, train).architecture
     costs = run.goals.again(picked)
@@ -259,6 +272,7 @@ def derive_by(run: Run, train: Train) -> None:
     record = {
         "candidates": len(found),
         "seconds": round(seconds, 3),
+        "work": round(work, 3),
         "settings": settings_for("derive", run.config),
     }
     if costs:

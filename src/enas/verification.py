@@ -32,6 +32,7 @@ from enas.phases import SearchConfig
 from enas.runtime.progress import say
 from enas.runtime.records import validated
 from enas.runtime.seeding import derive_seed, generator
+from enas.runtime.work import Clock, processor_seconds
 from enas.samplers import fair
 from enas.scores import percentile
 from enas.shared_weights import SharedWeights
@@ -186,13 +187,16 @@ class Verifying(Verification):
         train: Train,
         seed: int,
         bounds: CostBounds | None = None,
+        worked: Clock = processor_seconds,
     ) -> None:
+        """`worked` counts the seconds of work of the search itself."""
         super().__init__(config, weights, costs, seed, bounds)
         self.plan = config.plan(search)
         self.controller = controller
         self.untrained = controller.state_dict()
         """The controller's state before it has learnt anything."""
         self.train = train
+        self.worked = worked
 
     def rounds(self, epoch: int) -> int:
         """Rounds after the weight steps of an epoch: one or none."""
@@ -201,14 +205,15 @@ class Verifying(Verification):
     def verify(self, epoch: int) -> dict[str, float]:
         """Train the architectures of an epoch's round and fit the model again; returns what to log."""
         chosen = self.choose(epoch, self.plan[epoch])
-        began = time.monotonic()
+        began, work_before = time.monotonic(), self.worked()
         scores = self.train(list(chosen))
-        seconds = round(time.monotonic() - began, 3)
+        seconds, work = time.monotonic() - began, self.worked() - work_before
+        took = {"seconds": round(seconds, 3), "round_work": round(work, 3)}
         for (architecture, uniform), score in zip(chosen.items(), scores, strict=True):
             self.records.append(
                 Verified(architecture.choices, uniform, score if math.isfinite(score) else None)
             )
-        return {"seconds": seconds, **self.fit(), **self.restarted(epoch)}
+        return {**took, **self.fit(), **self.restarted(epoch)}
 
     # ---- what is trained -----------------------------------------------------------------------------------------------
 

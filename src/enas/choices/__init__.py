@@ -18,8 +18,8 @@ model = child_of(net, architecture)
 """
 
 from enas.choices.child import child_of
-from enas.choices.modules import Choice, Decision, Inputs, fresh_decisions
+from enas.choices.modules import Choice, Inputs, SharedDecision, fresh_decisions
 from enas.choices.plan import asked_by, use
 from enas.choices.reading import space_of
 
-__all__ = ["Choice", "Decision", "Inputs", "asked_by", "child_of", "fresh_decisions", "space_of", "use"]
+__all__ = ["Choice", "Inputs", "SharedDecision", "asked_by", "child_of", "fresh_decisions", "space_of", "use"]

@@ -20,22 +20,23 @@ Join = Callable[[list[Tensor]], Tensor]
 """What is made of the tensors that are taken, at least one."""
 
 
-class Decision:
-    """What a module decides by. Modules that are given the same one always take the same, and are one decision."""
+class SharedDecision:
+    """What a module decides by. Modules that are given the same one always take the same: they are one `Decision` of the
+    network's space."""
 
     def __init__(self, name: str | None = None) -> None:
         """`name` stands in architectures; without one it is the path of the first module that asks. Raises `ConfigError` for
         a name with spaces or '='."""
         if name is not None:
-            check_word("the name of a Decision", name)
+            check_word("the name of a SharedDecision", name)
         self.name = name
 
-    def __deepcopy__(self, memo: dict[int, object]) -> Decision:
+    def __deepcopy__(self, memo: dict[int, object]) -> SharedDecision:
         """Itself, so that a copy of a block decides as the block does."""
         return self
 
     def __repr__(self) -> str:
-        return "Decision()" if self.name is None else f"Decision({self.name!r})"
+        return "SharedDecision()" if self.name is None else f"SharedDecision({self.name!r})"
 
 
 class Asking(nn.Module, ABC):
@@ -44,11 +45,11 @@ class Asking(nn.Module, ABC):
     taken: Any = None
     """The answer, inside `use`."""
 
-    def __init__(self, decision: Decision | None) -> None:
+    def __init__(self, decision: SharedDecision | None) -> None:
         super().__init__()
-        if not isinstance(decision, Decision | None):
-            raise ConfigError(f"decision must be an enas.choices.Decision, not {shown(decision)}")
-        self.decision = Decision() if decision is None else decision
+        if not isinstance(decision, SharedDecision | None):
+            raise ConfigError(f"decision must be an enas.SharedDecision, not {shown(decision)}")
+        self.decision = SharedDecision() if decision is None else decision
 
     @abstractmethod
     def question(self, name: str) -> Question:
@@ -80,7 +81,7 @@ class Choice(Asking):
 
     taken: str | None
 
-    def __init__(self, options: Mapping[str, nn.Module], decision: Decision | None = None) -> None:
+    def __init__(self, options: Mapping[str, nn.Module], decision: SharedDecision | None = None) -> None:
         """`options` are modules by name. All take the same arguments and return the same shapes.
 
         Raises `ConfigError` for an option that is no module, for one module under two names, and for names that cannot be
@@ -142,7 +143,7 @@ class Inputs(Asking):
         at_least: int | None = None,
         at_most: int | None = None,
         join: Join | None = None,
-        decision: Decision | None = None,
+        decision: SharedDecision | None = None,
     ) -> None:
         """How many of the n tensors may be taken: any number, if nothing is said.
 
@@ -225,8 +226,8 @@ def fresh_decisions(block: nn.Module) -> nn.Module:
 
     What copies of a block share, they no longer share then. What modules inside the block share, they go on sharing.
     """
-    fresh: dict[Decision, Decision] = {}
+    fresh: dict[SharedDecision, SharedDecision] = {}
     for module in block.modules():
         if isinstance(module, Asking):
-            module.decision = fresh.setdefault(module.decision, Decision())
+            module.decision = fresh.setdefault(module.decision, SharedDecision())
     return block

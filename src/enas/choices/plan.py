@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from enas.architecture import Architecture
-from enas.choices.modules import Asking, Choice, Decision
+from enas.choices.modules import Asking, Choice, SharedDecision
 from enas.errors import ConfigError
 from enas.spaces.choices.space import ChoiceSpace, OneOf, Question
 
-Taken = tuple[tuple[Decision, str], ...]
+Taken = tuple[tuple[SharedDecision, str], ...]
 """The options that all must be taken for a module to be called, the outermost first."""
 
 
@@ -39,7 +39,7 @@ class Plan:
                 "kept in a plain list or dict are not found: use nn.ModuleList or nn.ModuleDict"
             )
         check_options(sites)
-        of_decision: dict[Decision, list[Site]] = {}
+        of_decision: dict[SharedDecision, list[Site]] = {}
         for site in sites:
             of_decision.setdefault(site.module.decision, []).append(site)
         names = {decision: decision.name or asking[0].path for decision, asking in of_decision.items()}
@@ -135,7 +135,7 @@ def sites_of(net: nn.Module) -> Iterator[Site]:
     return walk(net, "", ())
 
 
-def with_option(taken: Taken, decision: Decision, option: str) -> Taken | None:
+def with_option(taken: Taken, decision: SharedDecision, option: str) -> Taken | None:
     """With one option more; None if that decision has taken another one."""
     before = dict(taken).get(decision)
     if before is None:
@@ -154,7 +154,7 @@ def check_options(sites: Iterable[Site]) -> None:
             if (other.module.decision, other_name) != (site.module.decision, name):
                 raise ConfigError(
                     f"{other.path}, option {other_name!r}, and {site.path}, option {name!r}, are the same module, but two "
-                    "decisions: copy it with copy.deepcopy, or give both choices one Decision and the option one name"
+                    "decisions: copy it with copy.deepcopy, or give both choices one SharedDecision and the option one name"
                 )
 
 
@@ -202,12 +202,14 @@ def distinct(every: Iterable[Taken]) -> tuple[Taken, ...]:
     return tuple(kept)
 
 
-def in_order(when: dict[Decision, tuple[Taken, ...]], names: dict[Decision, str]) -> list[Decision]:
+def in_order(
+    when: dict[SharedDecision, tuple[Taken, ...]], names: dict[SharedDecision, str]
+) -> list[SharedDecision]:
     """The decisions in the order of the modules, but each after all that it depends on.
 
     Raises `ConfigError` if two depend on each other.
     """
-    order: list[Decision] = []
+    order: list[SharedDecision] = []
     waiting = list(when)
     while waiting:
         ready = (
@@ -219,7 +221,7 @@ def in_order(when: dict[Decision, tuple[Taken, ...]], names: dict[Decision, str]
         if decision is None:
             raise ConfigError(
                 f"the decisions {', '.join(names[each] for each in waiting[:3])} each depend on another of them, as choices "
-                "that share them are nested the other way round; give one of the choices a Decision of its own"
+                "that share them are nested the other way round; give one of the choices a SharedDecision of its own"
             )
         order.append(decision)
         waiting.remove(decision)

@@ -25,6 +25,8 @@ Batch = Any
 
 KEPT_BYTES = 2**30
 """Of evaluation batches that are kept in memory."""
+_END = object()
+"""After the last batch of a pass."""
 
 # ---- what a batch holds ------------------------------------------------------------------------------------------------
 
@@ -197,19 +199,21 @@ class Passed(Source):
 
     @hands_over
     def read(self, seed: int, first: int) -> Iterator[Batch]:
+        # A sampler draws the order when it is first asked: by a loader with workers as its pass begins, by one without as it
+        # reads its first batch. Both draw from one seed, so that the order is the same for any number of workers.
         with global_seed(derive_seed(seed, "pass")):
             passed = self.begin()
             _start_from(seed, passed)
             iterator = iter(passed)
+            batch = next(iterator, _END)
         for number in count():
+            if batch is _END:
+                return
             # The batches before `first` are read as well: workers draw from where the ones before have left them.
-            with global_seed(derive_seed(seed, number)):
-                try:
-                    batch = next(iterator)
-                except StopIteration:
-                    return
             if number >= first:
                 yield batch
+            with global_seed(derive_seed(seed, number + 1)):
+                batch = next(iterator, _END)
 
 
 @hands_over

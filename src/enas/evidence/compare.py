@@ -15,24 +15,23 @@ Every architecture is trained alike. What is picked is picked by validation data
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import torch
 
 from enas.architecture import Architecture
 from enas.config import RunConfig
 from enas.constraints import Epochs, SampleSize, Several
 from enas.effects import ArchiveRecord
 from enas.errors import ConfigError, RunFolderError, enas_command, shown
-from enas.evidence.comparison import RANDOM_SEARCH, SAMPLING, Comparison, Record, compared, mean
+from enas.evidence.comparison import SAMPLING, Comparison, Record, compared
 from enas.evidence.halving import halve
 from enas.evidence.methods import ASHA, BY_PROXY, RIVALS, Method, Spent, own_name, rivals
 from enas.evidence.pictures import comparison_svg
 from enas.evidence.proxies import rank_by
+from enas.evidence.random_search import Result, random_searches, test_score
 from enas.evidence.runs import (
     DIVERGED,
     command_line,
@@ -51,15 +50,16 @@ from enas.retrain import (
     Network,
     random_architectures,
     read_result,
-    score_in,
 )
 from enas.runtime.checkpoint import check_still_there
+from enas.runtime.devices import pick_device
 from enas.runtime.files import write_atomic, write_json
 from enas.runtime.metrics import MetricsRecord
 from enas.runtime.progress import duration, say
 from enas.runtime.records import read_records
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import Stopped, StopRequest
+from enas.runtime.work import work_of
 from enas.stages import Run, derive, put_architecture, search
 
 PART, RECORDS, NUMBERS, PICTURE = "compare", "records.jsonl", "comparison.json", "comparison.svg"
@@ -126,7 +126,7 @@ class Found:
 
     @property
     def seconds(self) -> float:
-        """Of searching and picking."""
+        """The work of searching and picking."""
         return self.search_seconds + self.validate_seconds
 
     @property
@@ -175,6 +175,11 @@ def searches(run: Run, config: CompareConfig, stop: StopRequest) -> list[Found]:
     finish(run, (search, derive), stop)
     first = found_by(run, own)
     say(plan(run, config, first))
+    if not counts_work(run):
+        say(
+            "compare: the search of the run is from before seconds of work were counted, and its budget is its seconds by "
+            "the clock. If it had more than one thread, or something else computed meanwhile, search again for a fair one"
+        )
     proxies = [name for name in config.chosen if name in BY_PROXY]
     found = []
     for seed in range(run.config.seed, run.config.seed + config.seeds):
@@ -253,7 +258,7 @@ def search_in(run: Run, method: str, config: RunConfig, stop: StopRequest) -> Fo
     )
     logged = read_records(metrics, MetricsRecord, advice) if metrics.exists() else []
     rewarded = read_records(archive, ArchiveRecord, advice) if archive.exists() else []
-    seconds = max((record.time for record in logged), default=0.0)
+    seconds = max((work_of({"seconds": record.time, "work": record.work}) for record in logged), default=0.0)
     return Found(method, config.seed, None, Spent(len(rewarded), 0), seconds, 0.0)
 
 
@@ -270,7 +275,7 @@ def found_by(run: Run, method: str) -> Found:
         )
     spent = Spent(len(run.archive()), derived.candidates * config.minibatches * config.checkpoints)
     shortlist = (read_result(path.parent) for path in (run.folder / "derive").glob(f"*/{RESULT}"))
-    picking = derived.seconds + sum(map(seconds_of, shortlist))
+    picking = work_of(vars(derived)) + sum(map(seconds_of, shortlist))
     return Found(method, run.config.seed, run.architecture(), spent, search_seconds(run, searched), picking)
 
 
@@ -290,18 +295,27 @@ def plan(run: Run, config: CompareConfig, first: Found) -> str:
     step = (example := run.child_training(first.network, config.training_epochs(run.config))).estimate()
     each = step.seconds * example.total_steps
     at_once = max(1, min(executor_for(run.config, config.workers).room(each, step.mib), trainings))
-    seconds = missing * first.seconds + trainings * each / at_once
+    on_cpu = pick_device(run.config.device).type == "cpu"
+    cores = (run.config.threads or torch.get_num_threads()) if on_cpu else 1
+    seconds = missing * first.seconds / cores + trainings * each / at_once
+    budgets = (
+        " of the processor, so that other programs may run meanwhile"
+        if on_cpu
+        else " by the clock: let nothing else compute on this machine meanwhile"
+    )
     return (
         f"compare: {', '.join(names)} with {config.seeds} seeds, {config.samples} random architectures; {missing} searches "
-        f"and at most {trainings} trainings are missing: about {duration(seconds)} in all. Budgets are in seconds: let "
-        "nothing else compute on this machine meanwhile"
+        f"and at most {trainings} trainings are missing: about {duration(seconds)} in all. Budgets are in "
+        f"seconds{budgets}"
     )
 
 
-# ---- trainings ---------------------------------------------------------------------------------------------------------
+def counts_work(run: Run) -> bool:
+    """Whether the records of a run's search tell its work, or only its seconds by the clock."""
+    return all(one is None or one.work is not None for one in (run.search_record(), run.derive_record()))
 
-Result = Mapping[str, Any]
-"""What result.json says of a training."""
+
+# ---- trainings ---------------------------------------------------------------------------------------------------------
 
 
 def train(
@@ -343,13 +357,6 @@ def train(
     ]
 
 
-def test_score(config: RunConfig, result: Result | None) -> float | None:
-    """By the run's metric; None if the training diverged, or there is none."""
-    if result is None or "diverged" in result:
-        return None
-    return score_in(result, f"test_{config.metric.name}")
-
-
 def record_of(run: Run, one: Found, result: Result | None) -> Record:
     """What a search came to, with the training of what it picked."""
     return Record(
@@ -362,39 +369,4 @@ def record_of(run: Run, one: Found, result: Result | None) -> Record:
         validate_seconds=one.validate_seconds,
         final_seconds=seconds_of(result),
         costs=run.goals.paid(result),
-    )
-
-
-def random_searches(config: RunConfig, own: Sequence[Record], sampled: Sequence[Result]) -> list[Record]:
-    """Random search with every seed of the own method, resolved from the sampled trainings: nothing is trained for it.
-
-    A random search trains so many architectures, rounded up, as take the seconds of a run of the own method, its final
-    training included, and takes the one of the best validation score. Each has architectures of its own, the next ones of
-    those drawn, so that searches of different seeds are independent. Where there are too few, all have fewer.
-    """
-    costs = [result["seconds"] for result in sampled if "seconds" in result]
-    wanted = 1  # if the trainings are too short to be timed
-    if sum(costs):
-        wanted = math.ceil(mean(own, "seconds") / float(np.mean(costs)))
-    each = min(max(1, wanted), len(sampled) // len(own))
-    if each < wanted:
-        say(
-            f"compare: random search has {each} trainings a seed, not the {wanted} that take as long as a run of "
-            f"{own[0].method}; for those, --samples {wanted * len(own)}"
-        )
-    parts = [sampled[place * each : (place + 1) * each] for place in range(len(own))]
-    return [random_search(config, record.seed, part) for record, part in zip(own, parts, strict=True)]
-
-
-def random_search(config: RunConfig, seed: int, trained: Sequence[Result]) -> Record:
-    """The best of these trainings by its validation score. All of them are what picking it costs."""
-    whole = [result for result in trained if "diverged" not in result]
-    best = max(whole, key=config.metric.score, default=None)
-    return Record(
-        method=RANDOM_SEARCH,
-        seed=seed,
-        architecture="" if best is None else best["architecture"]["text"],
-        score=test_score(config, best),
-        evaluations=len(trained),
-        validate_seconds=sum(map(seconds_of, trained)),
     )

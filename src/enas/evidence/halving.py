@@ -20,7 +20,7 @@ from itertools import chain, islice, pairwise
 from typing import Any, NamedTuple
 
 from enas.architecture import Architecture
-from enas.evidence.runs import complete, train_networks
+from enas.evidence.runs import complete, seconds_of, train_networks
 from enas.retrain import METRICS, WEIGHTS, Network
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import write_json
@@ -89,7 +89,7 @@ class Halved:
     architectures: int
     """How many were trained."""
     seconds: float
-    """Of all trainings, each epoch counted once."""
+    """The work of all trainings, each epoch counted once."""
 
 
 @dataclass(frozen=True)
@@ -142,10 +142,10 @@ def halve(
             result = trained[network]
             rungs[rung][network] = run.config.metric.score(result)
             results[rung][network] = result
-            shorter = results[rung - 1][network]["seconds"] if rung else 0.0
-            spent += result["seconds"] - shorter if "seconds" in result else each
+            shorter = seconds_of(results[rung - 1][network]) if rung else 0.0
+            spent += seconds_of(result) - shorter if "seconds" in result else each
         timed = [
-            one["seconds"] / one["epochs"]
+            seconds_of(one) / one["epochs"]
             for of_rung in results
             for one in of_rung.values()
             if "seconds" in one

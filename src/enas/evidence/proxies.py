@@ -7,7 +7,6 @@ the search made evaluations, and picks the best. Higher is better.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -28,6 +27,7 @@ from enas.runtime.progress import progress
 from enas.runtime.records import check_settings, read_record
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import StopRequest
+from enas.runtime.work import work_clock
 from enas.stages import Run
 from enas.task import BaseTask
 
@@ -85,7 +85,7 @@ class ScoresRecord:
     scores: list[float | None]
     """None for -infinity."""
     seconds: float
-    """That scoring them took."""
+    """Of work, that scoring them took."""
     settings: dict[str, Any]
 
 
@@ -139,13 +139,14 @@ def rank_by(
         spent = record.seconds
     if len(scores) < len(networks) and (not scores or spent < seconds):
         task = run.child_training(networks[0]).task
-        began = time.monotonic() - spent
+        worked = work_clock(task.device)
+        began = worked() - spent
         with progress(
             f"compare: {name}, seed {seed}", len(networks), "architectures", done=len(scores)
         ) as bar:
             for network in networks[len(scores) :]:
                 scores.append(scored_by(proxy, config, task, network))
-                spent = time.monotonic() - began
+                spent = worked() - began
                 bar.advance(1)
                 if stop.requested or spent >= seconds:
                     break

@@ -22,6 +22,7 @@ from enas.runtime.files import write_atomic, write_json
 from enas.runtime.progress import brief, say
 from enas.runtime.records import read_record, read_records
 from enas.runtime.stop import StopRequest
+from enas.runtime.work import work_of
 from enas.stages import Run, StageName
 from enas.trainings import Job, train_all
 
@@ -129,20 +130,26 @@ class VerificationTime:
 
     stage: str
     seconds: float = 0.0
+    round_work: float | None = None
 
 
 def search_seconds(run: Run, searched: SearchRecord) -> float:
-    """The work of a finished search: its verifying trainings count one by one, as they may have run side by side."""
+    """The work of a finished search, in seconds: its verifying trainings count one by one, as they may have run side by
+    side."""
     advice = "Put the original back, or begin a new run"
     logged = read_records(run.folder / "metrics.jsonl", VerificationTime, advice)
-    waited = sum(record.seconds for record in logged if record.stage == "search/verification")
+    waited = sum(
+        record.seconds if record.round_work is None else record.round_work
+        for record in logged
+        if record.stage == "search/verification"
+    )
     trained = (read_result(path.parent) for path in (run.folder / "verify").glob(f"*/{RESULT}"))
-    return searched.seconds - waited + sum(map(seconds_of, trained))
+    return work_of(vars(searched)) - waited + sum(map(seconds_of, trained))
 
 
 def seconds_of(result: Mapping[str, Any] | None) -> float:
-    """Of a training; 0 if it diverged, or there is none."""
-    return 0.0 if result is None else float(result.get("seconds", 0.0))
+    """The work of a training, in seconds; 0 if it diverged, or there is none."""
+    return 0.0 if result is None else work_of(result)
 
 
 def command_line(command: str, options: Settings) -> str:

@@ -212,6 +212,10 @@ class NetworkConfig(RunConfig):
         code makes of a batch that cannot be trained or compared is an `EnasError`; a choice that is never called is said."""
         with self.told():
             weights = self.shared_weights()
+            if weights.space.count() == 1:
+                raise ConfigError(
+                    "there is only one architecture in this network, so nothing to search: a Choice needs two options"
+                )
             sampled = weights.space.sample(random.Random(0))
             batch = weights.task.minibatch(0, 0)
             supernet = weights.trainer.model

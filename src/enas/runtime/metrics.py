@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from enas.errors import ConfigError
 from enas.runtime.files import JsonlLog
+from enas.runtime.work import Clock, processor_seconds
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -28,7 +29,9 @@ class MetricsRecord:
     stage: str
     step: int
     time: float
-    """Seconds that the run had worked."""
+    """Seconds that the run had taken, by the clock."""
+    work: float | None = None
+    """Seconds of work; None in records from before they were counted."""
 
 
 @dataclass(frozen=True)
@@ -37,35 +40,44 @@ class MetricsState:
 
     position: int = 0
     seconds: float = 0.0
+    work: float | None = None
+    """None in a checkpoint from before it was counted."""
 
 
 class Metrics:
     """Records numbers of a run.
 
     Args:
-        log: where each record becomes a line with the keys `stage`, `step`, `time` and those of the numbers.
+        log: where each record becomes a line with the keys `stage`, `step`, `time`, `work` and those of the numbers.
         board: opens what takes each number as `stage/name` too, from the step on that it is given.
-        clock: returns seconds. `time` is how long the run has worked; pauses between a stop and its resume, and work
+        clock: returns seconds. `time` is how long the run has taken; pauses between a stop and its resume, and work
             that no checkpoint kept, do not count.
+        worked: returns seconds of work, as `work_clock` has it. `work` is those of the run, likewise.
     """
 
     def __init__(
         self,
         log: JsonlLog,
         board: Callable[[int], Board] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = time.monotonic,
+        worked: Clock = processor_seconds,
     ) -> None:
         self.log = log
         self._open_board = board
         self.board: Board | None = None
-        self._clock = clock
-        self._started = clock()
+        self._clock, self._worked = clock, worked
+        self._started, self._work_before = clock(), worked()
 
     def record(self, stage: str, step: int, **numbers: float) -> None:
         """Append one record. A number that is not finite, which JSON cannot say, is stored as null."""
-        if "time" in numbers:
-            raise ValueError("A metric cannot be called 'time': every record has its own.")
-        record = {"stage": stage, "step": step, "time": round(self.seconds(), 3)}
+        if own := {"time", "work"} & numbers.keys():
+            raise ValueError(f"A metric cannot be called {min(own)!r}: every record has its own.")
+        record = {
+            "stage": stage,
+            "step": step,
+            "time": round(self.seconds(), 3),
+            "work": round(self.work(), 3),
+        }
         self.log.append(
             record | {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         )
@@ -76,12 +88,16 @@ class Metrics:
                 self.board.add_scalar(f"{stage}/{name}", value, step)
 
     def seconds(self) -> float:
-        """Return how long the run has worked."""
+        """Return how long the run has taken."""
         return self._clock() - self._started
+
+    def work(self) -> float:
+        """Return the run's seconds of work."""
+        return self._worked() - self._work_before
 
     def state(self) -> MetricsState:
         """Return what a checkpoint has to keep, after forcing all records onto the disk."""
-        return MetricsState(self.log.position(), self.seconds())
+        return MetricsState(self.log.position(), self.seconds(), self.work())
 
     def restore(self, state: MetricsState) -> None:
         """Go back to a checkpoint: drop the records made since, and count the time from there.
@@ -90,6 +106,7 @@ class Metrics:
         """
         self.log.rewind(state.position)
         self._started = self._clock() - state.seconds
+        self._work_before = self._worked() - (state.seconds if state.work is None else state.work)
 
 
 def tensorboard_writer(folder: str | os.PathLike[str], first_step: int) -> "SummaryWriter":

@@ -176,6 +176,13 @@ class BatchTask(BaseTask):
         positional, named = inputs_of(mapped(self.laid_out, batch), self.task.target)
         try:
             return model(*positional, **named, **path)
+        except TypeError as error:
+            if "argument" in str(error):
+                rest = repr(self.task.target) if isinstance(batch, Mapping) else "the last"
+                error.add_note(
+                    f"(the network is called with all parts of a batch but {rest}: {structure(batch)})"
+                )
+            raise
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -196,10 +203,9 @@ class BatchTask(BaseTask):
         """Raises `NotFiniteError` if the score is NaN or infinite."""
         measures = {"score": self.task.score}
         with global_seed(minibatch.seed, self.device), noted("with architecture", architecture):
-            found = self._measured(
-                measures, self.output(model, minibatch.batch, architecture), minibatch.batch
-            )
-        checked(found, architecture)
+            output = self.output(model, minibatch.batch, architecture)
+            found = self._measured(measures, output, minibatch.batch)
+        checked(found, architecture, output)
         return torch.tensor(found["score"])
 
     def rewards_from(self, measured_N: Tensor) -> Tensor:
@@ -225,14 +231,17 @@ class BatchTask(BaseTask):
                 size, there = examples_in(batch), moved(batch, self.device)
                 output = self.output(model, there, architecture)
                 found = self._measured(by_example, output, there)
+                checked({name: found[name] for name in found if name != "loss"}, architecture, output)
                 sums = {name: total + size * found[name] for name, total in sums.items()}
                 examples += size
                 if self.task.whole_split:
                     kept.append((moved(output, CPU), moved(batch, CPU)))
             score = {name: total / examples for name, total in sums.items()}
             if kept:
-                score |= self._measured(measures, *joined(kept))
-        checked({name: number for name, number in score.items() if name != "loss"}, architecture)
+                output, batch = joined(kept)
+                found = self._measured(measures, output, batch)
+                checked(found, architecture, output)
+                score |= found
         return score
 
     def _of(self, split: Split) -> EvaluationBatches | None:
@@ -366,10 +375,16 @@ def of(architecture: Architecture | None) -> str:
     return "" if architecture is None else f" of architecture '{architecture}'"
 
 
-def checked(found: Mapping[str, float], architecture: Architecture | None) -> None:
-    """Raise `NotFiniteError` if a number is NaN or infinite."""
+def checked(found: Mapping[str, float], architecture: Architecture | None, output: Any) -> None:
+    """Raise `NotFiniteError` if a number is NaN or infinite; it says so if the `output` that it was made of is not."""
     for name, value in found.items():
         if not math.isfinite(value):
+            finite = all(bool(tensor.isfinite().all()) for tensor in tensors_in(output))
+            why = (
+                f", though what the network returned is finite: look at the {name} itself, which may divide by zero there"
+                if finite
+                else ""
+            )
             raise NotFiniteError(
-                f"the {name}{of(architecture)} on data that it was not trained on is {value}"
+                f"the {name}{of(architecture)} on data that it was not trained on is {value}{why}"
             )

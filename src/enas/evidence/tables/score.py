@@ -55,6 +55,7 @@ from enas.runtime.progress import say
 from enas.runtime.records import record_in
 from enas.runtime.seeding import derive_seed, generator
 from enas.runtime.stop import Stopped, StopRequest
+from enas.runtime.work import work_of
 from enas.scores import percentile
 from enas.stages import Run, derive, derive_by, search, verified
 
@@ -214,12 +215,12 @@ def score_in_folder(folder: Path) -> dict[str, Any] | None:
 
 
 def seconds_spent(run: Run) -> float:
-    """The work of a search and of picking; trainings that ran side by side count one by one."""
+    """The work of a search and of picking, in seconds; trainings that ran side by side count one by one."""
     searched, derived = run.search_record(), run.derive_record()
     assert searched is not None  # just now
     assert derived is not None
     shortlist = (read_result(path.parent) for path in (run.folder / "derive").glob(f"*/{RESULT}"))
-    return search_seconds(run, searched) + derived.seconds + sum(map(seconds_of, shortlist))
+    return search_seconds(run, searched) + work_of(vars(derived)) + sum(map(seconds_of, shortlist))
 
 
 def score_halving(
