@@ -16,7 +16,8 @@ from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.checkpoint import CheckpointStore, Rhythm
 from enas.runtime.flat import packed, unpacked
 from enas.runtime.stop import Stopped, StopRequest
-from enas.stages import Run, earlier_weights, execute, run_search, search_of
+from enas.search_loop import run_search
+from enas.stages import Run, earlier_weights, execute, search_of
 from tests import tiny
 
 

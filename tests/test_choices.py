@@ -137,6 +137,12 @@ def test_a_decision_may_have_a_name_and_be_shared_by_hand() -> None:
         assert torch.equal(net(X), child_of(net, wide, "shared")(X))
 
 
+def test_a_recipe_file_that_has_the_name_of_before_is_imported() -> None:
+    from enas.choices import Decision
+
+    assert Decision is SharedDecision
+
+
 def test_a_shared_decision_is_asked_where_any_of_its_modules_is() -> None:
     shared = SharedDecision("act")
     acts = [Choice({"r": nn.ReLU(), "t": nn.Tanh(), "i": nn.Identity()}, shared) for _ in range(2)]

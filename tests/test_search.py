@@ -20,9 +20,9 @@ from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import JsonlLog, read_jsonl
 from enas.runtime.metrics import Metrics
 from enas.runtime.stop import Stopped, StopRequest
+from enas.search_loop import run_search
 from enas.shared_weights import SharedWeights
 from enas.spaces.recurrent.space import RecurrentSpace
-from enas.stages import run_search
 from enas.task import BaseTask
 from enas.trainer import Estimate
 from enas.watch import Watch

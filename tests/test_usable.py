@@ -19,10 +19,11 @@ from enas.architecture import Space
 from enas.cpu import registry
 from enas.runtime.compiling import announce, compiling_told
 from enas.runtime.stop import Stopped, StopRequest
+from enas.search_loop import run_search
 from enas.shared_weights import with_every_operation
 from enas.spaces.macro.space import MacroSpace
 from enas.spaces.micro.space import MicroSpace
-from enas.stages import Run, run_search, search_of
+from enas.stages import Run, search_of
 from tests import needs, tiny
 
 pytest.importorskip("numba")

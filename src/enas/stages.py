@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,27 +25,26 @@ from enas.errors import (
     ArchitectureError,
     ConfigError,
     EnasError,
-    NotFiniteError,
     RunFolderError,
     enas_command,
 )
 from enas.executors import executor_for, in_stages
 from enas.following import Trainings, described
-from enas.phases import START, Place, Search
+from enas.phases import Search
 from enas.report.drawing import write_svg
 from enas.retrain import Network, score_in
 from enas.run import ALL_STAGES, Run, StageName
-from enas.runtime.checkpoint import CheckpointStore, check_still_there, fitting
+from enas.runtime.checkpoint import check_still_there, fitting
 from enas.runtime.compiling import compiling_told
-from enas.runtime.device_memory import memory_line
 from enas.runtime.files import JsonlLog, write_json
-from enas.runtime.metrics import Metrics, MetricsState, tensorboard_writer
-from enas.runtime.progress import estimate_line, in_passing, progress, say
+from enas.runtime.metrics import Metrics, tensorboard_writer
+from enas.runtime.progress import in_passing, say
 from enas.runtime.records import check_settings
 from enas.runtime.seeding import generator
 from enas.runtime.stop import StopRequest
 from enas.runtime.whose import noted
 from enas.runtime.work import work_clock
+from enas.search_loop import run_search
 from enas.settings import settings_for
 from enas.shared_weights import SharedWeights
 from enas.trainings import Job, train_all
@@ -135,76 +133,6 @@ def train_alone(run: Run, stop: StopRequest, architectures: Sequence[Architectur
     if run.config.verify.score == "validation":
         return [run.config.metric.score(result) for result in results]
     return [-math.inf if "diverged" in result else -score_in(result, "train_loss") for result in results]
-
-
-def run_search(
-    search: Search, watch: Watch, checkpoints: CheckpointStore, stop: StopRequest, run: Path
-) -> None:
-    """Run a search to its end, from its newest checkpoint if there is one.
-
-    Raises `Stopped` after saving if a stop is requested, and `NotFiniteError`, keeping the last good checkpoint, if a
-    loss or reward is not finite.
-    """
-    found = checkpoints.load_newest()
-    checkpoints.prune()
-    if found is None:
-        done, start = 0, START
-        watch.metrics.restore(MetricsState())  # drops what a start without a checkpoint has logged
-        search.archive.rewind(0)
-        with compiling_told(stop, run):
-            estimated = estimate(search, watch)
-        in_passing(estimated)
-        watch.begins()
-        checkpoints.save(done, search.state_dict(start))
-    else:
-        with fitting(checkpoints.path(found[0])):
-            done, start = found[0], search.load_state_dict(found[1])
-        say(f"search: going on after step {done} of {search.total_steps()}")
-    with progress("search", search.total_steps(), "steps", done=done) as bar:
-        for place, following in search.places(start):
-            with told_where(place, checkpoints):
-                log = search.step(place, following, done + 1)
-                done += 1
-                following = search.resolved(following)
-                if search.updates_end == (place.epoch, place.step):  # there are fewer steps than it seemed
-                    bar.total = search.total_steps()
-                bar.advance(1, epoch=place.epoch + 1, **watch.shown(log))
-                stops, at_end = stop.requested, following.epoch == search.config.epochs
-                before_trainings = following.phase == "verification"  # which may take long, and be stopped
-                if stops or at_end or before_trainings or checkpoints.due(done):
-                    checkpoints.save(done, search.state_dict(following))
-                if stops and not at_end:
-                    raise stop.stopped(run)
-
-
-@contextlib.contextmanager
-def told_where(place: Place, checkpoints: CheckpointStore) -> Iterator[None]:
-    """Inside, a `NotFiniteError` is said with the place of its step, and with what can be done."""
-    try:
-        with noted(f"in epoch {place.epoch}, {place.phase} step {place.step}"):
-            yield
-    except NotFiniteError as error:
-        epoch, phase, step = (
-            place if error.place is None else Place(error.place[0], "weights", error.place[1])
-        )
-        raise NotFiniteError(
-            f"search stopped in epoch {epoch}, {phase} step {step}: {error}."
-            f"{checkpoints.said_kept()} Search again into a new folder with a lower learning rate or clipping bound"
-        ) from error
-
-
-def estimate(search: Search, watch: Watch) -> str:
-    """One line: how long a search will take and how much memory it needs."""
-    config, epochs = search.config, range(search.config.epochs)
-    step, reward_seconds = search.weights.estimate()
-    at_once = parallel.processes()
-    samples = math.ceil(config.samples / at_once)
-    train = sum(search.weights.steps(epoch) for epoch in epochs) * samples * step.seconds
-    updates = [search.phase_steps(epoch, "controller") for epoch in epochs]
-    measured = sum(1 for epoch in epochs if updates[epoch] and watch.measures_percentile(epoch, ended=False))
-    rewards = sum(updates) * config.proposals + 2 * measured * config.percentile_samples
-    memory = memory_line(step.mib, search.weights.task.device)
-    return estimate_line("search", train + rewards * reward_seconds / at_once, memory)
 
 
 # ---- derive ------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from enas.retrain import Network
 from enas.run import Run
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.stop import StopRequest
-from enas.stages import run_search, search_of
+from enas.search_loop import run_search
+from enas.stages import search_of
 from enas.step_logs import StepLog
 from enas.task import Loss
 from enas.tasks import images

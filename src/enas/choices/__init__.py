@@ -22,4 +22,17 @@ from enas.choices.modules import Choice, Inputs, SharedDecision, fresh_decisions
 from enas.choices.plan import asked_by, use
 from enas.choices.reading import space_of
 
-__all__ = ["Choice", "Inputs", "SharedDecision", "asked_by", "child_of", "fresh_decisions", "space_of", "use"]
+Decision = SharedDecision
+"""Its name before: recipe files of runs that there are import it."""
+
+__all__ = [
+    "Choice",
+    "Decision",
+    "Inputs",
+    "SharedDecision",
+    "asked_by",
+    "child_of",
+    "fresh_decisions",
+    "space_of",
+    "use",
+]
