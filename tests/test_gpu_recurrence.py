@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import random
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import MethodType
 from typing import Any, cast
 
@@ -20,6 +22,9 @@ from enas.cell_plan import ACTIVATIONS, CellPlan, Recurrence
 from enas.gpu import graphs, registry
 from enas.gpu.recurrence import recurrence, recurrences
 from enas.gpu.window import Window
+from enas.spaces.recurrent.net import CellConfig
+from enas.tasks.language import LanguageTask
+from tests import tiny
 from tests.recurrent_cases import CPU, PLAN, PRECISIONS, Case, case, random_plan, worst
 
 reference = ops.recurrence.plain
@@ -257,6 +262,35 @@ def test_memory_is_given_back_without_the_garbage_collector(monkeypatch: pytest.
         gc.enable()
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        CellConfig(),
+        CellConfig(norm="output", sharing="function-source"),
+        CellConfig(norm="output-and-nodes", output="all"),
+    ],
+)
+@pytest.mark.parametrize("statistics", ["batch", "moving"])
+def test_rewards_side_by_side_are_each_of_them(
+    cell: CellConfig, statistics: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five architectures, two and two and one."""
+    config = tiny.config(tiny.write_text(tmp_path / "text"))
+    reward = dataclasses.replace(config.shared.reward, statistics=statistics)
+    config = dataclasses.replace(config, cell=cell, shared=dataclasses.replace(config.shared, reward=reward))
+    weights = config.shared_weights()
+    draw = random.Random(2)
+    architectures = [weights.space.sample(draw) for _ in range(5)]
+    buffers = [buffer.clone() for buffer in weights.trainer.model.buffers()]
+    alone = weights.rewards(architectures, "compared", 0)
+    monkeypatch.setattr(LanguageTask, "at_once", 2)
+    assert [len(group) for group in weights.groups(architectures)] == [2, 2, 1]
+    together = weights.rewards(architectures, "compared", 0)
+    assert len(set(alone.tolist())) > 1
+    assert torch.equal(together, alone)
+    assert all(map(torch.equal, weights.trainer.model.buffers(), buffers))
+
+
 # ---- where it is used --------------------------------------------------------------------------------------------------
 
 
@@ -264,7 +298,8 @@ def test_a_small_cell_is_tried_first(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(*args: Any, **kwargs: Any) -> Recurrence:
         return Recurrence(reference(*args, **kwargs).output_TBD * 1.1)
 
-    assert registry.fault(CPU) is None
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # as in a reward
+        assert registry.fault(CPU) is None
     monkeypatch.setattr("enas.gpu.recurrence.recurrence", wrong)
     assert registry.fault(CPU) == "a small cell came to other numbers (result 0, try 0)"
 
@@ -278,6 +313,13 @@ def test_why_it_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(registry, "fault", lambda device: None)
     assert why_not(gpu) is None
+    monkeypatch.setattr(graphs, "GRAPHS", graphs.Graphs())
+    monkeypatch.setattr(registry, "fault", lambda device: "of graphs" if graphs.GRAPHS.allowed else None)
+    with pytest.warns(
+        UserWarning, match="recurrent cells on cuda are not recorded as CUDA graphs: of graphs"
+    ):
+        assert why_not(gpu) is None
+    assert not graphs.GRAPHS.allowed
     monkeypatch.setattr(registry, "fault", lambda device: 1 / 0)
     with pytest.warns(
         UserWarning, match="plain PyTorch on cuda, more slowly: ZeroDivisionError: division by zero"

@@ -89,8 +89,9 @@ class OnGPUs(Operation[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         first: Any = (*args, *kwargs.values())[0]
         device = (first[0] if isinstance(first, list | tuple) else first).device
-        seen = torch.compiler.is_compiling() or is_tracing() or _len_torch_dispatch_stack() or PLAIN.get()
-        form = None if device.type == "cpu" or seen else _forms(device).get(self.plain.__name__)
+        if device.type == "cpu" or is_tracing() or _len_torch_dispatch_stack() or PLAIN.get():
+            return super().__call__(*args, **kwargs)
+        form = None if torch.compiler.is_compiling() else _forms(device).get(self.plain.__name__)
         if form is None:
             return super().__call__(*args, **kwargs)
         if self.check is not None:

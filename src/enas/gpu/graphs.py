@@ -47,9 +47,8 @@ class Place:
 
     def own(self, result: Tensor) -> Tensor:
         """A result, in memory that no later window changes."""
-        return result.view(
-            result.shape
-        )  # another object, as autograd makes this one point to what keeps the memory
+        # Another object: autograd makes this one point to what keeps the memory.
+        return result.view(result.shape)
 
 
 class Recorded(Place):
@@ -110,6 +109,7 @@ class Graphs:
     """The layouts that are recorded."""
 
     def __init__(self) -> None:
+        self.allowed = True
         self.recorded: dict[Layout, Recorded] = {}
         self._seen: Counter[Layout] = Counter()
         self._windows = 0
@@ -120,13 +120,18 @@ class Graphs:
         place: Place | None = self.recorded.get(layout)
         if place is None:
             self._seen[layout] += 1
-            if self._seen[layout] > 1 and can_record(layout.device) and self._has_room():
+            if self._seen[layout] > 1 and self.allowed and can_record(layout.device) and self._has_room():
                 place = self.recorded[layout] = Recorded(layout, inputs, weights)
             else:
                 place = Place(layout)
         place.last = self._windows
         place.forward(inputs, weights)
         return Lease(place)
+
+    def forget(self) -> None:
+        """Give back the memory of all."""
+        self.recorded.clear()
+        self._seen.clear()
 
     def _has_room(self) -> bool:
         if len(self.recorded) < FEW:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from enas import ops
 from enas.cell_plan import CellPlan, OutputNorm
+from enas.runtime.devices import as_they_are
 
 SWITCH = "ENAS_KERNELS"
 """The environment variable that turns these forms off as well where it is `off`."""
@@ -39,10 +40,16 @@ def why_not(device: torch.device) -> str | None:
         return f"{device.type} has none"
     if importlib.util.find_spec("triton") is None:
         return "Triton is missing"  # as on Windows
-    try:
-        why = fault(device)
-    except Exception as error:  # whatever Triton or a driver says, there is the plain form
-        why = f"{type(error).__name__}: {str(error).strip()[:200]}"
+    from enas.gpu.graphs import GRAPHS
+
+    why = _tried(device)
+    if why is not None and GRAPHS.allowed:
+        GRAPHS.allowed = False
+        recorded, why = why, _tried(device)
+        if why is None:
+            warnings.warn(
+                f"recurrent cells on {device} are not recorded as CUDA graphs: {recorded}", stacklevel=2
+            )
     if why is not None:
         warnings.warn(
             f"recurrent cells are computed in plain PyTorch on {device}, more slowly: {why}", stacklevel=2
@@ -50,34 +57,41 @@ def why_not(device: torch.device) -> str | None:
     return why
 
 
+def _tried(device: torch.device) -> str | None:
+    try:
+        return fault(device)
+    except Exception as error:  # whatever Triton or a driver says, there is the plain form
+        return f"{type(error).__name__}: {str(error).strip()[:200]}"
+
+
 def fault(device: torch.device) -> str | None:
     """What is wrong with the recurrence on a device: values and gradients of a small cell against those of its plain form.
 
     Three times, as the second is recorded and the third repeated.
     """
+    from enas.gpu.graphs import GRAPHS
     from enas.gpu.recurrence import recurrence
 
+    with torch.enable_grad(), as_they_are(device):  # whatever the first call is in
+        for number in range(3):
+            found, expected = (
+                _small_cell(form, device, number) for form in (recurrence, ops.recurrence.plain)
+            )
+            for place, (mine, plain) in enumerate(zip(found, expected, strict=True)):
+                if not float((mine - plain).norm()) < TOLERANCE * float(plain.norm()):
+                    return f"a small cell came to other numbers (result {place}, try {number})"
+    GRAPHS.forget()
+    return None
+
+
+def _small_cell(form: Callable[..., Any], device: torch.device, seed: int) -> list[Tensor]:
+    """The output of a cell of four nodes, and all its gradients."""
     plan = CellPlan((0, 0, 1), ("tanh", "relu", "sigmoid", "identity"), (2, 3))
     T, B, D = 3, 4, 24
-    for number in range(3):
-        draw = torch.Generator().manual_seed(number)
-        values = [
-            torch.randn(*shape, generator=draw).to(device).requires_grad_()
-            for shape in ((T, B, 2 * D), (B, D), *[(D, 2 * D)] * 4, (D,), (D,))
-        ]
-        weight_TBD = torch.randn(T, B, D, generator=draw).to(device)
-
-        def results(form: Callable[..., Any], xs: list[Tensor], weight_TBD: Tensor) -> list[Tensor]:
-            found = form(xs[0], xs[1], xs[2], xs[3:6], plan, norm=OutputNorm(xs[6], xs[7], 1e-5))
-            return [
-                found.output_TBD.detach(),
-                *torch.autograd.grad((found.output_TBD * weight_TBD).sum(), xs),
-            ]
-
-        pairs = zip(
-            *(results(form, values, weight_TBD) for form in (recurrence, ops.recurrence.plain)), strict=True
-        )
-        for place, (found, expected) in enumerate(pairs):
-            if not float((found - expected).norm()) < TOLERANCE * float(expected.norm()):
-                return f"a small cell came to other numbers (result {place}, try {number})"
-    return None
+    draw = torch.Generator().manual_seed(seed)
+    shapes = ((T, B, 2 * D), (B, D), *[(D, 2 * D)] * 4, (D,), (D,), (T, B, D))
+    *xs, weight_TBD = [torch.randn(*shape, generator=draw).to(device) for shape in shapes]
+    for x in xs:
+        x.requires_grad_()
+    output_TBD = form(xs[0], xs[1], xs[2], xs[3:6], plan, norm=OutputNorm(xs[6], xs[7], 1e-5)).output_TBD
+    return [output_TBD.detach(), *torch.autograd.grad((output_TBD * weight_TBD).sum(), xs)]
