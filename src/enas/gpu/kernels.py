@@ -126,7 +126,7 @@ def _node_backward(
     outputs = tl.load(code + 2)
     if outputs > 0:
         total += tl.load(d_mean_p + here, mask=inside, other=0) / outputs
-    for reader in range(node + 1, N):
+    for reader in range(1, N):  # only later nodes read this one
         if tl.load(codes_p + (a * N + reader) * 3) == node:
             place = reader * slab + here
             d_operand = tl.load(d_operands_p + place, mask=inside, other=0).to(real)
