@@ -87,11 +87,11 @@ class OnGPUs(Operation[P, R]):
     """An operation that a form of the same name in `enas.gpu` may take over."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        first: Any = (*args, *kwargs.values())[0]
-        device = (first[0] if isinstance(first, list | tuple) else first).device
+        first: Any = args[0] if args else next(iter(kwargs.values()))
+        device = (first[0] if type(first) in (list, tuple) else first).device
         if device.type == "cpu" or is_tracing() or _len_torch_dispatch_stack() or PLAIN.get():
             return super().__call__(*args, **kwargs)
-        form = None if torch.compiler.is_compiling() else _forms(device).get(self.plain.__name__)
+        form = None if torch.compiler.is_compiling() else _forms(device).get(self.name)
         if form is None:
             return super().__call__(*args, **kwargs)
         if self.check is not None:
