@@ -10,6 +10,8 @@ gradient  the gradient of one step of the shared weights likewise, of the whole 
 resume    four steps in a row against two, a checkpoint, and two: the relative difference of the weights, and whether it is
           0. And the checkpoint of a GPU taken over by the CPU, and the other way round.
 late      a loss that is no number in step 1: the error has that place, and no weight changed.
+recorded  steps and rewards of recurrent cells, launched one by one, recorded as CUDA graphs and repeated, against their
+          plain form on the same device.
 waits     how often torch says that a step waits for the GPU. The one wait for the step before is not among it.
 speed     seconds of a step of the shared weights, of a reward and of a step of a child, at the real sizes of recipes, with
           random data; steps of tiny recipes also on the CPU.
@@ -39,6 +41,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from enas.config import DTYPES
 from enas.errors import ConfigError, NotFiniteError
+from enas.gpu.graphs import GRAPHS
+from enas.gpu.registry import why_not
+from enas.ops import PLAIN
 from enas.recipes import recipe
 from enas.retrain import Network
 from enas.run import Run
@@ -198,11 +203,46 @@ def waits(space: str, device: str, folder: Path) -> Record:
     return {"passed": not any(counts.values()), "waits": counts}
 
 
+def recorded(space: str, device: str, folder: Path) -> Record:
+    """Gradients along several cells and their rewards. The second of each kind is recorded, and later ones repeat it."""
+    if space != "recurrent":
+        return {"passed": True, "left_out": "recurrent cells alone are recorded"}
+    found = []
+    for place, plain in (("plain", True), ("recorded", False)):
+        token = PLAIN.set(plain)
+        try:
+            found.append(gradients_and_rewards(weights_on(space, device, folder / place)))
+        finally:
+            PLAIN.reset(token)
+    difference = largest_difference(*found)
+    why, layouts = why_not(torch.device(device)), len(GRAPHS.recorded)
+    used = why is None and layouts > 0
+    return {
+        "passed": difference < TOLERANCE and (used or not device.startswith("cuda")),
+        "largest_relative_difference": difference,
+        "not_used": why,
+        "layouts": layouts,
+    }
+
+
+def gradients_and_rewards(weights: SharedWeights) -> list[torch.Tensor]:
+    """Of four steps and three minibatches."""
+    trainer, draw = weights.trainer, random.Random(1)
+    found = []
+    for step in range(4):
+        trainer.add_gradients(weights.task.minibatch(0, step), 0, step, [weights.space.sample(draw)])
+        found.append(flat(p.grad for p in trainer.model.parameters() if p.grad is not None))
+        trainer.optimizer.zero_grad()
+    together = [weights.space.sample(draw) for _ in range(8)]
+    return [*found, *(weights.rewards(together, "compared", number) for number in range(3))]
+
+
 CHECKS: dict[str, Callable[[str, str, Path], Record]] = {
     "numbers": numbers_of,
     "gradient": gradient_of,
     "resume": resumed,
     "late": late,
+    "recorded": recorded,
     "waits": waits,
 }
 

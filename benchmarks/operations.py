@@ -30,6 +30,7 @@ from recurrent import BATCH, DTYPES, PUBLISHED, STEPS, VOCABULARY, print_record
 from torch import Tensor, nn
 
 from enas import ops
+from enas.cell_plan import Recurrence
 from enas.ops import Maps, Operation
 from enas.runtime.devices import products_in
 from enas.runtime.memory import keep_freed_memory
@@ -182,7 +183,7 @@ class RecurrentCase(NamedTuple):
             def run() -> object:
                 with products_in(dtype, CPU):
                     y = operation(*arguments)
-                y = y.output_TBD if isinstance(y, ops.Recurrence) else y
+                y = y.output_TBD if isinstance(y, Recurrence) else y
                 return torch.autograd.grad(y.sum(), leaves)
 
             return run

@@ -347,12 +347,13 @@ def imports(file: Path) -> set[str]:
 
 
 def test_dependencies_are_what_the_package_imports() -> None:
-    """What only the compiled kernels need, or a cluster, is an extra."""
+    """What only the compiled kernels need, or a cluster, is an extra. Triton comes with a torch that is built for GPUs."""
     names = packages_distributions()  # pillow is imported as PIL
     extras = {"cpu": "cpu", "ray.py": "ray", "slurm.py": "slurm"}
     needed: dict[str | None, set[str]] = {extra: set() for extra in (None, *extras.values())}
     for file in SOURCES:
         imported = {module.split(".")[0] for module in imports(file)} - sys.stdlib_module_names - {"enas"}
+        imported -= {"triton"} if "gpu" in file.parts else set()
         extra = next((extras[part] for part in file.parts if part in extras), None)
         needed[extra] |= {names[name][0].lower() for name in imported}
     dependencies = requirements(PROJECT["dependencies"])
@@ -361,9 +362,10 @@ def test_dependencies_are_what_the_package_imports() -> None:
         assert packages - dependencies == requirements(PROJECT["optional-dependencies"][extra])
 
 
-def test_compiled_kernels_are_behind_one_door() -> None:
-    outside = {file for file in SOURCES if "cpu" not in file.parts}
-    doors = {file.name for file in outside if any(m.startswith("enas.cpu") for m in imports(file))}
+@pytest.mark.parametrize("folder", ["cpu", "gpu"])
+def test_compiled_kernels_are_behind_one_door(folder: str) -> None:
+    outside = {file for file in SOURCES if folder not in file.parts}
+    doors = {file.name for file in outside if any(m.startswith(f"enas.{folder}") for m in imports(file))}
     assert doors == {"ops.py"}
 
 

@@ -2,6 +2,7 @@
 
 This is the only place that knows that there may be something faster. On a CPU where the compiled kernels of `enas.cpu` can
 be used, an operation first asks the kernel of its name. One that does not take a call returns None, and the plain form runs.
+Recurrent cells have forms for GPUs likewise, in `enas.gpu`.
 Feature maps travel as tensors; between kernels they may be `Deferred`: whoever reads them next does their norm and ReLU.
 
 Shape letters: B images, C channels in, O channels out, H rows, W columns.
@@ -12,8 +13,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
+from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from torch._C import _len_torch_dispatch_stack
 from torch.jit._trace import is_tracing
 from torch.nn import functional as F
 
+from enas.cell_plan import ACTIVATIONS, CellPlan, OutputNorm, Recurrence, check_recurrence
 from enas.errors import ConfigError, DataError
 
 Maps: TypeAlias = Tensor
@@ -37,6 +38,13 @@ def _kernels() -> Mapping[str, Callable[..., Any]]:
     from enas.cpu.registry import registered, why_no_kernels
 
     return registered() if why_no_kernels() is None else {}
+
+
+def _forms(device: torch.device) -> Mapping[str, Callable[..., Any]]:
+    """The forms for this GPU by the names of their operations; none where they cannot be used."""
+    from enas.gpu.registry import forms
+
+    return forms(device)
 
 
 def kernels_report() -> list[tuple[str, bool, str]]:
@@ -75,6 +83,23 @@ class Operation(Generic[P, R]):
         return self.plain(*map(_computed, args), **given)
 
 
+class OnGPUs(Operation[P, R]):
+    """An operation that a form of the same name in `enas.gpu` may take over."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        first: Any = args[0] if args else next(iter(kwargs.values()))
+        device = (first[0] if type(first) in (list, tuple) else first).device
+        if device.type == "cpu" or is_tracing() or _len_torch_dispatch_stack() or PLAIN.get():
+            return super().__call__(*args, **kwargs)
+        form = None if torch.compiler.is_compiling() else _forms(device).get(self.name)
+        if form is None:
+            return super().__call__(*args, **kwargs)
+        if self.check is not None:
+            self.check(*args, **kwargs)
+        result: R | None = form(*args, **kwargs)
+        return self.plain(*args, **kwargs) if result is None else result
+
+
 def checked(check: Callable[P, None]) -> Callable[[Callable[P, R]], Operation[P, R]]:
     """An operation whose arguments are checked first."""
     return lambda plain: Operation(plain, check)
@@ -84,6 +109,11 @@ def _not_elsewhere(first: Any) -> bool:
     """Whether maps, or the first of several, are on the CPU, as deferred ones are: elsewhere no kernel is even loaded."""
     maps = first[0] if type(first) in (list, tuple) else first
     return maps.is_cpu if isinstance(maps, Tensor) else True
+
+
+def on_gpus(check: Callable[P, None]) -> Callable[[Callable[P, R]], OnGPUs[P, R]]:
+    """An operation with a form for GPUs whose arguments are checked first."""
+    return lambda plain: OnGPUs(plain, check)
 
 
 def _computed(argument: Any) -> Any:
@@ -113,11 +143,18 @@ def relu(x: Maps) -> Maps:
 def total(xs: Sequence[Maps], factors: Sequence[Tensor | None] | None = None) -> Tensor:
     """The sum of feature maps of one shape; `factors` [B] has one for each image of a part, at least 0, or None for 1."""
     given = [None] * len(xs) if factors is None else factors
-    weighted = [x if f_B is None else x * f_B[:, None, None, None] for x, f_B in zip(xs, given, strict=True)]
+    weighted = [
+        x if f_B is None else x * _like(f_B, x)[:, None, None, None] for x, f_B in zip(xs, given, strict=True)
+    ]
     x, together = weighted[0], torch.channels_last
     if len(weighted) > 1 and x.is_cpu and (x.is_contiguous() or not x.is_contiguous(memory_format=together)):
         return torch.stack(weighted).sum(0)
     return functools.reduce(torch.add, weighted)  # keeps channels together, and is fewer bytes for a GPU
+
+
+def _like(factors_B: Tensor, x: Tensor) -> Tensor:
+    """The factors of images in the type of the images: on a GPU a longer one would go on to all that follows."""
+    return factors_B if x.is_cpu else factors_B.to(x.dtype)
 
 
 @Operation
@@ -204,107 +241,8 @@ def total_norm(xs: Sequence[Maps], norm: nn.BatchNorm2d) -> Maps:
 
 # ---- the recurrent cell ------------------------------------------------------------------------------------------------
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "relu": torch.relu,
-    "sigmoid": torch.sigmoid,
-    "identity": lambda x: x,
-}
 
-
-@dataclass(frozen=True)
-class CellPlan:
-    """One recurrent architecture in the kernel's terms; node 0 is the input node.
-
-    Raises ConfigError for a source that is not an earlier node, an unknown function, or outputs that are empty,
-    repeated or not nodes.
-    """
-
-    sources: tuple[int, ...]
-    """`sources[k - 1]` is the predecessor j < k of node k = 1 .. N-1."""
-    functions: tuple[str, ...]
-    """Functions of nodes 0 .. N-1, each a key of `ACTIVATIONS`."""
-    outputs: tuple[int, ...]
-    """Nodes whose mean is the output: the loose ends (paper), or all searched nodes (authors)."""
-
-    def __post_init__(self) -> None:
-        n = len(self.functions)
-        if len(self.sources) != n - 1:
-            raise ConfigError(
-                f"A cell of {n} functions needs {n - 1} sources, one for every node but the first; "
-                f"there are {len(self.sources)}."
-            )
-        for k, j in enumerate(self.sources, start=1):
-            if not 0 <= j < k:
-                raise ConfigError(f"Node {k} reads node {j}; it can read the nodes 0 to {k - 1} only.")
-        for f in self.functions:
-            if f not in ACTIVATIONS:
-                raise ConfigError(f"Unknown function {f!r}; choose among {', '.join(ACTIVATIONS)}.")
-        outputs = set(self.outputs)
-        if not outputs or len(outputs) < len(self.outputs) or not outputs <= set(range(n)):
-            raise ConfigError(
-                f"The outputs {self.outputs} must be distinct nodes among 0 to {n - 1}, at least one."
-            )
-
-
-@dataclass(frozen=True)
-class OutputNorm:
-    """Batch normalisation of the mean of the outputs, over the batch at each time step.
-
-    Without `mean_D` and `variance_D` the statistics of the batch are used (biased variance), else the given ones, as
-    constants.
-    """
-
-    weight_D: Tensor
-    bias_D: Tensor
-    eps: float
-    mean_D: Tensor | None = None
-    variance_D: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        if (self.mean_D is None) != (self.variance_D is None):
-            raise ConfigError("Give the norm both mean and variance, or neither to use the batch's.")
-
-
-class Recurrence(NamedTuple):
-    """What a window of time returns; the last output is the state to carry into the next window."""
-
-    output_TBD: Tensor
-    mean_TD: Tensor | None = None
-    """The batch's mean at every step, without gradient; None unless the norm used batch statistics."""
-    variance_TD: Tensor | None = None
-    """The batch's biased variance at every step; likewise."""
-
-
-def _check_recurrence(
-    projected_TBE: Tensor,
-    state_BD: Tensor,
-    recurrent_weight_DE: Tensor,
-    node_weights_DE: Sequence[Tensor],
-    plan: CellPlan,
-    *,
-    state_mask_BD: Tensor | None = None,
-    norm: OutputNorm | None = None,
-) -> None:
-    B, D = state_BD.shape
-    if projected_TBE.shape[1:] != (B, 2 * D):
-        raise ConfigError(
-            f"A state of shape {[B, D]} needs a projected input of shape [T, {B}, {2 * D}], not "
-            f"{list(projected_TBE.shape)}."
-        )
-    if len(node_weights_DE) != len(plan.sources):
-        raise ConfigError(
-            f"The plan has {len(plan.sources)} nodes with weights; {len(node_weights_DE)} were given."
-        )
-    for k, weight_DE in enumerate([recurrent_weight_DE, *node_weights_DE]):
-        if weight_DE.shape != (D, 2 * D):
-            raise ConfigError(f"The weight of node {k} must be [{D}, {2 * D}], not {list(weight_DE.shape)}.")
-    vectors = [] if norm is None else [norm.weight_D, norm.bias_D, norm.mean_D, norm.variance_D]
-    if any(x is not None and x.shape != (D,) for x in vectors):
-        raise ConfigError(f"Weight, bias, mean and variance of the norm must be of length {D}.")
-
-
-@checked(_check_recurrence)
+@on_gpus(check_recurrence)
 def recurrence(
     projected_TBE: Tensor,
     state_BD: Tensor,
@@ -362,6 +300,43 @@ def recurrence(
     if means:
         return Recurrence(torch.stack(outputs), torch.stack(means), torch.stack(variances))
     return Recurrence(torch.stack(outputs))
+
+
+def _check_recurrences(
+    projected_TBE: Sequence[Tensor],
+    state_BD: Tensor,
+    recurrent_weights_DE: Sequence[Tensor],
+    node_weights_DE: Sequence[Sequence[Tensor]],
+    plans: Sequence[CellPlan],
+    *,
+    state_mask_BD: Tensor | None = None,
+    norm: OutputNorm | None = None,
+) -> None:
+    cells = zip(projected_TBE, recurrent_weights_DE, node_weights_DE, plans, strict=True)
+    for projected, recurrent_weight, node_weights, plan in cells:
+        check_recurrence(projected, state_BD, recurrent_weight, node_weights, plan, norm=norm)
+
+
+@on_gpus(_check_recurrences)
+def recurrences(
+    projected_TBE: Sequence[Tensor],
+    state_BD: Tensor,
+    recurrent_weights_DE: Sequence[Tensor],
+    node_weights_DE: Sequence[Sequence[Tensor]],
+    plans: Sequence[CellPlan],
+    *,
+    state_mask_BD: Tensor | None = None,
+    norm: OutputNorm | None = None,
+) -> list[Recurrence]:
+    """`recurrence` of several cells from one state, with a projected input, weights and a plan for each.
+
+    Those whose projected input is the same tensor share it.
+    """
+    cells = zip(projected_TBE, recurrent_weights_DE, node_weights_DE, plans, strict=True)
+    return [
+        recurrence(projected, state_BD, weight, nodes, plan, state_mask_BD=state_mask_BD, norm=norm)
+        for projected, weight, nodes, plan in cells
+    ]
 
 
 # ---- the softmax whose weights are the embedding ------------------------------------------------------------------------

@@ -72,9 +72,14 @@ class SharedWeights:
             collective.as_in_first(buffer for norm in self.trainer.norms() for buffer in norm.buffers())
         with self.evaluating(purpose, draw) as ready:
             measured = collective.spread(
-                architectures, lambda one: self.task.measure(ready(one), minibatch, one)
+                self.groups(architectures), lambda group: self.task.measure_each(ready, minibatch, group)
             )
-        return self.task.rewards_from(torch.stack(measured).cpu())
+        return self.task.rewards_from(torch.stack([one for group in measured for one in group]).cpu())
+
+    def groups(self, architectures: Sequence[Architecture]) -> list[Sequence[Architecture]]:
+        """Those that are measured together: as many as the task takes, if that leaves none of the processes without."""
+        size = max(1, min(self.task.at_once, -(-len(architectures) // parallel.division()[1])))
+        return [architectures[first : first + size] for first in range(0, len(architectures), size)]
 
     def scores(self, architectures: Sequence[Architecture]) -> list[float]:
         """The scores of architectures on all validation data, higher ones better, with the norms and the size of minibatch

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -168,6 +168,20 @@ class BaseTask(ABC):
     @abstractmethod
     def measure(self, model: nn.Module, minibatch: Minibatch, architecture: Architecture) -> Tensor:
         """What the reward of an architecture is computed from, a scalar."""
+
+    @property
+    def at_once(self) -> int:
+        """How many architectures are measured together at most."""
+        return 1
+
+    def measure_each(
+        self,
+        ready: Callable[[Architecture], nn.Module],
+        minibatch: Minibatch,
+        architectures: Sequence[Architecture],
+    ) -> list[Tensor]:
+        """`measure` of each architecture; `ready` returns the network for one, until its next call."""
+        return [self.measure(ready(one), minibatch, one) for one in architectures]
 
     @abstractmethod
     def rewards_from(self, measured_N: Tensor) -> Tensor:

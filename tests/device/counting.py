@@ -17,13 +17,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 from enas.data.images import ImageData, ImageSet
 from enas.data.text import Corpus
 from enas.recipes import recipe
 from enas.retrain import Network
+from enas.shared_weights import SharedWeights
 from tests.device.pretended import CPU, DEVICE, as_a_gpu
 
 FREE = {
@@ -94,7 +97,12 @@ class Count(TorchDispatchMode):
         made = [x for x in tree_flatten(result)[0] if isinstance(x, Tensor)]
         if (there or any(x.is_meta for x in made)) and name not in FREE:
             self.launches[name] += launches(name, args, given)
-            self.bytes += sum(x.nbytes for x in [*given, *made] if x.is_meta)
+            of_one = name.startswith(
+                "enas::"
+            )  # of the stacks of all nodes [N, A, B, D] such a pass reads about one
+            self.bytes += sum(
+                x.nbytes // (len(x) if of_one and x.dim() == 4 else 1) for x in [*given, *made] if x.is_meta
+            )
         return result
 
     def _moved(self, tensor: Tensor, device: Any, kwargs: dict[str, Any]) -> Tensor:
@@ -118,6 +126,60 @@ def launches(name: str, args: Sequence[Any], given: Sequence[Tensor]) -> int:
     return MORE.get(name, 1)
 
 
+IN_SHORT = {
+    *(torch.mm, torch.bmm, torch.matmul, torch.addmm, torch.conv2d, F.conv2d, F.linear),
+    *(Tensor.mm, Tensor.bmm, Tensor.matmul, Tensor.__matmul__),
+}
+IN_FULL = {
+    *(
+        F.cross_entropy,
+        F.nll_loss,
+        F.log_softmax,
+        F.softmax,
+        torch.pow,
+        torch.rsqrt,
+        torch.exp,
+        torch.log,
+        torch.sum,
+    ),
+    *(
+        Tensor.pow,
+        Tensor.__pow__,
+        Tensor.rsqrt,
+        Tensor.exp,
+        Tensor.log,
+        Tensor.sum,
+        Tensor.softmax,
+        Tensor.log_softmax,
+    ),
+}
+"""What CUDA's autocast computes in the short type, and what in float32, as far as the package calls it."""
+
+
+class Autocast(TorchFunctionMode):
+    """CUDA's autocast, which torch does not have for DEVICE: the weights are converted once inside, as there."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.converted: dict[int, Tensor] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        dtype = self.dtype if func in IN_SHORT else torch.float32 if func in IN_FULL else None
+        if dtype is not None:
+            args, kwargs = tree_map_only(Tensor, lambda x: self._as(x, dtype), (args, kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def _as(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        if x.dtype == dtype or not x.is_floating_point() or x.dtype == torch.float64:
+            return x
+        if not (x.is_leaf and x.requires_grad):
+            return x.to(dtype)
+        if id(x) not in self.converted:
+            self.converted[id(x)] = x.to(dtype)
+        return self.converted[id(x)]
+
+
 class Done:
     """An event that has come."""
 
@@ -125,16 +187,32 @@ class Done:
         """There is nothing to wait for."""
 
 
-def steps_of(name: str, patch: pytest.MonkeyPatch, **changes: Any) -> dict[str, Count]:
-    """What a weight step, a reward and a step of a child cost with a recipe, along one random architecture."""
+def config_on_the_device(name: str, patch: pytest.MonkeyPatch, **changes: Any) -> Any:
+    """A recipe with random data, whose networks are on DEVICE."""
     as_a_gpu(patch, pin=lambda tensor: tensor, mark=lambda device: Done())
     patch.setattr("enas.config.pick_device", lambda name: DEVICE)
     patch.setattr("enas.ops._len_torch_dispatch_stack", lambda: 0)
     patch.setattr(sys.modules["torch.optim.sgd"], "_device_dtype_check_for_fused", lambda parameter: None)
     patch.setattr(torch.nn.init, "trunc_normal_", lambda weight, *args, **kwargs: weight)  # takes its time
     patch.setattr("enas.spaces.recurrent.net.uniform_", lambda weight, *args, **kwargs: weight)
+    if changes.get("precision") == "bf16":
+        patch.setattr("enas.task.products_in", lambda dtype, device: Autocast(dtype))
+        patch.setattr("enas.gpu.recurrence.type_of_products", lambda x: torch.bfloat16)
     config: Any = replace(recipe(name), **changes)
     vars(config).update(images=images(), corpus=corpus())  # in the place of data that are loaded once
+    return config
+
+
+def weights_of(name: str, patch: pytest.MonkeyPatch, **changes: Any) -> SharedWeights:
+    """The shared weights of a recipe."""
+    with Count():
+        weights: SharedWeights = config_on_the_device(name, patch, **changes).shared_weights()
+    return weights
+
+
+def steps_of(name: str, patch: pytest.MonkeyPatch, **changes: Any) -> dict[str, Count]:
+    """What a weight step, a reward and a step of a child cost with a recipe, along one random architecture."""
+    config = config_on_the_device(name, patch, **changes)
     with Count():
         weights = config.shared_weights()
         architecture = weights.space.sample(random.Random(1))

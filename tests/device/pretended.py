@@ -200,7 +200,8 @@ def as_a_gpu(
     patch: pytest.MonkeyPatch, pin: Callable[[Tensor], Tensor], mark: Callable[[torch.device], Any]
 ) -> None:
     """DEVICE is one that takes work ahead; `pin` and `mark` stand in for CUDA's pinned memory and events."""
-    for module in ("enas.runtime.transfers", "enas.trainer", "enas.task"):
+    for module in ("enas.runtime.transfers", "enas.trainer", "enas.task", "enas.tasks.language"):
         patch.setattr(f"{module}.queues", lambda device: device == DEVICE)
+    patch.setattr("enas.gpu.registry.why_not", lambda device: None if device == DEVICE else "another device")
     patch.setattr(transfers, "pinned", pin)
     patch.setattr(transfers, "marked", mark)

@@ -46,7 +46,14 @@ def test_its_record_says_what_it_printed(
     times = found["speeds"]["speed nasbench201-quick cpu fp32"]["seconds"]
     assert set(times) == {"weights", "reward", "child"}
     assert min(times.values()) > 0
-    assert "5 of 5 checks passed" in capsys.readouterr().out
+    assert "6 of 6 checks passed" in capsys.readouterr().out
+
+
+def test_recurrent_cells_against_their_plain_form(script: ModuleType, tmp_path: Path) -> None:
+    found = script.recorded("recurrent", "cpu", tmp_path)
+    assert found["passed"]
+    assert found["not_used"] == "cpu has none"
+    assert 0 < found["largest_relative_difference"] < script.TOLERANCE
 
 
 def test_a_difference_fails(script: ModuleType) -> None:

@@ -1,11 +1,12 @@
 """Every step of a run on a pretended device comes to what it comes to on the CPU, and hardly ever waits for the device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from enas.config import RunConfig
+from enas.gpu import graphs
 from enas.ops import PLAIN
 from enas.run import Run
 from tests.device.pretended import pretended
@@ -40,3 +41,20 @@ pytestmark = pytest.mark.filterwarnings("ignore:for .* copying from a non-meta p
 @pytest.mark.parametrize("space", SPACES)
 def test_a_run(space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check(config_of(space, tmp_path), tmp_path, monkeypatch)
+
+
+def test_a_run_with_recorded_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With calls that are repeated in the place of CUDA's graphs."""
+
+    def recorded(works: Sequence[Callable[[], None]], device: object) -> Sequence[Callable[[], None]]:
+        made.append(len(works))
+        for work in works:
+            work()
+        return works
+
+    made: list[int] = []
+    monkeypatch.setattr(graphs, "can_record", lambda device: True)
+    monkeypatch.setattr(graphs, "recorded", recorded)
+    monkeypatch.setattr("enas.gpu.recurrence.GRAPHS", graphs.Graphs())
+    check(config_of("recurrent", tmp_path), tmp_path, monkeypatch)
+    assert sorted(made) == [1, 1, 2, 2]  # rewards and scores; steps of the search and of the child

@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from enas.cell_plan import CellPlan, OutputNorm, Recurrence
 from enas.cpu import recurrence_kernels as kernels
 from enas.cpu.compiler import array, team
 from enas.cpu.products import linear
 from enas.cpu.registry import operand_type, takes_over, takes_products
-from enas.ops import CellPlan, OutputNorm, Recurrence
 
 
 @takes_over("recurrence")

@@ -7,7 +7,7 @@ V vocabulary, N targets or architectures.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
@@ -20,6 +20,7 @@ from enas.data.text import Corpus
 from enas.data.windows import Window, batchify, eval_windows, fixed_windows, random_windows
 from enas.ops import tied_cross_entropy, tied_nll
 from enas.runtime.seeding import generator
+from enas.runtime.transfers import queues
 from enas.task import BaseTask, Example, Loss, Score, Split
 from enas.tasks.language_model import Features, LanguageModel, detach
 from enas.tasks.language_settings import (
@@ -140,6 +141,28 @@ class LanguageTask(BaseTask):
         state = language_model.initial_state(minibatch.tokens_TB.shape[1])
         features = language_model.features(minibatch.tokens_TB, state, **path(architecture))
         return nll(language_model, features, minibatch.targets_TB).mean()
+
+    @property
+    def at_once(self) -> int:
+        """As many as the proposals of an update: a GPU computes cells side by side in as many launches as one."""
+        return 8 if queues(self.device) else 1
+
+    def measure_each(
+        self,
+        ready: Callable[[Architecture], nn.Module],
+        minibatch: Minibatch,
+        architectures: Sequence[Architecture],
+    ) -> list[Tensor]:
+        if len(architectures) == 1:
+            return super().measure_each(ready, minibatch, architectures)
+        model = cast(LanguageModel, ready(architectures[0]))  # for all of them: nothing is recalibrated here
+        inputs_TBD = model.embedding(minibatch.tokens_TB)
+        state = model.initial_state(minibatch.tokens_TB.shape[1])
+        targets_N = minibatch.targets_TB.flatten()
+        return [
+            tied_cross_entropy(output_TBD.flatten(0, 1), model.embedding.weight, targets_N)
+            for output_TBD in model.cell.outputs_of(inputs_TBD, state, architectures)
+        ]
 
     def rewards_from(self, measured_N: Tensor) -> Tensor:
         return self.reading.scale * torch.exp(-measured_N)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+
+from enas.architecture import Architecture
 
 
 class Cell(nn.Module):
@@ -15,6 +18,12 @@ class Cell(nn.Module):
 
     hidden: int
     """The width D."""
+
+    def outputs_of(
+        self, inputs_TBD: Tensor, state: Any, architectures: Sequence[Architecture]
+    ) -> list[Tensor]:
+        """Outputs [T, B, D] by each of several architectures, all from one state; nothing is dropped."""
+        return [self(inputs_TBD, state, architecture=one)[0] for one in architectures]
 
     def initial_state(self, batch: int) -> Any:
         """The state before the first word of a text, for `batch` rows: zeros [B, D], unless a cell has another."""
