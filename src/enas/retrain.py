@@ -14,6 +14,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
+from enas import parallel
 from enas.architecture import Architecture, Space
 from enas.child_training import ChildTraining
 from enas.constraints import PositiveFloat, PositiveInt, SampleCount, Settings
@@ -210,13 +211,12 @@ def train_network(
     check_still_there(run_file)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = CheckpointStore(folder / "checkpoints", 2, say, settings, run_file, rhythm)
-    metrics = Metrics(JsonlLog(folder / METRICS), worked=work_clock(training.task.device))
+    worked = work_clock(training.task.device, parallel.division()[1])
+    metrics = Metrics(JsonlLog(folder / METRICS), worked=worked)
     found = checkpoints.load_newest()
     checkpoints.prune()
     weights: Digest | None = None
-    best: dict[str, Tensor] | None = (
-        None  # of which there is no file yet: it is written with the next checkpoint
-    )
+    best: dict[str, Tensor] | None = None  # of which there is no file until the next checkpoint
     training_of = f"{folder.parent.name} {network}"  # RUN/verify/ID-seedS: a training of the verification
     if found is None:
         metrics.restore(MetricsState())  # drops what a start without a checkpoint has logged
