@@ -153,7 +153,7 @@ class Remedy:
     paths: Paths = uniform
     prepare: Callable[[SharedWeights], None] | None = None
     parts: bool = False
-    """Whether each option of the decision with most options has a supernet of its own; all together are trained as long as one."""
+    """Whether each option of one decision has a supernet of its own; all together are trained as long as one."""
 
 
 def without_affine(weights: SharedWeights) -> None:
@@ -354,7 +354,7 @@ def main() -> None:
     )
     changes: dict[str, object] = {"threads": 1}
     if arguments.data:
-        changes["data.folder"] = Path(arguments.data)
+        changes["data.folder"] = arguments.data
     arguments.records.parent.mkdir(parents=True, exist_ok=True)
     lines = arguments.records.read_text("utf-8").splitlines() if arguments.records.exists() else []
     records = [json.loads(line) for line in lines]
