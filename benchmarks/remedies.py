@@ -12,8 +12,11 @@ accuracy      of 4 validation minibatches, with the norms' statistics of these.
 loss          on the same, negative.
 strata        by accuracy, among architectures that take equally many options without parameters; its tau alone is the mean
               over such groups, weighted by pairs, so that it is not to be compared with the others.
+
+Of the recipe's weights also:
 speed         the mean training loss over 20 steps of this path alone, at the schedule's first rate, negative (as in Ru et
-              al. 2021, arXiv:2006.04492); `tuned` is the accuracy after them.
+              al. 2021, arXiv:2006.04492); `fall` is by how much it fell from the first to the mean of the last five.
+tuned         the accuracy after these steps.
 wide          the accuracy on 16 minibatches. `moving`, `recalibrated`: with other statistics of the norms.
 """
 
@@ -246,9 +249,9 @@ def at(space: Space, architecture: Architecture, place: int, choice: int) -> Arc
 def readings(trained: Trained, architectures: Sequence[Architecture], extra: bool) -> dict[str, Floats]:
     """The scores [N] of architectures by each way to read shared weights, higher ones better."""
     accuracy_N, loss_N = measured(trained, architectures, MINIBATCHES)
-    tuned_N, speed_N = tuned(trained, architectures)
-    found = {"accuracy": accuracy_N, "loss": loss_N, "tuned": tuned_N, "speed": speed_N}
+    found = {"accuracy": accuracy_N, "loss": loss_N}
     if extra:
+        found |= tuned(trained, architectures)
         found["wide"] = measured(trained, architectures, WIDE)[0]
         for statistics in ("moving", "recalibrated"):
             found[statistics] = measured(trained, architectures, MINIBATCHES, statistics)[0]
@@ -274,8 +277,8 @@ def measured(
     return accuracy_N, loss_N
 
 
-def tuned(trained: Trained, architectures: Sequence[Architecture]) -> tuple[Floats, Floats]:
-    """Accuracies after training each alone for a few steps, and the negative mean loss of these [N]."""
+def tuned(trained: Trained, architectures: Sequence[Architecture]) -> dict[str, Floats]:
+    """Accuracies [N] after training each alone for a few steps, the negative mean loss of these, and by how much it fell."""
     weights = trained.weights
     found = []
     for architecture in architectures:
@@ -286,10 +289,9 @@ def tuned(trained: Trained, architectures: Sequence[Architecture]) -> tuple[Floa
                     losses.append(weights.train_step(0, step % weights.steps(0), [architecture])["loss"])
                 accuracy = measured(trained, [architecture], MINIBATCHES)[0][0]
         except NotFiniteError:
-            accuracy, losses = -np.inf, [np.inf]
-        found.append((accuracy, -float(np.mean(losses))))
-    accuracy_N, speed_N = np.array(found).T
-    return accuracy_N, speed_N
+            accuracy, losses = -np.inf, [0.0, np.inf]
+        found.append((accuracy, -float(np.mean(losses)), losses[0] - float(np.mean(losses[-5:]))))
+    return dict(zip(("tuned", "speed", "fall"), np.array(found).T, strict=True))
 
 
 def figures(name: str, config: RunConfig, truth: Truth, remedy: Remedy) -> Iterator[tuple[str, float, float]]:
@@ -386,7 +388,7 @@ def print_means(records: Sequence[dict[str, Any]]) -> None:
     for one in records:
         rows[one["remedy"]][one["reading"]].append(one["tau"])
         rows[one["remedy"]]["top of " + one["reading"]].append(one["top"])
-    columns = ["accuracy", "loss", "tuned", "speed", "strata", "top of accuracy", "top of speed"]
+    columns = ["accuracy", "loss", "strata", "top of accuracy", "top of loss"]
     columns += sorted({reading for row in rows.values() for reading in row} - {*columns, "top of strata"})
     print(" | ".join(["remedy", "n", *columns]))
     for name, row in rows.items():
