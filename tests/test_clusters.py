@@ -5,6 +5,7 @@ Ray is a cluster of its own on this machine, with nodes of one core each. Slurm'
 
 import contextlib
 import os
+import platform
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -66,7 +67,9 @@ def assert_as_alone(run: Run, jobs: Sequence[Job], elsewhere: Path) -> None:
     """The trainings are those of the stage `retrain`, in this process."""
     for job in jobs:
         assert content(job.folder) == expected(run, job, elsewhere / job.network.id)
-        assert read_json(job.folder / "worker.json")["executor"] == run.config.executor
+        worker = read_json(job.folder / "worker.json")
+        assert worker["executor"] == run.config.executor
+        assert worker["host"] == platform.node()
 
 
 def process_of(job: Job) -> psutil.Process | None:

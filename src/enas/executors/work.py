@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -75,7 +76,8 @@ def train_in(
             run = opened(job.run, device)
             with run_lock(folder, patience):
                 used = numbered(run.config.hardware["device"])
-                write_json(folder / WORKER, {"executor": executor, "device": used, **environment()})
+                where = {"executor": executor, "host": platform.node(), "device": used}
+                write_json(folder / WORKER, {**where, **environment()})
                 with run.config.told_later(job.run):
                     job.perform(run, stop, after_step)
         except Stopped:
