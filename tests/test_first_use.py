@@ -289,6 +289,39 @@ def test_settings_are_named_from_python_as_their_flags_are() -> None:
         changed(config, {"derive.shortlst-epochs": 3})
 
 
+@pytest.mark.parametrize(
+    ("given", "near"),
+    [
+        ("epoch", "epochs"),
+        ("epoc", "epochs"),
+        ("sed", "seed"),
+        ("verify.training", "verify.trainings"),
+        ("serch.epochs", "search.epochs"),
+        ("proposal", "search.proposals"),
+        ("controller.hiden", "controller.hidden"),
+    ],
+)
+def test_a_setting_that_python_misspells_is_told_the_nearest(given: str, near: str) -> None:
+    settings: dict[str, object] = {"controller": "lstm", given: 3}
+    with pytest.raises(ConfigError, match=f"there is no setting '{given}': .*; did you mean '{near}'\\?$"):
+        enas.search(own_network.Net, own_network.task, run="run", **settings)
+    assert not Path("run").exists()
+
+
+def test_of_equally_near_flags_that_of_the_search_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    mine()
+    said = complaint(capsys, "run", "mine.py", "--epochs", "4")
+    assert said.startswith("there is no flag --epochs; did you mean '--search.epochs'? ")
+
+
+def test_an_option_of_compare_that_python_misspells_is_told_the_nearest() -> None:
+    with pytest.raises(
+        ConfigError,
+        match=r"^enas\.compare: there is no option 'seed'; did you mean 'seeds'\? There are seeds, ",
+    ):
+        enas.compare("run", seed=2)
+
+
 # ---- what is said meanwhile --------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -21,7 +21,7 @@ from typing import TypedDict, Unpack
 from torch import nn
 
 from enas.architecture import Architecture, Space
-from enas.errors import ConfigError, RunFolderError, shown
+from enas.errors import ConfigError, RunFolderError, did_you_mean, shown
 from enas.evidence.compare import CompareConfig, compare_run
 from enas.evidence.comparison import Comparison
 from enas.evidence.variants import with_settings
@@ -87,7 +87,7 @@ def search(
     origin = NetworkFile.of(network, task) or InMemory()
     config = NetworkConfig(network=network, task=task, origin=origin)
     changes = {**settings, **({} if epochs is None else {"search.epochs": epochs})}
-    config, folder = changed(config, changes), Path(run)
+    config, folder = changed(config, changes, also=["epochs"]), Path(run)
     stages: tuple[StageName, ...] = ("search", "derive")
     with held(folder):
         if (folder / "config.json").exists():
@@ -123,7 +123,7 @@ def train(
     Raises as `search`.
     """
     refuse_while_importing("enas.train")
-    named = {"retrain.child.epochs": epochs, "retrain.random": random}
+    named, also = {"retrain.child.epochs": epochs, "retrain.random": random}, ["epochs", "random"]
     changes = {**settings, **{name: value for name, value in named.items() if value is not None}}
     folder = Path(found.run if run is None else run)
     stages: tuple[StageName, ...] = ("retrain", "test")
@@ -134,10 +134,10 @@ def train(
                 put_architecture(folder, found.architecture)
             if opened.architecture() != found.architecture:
                 raise RunFolderError(f"{folder} has another architecture; choose another run=")
-            opened = Run(folder, changed(remembered(opened), changes), opened.stages)
+            opened = Run(folder, changed(remembered(opened), changes, also), opened.stages)
             opened.write_config()
         else:
-            config = changed(given(found.config, task), changes)
+            config = changed(given(found.config, task), changes, also)
             opened = Run.create(folder, config, stages)
             put_architecture(folder, found.architecture)
         remembered(opened)
@@ -166,15 +166,18 @@ def compare(run: Found | AnyPath, **options: Unpack[CompareOptions]) -> Comparis
     `RunFolderError` if the search is not finished, and `Stopped` after saving on Ctrl-C.
     """
     refuse_while_importing("enas.compare")
+    known = CompareOptions.__annotations__
+    for name in options:
+        if name not in known:
+            raise ConfigError(
+                f"enas.compare: there is no option {shown(name)}; {did_you_mean(name, known)}There are {', '.join(known)}"
+            )
     folder = run.run if isinstance(run, Found) else Path(run)
     recipe = run.config if isinstance(run, Found) else _begun.get(folder.absolute())
     opened = Run.open(folder, recipe=recipe)
     usual = min(CompareConfig.samples, opened.config.searched_space().count())
     wanted: CompareOptions = {"samples": usual, **options}
-    try:
-        asked = replace(CompareConfig(), **wanted)
-    except TypeError as error:
-        raise ConfigError(f"enas.compare: {error}") from error
+    asked = replace(CompareConfig(), **wanted)
     with held(folder):
         opened.config.set_process()
         return compare_run(opened, asked)
@@ -183,14 +186,14 @@ def compare(run: Found | AnyPath, **options: Unpack[CompareOptions]) -> Comparis
 # ---- what these share --------------------------------------------------------------------------------------------------
 
 
-def changed(config: NetworkConfig, changes: Mapping[str, object]) -> NetworkConfig:
-    """The config with other settings. Raises `ConfigError` if there is none so called."""
+def changed(config: NetworkConfig, changes: Mapping[str, object], also: Sequence[str] = ()) -> NetworkConfig:
+    """The config with other settings. Raises `ConfigError` as `with_settings`."""
     changes = {name.replace("-", "_"): value for name, value in changes.items()}
     controller = changes.get("controller")
     if isinstance(controller, str):
         space = config.searched_space().name
         changes = {**changes, "controller": named_controller(controller, space)}
-    found = with_settings(config, changes)
+    found = with_settings(config, changes, also)
     assert isinstance(found, NetworkConfig)
     return found
 

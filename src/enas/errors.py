@@ -11,10 +11,18 @@ LONGEST_WORD = 100
 """Of a word that a known one may be near to, in characters."""
 
 
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that is nearest to this one, the first of equally near ones; None if none is near."""
+    word, words = word[:LONGEST_WORD], list(dict.fromkeys(known))
+    near = difflib.get_close_matches(word, words, n=max(1, len(words)))
+    ratios = {name: difflib.SequenceMatcher(None, name, word).ratio() for name in words if name in near}
+    return max(ratios, key=ratios.__getitem__, default=None)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`did you mean 'search'? ` for the nearest known word; nothing if none is near."""
-    near = difflib.get_close_matches(word[:LONGEST_WORD], list(known), n=1)
-    return f"did you mean {near[0]!r}? " if near else ""
+    near = nearest(word, known)
+    return "" if near is None else f"did you mean {near!r}? "
 
 
 def shown(value: object, most: int = 60) -> str:

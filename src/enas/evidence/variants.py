@@ -6,13 +6,13 @@ A recipe has those variants that its settings and its space allow.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, cast
 
 from enas.architecture import Architecture, Kind, Space
-from enas.config import RunConfig
-from enas.errors import ConfigError, SettingError, did_you_mean, shown
+from enas.config import NO_SETTING, RunConfig
+from enas.errors import ConfigError, SettingError, did_you_mean, nearest, shown
 
 ENSEMBLE = 250
 """Architectures of the frozen controller's ensemble (paper, §3.3)."""
@@ -73,8 +73,11 @@ Variant = OfSettings | OfArchitecture
 # ---- settings by name --------------------------------------------------------------------------------------------------
 
 
-def with_settings(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
-    """A copy with other values of settings, which are named with dots. Raises `ConfigError` if there is none so called."""
+def with_settings(config: RunConfig, changes: Mapping[str, object], also: Sequence[str] = ()) -> RunConfig:
+    """A copy with other values of settings, which are named with dots.
+
+    Raises `ConfigError` if there is none so called, with the nearest name: a setting's, or one that the caller takes `also`.
+    """
 
     def changed(part: Any, below: Mapping[tuple[str, ...], object], above: str = "") -> Any:
         """What is below one part is changed at once: settings may only be right together."""
@@ -82,9 +85,9 @@ def with_settings(config: RunConfig, changes: Mapping[str, object]) -> RunConfig
         for name in dict.fromkeys(names[0] for names in below):
             if not is_dataclass(part) or name not in {field.name for field in fields(part)}:
                 path = next(above + ".".join(names) for names in below if names[0] == name)
-                raise ConfigError(
-                    f"there is no setting {shown(path)}: {type(part).__name__} has no {shown(name)}"
-                )
+                near = nearest_setting(path, [*also, *setting_names(part, above), *setting_names(config)])
+                complaint = f"there is no setting {shown(path)}: {type(part).__name__} has no {shown(name)}"
+                raise ConfigError(complaint if near is None else f"{complaint}; did you mean {near!r}?")
             inner = {names[1:]: value for names, value in below.items() if names[0] == name}
             whole = inner.pop((), getattr(part, name))
             values[name] = changed(whole, inner, f"{above}{name}.") if inner else whole
@@ -92,6 +95,24 @@ def with_settings(config: RunConfig, changes: Mapping[str, object]) -> RunConfig
 
     found: RunConfig = changed(config, {tuple(path.split(".")): value for path, value in changes.items()})
     return found
+
+
+def setting_names(part: object, above: str = "") -> Iterator[str]:
+    """The settings of a part of a config, those within others with dots; none if it is a value."""
+    if not is_dataclass(part):
+        return
+    for one in fields(part):
+        if one.metadata != NO_SETTING:
+            value = getattr(part, one.name)
+            yield from (
+                setting_names(value, f"{above}{one.name}.") if is_dataclass(value) else [above + one.name]
+            )
+
+
+def nearest_setting(path: str, names: Sequence[str]) -> str | None:
+    """The name that is nearest as a whole; if none is, that of the nearest last part."""
+    last = {name.rpartition(".")[2]: name for name in reversed(names)}  # the first of those that end alike
+    return nearest(path, names) or last.get(nearest(path.rpartition(".")[2], last) or "")
 
 
 def setting(changes: Mapping[str, object]) -> Change:
