@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import socket
 from dataclasses import replace
@@ -160,6 +161,34 @@ def test_an_error_of_the_users_later_on_shows_their_lines_and_loses_nothing(
     assert main(["resume", "mended"]) == 0
     assert main(["run", "mine.py", *FLAGS, "--run", "whole"]) == 0
     assert tiny.content(Path("mended")) == tiny.content(Path("whole"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "difference"),
+    [
+        ("nn.Linear(8, 10)\n", "nn.Linear(8, 12)\n", r"size mismatch for \S*head\.weight: .*"),
+        ("nn.Linear(8, 10)\n", "nn.Sequential(nn.Linear(8, 10))\n", r"Missing key\(s\) .*head\.0\.weight.*"),
+    ],
+)
+def test_a_network_of_other_weights_cannot_go_on_and_says_so(
+    old: str, new: str, difference: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing_later("{}[len(output)]", "loss", 30)
+    assert main(["run", "mine.py", *FLAGS, "--run", "with a space"]) == 2
+    before = tiny.content(Path("with a space"))
+    mine((old, new))
+    go_on = "enas resume 'with a space' --changed-file-ok"
+    said = complaint(capsys, "resume", "with a space")
+    assert "mine.py changed since the run was begun: put back" in said
+    assert said.endswith(f"go on with what is there now by {go_on!r}")
+    said = complaint(capsys, *shlex.split(go_on)[1:])
+    assert re.fullmatch(
+        r"Checkpoint with a space\S+step-\d+\.pt does not hold what this run saves: it has other weights than the network "
+        rf"as its code is now \({difference}\)\. Put the code back as it was, or begin a new run in another folder\.",
+        said,
+    )
+    after = tiny.content(Path("with a space"))
+    assert {name for name in before if before[name] != after.get(name)} <= {"config.json"}
 
 
 def test_a_worker_tells_it_as_well(capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,7 +113,7 @@ class Run:
                 f"{shortened(str(folder), 200)} is not a run folder: it has no config.json. Check the path."
             )
         record = read_json(path)
-        config = config_from_json(record, changed_file_ok, recipe)
+        config = config_from_json(record, changed_file_ok, recipe, folder)
         stages = record.get("stages")
         if not isinstance(stages, list) or not stages or any(stage not in ALL_STAGES for stage in stages):
             raise RunFolderError(

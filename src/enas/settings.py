@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, cast
 
 from enas.config import NO_SETTING, RunConfig
@@ -137,15 +138,20 @@ def _names(config: RunConfig, settings: bool) -> list[str]:
     return [field.name for field in fields(config) if (field.metadata != NO_SETTING) is settings]
 
 
-def config_from_json(record: object, changed_ok: bool = False, recipe: RunConfig | None = None) -> RunConfig:
+def config_from_json(
+    record: object,
+    changed_ok: bool = False,
+    recipe: RunConfig | None = None,
+    run: Path = Path("RUN"),
+) -> RunConfig:
     """The settings written by `config_to_json`, and what is no setting from the recipe, or from the one that is given.
 
     **Without one, that runs the recipe's file, if it is one.** Raises `RunFolderError` naming the setting that is wrong, or
-    the file that has changed, unless that is `changed_ok`.
+    the file that has changed, unless that is `changed_ok`, with the command to go on with the `run` in that folder.
     """
     read = record_in("config.json", record, ConfigRecord, "Was it written by another version?")
     if recipe is None and read.recipe is not None:
-        recipe = origin_from_json(read.recipe).checked(changed_ok).config()
+        recipe = origin_from_json(read.recipe).checked(changed_ok, run).config()
     kind = CONFIGS.find(read.kind) if recipe is None else type(recipe)
     if kind is None or kind.kind != read.kind:
         known = ", ".join(CONFIGS.names)

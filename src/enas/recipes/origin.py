@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from enas.errors import ConfigError, RunFolderError, shown
+from enas.errors import ConfigError, RunFolderError, enas_command, shown
 from enas.recipes.files import (
     folder_of,
     function_in,
@@ -47,8 +47,9 @@ class Origin(ABC):
         """Plain values, for config.json."""
         return {"from": type(self).__name__, **asdict(self)}
 
-    def checked(self, changed_ok: bool) -> Self:
-        """The origin as it is now. Raises `RunFolderError` if it has changed, unless that is `changed_ok`."""
+    def checked(self, changed_ok: bool, run: Path) -> Self:
+        """The origin of the run in this folder as it is now. Raises `RunFolderError` if it has changed, unless that is
+        `changed_ok`."""
         return self
 
     def told(self) -> contextlib.AbstractContextManager[None]:
@@ -119,7 +120,7 @@ class InFile(Origin, ABC):
         now = hashes_beside(Path(self.file), self.folder)
         return {**super().to_json(), "beside": {**self.beside, **now}}
 
-    def checked(self, changed_ok: bool) -> Self:
+    def checked(self, changed_ok: bool, run: Path) -> Self:
         path = Path(self.file)
         if not path.is_absolute() or path.suffix != ".py":
             raise RunFolderError(
@@ -144,7 +145,7 @@ class InFile(Origin, ABC):
         if not changed_ok:
             raise RunFolderError(
                 f"{' and '.join(changed)} changed since the run was begun: put back what was there, or go on with what is "
-                "there now by 'enas resume RUN --changed-file-ok'"
+                f"there now by {enas_command('resume', run, '--changed-file-ok')!r}"
             )
         return replace(self, sha256=digest_of_file(path).sha256, beside={})
 
@@ -188,14 +189,14 @@ class RecipeModule(RecipeFile):
     def imported_as(self) -> str:
         return self.module
 
-    def checked(self, changed_ok: bool) -> Self:
+    def checked(self, changed_ok: bool, run: Path) -> Self:
         path, names = Path(self.file), self.module.split(".")
         own = path.parent if path.name == "__init__.py" else path.with_suffix("")
         if list(own.parts[-len(names) :]) != names:
             raise RunFolderError(
                 f"config.json: recipe.module is {shown(self.module)}, which is not imported from {self.file}"
             )
-        return super().checked(changed_ok)
+        return super().checked(changed_ok, run)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import torch
 
-from enas.errors import ConfigError, EnasError, RunFolderError
+from enas.errors import ConfigError, EnasError, RunFolderError, shortened
 from enas.runtime.files import PART_SUFFIX, atomic_file
 from enas.runtime.flat import packed, unpacked
 from enas.runtime.records import check_settings
@@ -193,6 +193,11 @@ def fitting(path: Path) -> Iterator[None]:
     except (EnasError, MemoryError):
         raise
     except Exception as error:  # each module that takes over its part of the state raises errors of its own
+        if (other := _other_weights(error)) is not None:
+            raise RunFolderError(
+                f"Checkpoint {path} does not hold what this run saves: it has other weights than the network as its code is "
+                f"now ({other}). Put the code back as it was, or begin a new run in another folder."
+            ) from error
         reason = _reason(error) if str(error) else "something is missing"
         raise RunFolderError(
             f"Checkpoint {path} does not hold what this run saves ({type(error).__name__}: {reason}). Delete it to go on "
@@ -245,6 +250,15 @@ def _check_seal(path: Path) -> None:
         raise ValueError("its end is missing")
     if seal[len(_SEAL) :] != found.digest():
         raise ValueError("its checksum is wrong")
+
+
+def _other_weights(error: Exception) -> str | None:
+    """The first difference that `nn.Module.load_state_dict` complains of; None for any other error. What the checkpoint has
+    was compared with its hash, and so it is the module that is another one."""
+    heading, *differences = str(error).splitlines() or [""]
+    if not (isinstance(error, RuntimeError) and heading.startswith("Error(s) in loading state_dict for")):
+        return None
+    return shortened(differences[0].strip().rstrip("."), 200) if differences else None
 
 
 def _reason(error: Exception) -> str:
