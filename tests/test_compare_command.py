@@ -304,6 +304,17 @@ def test_too_few_trainings_are_said_and_shared_out_evenly(
     assert "--samples 20" in said
 
 
+@pytest.mark.parametrize(("seconds", "asks"), [(20.0, False), (22.0, False), (23.0, True)])
+def test_no_more_trainings_are_asked_for_where_the_budget_counts_as_equal(
+    seconds: float, asks: bool, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool = [trained(number, number) for number in range(4)]  # 20 seconds for each of two seeds
+    own = [own_run(seed, seconds) for seed in range(2)]
+    found = random_searches(tiny.config(text), own, pool)
+    assert [record.seconds for record in found] == [20.0, 20.0]
+    assert ("for those, --samples 6" in capsys.readouterr().err) == asks
+
+
 def test_random_search_leaves_out_diverged_trainings(text: Path) -> None:
     lost = {"architecture": {"text": "x"}, "diverged": "the loss is nan"}
     own = [own_run(seed, 20.0) for seed in range(2)]

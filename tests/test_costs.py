@@ -483,7 +483,7 @@ def test_a_file_says_what_random_ones_cost_and_reads_its_own_architectures(
     ("words", "says"),
     [
         (["tanhh tanh(1)"], "is no run folder, and as an architecture"),
-        (["no/such/folder"], "is no run folder"),
+        (["no/such/folder"], "there is no folder 'no/such/folder'; check the path"),
         (["tanh tanh(1)", "--recipe", "recurrent-quik"], "did you mean 'recurrent-quick'?"),
         (
             ["tanh tanh(1)", "--recipe", "macro-quick"],

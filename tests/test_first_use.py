@@ -284,6 +284,29 @@ def test_only_a_new_run_is_offered_another_folder(capsys: pytest.CaptureFixture[
         )
 
 
+@pytest.mark.parametrize("command", ["resume", "compare", "rank"])
+def test_a_file_given_for_its_run_is_told_the_folder(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine()
+    assert complaint(capsys, command, "mine.py") == (
+        "mine.py is not a run folder: it is a file. Give the folder of a run of it, such as runs/mine"
+    )
+    assert "gone.py is not a run folder: it has no config.json" in complaint(capsys, command, "gone.py")
+
+
+def test_show_of_a_folder_that_there_is_not_says_so_first(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "runs" / "fashion").mkdir(parents=True)
+    for given, says in (
+        ("runs/fashon", "there is no folder 'runs/fashon'; did you mean 'runs/fashion'?"),
+        ("runs/other", "there is no folder 'runs/other'; check the path"),
+        ("nowhere/fashion", "there is no folder 'nowhere/fashion'; check the path"),
+    ):
+        assert complaint(capsys, "show", given) == says
+
+
 # ---- what would be searched or compared wrongly ------------------------------------------------------------------------
 
 

@@ -34,6 +34,7 @@ from enas.errors import MissingDataError, NotFiniteError, RunFolderError, enas_c
 from enas.executors import executor_for
 from enas.feasible import check_stages
 from enas.phases import SearchState
+from enas.recipes.files import no_run_in
 from enas.retrain import (
     Network,
     check_weights,
@@ -109,9 +110,7 @@ class Run:
         """
         path = folder / "config.json"
         if not os.path.exists(path):
-            raise RunFolderError(
-                f"{shortened(str(folder), 200)} is not a run folder: it has no config.json. Check the path."
-            )
+            raise RunFolderError(f"{shortened(str(folder), 200)} is not a run folder: {no_run_in(folder)}")
         record = read_json(path)
         config = config_from_json(record, changed_file_ok, recipe, folder)
         stages = record.get("stages")

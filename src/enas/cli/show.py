@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json as as_json
 import mimetypes
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -13,7 +15,7 @@ import tyro
 from enas.architecture import Architecture
 from enas.cli.flags import Command
 from enas.constraints import Settings
-from enas.errors import ArchitectureError, ConfigError, SettingError, shown
+from enas.errors import ArchitectureError, ConfigError, RunFolderError, SettingError, nearest, shown
 from enas.paths import OptionalPath, user_path
 from enas.recipes import recipe
 from enas.recipes.files import names_own
@@ -73,6 +75,15 @@ class Show(Command, Settings):
         return show_text(described(recipe(self.source)))
 
 
+def no_folder(path: Path) -> str:
+    """That there is none at a path, with the nearest name beside it."""
+    near = None
+    with contextlib.suppress(OSError):  # nor the one that it would be in
+        near = nearest(path.name, sorted(one.name for one in path.parent.iterdir()))
+    hint = "check the path" if near is None else f"did you mean {str(path.parent / near)!r}?"
+    return f"there is no folder {shown(str(path))}; {hint}"
+
+
 def read_architecture(source: str) -> Architecture:
     """The architecture of a run folder, of a JSON file, or of a string."""
     path = user_path(source)
@@ -86,6 +97,8 @@ def read_architecture(source: str) -> Architecture:
     try:
         return read_text(source)
     except (ArchitectureError, ConfigError) as error:
+        if os.sep in source:  # which no architecture has
+            raise RunFolderError(no_folder(path)) from error
         raise ArchitectureError(
             f"{shown(source)} is no run folder, and as an architecture: {error}"
         ) from error

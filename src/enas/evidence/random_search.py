@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from enas.config import RunConfig
-from enas.evidence.comparison import RANDOM_SEARCH, Record, mean
+from enas.evidence.comparison import RANDOM_SEARCH, TOLERANCE, Record, mean
 from enas.evidence.runs import seconds_of
 from enas.retrain import score_in
 from enas.runtime.progress import say
@@ -30,14 +30,16 @@ def random_searches(config: RunConfig, own: Sequence[Record], sampled: Sequence[
 
     A random search trains so many architectures, rounded up, as take the seconds of a run of the own method, its final
     training included, and takes the one of the best validation score. Each has architectures of its own, the next ones of
-    those drawn, so that searches of different seeds are independent. Where there are too few, all have fewer.
+    those drawn, so that searches of different seeds are independent. Where there are too few, all have fewer; that is said
+    unless what they have still counts as an equal budget.
     """
     costs = [seconds_of(result) for result in sampled if "seconds" in result]
-    wanted = 1  # if the trainings are too short to be timed
+    worth = 1.0  # if the trainings are too short to be timed
     if sum(costs):
-        wanted = math.ceil(mean(own, "seconds") / float(np.mean(costs)))
+        worth = mean(own, "seconds") / float(np.mean(costs))
+    wanted = math.ceil(worth)
     each = min(max(1, wanted), len(sampled) // len(own))
-    if each < wanted:
+    if each < (1 - TOLERANCE) * worth:
         say(
             f"compare: random search has {each} trainings a seed, not the {wanted} that take as long as a run of "
             f"{own[0].method}; for those, --samples {wanted * len(own)}"

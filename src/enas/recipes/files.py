@@ -63,6 +63,13 @@ def names_own(word: str) -> bool:
     return _IN_FILE.fullmatch(word) is not None or _IN_MODULE.fullmatch(word) is not None
 
 
+def no_run_in(path: Path) -> str:
+    """Why there is no run at a path that has no config.json, and what to give: a file with a recipe is not its run."""
+    if path.suffix == ".py" and path.is_file():
+        return f"it is a file. Give the folder of a run of it, such as runs/{path.stem}"
+    return "it has no config.json. Check the path."
+
+
 def place_of(word: str) -> Place:
     """What such a word names; nothing is imported. Raises `ConfigError` if there is no such module."""
     if found := _IN_FILE.fullmatch(word):
