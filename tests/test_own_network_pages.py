@@ -22,7 +22,6 @@ import torch
 
 import enas
 from enas import errors
-from enas.recipes.files import forget
 from enas.runtime.files import read_json
 from tests.test_documentation import COMMAND_LANGUAGES, FENCE
 from tests.test_examples import FLAGS, SMALL
@@ -103,7 +102,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty folder, from which modules are imported too."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    forget()  # another test's file may be called as one of a page
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:

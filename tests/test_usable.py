@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from enas import doctor, ops, stages
+from enas import doctor, ops, search_loop
 from enas.architecture import Space
 from enas.cpu import registry
 from enas.runtime.compiling import announce, compiling_told
@@ -276,7 +276,7 @@ def test_a_stop_during_the_estimate_of_a_search_ends_it_before_its_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run.create(tmp_path / "run", tiny.config(tiny.write_text(tmp_path / "text")), ("search",))
-    monkeypatch.setattr(stages, "estimate", lambda search, watch: announce("a kernel", "kept"))
+    monkeypatch.setattr(search_loop, "estimate", lambda search, watch: announce("a kernel", "kept"))
     with StopRequest() as stop:
         stop.request("SIGTERM")
         with pytest.raises(Stopped):
