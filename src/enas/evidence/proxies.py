@@ -112,7 +112,7 @@ def scored_by(proxy: Proxy, config: RunConfig, task: BaseTask, network: Network)
     """The score of a network. Raises `ConfigError` too if a network of the user's own cannot be computed so."""
     try:
         return proxy(config, task, network)
-    except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         said = shortened(" ".join(str(error).split()), 200)
         raise ConfigError(f"it does not fit these networks: {said}") from error
 
