@@ -74,30 +74,25 @@ class Operation(Generic[P, R]):
             return self.plain(*args, **kwargs)
         if self.check is not None:
             self.check(*args, **kwargs)
-        if _not_elsewhere(args[0] if args else next(iter(kwargs.values()))):
-            kernel = _kernels().get(self.name)
-            result: R | None = None if kernel is None else kernel(*args, **kwargs)
-            if result is not None:
-                return result
+        faster = self.faster(args[0] if args else next(iter(kwargs.values())))
+        result: R | None = None if faster is None else faster(*args, **kwargs)
+        if result is not None:
+            return result
         given = {name: _computed(argument) for name, argument in kwargs.items()} if kwargs else kwargs
         return self.plain(*map(_computed, args), **given)
 
+    def faster(self, first: Any) -> Callable[..., Any] | None:
+        """What may take over a call with this first argument: a compiled kernel, on a CPU."""
+        return _kernels().get(self.name) if _not_elsewhere(first) else None
+
 
 class OnGPUs(Operation[P, R]):
-    """An operation that a form of the same name in `enas.gpu` may take over."""
+    """An operation that a form of the same name in `enas.gpu` may take over, too."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        first: Any = args[0] if args else next(iter(kwargs.values()))
-        device = (first[0] if type(first) in (list, tuple) else first).device
-        if device.type == "cpu" or is_tracing() or _len_torch_dispatch_stack() or PLAIN.get():
-            return super().__call__(*args, **kwargs)
-        form = None if torch.compiler.is_compiling() else _forms(device).get(self.name)
-        if form is None:
-            return super().__call__(*args, **kwargs)
-        if self.check is not None:
-            self.check(*args, **kwargs)
-        result: R | None = form(*args, **kwargs)
-        return self.plain(*args, **kwargs) if result is None else result
+    def faster(self, first: Any) -> Callable[..., Any] | None:
+        if _not_elsewhere(first):
+            return super().faster(first)
+        return _forms((first[0] if type(first) in (list, tuple) else first).device).get(self.name)
 
 
 def checked(check: Callable[P, None]) -> Callable[[Callable[P, R]], Operation[P, R]]:
