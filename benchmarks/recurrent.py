@@ -293,7 +293,8 @@ def measure_model(hidden: int, dtype_name: str, rounds: int) -> None:
     task = search_task(hidden, dtype)
     plain, plain32 = Plain(hidden, PUBLISHED, dtype), Plain(hidden, PUBLISHED, torch.float32)
     optimizers = {model: torch.optim.SGD(model.parameters(), 0.1) for model in (plain, plain32)}
-    tokens_TB, targets_TB, _ = task.task.minibatch(0, 0)
+    minibatch = task.task.minibatch(0, 0)
+    tokens_TB, targets_TB = minibatch.tokens_TB, minibatch.targets_TB
     workload = f"published cell, 12 nodes, hidden {hidden}"
 
     steps: list[Timed] = [
