@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from enas import cli
-from enas.budget import Costs, Lengths, measured, planned, seconds_needed, seconds_of, with_lengths
+from enas.budget import Costs, Lengths, measured, planned, seconds_needed, seconds_of, usual, with_lengths
 from enas.config import RunConfig
 from enas.errors import ConfigError
 from enas.recipes import recipe
@@ -136,6 +136,13 @@ def test_costs_are_measured_and_nothing_is_left_changed() -> None:
     assert min(found.weights, found.reward, found.features, found.child) > 0
     assert found.at_once >= 1
     assert config == tiny.image_config("micro")
+
+
+def test_of_what_takes_its_time_the_first_take_is_left_out_and_the_median_counts() -> None:
+    short, long = iter([9.0, 0.2, 0.1, 0.4]), iter([9.0, 3.0])
+    assert usual([lambda: next(short)]) == 0.2
+    assert usual([lambda: next(long)]) == 3.0
+    assert usual([iter([9.0, 1.0]).__next__, iter([9.0, 2.0]).__next__]) == 1.5
 
 
 @pytest.mark.parametrize("how", ["cut", "squeezed"])

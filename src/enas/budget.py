@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import random
 import re
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import ParamSpec
 
+from enas.architecture import Architecture
 from enas.child_training import evaluate
 from enas.config import RunConfig
 from enas.correction import REFERENCES
@@ -20,13 +24,18 @@ from enas.executors import executor_for, in_stages
 from enas.retrain import Network
 from enas.runtime.progress import duration, say
 from enas.runtime.seeding import derive_seed
+from enas.trainer import Trainer
 from enas.verification import POOL
+
+P = ParamSpec("P")
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 LONGEST = 10_000 * UNITS["d"]
 """The longest budget, in seconds."""
 EXAMPLES = 3
-"""Random architectures whose training is timed."""
+"""Random architectures whose steps are timed."""
+TAKES, ENOUGH = 5, 0.5
+"""How often each is timed at most, and how many seconds are enough."""
 OVERHEAD = 0.05
 """Share of the time for what is not counted: starting, saving, logging, testing."""
 
@@ -142,27 +151,55 @@ def with_lengths(config: RunConfig, lengths: Lengths) -> RunConfig:
 
 def measured(config: RunConfig) -> Costs:
     """What steps cost here, by a few that change nothing."""
-    weights = config.shared_weights()
-    step, reward = weights.estimate()
-    passes = step.seconds * weights.steps(0)
-    del weights
     rng = random.Random(derive_seed(config.seed, "budget"))
-    epochs = []
-    for _ in range(EXAMPLES):
-        training = config.child_training(
-            Network("candidate", config.searched_space().sample(rng), config.seed), 1
-        )
-        training.estimate()  # its kernels are compiled then
-        steps = training.estimate().seconds * training.task.steps(0)
-        began = time.perf_counter()
-        evaluate(training.model, training.task, "valid")
-        epochs.append(steps + time.perf_counter() - began)
+    examples = [config.searched_space().sample(rng) for _ in range(EXAMPLES)]
+    weights, reward = of_shared_weights(config, examples)
+    child = statistics.fmean(of_an_epoch(config, one) for one in examples)
     at_once = executor_for(config).at_once if in_stages(config) else 1
+    features = usual(partial(clocked, config.costs, one) for one in examples)
+    return Costs(weights, reward, features, child, at_once)
+
+
+def of_shared_weights(config: RunConfig, examples: Sequence[Architecture]) -> tuple[float, float]:
+    """The seconds of a pass over the training data, and of a reward."""
+    weights = config.shared_weights()
+    weights.estimate()  # the kernels of every operation are compiled then
+    step = usual(partial(seconds_of_step, weights.trainer, one) for one in examples)
+    reward = usual(partial(clocked, weights.rewards, [one], "budget", 0) for one in examples)
+    return step * weights.steps(0), reward
+
+
+def of_an_epoch(config: RunConfig, architecture: Architecture) -> float:
+    """The seconds of an epoch of a training alone, and of its evaluation."""
+    training = config.child_training(Network("candidate", architecture, config.seed), 1)
+    step = usual([partial(seconds_of_step, training.trainer)])
+    return step * training.task.steps(0) + clocked(evaluate, training.model, training.task, "valid")
+
+
+def seconds_of_step(trainer: Trainer, architecture: Architecture | None = None) -> float:
+    """The seconds of a training step, which is taken back."""
+    return trainer.estimate(architecture).seconds
+
+
+def usual(takes: Iterable[Callable[[], float]]) -> float:
+    """The mean of what these take, of each the median of several takes."""
+    return statistics.fmean(statistics.median(several(take)) for take in takes)
+
+
+def several(take: Callable[[], float]) -> Sequence[float]:
+    """What some takes come to: more of them where they are short, as these differ more. The first makes ready."""
+    take()
+    found = [take()]
+    while len(found) < TAKES and sum(found) < ENOUGH:
+        found.append(take())
+    return found
+
+
+def clocked(call: Callable[P, object], *args: P.args, **named: P.kwargs) -> float:
+    """The seconds of a call."""
     began = time.perf_counter()
-    for _ in range(EXAMPLES):
-        config.costs(config.searched_space().sample(rng))
-    features = (time.perf_counter() - began) / EXAMPLES
-    return Costs(passes, reward, features, sum(epochs) / len(epochs), at_once)
+    call(*args, **named)
+    return time.perf_counter() - began
 
 
 def within(config: RunConfig, budget: str) -> RunConfig:
