@@ -100,6 +100,33 @@ def test_shared_score_of_a_network_is_the_accuracy_of_its_child_with_the_shared_
         assert score == accuracy
 
 
+@pytest.mark.parametrize(
+    ("kind", "statistics"),
+    [
+        *(("recurrent", statistics) for statistics in ("batch", "moving")),
+        *(
+            (kind, statistics)
+            for kind in ("macro", "micro")
+            for statistics in ("batch", "moving", "recalibrated")
+        ),
+    ],
+)
+def test_an_architecture_is_scored_and_rewarded_as_if_it_were_alone(
+    kind: str, statistics: str, text: Path
+) -> None:
+    flags = ("--shared.reward.statistics", statistics)
+    config = tiny.config(text, *flags) if kind == "recurrent" else tiny.image_config(kind, *flags)
+    weights = config.shared_weights()
+    for step in range(4):  # so that moving averages are far from a minibatch's statistics
+        weights.train_step(0, step, random_architectures(weights.space, 1, step, set()))
+    architectures = random_architectures(weights.space, 3, 9, set())
+    alone = [weights.scores([architecture])[0] for architecture in architectures]
+    assert weights.scores(architectures) == alone
+    rewards = [weights.rewards([architecture], "derive", 0).item() for architecture in architectures]
+    assert weights.rewards(architectures, "derive", 0).tolist() == rewards
+    assert weights.scores(architectures[::-1]) == alone[::-1]
+
+
 # ---- the stage ---------------------------------------------------------------------------------------------------------
 
 

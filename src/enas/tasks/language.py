@@ -325,7 +325,7 @@ def evaluate(model: LanguageModel, tokens: Tensor, batch: int, length: int, **ce
     out.
     """
     was_training = model.training
-    if was_training:  # otherwise the caller may have put its norms into a mode of their own
+    if was_training:  # otherwise the caller may have put its norms into a mode of their own, also for the next evaluation
         model.eval()
     rows_TB = rows_of(tokens, batch, "evaluated").to(model.embedding.weight.device)
     state = model.initial_state(batch)
@@ -335,6 +335,7 @@ def evaluate(model: LanguageModel, tokens: Tensor, batch: int, length: int, **ce
         features = model.features(minibatch.tokens_TB, state, **cell_settings)
         found.append(nll(model, features, minibatch.targets_TB))
         state = detach(features.state)
-    model.train(was_training)
+    if was_training:
+        model.train()
     every_N = torch.cat(found).cpu().double()  # at once, and there: not every device has float64
     return sum(float(nll_N.sum()) for nll_N in every_N.split([len(nll_N) for nll_N in found])) / len(every_N)
