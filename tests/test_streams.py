@@ -261,6 +261,17 @@ def test_help_recipes_and_drawings_import_nothing_that_computes() -> None:
     assert program("-c", IMPORTED).stdout.splitlines()[-1] == "set()"
 
 
+WORKER_IMPORTED = """
+import sys
+import enas.executors.local
+print("torch" in sys.modules, {"scipy.stats", "scipy.optimize", "scipy.special", "sklearn"} & set(sys.modules))
+"""
+
+
+def test_a_worker_of_trainings_imports_no_statistics() -> None:
+    assert program("-c", WORKER_IMPORTED).stdout == "True set()\n"
+
+
 @pytest.mark.parametrize("saved", [False, True])
 def test_a_checkpoint_is_only_mentioned_where_there_is_one(
     in_tmp: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], saved: bool

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+import scipy
 
 from enas.architecture import Architecture, Space
 from enas.runtime.seeding import derive_seed
@@ -96,8 +96,8 @@ def normal_scores(scores: npt.ArrayLike) -> Floats:
 
     Scores of trainings are skewed, and a few that fail would decide a regression.
     """
-    ranks = stats.rankdata(scores)
-    found: Floats = stats.norm.ppf((ranks - 0.5) / len(ranks))
+    ranks = scipy.stats.rankdata(scores)
+    found: Floats = scipy.stats.norm.ppf((ranks - 0.5) / len(ranks))
     return found
 
 

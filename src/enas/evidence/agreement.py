@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+import scipy
 
 from enas.errors import DataError
 from enas.evidence.statistics import Floats, Interval, checked_pairs
@@ -59,7 +59,7 @@ def rank_agreement(
         def along_last(x: Floats, y: Floats, axis: int) -> Floats:
             return statistic(x, y)
 
-        found = stats.bootstrap(
+        found = scipy.stats.bootstrap(
             (x_N, y_N),
             along_last,
             paired=True,
@@ -106,7 +106,7 @@ def kendall_taus(x: Floats, y: Floats) -> Floats:
 
 def spearman_rhos(x: Floats, y: Floats) -> Floats:
     """Spearman's rho of each row: Pearson's correlation of the ranks, ties sharing their mean rank."""
-    u, v = (stats.rankdata(score, axis=-1) - (score.shape[-1] + 1) / 2 for score in (x, y))
+    u, v = (scipy.stats.rankdata(score, axis=-1) - (score.shape[-1] + 1) / 2 for score in (x, y))
     return _ratio((u * v).sum(-1), np.sqrt((u * u).sum(-1) * (v * v).sum(-1)))
 
 
@@ -114,7 +114,7 @@ def top_hit_rates(x: Floats, y: Floats, k: int) -> Floats:
     """Share of the k best by y that are among the k best by x, of each row; of ties, the expected share."""
     shares = []
     for score in (x, y):
-        lowest, highest = (stats.rankdata(-score, method, axis=-1) for method in ("min", "max"))
+        lowest, highest = (scipy.stats.rankdata(-score, method, axis=-1) for method in ("min", "max"))
         # Among places lowest..highest, which a score shares with its ties, those up to k are in the top.
         shares.append(np.clip((k + 1 - lowest) / (highest + 1 - lowest), 0, 1))
     rate: Floats = (shares[0] * shares[1]).sum(-1) / k

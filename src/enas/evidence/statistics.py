@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special, stats
+import scipy  # its parts when they are used: of importing a worker of trainings, statistics would be a third
 
 from enas.errors import ConfigError, DataError
 from enas.scores import checked
@@ -78,7 +78,8 @@ def best_of_k(scores: npt.ArrayLike, k: int) -> float:
 
     def log_choose(count: npt.ArrayLike, k: int) -> Floats:
         count_ = np.asarray(count, dtype=np.float64)
-        value: Floats = special.gammaln(count_ + 1) - special.gammaln(k + 1) - special.gammaln(count_ - k + 1)
+        gammaln = scipy.special.gammaln
+        value: Floats = gammaln(count_ + 1) - gammaln(k + 1) - gammaln(count_ - k + 1)
         return value
 
     place_M = np.arange(k, n + 1)  # the best of k is at least the k-th from below
@@ -118,8 +119,8 @@ def probability_better_paired(a: npt.ArrayLike, b: npt.ArrayLike, level: float =
 def proportion(successes: float, n: int, level: float = 0.95) -> Interval:
     """The share of n independent trials that succeed, with Clopper and Pearson's exact interval."""
     tail = (1 - level) / 2
-    low = float(stats.beta.ppf(tail, successes, n - successes + 1)) if successes > 0 else 0.0
-    high = float(stats.beta.ppf(1 - tail, successes + 1, n - successes)) if successes < n else 1.0
+    low = float(scipy.stats.beta.ppf(tail, successes, n - successes + 1)) if successes > 0 else 0.0
+    high = float(scipy.stats.beta.ppf(1 - tail, successes + 1, n - successes)) if successes < n else 1.0
     return Interval(successes / n, low, high, level, n)
 
 
@@ -132,7 +133,7 @@ def probability_better(a: npt.ArrayLike, b: npt.ArrayLike, level: float = 0.95) 
     a_N, b_M = checked("a", a, least=2), checked("b", b, least=2)
     n, m = len(a_N), len(b_M)
     value = float((np.sign(a_N[:, None] - b_M) + 1).mean() / 2)
-    z = float(stats.norm.ppf((1 + level) / 2))
+    z = float(scipy.stats.norm.ppf((1 + level) / 2))
 
     def beyond(p: float) -> float:
         """How much farther than z standard errors p is from the estimate, squared."""
@@ -141,8 +142,8 @@ def probability_better(a: npt.ArrayLike, b: npt.ArrayLike, level: float = 0.95) 
         return (value - p) ** 2 - z**2 * spread / (n * m)
 
     # p = 0 and p = 1 are roots that say nothing, so the search starts just beside the estimate.
-    low = float(optimize.brentq(beyond, 0.0, value * (1 - 1e-9))) if value > 0 else 0.0
-    high = float(optimize.brentq(beyond, 1 - (1 - value) * (1 - 1e-9), 1.0)) if value < 1 else 1.0
+    low = float(scipy.optimize.brentq(beyond, 0.0, value * (1 - 1e-9))) if value > 0 else 0.0
+    high = float(scipy.optimize.brentq(beyond, 1 - (1 - value) * (1 - 1e-9), 1.0)) if value < 1 else 1.0
     return Interval(value, low, high, level, min(n, m))
 
 
@@ -165,9 +166,9 @@ def mean(values: npt.ArrayLike, rng: np.random.Generator, level: float = 0.95) -
     value, n = float(value_N.mean()), len(value_N)
     if np.ptp(value_N) == 0:
         return Interval(value, value, value, level, n)
-    reach = math.sqrt(n / (n - 1)) * float(stats.t.ppf((1 + level) / 2, n - 1))
-    expanded = min(2 * float(stats.norm.cdf(reach)) - 1, 1 - 1 / RESAMPLES)
-    found = stats.bootstrap(
+    reach = math.sqrt(n / (n - 1)) * float(scipy.stats.t.ppf((1 + level) / 2, n - 1))
+    expanded = min(2 * float(scipy.stats.norm.cdf(reach)) - 1, 1 - 1 / RESAMPLES)
+    found = scipy.stats.bootstrap(
         (value_N,),
         np.mean,
         n_resamples=RESAMPLES,
@@ -186,7 +187,7 @@ def median(values: npt.ArrayLike, level: float = 0.95) -> Interval:
     Raises `DataError` for so few runs that no two of them are far enough apart: fewer than 6 at a level of 0.95.
     """
     value_N = np.asarray(values, dtype=np.float64)
-    found = stats.quantile_test(value_N, q=0.0, p=0.5).confidence_interval(level)
+    found = scipy.stats.quantile_test(value_N, q=0.0, p=0.5).confidence_interval(level)
     if np.isnan([found.low, found.high]).any():
         raise DataError(
             f"{len(value_N)} runs are too few for an interval of their median at a level of {level}"
@@ -205,7 +206,7 @@ def seeds_needed(p: float, level: float = 0.95, power: float = 0.8) -> float:
         raise ConfigError(f"p, level and power must be probabilities, not {p}, {level} and {power}")
     if p == 0.5:
         return math.inf
-    z = float(stats.norm.ppf((1 + level) / 2) + stats.norm.ppf(power))
+    z = float(scipy.stats.norm.ppf((1 + level) / 2) + scipy.stats.norm.ppf(power))
     return float(math.ceil(z**2 / (6 * (p - 0.5) ** 2)))
 
 

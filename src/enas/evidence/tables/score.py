@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from enas.architecture import Architecture
 from enas.config import RunConfig
@@ -298,11 +298,11 @@ def score_of(run: Run, truth: Truth) -> dict[str, Any]:
 def tau(a_N: Floats, b_N: Floats) -> float | None:
     """Kendall's tau-b; None where all scores are equal. One that is no number, of weights that overflow, is the worst."""
     a_N, b_N = (
-        stats.rankdata(np.nan_to_num(scores_N, nan=-np.inf, neginf=-np.inf)) for scores_N in (a_N, b_N)
+        scipy.stats.rankdata(np.nan_to_num(scores_N, nan=-np.inf, neginf=-np.inf)) for scores_N in (a_N, b_N)
     )
     if min(np.ptp(a_N), np.ptp(b_N)) == 0:
         return None
-    return float(stats.kendalltau(a_N, b_N).statistic)
+    return float(scipy.stats.kendalltau(a_N, b_N).statistic)
 
 
 # ---- together ----------------------------------------------------------------------------------------------------------
