@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from enas.runtime.files import read_json
 from tests import tiny
+from tests.test_resume import SERVER, Server, served
 
 OUTSIDE = Path(__file__).with_name("outside")
 
@@ -36,33 +38,42 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def server(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A process that has the package, and has run its recipe; commands are forks of it."""
+    folder = tmp_path_factory.mktemp("server")
+    first = ["run", "outside-quick", "--run", str(folder / "run")]
+    program = f"import os; os.chdir({str(installed)!r})\n{SERVER}"
+    with served([sys.executable, "-c", program, *first], with_packages_of(installed)) as process:
+        yield Server(process, folder)
+
+
+@pytest.fixture(scope="module")
+def whole(server: Server) -> Path:
     """A run of its recipe."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    enas(installed, "run", "outside-quick", "--run", str(folder))
-    return folder
+    return server.folder / "run"
 
 
-def enas(installed: Path, *words: str, fails: bool = False) -> str:
-    """What a command prints, in a process that has the package; or what it complains of."""
-    environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "enas", *words]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, cwd=installed
-    )
-    assert done.returncode == (2 if fails else 0), done.stdout + done.stderr
-    return done.stderr if fails else done.stdout
+def with_packages_of(folder: Path) -> Mapping[str, str]:
+    """The environment of a process that finds the packages of this folder."""
+    return {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
 
 
-def test_its_things_are_found(installed: Path, tmp_path: Path) -> None:
-    listed = json.loads(enas(installed, "recipes", "--json"))
+def enas(server: Server, *words: str, fails: bool = False) -> str:
+    """What a command prints, or what it complains of."""
+    ended = server.enas(*words)
+    assert ended.code == (2 if fails else 0), ended.stdout + ended.stderr
+    return ended.stderr if fails else ended.stdout
+
+
+def test_its_things_are_found(server: Server) -> None:
+    listed = json.loads(enas(server, "recipes", "--json"))
     assert listed["outside-quick"].startswith("Layers for points on either side of a plane")
     assert listed["outside-quick"].endswith("Package:  enas-outside 1.0")
-    assert "--controller.change FLOAT" in enas(installed, "run", "outside-quick", "--help")
+    assert "--controller.change FLOAT" in enas(server, "run", "outside-quick", "--help")
     assert "--controller.change FLOAT" in enas(
-        installed, "run", "macro-quick", "--controller", "first", "--help"
+        server, "run", "macro-quick", "--controller", "first", "--help"
     )
-    complaint = enas(installed, "run", "macro-quick", "--controller", "frst", fails=True)
+    complaint = enas(server, "run", "macro-quick", "--controller", "frst", fails=True)
     assert "did you mean 'first'?" in complaint
 
 
@@ -80,30 +91,30 @@ def test_its_recipe_is_run(whole: Path) -> None:
     assert all(0 <= result["test"]["test_score"] <= 1 for result in results)
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same(installed: Path, whole: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_goes_on_to_the_same(server: Server, whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    enas(installed, "search", "outside-quick", "--run", str(folder))
+    enas(server, "search", "outside-quick", "--run", str(folder))
     newest = max((folder / "checkpoints").glob("*.pt"))
     newest.unlink()  # as if it had been killed before the end
     (folder / "search.json").unlink()
     record = {**read_json(folder / "config.json"), "stages": read_json(whole / "config.json")["stages"]}
     (folder / "config.json").write_text(json.dumps(record))
-    enas(installed, "resume", str(folder))
+    enas(server, "resume", str(folder))
     assert tiny.content(folder) == tiny.content(whole)
 
 
-def test_its_architectures_are_shown_and_trained(installed: Path, whole: Path, tmp_path: Path) -> None:
+def test_its_architectures_are_shown_and_trained(server: Server, whole: Path, tmp_path: Path) -> None:
     text = read_json(whole / "architecture.json")["text"]
-    assert text in enas(installed, "show", str(whole))
-    assert text in enas(installed, "show", str(whole / "architecture.json"))
+    assert text in enas(server, "show", str(whole))
+    assert text in enas(server, "show", str(whole / "architecture.json"))
     words = ["retrain", "outside-quick", "--architecture", "8 relu 16 tanh", "--run", str(tmp_path / "run")]
-    assert "8 relu 16 tanh" in enas(installed, *words)
+    assert "8 relu 16 tanh" in enas(server, *words)
     assert "'9' is none of 4, 8, 16" in enas(
-        installed, "retrain", "outside-quick", "--architecture", "9 relu", fails=True
+        server, "retrain", "outside-quick", "--architecture", "9 relu", fails=True
     )
 
 
-def test_it_is_compared_and_ranked(installed: Path, whole: Path) -> None:
+def test_it_is_compared_and_ranked(server: Server, whole: Path) -> None:
     compared = [
         "compare",
         str(whole),
@@ -117,12 +128,10 @@ def test_it_is_compared_and_ranked(installed: Path, whole: Path) -> None:
         "shared-random",
         "--json",
     ]
-    comparison = json.loads(enas(installed, *compared))
+    comparison = json.loads(enas(server, *compared))
     assert comparison["method"] == "first"
     assert {one["rival"] for one in comparison["contests"]} == {"shared-random", "random-search", "sampling"}
-    ranked = json.loads(
-        enas(installed, "rank", str(whole), "--architectures", "6", "--repeats", "2", "--json")
-    )
+    ranked = json.loads(enas(server, "rank", str(whole), "--architectures", "6", "--repeats", "2", "--json"))
     assert (ranked["architectures"], ranked["repeats"], ranked["score"]) == (6, 2, "score")
 
 
@@ -133,18 +142,22 @@ def test_its_task_is_found_by_name(installed: Path, tmp_path: Path) -> None:
         "    **{'search.updates': 2, 'derive.shortlist_epochs': 1, 'retrain.child.epochs': 1})\n"
         "print(found.space)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", program],
+        env=with_packages_of(installed),
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.stdout == "OutsideSpace(layers=2)\n", done.stderr
 
 
-def test_without_the_package_its_run_says_what_is_missing(
-    installed: Path, whole: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "nothing").mkdir()
-    complaint = enas(tmp_path / "nothing", "resume", str(whole), fails=True)
-    assert complaint.startswith(
+def test_without_the_package_its_run_says_what_is_missing(whole: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "enas", "resume", str(whole)]
+    done = subprocess.run(
+        command, env=with_packages_of(tmp_path), capture_output=True, text=True, timeout=300, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(
         "enas: there is no recipe 'outside-quick' any more: install the package enas-outside 1.0"
     )
