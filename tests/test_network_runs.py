@@ -129,7 +129,8 @@ def test_show_rank_and_the_others_work_on_it(whole: Path, capsys: pytest.Capture
     architecture = Run.open(folder).architecture()
     assert str(architecture) in printed(capsys, "show", "run")
     assert architecture_from_json(json.loads(printed(capsys, "show", "run", "--json"))) == architecture
-    said = printed(capsys, "rank", "run", "--architectures", "6", "--repeats", "2", "--epochs", "1")
+    small = ["--architectures", "6", "--repeats", "2", "--epochs", "1", "--workers", "1"]
+    said = printed(capsys, "rank", "run", *small)
     assert "6 architectures, 2 of them with a second seed; score: score" in said
     shared = {one["id"]: one["shared"] for one in read_json(folder / "rank.json")["scores"]}
     weights, _ = Run.open(folder).searched()
@@ -275,7 +276,7 @@ from own_network import SMALL, Net, task
 
 {before}
     found = enas.search({network}, task, run="mine", **SMALL, **{{"retrain.random": 2}})
-    print(enas.compare(found, seeds=2, samples=4, rivals="none"))
+    print(enas.compare(found, seeds=2, samples=4, rivals="none", workers=1))
 """
 
 

@@ -111,7 +111,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.slow
 def test_the_ten_minutes_lead_to_a_verdict(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    smaller = {"show": [], "run": FLAGS, "compare": ["--seeds", "2", "--samples", "4"]}
+    smaller = {"show": [], "run": FLAGS, "compare": ["--seeds", "2", "--samples", "4", "--workers", "1"]}
     called: list[str] = []
     shown: dict[str, str] = {}
 
@@ -127,7 +127,7 @@ def test_the_ten_minutes_lead_to_a_verdict(folder: Path, monkeypatch: pytest.Mon
 
     small("search", **{"epochs": 1, **{key: value for key, value in SMALL.items() if key != "search.epochs"}})
     small("train", random=1)
-    small("compare", seeds=2, samples=4, rivals="none")
+    small("compare", seeds=2, samples=4, rivals="none", workers=1)
     names: dict[str, object] = {"__name__": "page"}
     for block in blocks("own_network.md"):
         if block.title is not None:
