@@ -170,7 +170,7 @@ def test_first_row_of_a_mini_space_is_the_same_in_every_build(name: str, tmp_pat
     child = replace(config.retrain.child, epochs=1)
     short: Any = replace(config, retrain=replace(config.retrain, child=child))
     if isinstance(short, RecurrentConfig):  # and a part of the text
-        data = replace(short.data, max_train_tokens=20_000, max_test_tokens=10_000)
+        data = replace(short.data, max_train_tokens=5_000, max_valid_tokens=2_000, max_test_tokens=2_000)
         short = replace(short, data=data)
     runs = [Run.create(tmp_path / folder, short, ("retrain",)) for folder in "ab"]
     first, second = (train_row(run, space.plan()[0]) for run in runs)
