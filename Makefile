@@ -10,7 +10,7 @@
 PYTHON = python3.11 python3 python
 VENV = .venv
 BIN = $(VENV)/bin
-PYTEST = $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4
+PYTEST = $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
 demo: $(VENV)/.installed
