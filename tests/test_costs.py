@@ -62,7 +62,7 @@ def test_parameters_and_multiply_adds_are_those_that_torch_counts(space: str, tm
     costs, rng = RunCosts(config), random.Random(1)
     example = costs.task.example(2)
     different = set()
-    for architecture in (config.searched_space().sample(rng) for _ in range(80)):
+    for architecture in (config.searched_space().sample(rng) for _ in range(200)):
         model = config.model(Network("candidate", architecture, 0)).eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(*example.inputs, **example.named)

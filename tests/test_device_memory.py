@@ -267,16 +267,16 @@ def test_stages_train_side_by_side_on_several_gpus(
 
 @pytest.mark.slow
 def test_a_worker_trains_on_the_device_that_it_is_given(config: RecurrentConfig, tmp_path: Path) -> None:
-    """The run asks for a GPU, which is not here, and the worker is told to take the CPU: it does as a run there."""
+    """The run asks for a GPU, which is not here, and the workers are told to take the CPU: they do as a run there."""
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     run = Run.create(tmp_path / "run", config, ("retrain",))
-    jobs = jobs_of(run, 2)
+    jobs = jobs_of(run, 3)
     Run(run.folder, replace(config, device="cuda"), run.stages).write_config()
     for job in jobs:
         job.put()
-    executor = LocalExecutor(1, 1)
-    executor.places = ["cpu"]
+    executor = LocalExecutor(2, 1)
+    executor.places = ["cpu", "cpu"]
     outcomes = list(executor.run(jobs, StopRequest(), lambda job, step: None))
     assert {outcome.job for outcome in outcomes} == set(jobs)
     for number, job in enumerate(jobs):

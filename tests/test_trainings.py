@@ -94,27 +94,20 @@ def expected(run: Run, job: Job, elsewhere: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("space", ["recurrent", "macro"])
 def test_trainings_in_processes_equal_those_of_the_stage_bit_for_bit(
-    config: RecurrentConfig, tmp_path: Path
+    space: str, config: RecurrentConfig, tmp_path: Path
 ) -> None:
-    """Of two runs in turn, so that a process goes on with the job of another run."""
-    settings = {"recurrent": config, "macro": tiny.image_config("macro")}
-    runs = [Run.create(tmp_path / space, of_space, ("retrain",)) for space, of_space in settings.items()]
-    jobs_of_runs = [jobs_of(run, 3, test=True) for run in runs]
-    jobs = [job for pair in zip(*jobs_of_runs, strict=True) for job in pair]
-    for job in jobs:
-        job.put()
-    executor = LocalExecutor.for_run(config, workers=2)
-    outcomes = list(executor.run(jobs, StopRequest(), lambda job, done: None))
-    assert len(outcomes) == len(jobs)
+    settings = config if space == "recurrent" else tiny.image_config("macro")
+    run = Run.create(tmp_path / "run", settings, ("retrain",))
+    jobs = jobs_of(run, 3, test=True)
+    outcomes = finish(run, jobs, LocalExecutor.for_run(run.config, workers=2))
     assert {outcome.job for outcome in outcomes} == set(jobs)
     assert all(outcome.ending == "trained" for outcome in outcomes)
-    for run, of_run in zip(runs, jobs_of_runs, strict=True):
-        for number, job in enumerate(of_run):
-            alone = tmp_path / f"alone-{run.folder.name}-{number}"
-            assert content(job.folder) == expected(run, job, alone)
-            assert job.result() == read_json(job.folder / "result.json")
-        assert finish(run, of_run, Forbidden()) == [outcome_of(job, job.result() or {}) for job in of_run]
+    for number, job in enumerate(jobs):
+        assert content(job.folder) == expected(run, job, tmp_path / f"alone-{number}")
+        assert job.result() == read_json(job.folder / "result.json")
+    assert finish(run, jobs, Forbidden()) == [outcome_of(job, job.result() or {}) for job in jobs]
 
 
 @pytest.mark.parametrize(("threads", "worth"), [(1, -1.0), (1, 1e9), (None, -1.0)])
