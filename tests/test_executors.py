@@ -380,6 +380,24 @@ def test_an_address_that_nobody_answers_is_named_at_once(
             executor_for(replace(config, executor="ray"))
 
 
+def test_the_last_cluster_of_this_machine_is_named_at_once_if_it_is_gone(
+    config: RecurrentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself would try its address for a minute."""
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)  # those of other tests
+    monkeypatch.setattr("ray.init", lambda *given, **options: pytest.fail("tried to join it"))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    check_answers("auto")  # there never was one, says Ray
+    (tmp_path / "ray").mkdir()
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{port}")
+        with pytest.raises(ConfigError, match=rf"^no Ray cluster answers at \S+:{port} .*ray start --head"):
+            executor_for(replace(config, executor="ray"))
+
+
 def test_what_a_training_takes_of_a_node() -> None:
     needs = {"CPU": 2, "memory": 2**30, "GPU": 1 / 3}
     assert slots_of({"CPU": 16, "memory": 7 * 2**30, "GPU": 2}, needs) == 6
