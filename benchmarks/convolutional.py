@@ -27,7 +27,7 @@ import random
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -126,7 +126,8 @@ def search_task(workload: Workload, dtype: torch.dtype) -> SharedWeights:
 
     classes = tuple(map(str, range(CLASSES)))
     batch = workload.batch
-    data = ImageData("random pixels", classes, images(batch), images(batch), images(CLASSES), {})
+    most = max(batch, CLASSES)  # every class has an image
+    data = ImageData("random pixels", classes, images(most), images(most), images(CLASSES), {})
     training = ImageTrainingConfig(
         batch,
         momentum=MOMENTUM,
@@ -342,14 +343,17 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=list(DTYPES))
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
     parser.add_argument("--architectures", type=int, default=20)
+    parser.add_argument("--batch", type=int, help="images of a step; by default those of the authors' code")
     parser.add_argument("--rounds", type=int, default=1, help="turns of each architecture")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     keep_freed_memory()  # as the command line does; for floor and plain code too
     for threads in arguments.threads:
         torch.set_num_threads(threads)
-        for workload in arguments.workload:
-            bench = Bench(WORKLOADS[workload](), arguments.dtype, arguments.architectures)
+        for name in arguments.workload:
+            workload = WORKLOADS[name]()
+            workload = replace(workload, batch=arguments.batch or workload.batch)
+            bench = Bench(workload, arguments.dtype, arguments.architectures)
             for phase in arguments.phase:
                 bench.measure(*PHASES[phase], arguments.rounds)
 

@@ -303,6 +303,13 @@ def cases() -> Iterator[Case]:
 # ---- figures -----------------------------------------------------------------------------------------------------------
 
 
+def resized(case: Case, batch: int | None) -> Case:
+    """The case with so many images; a recurrent one, or without a number, as it is."""
+    if batch is None or isinstance(case, RecurrentCase):
+        return case
+    return case._replace(shape=(batch, *case.shape[1:]))
+
+
 def measure(case: Case, dtype: str, rounds: int) -> dict[str, float]:
     """Print the figure of a case; returns how many times as long each plain form takes."""
     forms = case.forms(DTYPES[dtype])
@@ -342,6 +349,7 @@ def main() -> None:
     parser.add_argument("--operation", choices=names, nargs="+", default=names)
     parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=["fp32"])
     parser.add_argument("--threads", type=int, nargs="+", default=[2])
+    parser.add_argument("--batch", type=int, help="images; by default those of the recipes' steps")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each operation")
     arguments = parser.parse_args()
     torch.manual_seed(0)
@@ -350,7 +358,7 @@ def main() -> None:
     for threads in arguments.threads:
         torch.set_num_threads(threads)
         for dtype in arguments.dtype:
-            for case in cases():
+            for case in (resized(case, arguments.batch) for case in cases()):
                 if case.operation.plain.__name__ in arguments.operation:
                     times = measure(case, dtype, arguments.rounds)
                     if case.has_kernel() and times["plain"] < 1 / TOLERATED:

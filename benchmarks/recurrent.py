@@ -64,6 +64,8 @@ from enas.tasks.language_settings import (
 
 PUBLISHED = read_authors_string("0 0 0 1 1 2 1 2 0 2 0 5 1 1 0 6 1 8 1 8 1 8 1")
 BATCH, STEPS, VOCABULARY = 64, 35, 10_000
+UPDATES = 20
+"""Turns of the controller at least: they are short."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Timed = Callable[[], object]
 
@@ -208,7 +210,7 @@ def plain_step(model: Plain, optimizer: torch.optim.Optimizer, tokens_TB: Tensor
 # ---- the package -------------------------------------------------------------------------------------------------------
 
 
-def search_task(hidden: int, dtype: torch.dtype, vocabulary: int = VOCABULARY) -> SharedWeights:
+def search_task(hidden: int, dtype: torch.dtype, vocabulary: int) -> SharedWeights:
     """A search on random words, without dropout; the shared weights are all blocks of the paper's space."""
     generator = torch.Generator().manual_seed(0)
     words = torch.randint(vocabulary, (BATCH * (STEPS + 1) * 2,), generator=generator)
@@ -290,7 +292,7 @@ def measure(
 def measure_model(hidden: int, dtype_name: str, rounds: int) -> None:
     """The training and the reward step at one width and type. Plain steps of bf16 are compared with plain fp32."""
     dtype = DTYPES[dtype_name]
-    task = search_task(hidden, dtype)
+    task = search_task(hidden, dtype, VOCABULARY)
     plain, plain32 = Plain(hidden, PUBLISHED, dtype), Plain(hidden, PUBLISHED, torch.float32)
     optimizers = {model: torch.optim.SGD(model.parameters(), 0.1) for model in (plain, plain32)}
     minibatch = task.task.minibatch(0, 0)
@@ -339,7 +341,7 @@ def weights_mb(task: SharedWeights) -> float:
 def measure_memory(hidden: int, dtype_name: str) -> None:
     """Peak memory of a short search, in a process that has done nothing else."""
 
-    def search(width: int, vocabulary: int = VOCABULARY) -> SharedWeights:
+    def search(width: int, vocabulary: int) -> SharedWeights:
         task = search_task(width, DTYPES[dtype_name], vocabulary)
         rng = random.Random(0)
         cells = [task.space.sample(rng) for _ in range(7)]
@@ -350,7 +352,7 @@ def measure_memory(hidden: int, dtype_name: str) -> None:
 
     search(8, 64)
     libraries = resident_mb("VmRSS")
-    task = search(hidden)
+    task = search(hidden, VOCABULARY)
     peak = resident_mb("VmHWM")
     nodes = task.space.total_nodes
     # In widths D a position: N + 1 states, N candidates and gates, an operand, the input, its projection, the output.
@@ -386,7 +388,7 @@ def measure_controller(rounds: int) -> None:
         for reward in rewards_N:
             update(reward.unsqueeze(0))
 
-    eight, ones = medians([lambda: update(rewards_N), eight_times_one], max(rounds, 20))
+    eight, ones = medians([lambda: update(rewards_N), eight_times_one], max(rounds, UPDATES))
     figure("LSTM of 100 units, 12 nodes, 8 proposals", "controller", "fp32", eight, ones, None, peak_mb=None)
 
 
@@ -399,13 +401,17 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=list(DTYPES))
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--memory", action="store_true", help="measure peak memory alone; hidden 1000, fp32")
+    parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="measure peak memory alone, at the last --hidden, in the first --dtype",
+    )
     arguments = parser.parse_args()
     torch.manual_seed(0)
     keep_freed_memory()  # as the command line does; for floor and plain code too
     if arguments.memory:
         torch.set_num_threads(arguments.threads[0])
-        measure_memory(1000, "fp32")
+        measure_memory(arguments.hidden[-1], arguments.dtype[0])
         return
     for threads in arguments.threads:
         torch.set_num_threads(threads)

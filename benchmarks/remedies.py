@@ -342,18 +342,17 @@ def main() -> None:
     parser.add_argument("--data", help="the folder of CIFAR-10, for NAS-Bench-201")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--architectures", type=int, default=100, help="compared, at most so many")
+    parser.add_argument("--epochs", type=int, help="of the recipe; by default its own")
     parser.add_argument("--only", nargs="*", help="names of remedies; by default all")
     parser.add_argument("--records", type=Path, default=Path("runs/remedies.jsonl"), help="what is done")
     arguments = parser.parse_args()
     keep_freed_memory()  # as the command line does
     set_threads(1)
     truth, recipe = known_of(arguments.space, arguments.file)
-    truth = replace(
-        truth,
-        compared=random.Random(0).sample(
-            list(truth.compared), min(arguments.architectures, len(truth.compared))
-        ),
-    )
+    if arguments.epochs is not None:
+        recipe = recipe.with_epochs(arguments.epochs, recipe.child_epochs)
+    count = min(arguments.architectures, len(truth.compared))
+    truth = replace(truth, compared=random.Random(0).sample(list(truth.compared), count))
     changes: dict[str, object] = {"threads": 1}
     if arguments.data:
         changes["data.folder"] = arguments.data

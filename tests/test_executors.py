@@ -1,6 +1,7 @@
 """Where trainings run: the choice of an executor, what a cluster does with what its workers answer, and what is refused."""
 
 import os
+import shutil
 import socket
 import stat
 import sys
@@ -19,12 +20,21 @@ from enas.errors import ConfigError, EnasError, RunFolderError
 from enas.evidence.compare import CompareConfig
 from enas.evidence.runs import command_line, run_in
 from enas.executors import cluster, executor_for
-from enas.executors.cluster import RETRIES, WORKER_MIB, Cluster, Losses, late_result, saved_step, train_there
+from enas.executors.cluster import (
+    RETRIES,
+    WORKER_MIB,
+    Cluster,
+    Losses,
+    late_result,
+    saved_step,
+    told_step,
+    train_there,
+)
 from enas.executors.ray import RayExecutor, check_answers, described, share_of_gpu, slots_of
 from enas.executors.slurm import SlurmExecutor
 from enas.executors.work import Answer
 from enas.runs.recurrent import RecurrentConfig
-from enas.runtime.files import read_json
+from enas.runtime.files import JsonlLog, read_json
 from enas.runtime.lock import run_lock
 from enas.runtime.stop import StopRequest
 from enas.settings import settings_for
@@ -321,6 +331,33 @@ def test_a_folder_that_a_lost_machine_still_holds_is_waited_for(
     assert trains(job) == Answer("done")
 
 
+def test_progress_is_that_of_the_last_epoch_or_of_a_checkpoint_after_it(run: Run) -> None:
+    (job,) = jobs_of(run, 1, epochs=2)
+    job.put()
+    assert told_step(job) == 0
+    assert trains(job) == Answer("done")
+    total = run.child_training(job.network, 2).total_steps
+    assert told_step(job) == saved_step(job) == total
+    shutil.rmtree(job.folder / "checkpoints")
+    assert saved_step(job) == 0
+    assert told_step(job) == total
+    log = job.folder / "metrics.jsonl"
+    log.write_text(log.read_text().splitlines()[0] + '\n{"sta')  # the second epoch is being written
+    assert told_step(job) == total // 2
+
+
+def test_progress_is_told_while_trainings_are_under_way(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "LOOK_SECONDS", 0.0)
+    jobs = jobs_of(run, 2, epochs=1)
+    for job in jobs:
+        job.put()
+    JsonlLog(jobs[1].folder / "metrics.jsonl").append({"stage": "retrain", "step": 3})
+    told: list[tuple[Job, int]] = []
+    outcomes = Scripted([trains, trains]).run(jobs, StopRequest(), lambda job, step: told.append((job, step)))
+    assert [outcome.ending for outcome in outcomes] == ["trained"] * 2
+    assert told == [(jobs[1], 3)]
+
+
 # ---- Ray ---------------------------------------------------------------------------------------------------------------
 
 
@@ -340,6 +377,24 @@ def test_an_address_that_nobody_answers_is_named_at_once(
             Run.create(tmp_path, replace(config, executor="ray", ray_address=address), ("retrain",))
         monkeypatch.setenv("RAY_ADDRESS", address)
         with pytest.raises(ConfigError, match=f"no Ray cluster answers at {address}"):
+            executor_for(replace(config, executor="ray"))
+
+
+def test_the_last_cluster_of_this_machine_is_named_at_once_if_it_is_gone(
+    config: RecurrentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself would try its address for a minute."""
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)  # those of other tests
+    monkeypatch.setattr("ray.init", lambda *given, **options: pytest.fail("tried to join it"))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    check_answers("auto")  # there never was one, says Ray
+    (tmp_path / "ray").mkdir()
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{port}")
+        with pytest.raises(ConfigError, match=rf"^no Ray cluster answers at \S+:{port} .*ray start --head"):
             executor_for(replace(config, executor="ray"))
 
 

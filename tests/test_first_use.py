@@ -18,7 +18,7 @@ from enas import NetworkConfig, Task
 from enas.api import changed
 from enas.cli import main
 from enas.config import Metric
-from enas.errors import ConfigError
+from enas.errors import ConfigError, RunFolderError
 from enas.executors.work import train_in
 from enas.recipes import recipe
 from enas.recipes.files import forget, module_of
@@ -305,6 +305,26 @@ def test_show_of_a_folder_that_there_is_not_says_so_first(
         ("nowhere/fashion", "there is no folder 'nowhere/fashion'; check the path"),
     ):
         assert complaint(capsys, "show", given) == says
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["resume", "derive", "retrain", "test", "report", "export", "compare", "rank", "gate scores.txt"],
+)
+def test_a_folder_that_is_no_run_is_told_the_nearest_one(
+    command: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "runs" / "fashion").mkdir(parents=True)
+    (folder / "scores.txt").write_text("1\n2\n")
+    for given in ("runs/fashon", "fashion"):
+        assert "; did you mean 'runs/fashion'?" in complaint(capsys, *command.split(), given)
+    assert "; check the path" in complaint(capsys, *command.split(), "runs/other")
+
+
+def test_a_network_that_is_loaded_of_no_folder_is_told_the_nearest_one(folder: Path) -> None:
+    (folder / "runs" / "fashion").mkdir(parents=True)
+    with pytest.raises(RunFolderError, match=r"nor a run; did you mean 'runs/fashion'\?$"):
+        enas.load("runs/fashon")
 
 
 # ---- what would be searched or compared wrongly ------------------------------------------------------------------------

@@ -1,16 +1,23 @@
 """What a user may do with a network and a task of their own, and what becomes of it: no traceback, and nothing lost."""
 
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from enas import collective, retrain, search_loop
 from enas.cli import main
 from enas.errors import NotFiniteError
+from enas.phases import Place
+from enas.retrain import Network
+from enas.runtime.checkpoint import CheckpointStore
 from enas.shared_weights import SharedWeights
 from enas.tasks.batches import checked
 from tests import tiny
@@ -195,3 +202,36 @@ def test_a_score_that_is_not_finite_says_whether_the_network_is_to_blame(
     with pytest.raises(NotFiniteError, match=r"was not trained on is inf$"):
         checked({"score": float("inf")}, None, [torch.ones(3), {"more": torch.tensor([1.0, float("nan")])}])
     checked({"score": 1.0}, None, torch.tensor(float("nan")))
+
+
+@pytest.mark.parametrize("output", [1.0, math.nan])
+def test_a_lower_rate_is_advised_unless_the_score_itself_is_to_blame(output: float, tmp_path: Path) -> None:
+    """In a search, also where another process computed the score, and in a retraining."""
+    store = CheckpointStore(tmp_path, 2, print)
+    training: Any = SimpleNamespace(done=3, number=lambda place: 3)
+
+    def refused(item: int) -> None:
+        checked({"score": math.nan}, None, torch.tensor(output))
+
+    def refuse_in_another_process() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(collective, "division", lambda: (0, 2))
+            patch.setattr(collective, "gathered", lambda value: [value, ([], None)])
+            collective.spread([0, 1], refused)
+
+    with pytest.raises(NotFiniteError) as search, search_loop.told_where(Place(0, "controller", 1), store):
+        refused(0)
+    with pytest.raises(NotFiniteError) as several, search_loop.told_where(Place(0, "controller", 1), store):
+        refuse_in_another_process()
+    with (
+        pytest.raises(NotFiniteError) as child,
+        retrain.told_where(Network("LSTM", None, 0), training, store),
+    ):
+        refused(0)
+    rate, itself = "ower the learning rate or the clipping bound", "look at the score itself"
+    for message in map(str, (search.value, several.value)):
+        assert message.endswith("Search again into a new folder") is math.isfinite(output)
+        assert ("a lower learning rate" in message) is math.isnan(output)
+        assert (itself in message) is math.isfinite(output)
+    assert (rate in str(child.value)) is math.isnan(output)
+    assert (itself in str(child.value)) is math.isfinite(output)

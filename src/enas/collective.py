@@ -30,17 +30,18 @@ def spread(items: Sequence[Item], compute: Callable[[Item], Result]) -> list[Res
     if count == 1:
         return [compute(item) for item in items]
     results: list[Result] = []
-    failure: tuple[int, str] | None = None
+    failure: tuple[int, str, bool] | None = None
     for place in range(rank, len(items), count):
         try:
             results.append(compute(items[place]))
         except NotFiniteError as error:
-            failure = place, str(error)
+            failure = place, str(error), error.advised
             break
     found = gathered((mapped(Tensor.cpu, results), failure))
     failures = [failure for _, failure in found if failure is not None]
     if failures:
-        raise NotFiniteError(min(failures)[1])
+        _, message, advised = min(failures)
+        raise NotFiniteError(message, advised)
     return [found[place % count][0][place // count] for place in range(len(items))]
 
 

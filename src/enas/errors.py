@@ -90,7 +90,12 @@ class ContractError(EnasError, AssertionError):
 
 
 class NotFiniteError(EnasError):
-    """A loss or reward is NaN or infinite; checkpoints from before are kept."""
+    """A loss, gradient, score or reward is NaN or infinite; checkpoints from before are kept."""
+
+    def __init__(self, message: str, advised: bool = False) -> None:
+        super().__init__(message)
+        self.advised = advised
+        """Whether the message itself says what to do; otherwise a lower rate or clipping bound of the training may help."""
 
     place: tuple[int, int] | None = None
     """Epoch and step of the training step that it was in, where that is not the one that raised it."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from enas.errors import ArchitectureError, ConfigError, RunFolderError, enas_command, shortened
-from enas.paths import user_path
+from enas.paths import near_folder, user_path
 from enas.retrain import MODEL, WEIGHTS, Network
 from enas.run import Run
 from enas.runs.models import ModelRecord
@@ -83,7 +83,8 @@ def training_folder(folder: Path) -> Path:
         return folder
     if not (folder / "config.json").exists():
         raise RunFolderError(
-            f"{shortened(str(folder), 200)} has no trained network: neither {MODEL} nor a run. Check the path."
+            f"{shortened(str(folder), 200)} has no trained network: neither {MODEL} nor a run; "
+            f"{near_folder(folder)}"
         )
     run = Run.open(folder)
     network = Network("found", run.architecture(), run.config.seed)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from enas.errors import ConfigError, shown
+from enas.errors import ConfigError, nearest, shown
 
 
 def user_path(text: str) -> Path:
@@ -23,6 +25,22 @@ def user_path(text: str) -> Path:
         raise ConfigError(
             f"{shown(text)}: there is no such home folder; write ./~ for a name with ~"
         ) from error
+
+
+def near_folder(path: Path) -> str:
+    """What to do where there is no folder: `did you mean 'runs/fashion'?`, or `check the path` if none is near.
+
+    Looked at are the folders beside it, and for a bare name those in `runs`, where runs are by default.
+    """
+    found: dict[str, Path] = {}
+    if not os.path.exists(path):  # which says no to a name that is too long
+        for place in (path.parent, *([Path("runs")] if str(path) == path.name else [])):
+            with contextlib.suppress(OSError, ValueError):  # the place is not there either
+                for one in sorted(place.iterdir()):
+                    if one.is_dir():
+                        found.setdefault(one.name, one)
+    near = nearest(path.name, found)
+    return "check the path" if near is None else f"did you mean {shown(str(found[near]), 200)}?"
 
 
 _AS_TYPED = tyro.constructors.PrimitiveConstructorSpec(

@@ -284,9 +284,10 @@ def told_where(network: Network, training: ChildTraining, checkpoints: Checkpoin
         with noted(f"in step {training.done} of its training"):
             yield
     except NotFiniteError as error:
+        advice = "" if error.advised else " Lower the learning rate or the clipping bound of the retraining"
         raise NotFiniteError(
             f"retraining {network} ({network.architecture or 'LSTM'}) stopped in step {training.number(error.place)}: "
-            f"{error}.{checkpoints.said_kept()} Lower the learning rate or the clipping bound of the retraining"
+            f"{error}.{checkpoints.said_kept()}{advice}"
         ) from error
 
 

@@ -70,9 +70,10 @@ def told_where(place: Place, checkpoints: CheckpointStore) -> Iterator[None]:
         epoch, phase, step = (
             place if error.place is None else Place(error.place[0], "weights", error.place[1])
         )
+        again = "" if error.advised else " with a lower learning rate or clipping bound"
         raise NotFiniteError(
             f"search stopped in epoch {epoch}, {phase} step {step}: {error}."
-            f"{checkpoints.said_kept()} Search again into a new folder with a lower learning rate or clipping bound"
+            f"{checkpoints.said_kept()} Search again into a new folder{again}"
         ) from error
 
 

@@ -15,8 +15,8 @@ import tyro
 from enas.architecture import Architecture
 from enas.cli.flags import Command
 from enas.constraints import Settings
-from enas.errors import ArchitectureError, ConfigError, RunFolderError, SettingError, nearest, shown
-from enas.paths import OptionalPath, user_path
+from enas.errors import ArchitectureError, ConfigError, RunFolderError, SettingError, shown
+from enas.paths import OptionalPath, near_folder, user_path
 from enas.recipes import recipe
 from enas.recipes.files import names_own
 from enas.report.drawing import text_for, write_png, write_svg
@@ -77,11 +77,7 @@ class Show(Command, Settings):
 
 def no_folder(path: Path) -> str:
     """That there is none at a path, with the nearest name beside it."""
-    near = None
-    with contextlib.suppress(OSError):  # nor the one that it would be in
-        near = nearest(path.name, sorted(one.name for one in path.parent.iterdir()))
-    hint = "check the path" if near is None else f"did you mean {str(path.parent / near)!r}?"
-    return f"there is no folder {shown(str(path))}; {hint}"
+    return f"there is no folder {shown(str(path))}; {near_folder(path)}"
 
 
 def read_architecture(source: str) -> Architecture:

@@ -165,8 +165,7 @@ def check_rewards(space: Space, proposals: Proposals, rewards_N: Tensor) -> None
     for choices, reward in zip(proposals.choices_NL.tolist(), rewards_N.tolist(), strict=True):
         if not math.isfinite(reward):
             raise NotFiniteError(
-                f"The reward of {space.architecture(choices)} is {reward}; the controller learnt nothing. "
-                "Lower the learning rate of the supernet."
+                f"the reward of {space.architecture(choices)} is {reward}; the controller learnt nothing"
             )
 
 

@@ -218,7 +218,8 @@ class PolicyGradientController(Controller):
     def _checked(self, proposals: Proposals) -> Proposals:
         if not proposals.log_prob_NL.isfinite().all():
             raise NotFiniteError(
-                "the policy's probabilities are no numbers any more; lower the controller's learning rate or init_range"
+                "the policy's probabilities are no numbers any more; lower the controller's learning rate or init_range",
+                advised=True,
             )
         return proposals
 
@@ -238,8 +239,9 @@ class PolicyGradientController(Controller):
         norm = torch.nn.utils.get_total_norm(gradients)
         if not norm.isfinite():
             raise NotFiniteError(
-                f"The gradient of the controller has the norm {float(norm)}; it learnt nothing. "
-                "Lower the learning rate of the controller."
+                f"the gradient of the controller has the norm {float(norm)}; it learnt nothing. Lower the controller's "
+                "learning rate",
+                advised=True,
             )
         if self.config.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.policy.parameters(), self.config.max_grad_norm, norm)

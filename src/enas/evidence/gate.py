@@ -19,6 +19,7 @@ from enas.evidence.comparison import Contest, Record, compare, mean
 from enas.evidence.methods import own_name
 from enas.evidence.runs import seconds_of
 from enas.evidence.statistics import Verdict
+from enas.paths import near_folder
 from enas.run_records import EnvironmentRecord
 from enas.runtime.json_text import parse_json
 from enas.runtime.records import read_record, read_records
@@ -153,7 +154,9 @@ def side(name: str, source: Path) -> Side:
         else sorted(p.parent for p in source.glob("*/config.json"))
     )
     if not folders:
-        raise DataError(f"{source} is no run folder, no folder of run folders, and no file of scores")
+        raise DataError(
+            f"{source} is no run folder, no folder of run folders, and no file of scores; {near_folder(source)}"
+        )
     runs = [Run.open(folder) for folder in folders]
     metrics = {run.config.metric for run in runs}
     if len(metrics) > 1:

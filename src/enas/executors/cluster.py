@@ -20,8 +20,10 @@ from typing import Any, Generic, TypeVar
 
 from enas.errors import EnasError, RunFolderError
 from enas.executors.work import Answer, train_in
+from enas.retrain import METRICS
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.devices import set_threads
+from enas.runtime.files import read_jsonl
 from enas.runtime.memory import keep_freed_memory
 from enas.runtime.progress import say
 from enas.runtime.stop import StopRequest
@@ -129,7 +131,7 @@ class Cluster(Executor, Generic[Handle]):
                     if time.monotonic() - looked >= LOOK_SECONDS:
                         looked = time.monotonic()
                         for job in running.values():
-                            on_step(job, saved_step(job))
+                            on_step(job, told_step(job))
             finally:
                 for handle in running:
                     self.cancel(handle)
@@ -155,6 +157,14 @@ class Cluster(Executor, Generic[Handle]):
 def saved_step(job: Job) -> int:
     """The step of a job's newest checkpoint; 0 if there is none."""
     return max(CheckpointStore(job.folder / "checkpoints").steps(), default=0)
+
+
+def told_step(job: Job) -> int:
+    """How far a job is, as its folder tells: its newest checkpoint, or the last epoch that it has logged."""
+    epoch = 0
+    with contextlib.suppress(RunFolderError, LookupError):  # none yet, or it is just being written
+        epoch = int(read_jsonl(job.folder / METRICS)[-1]["step"])
+    return max(epoch, saved_step(job))
 
 
 def late_result(job: Job) -> dict[str, Any]:

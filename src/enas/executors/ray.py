@@ -179,9 +179,11 @@ def described(resources: Mapping[str, float]) -> str:
 
 def check_answers(address: str) -> None:
     """Raise `ConfigError` if nobody answers at an address, or it is none."""
-    known = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
-    if known == "auto":
-        return  # Ray then looks on this machine, which takes no time
+    known: str | None = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+    if address == "auto" and known in ("", "auto"):
+        known = found_here()
+    if known is None:
+        return  # which Ray itself says at once
     host, _, port = known.rpartition(":")
     if not re.fullmatch(r"[\w.-]+|\[[\w:.%]+\]", host) or not re.fullmatch(r"\d{1,5}", port):
         raise ConfigError(
@@ -193,6 +195,18 @@ def check_answers(address: str) -> None:
         raise ConfigError(
             f"no Ray cluster answers at {known} ({error}). Start one with `ray start --head`, or give --ray-address"
         ) from error
+
+
+def found_here() -> str | None:
+    """What Ray takes for `auto`: the cluster on this machine, or the last one that was started here, which may be gone.
+
+    None if there never was one.
+    """
+    with contextlib.suppress(ImportError, ConnectionError, ValueError):
+        from ray._private.services import canonicalize_bootstrap_address
+
+        return canonicalize_bootstrap_address("auto")
+    return None
 
 
 def first_sentence(error: Exception) -> str:

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any, NamedTuple, get_type_hints
 
 from enas.errors import ConfigError, did_you_mean, enas_command, shortened, shown
-from enas.paths import user_path
+from enas.paths import near_folder, user_path
 from enas.runtime.files import digest_of, digest_of_file
 from enas.runtime.whose import hands_over, told_in_a_line
 
@@ -67,7 +67,7 @@ def no_run_in(path: Path) -> str:
     """Why there is no run at a path that has no config.json, and what to give: a file with a recipe is not its run."""
     if path.suffix == ".py" and path.is_file():
         return f"it is a file. Give the folder of a run of it, such as runs/{path.stem}"
-    return "it has no config.json. Check the path."
+    return f"it has no config.json; {near_folder(path)}"
 
 
 def place_of(word: str) -> Place:

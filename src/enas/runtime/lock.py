@@ -9,6 +9,7 @@ from pathlib import Path
 import filelock
 
 from enas.errors import FolderInUseError, RunFolderError, shortened
+from enas.paths import near_folder
 from enas.runtime.files import clear_parts, read_json, write_json
 
 LOCK_FILE = ".lock"
@@ -28,7 +29,7 @@ def run_lock(folder: str | os.PathLike[str], patience: float = 0.0) -> Iterator[
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise RunFolderError(f"There is no run folder {folder}. Check the name.")
+        raise RunFolderError(f"There is no run folder {folder}; {near_folder(folder)}")
     lock = filelock.FileLock(folder / LOCK_FILE, timeout=patience)
     try:
         lock.acquire()

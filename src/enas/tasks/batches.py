@@ -386,5 +386,6 @@ def checked(found: Mapping[str, float], architecture: Architecture | None, outpu
                 else ""
             )
             raise NotFiniteError(
-                f"the {name}{of(architecture)} on data that it was not trained on is {value}{why}"
+                f"the {name}{of(architecture)} on data that it was not trained on is {value}{why}",
+                advised=finite,
             )
