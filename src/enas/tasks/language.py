@@ -325,7 +325,9 @@ def evaluate(model: LanguageModel, tokens: Tensor, batch: int, length: int, **ce
     out.
     """
     was_training = model.training
-    if was_training:  # otherwise the caller may have put its norms into a mode of their own, also for the next evaluation
+    if (
+        was_training
+    ):  # otherwise the caller may have put its norms into a mode of their own, also for the next evaluation
         model.eval()
     rows_TB = rows_of(tokens, batch, "evaluated").to(model.embedding.weight.device)
     state = model.initial_state(batch)
