@@ -241,3 +241,46 @@ def test_remedies(
     module.main()
     assert capsys.readouterr().out.splitlines() == table
     assert file.read_text(encoding="utf-8") == kept
+
+
+@pytest.mark.slow
+def test_latency_target(
+    script: Callable[[str], ModuleType], printed: Printed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = script("latency_target")
+    monkeypatch.setattr(module, "recipe", lambda name: tiny.image_config("micro"))
+    few = ["--seeds", 2, "--samples", 2, "--measured", 20, "--share", 1, "--workers", 1]
+    *picks, last = printed(module, *few, "--run", tmp_path / "run")
+    assert [pick["seed"] for pick in picks] == [0, 1]
+    keys = {"seed", "target", "predicted", "measured", "low", "high", "off_target", "score"}
+    for pick in picks:
+        assert pick.keys() == keys
+        assert pick["low"] <= pick["measured"] <= pick["high"]
+        assert pick["off_target"] == pytest.approx(pick["measured"] / pick["target"] - 1, abs=0.01)
+        assert pick["target"] == last["target"]
+        assert 0 <= pick["score"] <= 100
+    assert last["picks"] == len(picks)
+    assert 0 <= last["within_tenth"] <= len(picks)
+    assert last["median_error"] >= 0
+    assert {"score", "random_score", "better", "claim"} < last.keys()
+
+
+@pytest.mark.slow
+def test_processes() -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    few = ["--turns", 1, "--steps", 1, "--updates", 1]
+    lines = alone(*torchrun, BENCHMARKS / "processes.py", *few)
+    assert [line["recipe"] for line in lines] == ["recurrent-quick", "micro-quick"]
+    for line in lines:
+        assert line["processes"] == 2
+        assert line["equal"] is True
+        assert positive(line, "alone", "together", "times", "times_weights", "times_rewards", "proposals")
+
+
+@pytest.mark.slow
+def test_side_by_side() -> None:
+    few = ["--trainings", 2, "--epochs", 1, "--recipes", "macro-quick"]
+    (line,) = alone(BENCHMARKS / "side_by_side.py", *few)
+    assert (line["recipe"], line["processes"], line["trainings"], line["epochs"]) == ("macro-quick", 2, 2, 1)
+    assert line["equal"] is True
+    assert positive(line, "one", "several", "times")
