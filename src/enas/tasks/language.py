@@ -327,7 +327,7 @@ def evaluate(model: LanguageModel, tokens: Tensor, batch: int, length: int, **ce
     was_training = model.training
     if (
         was_training
-    ):  # otherwise the caller may have put its norms into a mode of their own, also for the next evaluation
+    ):  # otherwise the caller may have put its norms into a mode of their own, for several evaluations
         model.eval()
     rows_TB = rows_of(tokens, batch, "evaluated").to(model.embedding.weight.device)
     state = model.initial_state(batch)
