@@ -36,7 +36,7 @@ EXAMPLES = 3
 """Random architectures whose steps are timed."""
 TAKES, ENOUGH = 5, 0.5
 """How often each is timed at most, and how many seconds are enough."""
-OVERHEAD = 0.05
+OVERHEAD = 0.1
 """Share of the time for what is not counted: starting, saving, logging, testing."""
 
 
