@@ -35,9 +35,12 @@ from enas.trainings import Job, Outcome
 
 
 def scores(outcomes: list[Outcome]) -> list[Any]:
-    """What the trainings came to, in the order of the networks."""
+    """What the trainings came to, by their networks: why one diverged, or its loss and the hash of its weights."""
     assert all(outcome.ending != "died" for outcome in outcomes)
-    return sorted((one.job.network.id, one.reason, str(one.result.get("valid"))) for one in outcomes)
+    return sorted(
+        (one.job.network.id, one.reason or (one.result["valid_loss"], one.result["weights"]["sha256"]))
+        for one in outcomes
+    )
 
 
 def measure(name: str, trainings: int, epochs: int | None, processes: int, turns: int) -> None:
