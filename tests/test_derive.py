@@ -242,6 +242,26 @@ def test_order_corrected_takes_turns_and_is_as_drawn_without_trainings(found: li
     assert trained == [c.architecture for c in expected]
 
 
+def test_corrected_scores_count_beside_trainings_as_much_as_is_asked(found: list[Candidate]) -> None:
+    """Losses 1, 2, 3 are 1.22, 0, -1.22 standard deviations better than their mean; corrected scores 0, 3, 3 are -1.41,
+    0.71, 0.71. So the first has 1.22 - 1.41 w and the second 0.71 w: they change places at w = 0.577."""
+    shortlist = found[:4]
+    losses = [1.0, 2.0, 3.0, math.inf]
+    for candidate, corrected in zip(shortlist, [0.0, 3.0, 3.0, 100.0], strict=True):
+        candidate.corrected = corrected
+
+    def picked(weight: float, losses: Sequence[float] = losses) -> Candidate:
+        config = DeriveConfig("shortlist", shortlist=4, corrected_weight=weight)
+        return pick(found, config, lambda architectures: losses)
+
+    assert picked(0.0) is picked(0.57) is shortlist[0]
+    assert picked(0.58) is picked(100.0) is shortlist[1]
+    assert picked(0.5, [2.0, 2.0, 2.0, 2.0]) is shortlist[3]  # equally well trained
+    assert picked(0.5, 4 * [math.inf]) is shortlist[0]
+    shortlist[1].corrected = None  # of a search without a verification
+    assert picked(100.0) is shortlist[0]
+
+
 # ---- several checkpoints ------------------------------------------------------------------------------------------------
 
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from enas.architecture import Architecture, Space
-from enas.constraints import Count, Epochs, PositiveInt, SampleSize, Settings
+from enas.constraints import Count, Epochs, PositiveInt, SampleSize, Settings, Weight
 from enas.controllers.base import Controller
+from enas.correction import Floats
 from enas.costs.bounds import CostBounds, Range
 from enas.costs.settings import said
 from enas.effects import Effects
@@ -54,6 +56,9 @@ class DeriveConfig(Settings):
     highest `reward` with the shared weights; or of the highest reward predicted by `ridge` regression. With `corrected`
     the architectures that `verify` trained are candidates too, and three orders take turns: as drawn, by the score that the
     trainings correct, and by an architecture's own training. Without trainings that is as drawn."""
+    corrected_weight: Weight = 0.0
+    """How much the corrected score counts beside the training of one of the shortlist, each in standard deviations over the
+    shortlist. With 0 the training alone counts, as it does without a verification."""
     ridge_candidate: bool = False
     """Whether the architecture of the highest reward predicted by ridge regression, of all in the space, is a candidate
     too, right after the policy's most probable one; without rewards there is none."""
@@ -287,4 +292,25 @@ def pick(found: Sequence[Candidate], config: DeriveConfig, train: Train) -> Cand
     losses = list(train([candidate.architecture for candidate in shortlist]))
     for candidate, loss in zip(shortlist, losses, strict=True):
         candidate.trained_loss = loss
-    return shortlist[losses.index(min(losses))]
+    return best_of_shortlist(shortlist, config.corrected_weight)
+
+
+def best_of_shortlist(shortlist: Sequence[Candidate], corrected_weight: float) -> Candidate:
+    """The best of those that were trained, by training and corrected score; of equal ones the first. One that diverged is
+    not taken, unless all did."""
+    loss_N = np.array([candidate.trained_loss for candidate in shortlist], dtype=np.float64)
+    corrected = [candidate.corrected for candidate in shortlist]
+    finite_N = np.isfinite(loss_N)
+    if not corrected_weight or None in corrected or not finite_N.any():
+        return shortlist[int(loss_N.argmin())]
+    score_N = np.full(len(shortlist), -math.inf)
+    corrected_N = np.array(corrected, dtype=np.float64)[finite_N]
+    score_N[finite_N] = standardised(-loss_N[finite_N]) + corrected_weight * standardised(corrected_N)
+    return shortlist[int(score_N.argmax())]
+
+
+def standardised(score_N: Floats) -> Floats:
+    """In standard deviations from the mean; zeros where all are equal."""
+    spread = float(score_N.std())
+    found: Floats = (score_N - score_N.mean()) / (spread or 1.0)
+    return found

@@ -151,7 +151,8 @@ class Verification:
     def standing(self, architectures: Sequence[Architecture], epoch: int) -> float:
         """The mean percentile of these among random architectures, by corrected score."""
         random = sampled(self.uniform, generator(self.seed, "standing", epoch))
-        return percentile(self.predicted(architectures), self.predicted(random))
+        predicted_N = self.predicted([*architectures, *random])
+        return percentile(predicted_N[: len(architectures)], predicted_N[len(architectures) :])
 
     def corrected(self, architectures: Sequence[Architecture], rewards_N: Tensor) -> Tensor:
         """The rewards [N] for the policy, of architectures that the shared weights gave these rewards."""

@@ -39,8 +39,9 @@ def verifying(child_epochs: int) -> VerifyConfig:
 
 
 def shortlisted(child_epochs: int) -> DeriveConfig:
-    """How such a search picks: five are trained three times as long as for the verification, and the best of them is taken.
-    They are the policy's most probable, those that the trainings hold best, and the best trained."""
+    """How such a search picks: five are trained three times as long as for the verification, and the best of them is taken,
+    by these trainings and half as much by the corrected score. They are the policy's most probable, those that the
+    trainings hold best, and the best trained."""
     return DeriveConfig(
         "shortlist",
         samples=32,
@@ -48,4 +49,5 @@ def shortlisted(child_epochs: int) -> DeriveConfig:
         shortlist=5,
         shortlist_epochs=3 * verifying(child_epochs).epochs,
         shortlist_order="corrected",
+        corrected_weight=0.5,
     )

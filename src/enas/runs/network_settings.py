@@ -15,6 +15,7 @@ from enas.constraints import (
     SampleSize,
     Settings,
     Share,
+    Weight,
 )
 from enas.derive import DeriveConfig, Order
 from enas.norms import NormStatistics
@@ -59,6 +60,7 @@ class NetworkDeriveConfig(DeriveConfig):
     shortlist: SampleSize = _SHORTLISTED.shortlist
     shortlist_epochs: Epochs = _SHORTLISTED.shortlist_epochs
     shortlist_order: Order = _SHORTLISTED.shortlist_order
+    corrected_weight: Weight = _SHORTLISTED.corrected_weight
 
 
 @dataclass(frozen=True)
