@@ -17,7 +17,8 @@ from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch._C import _len_torch_dispatch_stack
+from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack
+from torch.autograd import forward_ad
 from torch.jit._trace import is_tracing
 from torch.nn import functional as F
 
@@ -70,7 +71,9 @@ class Operation(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the kernel makes of it, or else the plain form, which is what somebody who looks on has to see."""
-        if torch.compiler.is_compiling() or is_tracing() or _len_torch_dispatch_stack() or PLAIN.get():
+        looked_on = torch.compiler.is_compiling() or is_tracing() or _len_torch_dispatch_stack()
+        transformed = _are_functorch_transforms_active() or forward_ad._current_level >= 0
+        if looked_on or transformed or PLAIN.get():
             return self.plain(*args, **kwargs)
         if self.check is not None:
             self.check(*args, **kwargs)
@@ -141,8 +144,8 @@ def total(xs: Sequence[Maps], factors: Sequence[Tensor | None] | None = None) ->
     weighted = [
         x if f_B is None else x * _like(f_B, x)[:, None, None, None] for x, f_B in zip(xs, given, strict=True)
     ]
-    x, together = weighted[0], torch.channels_last
-    if len(weighted) > 1 and x.is_cpu and (x.is_contiguous() or not x.is_contiguous(memory_format=together)):
+    x = weighted[0]
+    if len(weighted) > 1 and x.is_cpu and (x.is_contiguous() or x.stride(1) > 1):
         return torch.stack(weighted).sum(0)
     return functools.reduce(torch.add, weighted)  # keeps channels together, and is fewer bytes for a GPU
 
