@@ -221,6 +221,15 @@ def test_windows_that_are_alive_together_do_not_share_results(recording: graphs.
         assert worst([result.output_TBD.detach(), *first], expected) < 1e-13
 
 
+def test_a_window_that_was_recorded_in_inference_mode_is_used_outside_of_it(recording: graphs.Graphs) -> None:
+    given = case()
+    expected = given.run(reference).output_TBD
+    for mode in (torch.inference_mode, torch.inference_mode, torch.no_grad, torch.inference_mode):
+        with mode():
+            torch.testing.assert_close(given.run(recurrence).output_TBD, expected)
+    assert len(recording.recorded) == 1
+
+
 def test_few_layouts_are_recorded(recording: graphs.Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "LONG", 12)
 
@@ -300,6 +309,8 @@ def test_a_small_cell_is_tried_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # as in a reward
         assert registry.fault(CPU) is None
+    with torch.inference_mode():
+        assert registry.fault(CPU) is None
     monkeypatch.setattr("enas.gpu.recurrence.recurrence", wrong)
     assert registry.fault(CPU) == "a small cell came to other numbers (result 0, try 0)"
 
@@ -327,6 +338,24 @@ def test_why_it_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
         assert why_not(gpu) == "ZeroDivisionError: division by zero"
     monkeypatch.setenv("ENAS_KERNELS", "off")
     assert why_not(gpu) == "ENAS_KERNELS is off"
+
+
+def test_wrong_records_are_given_up_and_nothing_else(
+    recording: graphs.Graphs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(works: Sequence[Work], device: torch.device) -> list[Work]:
+        return [lambda: None for _ in works]
+
+    monkeypatch.setattr(graphs, "GRAPHS", recording)
+    monkeypatch.setattr(graphs, "recorded", lost)
+    monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: object())
+    fault = registry.fault
+    monkeypatch.setattr(registry, "fault", lambda device: fault(CPU))
+    with pytest.warns(
+        UserWarning, match="not recorded as CUDA graphs: a small cell came to other numbers .* try 1"
+    ):
+        assert registry.why_not.__wrapped__(torch.device("cuda")) is None
+    assert (recording.allowed, recording.recorded) == (False, {})
 
 
 def test_recording_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,7 @@ from enas.tasks.image_settings import (
     MomentumConfig,
 )
 from enas.tasks.images import ImageTask
+from tests import tiny
 from tests.test_search import go_on, search_of
 
 CPU = torch.device("cpu")
@@ -299,6 +300,24 @@ def test_what_a_training_step_reports() -> None:
     assert log["loss"] == pytest.approx(sum(losses) / 2, rel=1e-6)
     assert log["accuracy"] == pytest.approx(100 * sum(right) / len(right), rel=1e-6)
     assert weights.steps(0) == 3
+
+
+def test_drop_path_grows_with_the_steps_of_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny.image_config("micro", "--search.epochs=2", "--network.drop-path-keep=0.6")
+    weights = config.shared_weights()
+    asked: list[float] = []
+
+    def keep_at(self: MicroNetConfig, number: int, progress: float) -> float:
+        asked.append(progress)
+        return 1.0
+
+    monkeypatch.setattr(MicroNetConfig, "keep_at", keep_at)
+    steps = weights.steps(0)
+    architecture = weights.space.sample(random.Random(0))
+    for place in (0, steps, 2 * steps - 1):
+        asked.clear()
+        weights.train_step(*divmod(place, steps), [architecture])
+        assert set(asked) == {(place + 1) / (2 * steps)}
 
 
 @pytest.mark.parametrize("build", [TinySupernet, macro_supernet, micro_supernet])

@@ -54,6 +54,8 @@ def test_a_string_reads_back(text: str) -> None:
     [
         ("|none~0|+|none~0|none~1|", "no cell of NAS-Bench-201"),
         (NOTHING.replace("none~2", "none~1"), "no cell of NAS-Bench-201"),
+        (NOTHING.replace("|none~1|none~2", "|none~1|more|none~2"), "no cell of NAS-Bench-201"),
+        (f"{NOTHING} none", "no cell of NAS-Bench-201"),
         (NOTHING.replace("none~2", "skip_conect~2"), "skip_connect?"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import sys
 from collections.abc import Callable, Sequence
@@ -362,6 +363,83 @@ def test_an_operation_on_states_is_its_plain_form(name: str, kernels: bool) -> N
     for own, wanted in zip(actual, states(name, torch.float64, plain), strict=True):
         largest = max(1.0, float(wanted.detach().abs().max()))
         torch.testing.assert_close(own.double(), wanted, rtol=0, atol=5e-5 * largest)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.has_kernel("mixed")])
+def test_what_is_kept_for_the_backward_pass_may_be_moved(name: str, kernels: bool) -> None:
+    """As activation checkpointing does: nothing is read where it was in the forward pass."""
+    case = CASES[name]._replace(arguments=copy.deepcopy(CASES[name].arguments))
+    given = Given.of(case)
+
+    def gradients(kept: list[tuple[Tensor, Tensor]] | None) -> list[Tensor]:
+        def keep(x: Tensor) -> Tensor:
+            if kept is not None:
+                kept.append((x.detach(), x.detach().clone()))
+            return x if kept is None else kept[-1][1]
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), given.in_mode("training"):
+            y = ops.computed(case.call(dispatched, given.maps("normed and rectified"), given.modules))
+            loss = (y * normal(*y.shape, seed=300)).sum()
+        for x, _ in kept or []:
+            x.fill_(torch.nan if x.is_floating_point() else 0)
+        return list(torch.autograd.grad(loss, given.leaves("normed and rectified")))
+
+    usual = gradients(None)
+    assert all(map(torch.equal, gradients([]), usual))
+
+
+@pytest.mark.parametrize("default", [torch.device("meta"), torch.float64])
+def test_torch_s_defaults_are_for_new_tensors_alone(default: Any, kernels: bool) -> None:
+    """Where new tensors are, and of what type, changes nothing about those that are given."""
+    cases = {name: (case, Given.of(case)) for name, case in CASES.items() if case.has_kernel("mixed")}
+
+    shapes = ((5, 4, 12), (4, 6), *[(6, 12)] * 4)
+    leaves = [normal(*shape, seed=seed).requires_grad_() for seed, shape in enumerate(shapes)]
+    targets_N = torch.arange(4)
+
+    def run() -> list[Tensor]:
+        cell = ops.recurrence(leaves[0], leaves[1], leaves[2], leaves[3:], PLAN)
+        loss = ops.tied_cross_entropy(cell.output_TBD[-1], leaves[2].T, targets_N)
+        found = [[cell.output_TBD, loss, *torch.autograd.grad(loss, leaves)]]
+        for case, given in cases.values():
+            with given.in_mode("batch statistics"):
+                y = ops.computed(case.call(dispatched, given.maps("normed and rectified"), given.modules))
+            found.append([y, *torch.autograd.grad(y.square().sum(), given.leaves("normed and rectified"))])
+        return [x for xs in found for x in xs]
+
+    usual, before = run(), torch.get_default_dtype()
+    with default if isinstance(default, torch.device) else contextlib.nullcontext():
+        torch.set_default_dtype(default if isinstance(default, torch.dtype) else before)
+        try:
+            why_not = registry.why_no_kernels.__wrapped__()
+            found = run()
+        finally:
+            torch.set_default_dtype(before)
+    assert why_not == registry.why_no_kernels()
+    assert all(map(torch.equal, found, usual))
+
+
+def test_maps_that_do_not_fit_together_are_refused(kernels: bool) -> None:
+    """Kernels read memory without asking; the plain forms say what is wrong."""
+    x, small, fewer = normal(4, 6, 8, 8, seed=1), normal(4, 6, 4, 4, seed=2), normal(2, 6, 8, 8, seed=3)
+    for other in (small, fewer):
+        for name in ("joined", "reduction"):
+            case = CASES[name]._replace(parts=2)
+            modules = joined(2)() if name == "joined" else case.modules()
+            with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+                case.call(dispatched, [normal(4, 4, 8, 8, seed=1), other[:, :4].contiguous()], modules)
+        with pytest.raises(RuntimeError):
+            ops.total([ops.relu(x), ops.relu(other)])
+    with pytest.raises(ValueError, match="zip"):
+        ops.total([x, x], [torch.ones(4)])
+    with pytest.raises(RuntimeError, match="must match"):
+        ops.total([x, x], [torch.ones(2), None])
+
+
+def test_factors_may_have_a_gradient(kernels: bool) -> None:
+    x, factor_B = normal(4, 6, 8, 8, seed=1), torch.ones(4, requires_grad=True)
+    ops.total([ops.relu(x), x], [factor_B, None]).sum().backward()
+    torch.testing.assert_close(factor_B.grad, x.relu().sum((1, 2, 3)))
 
 
 def test_maps_that_no_kernel_takes_are_computed_wherever_they_are_given(kernels: bool) -> None:

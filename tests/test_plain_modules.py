@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.autograd import forward_ad as fwAD
+from torch.func import functional_call, grad, jvp, vmap
 
 from enas.data.images import ImageShape
 from enas.runs.recurrent import build_child, build_lstm
@@ -75,6 +76,38 @@ def test_a_recorded_model_computes_the_same(make: Callable[[], nn.Module], how: 
     model, x = with_input(make())
     recorded = RECORDERS[how](model, x)
     torch.testing.assert_close(first(recorded(x)), first(model(x)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [cell, macro, micro])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, by torch
+@pytest.mark.parametrize("graph", [True, False])
+def test_functions_of_a_model_are_transformed(make: Callable[[], nn.Module], graph: bool) -> None:
+    """By `torch.func` and by forward-mode differentiation, along one direction of all weights."""
+    model, x = with_input(make())
+    weights = dict(model.named_parameters())
+    draw = seeded(2)
+    along = {name: torch.randn(weight.shape, generator=draw) for name, weight in weights.items()}
+
+    def output(weights: dict[str, Tensor]) -> Tensor:
+        return first(functional_call(model, weights, (x,)))
+
+    def rate() -> Tensor:
+        with fwAD.dual_level():
+            duals = {name: fwAD.make_dual(weight, along[name]) for name, weight in weights.items()}
+            tangent = fwAD.unpack_dual(output(duals)).tangent
+        assert tangent is not None
+        return tangent
+
+    with torch.set_grad_enabled(graph):
+        usual = first(model(x))
+        value, expected = jvp(output, (weights,), (along,))
+        backward = grad(lambda weights: output(weights).sum())(weights)
+        torch.testing.assert_close(rate(), expected)
+        each = vmap(output)({name: torch.stack([weight] * 2) for name, weight in weights.items()})
+    for one in (value, *each):
+        torch.testing.assert_close(one, usual, rtol=1e-4, atol=1e-5)
+    along_backward = sum((backward[name] * along[name]).sum() for name in weights)
+    torch.testing.assert_close(along_backward, expected.sum(), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("make", [cell, lstm, macro, micro])

@@ -17,7 +17,8 @@ from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch._C import _len_torch_dispatch_stack
+from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack
+from torch.autograd import forward_ad
 from torch.jit._trace import is_tracing
 from torch.nn import functional as F
 
@@ -61,16 +62,21 @@ PLAIN: ContextVar[bool] = ContextVar("plain", default=False)
 class Operation(Generic[P, R]):
     """A function in plain torch, which a compiled kernel of the same name may take over."""
 
-    def __init__(self, plain: Callable[P, R], check: Callable[P, None] | None = None) -> None:
-        """`check` raises an error for arguments that do not fit together."""
+    def __init__(
+        self, plain: Callable[P, R], check: Callable[P, None] | None = None, *, on_gpus: bool = False
+    ) -> None:
+        """`check` raises an error for arguments that do not fit together. `on_gpus`: `enas.gpu` has a form of it as well."""
         self.plain = plain
         self.check = check
+        self.on_gpus = on_gpus
         self.name = plain.__name__
         functools.update_wrapper(self, plain)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the kernel makes of it, or else the plain form, which is what somebody who looks on has to see."""
-        if torch.compiler.is_compiling() or is_tracing() or _len_torch_dispatch_stack() or PLAIN.get():
+        looked_on = torch.compiler.is_compiling() or is_tracing() or _len_torch_dispatch_stack()
+        transformed = _are_functorch_transforms_active() or forward_ad._current_level >= 0
+        if looked_on or transformed or PLAIN.get():
             return self.plain(*args, **kwargs)
         if self.check is not None:
             self.check(*args, **kwargs)
@@ -82,33 +88,18 @@ class Operation(Generic[P, R]):
         return self.plain(*map(_computed, args), **given)
 
     def faster(self, first: Any) -> Callable[..., Any] | None:
-        """What may take over a call with this first argument: a compiled kernel, on a CPU."""
-        return _kernels().get(self.name) if _not_elsewhere(first) else None
+        """What may take over a call with this first argument, maps or several: where they are says what is even loaded."""
+        maps = first[0] if type(first) in (list, tuple) else first
+        if maps.is_cpu if isinstance(maps, Tensor) else True:  # as deferred ones are
+            return _kernels().get(self.name)
+        return _forms(maps.device).get(self.name) if self.on_gpus else None
 
 
-class OnGPUs(Operation[P, R]):
-    """An operation that a form of the same name in `enas.gpu` may take over, too."""
-
-    def faster(self, first: Any) -> Callable[..., Any] | None:
-        if _not_elsewhere(first):
-            return super().faster(first)
-        return _forms((first[0] if type(first) in (list, tuple) else first).device).get(self.name)
-
-
-def checked(check: Callable[P, None]) -> Callable[[Callable[P, R]], Operation[P, R]]:
+def checked(
+    check: Callable[P, None], *, on_gpus: bool = False
+) -> Callable[[Callable[P, R]], Operation[P, R]]:
     """An operation whose arguments are checked first."""
-    return lambda plain: Operation(plain, check)
-
-
-def _not_elsewhere(first: Any) -> bool:
-    """Whether maps, or the first of several, are on the CPU, as deferred ones are: elsewhere no kernel is even loaded."""
-    maps = first[0] if type(first) in (list, tuple) else first
-    return maps.is_cpu if isinstance(maps, Tensor) else True
-
-
-def on_gpus(check: Callable[P, None]) -> Callable[[Callable[P, R]], OnGPUs[P, R]]:
-    """An operation with a form for GPUs whose arguments are checked first."""
-    return lambda plain: OnGPUs(plain, check)
+    return lambda plain: Operation(plain, check, on_gpus=on_gpus)
 
 
 def _computed(argument: Any) -> Any:
@@ -141,8 +132,8 @@ def total(xs: Sequence[Maps], factors: Sequence[Tensor | None] | None = None) ->
     weighted = [
         x if f_B is None else x * _like(f_B, x)[:, None, None, None] for x, f_B in zip(xs, given, strict=True)
     ]
-    x, together = weighted[0], torch.channels_last
-    if len(weighted) > 1 and x.is_cpu and (x.is_contiguous() or not x.is_contiguous(memory_format=together)):
+    x = weighted[0]
+    if len(weighted) > 1 and x.is_cpu and (x.is_contiguous() or x.stride(1) > 1):
         return torch.stack(weighted).sum(0)
     return functools.reduce(torch.add, weighted)  # keeps channels together, and is fewer bytes for a GPU
 
@@ -237,7 +228,7 @@ def total_norm(xs: Sequence[Maps], norm: nn.BatchNorm2d) -> Maps:
 # ---- the recurrent cell ------------------------------------------------------------------------------------------------
 
 
-@on_gpus(check_recurrence)
+@checked(check_recurrence, on_gpus=True)
 def recurrence(
     projected_TBE: Tensor,
     state_BD: Tensor,
@@ -312,7 +303,7 @@ def _check_recurrences(
         check_recurrence(projected, state_BD, recurrent_weight, node_weights, plan, norm=norm)
 
 
-@on_gpus(_check_recurrences)
+@checked(_check_recurrences, on_gpus=True)
 def recurrences(
     projected_TBE: Sequence[Tensor],
     state_BD: Tensor,

@@ -32,11 +32,6 @@ class Deferred(NamedTuple):
         """Of the maps [B, C, H, W]."""
         return self.z_BCHW.shape
 
-    @property
-    def device(self) -> torch.device:
-        """Where the maps are."""
-        return self.z_BCHW.device
-
 
 Maps = Tensor | Deferred
 """Feature maps [B, C, H, W]."""

@@ -308,28 +308,28 @@ class _DenseNorm(torch.autograd.Function):
         most = int(channels_n.max())
         places = Places.of(B, max(O, most), H, W, k // 2)
         y_BOHW = zs[0].new_empty(B, O, H, W)
-        sums_U2O = torch.empty(-(-B // places.images), 2, O)
-        ctx.layout = (
-            places, k * k, addresses(zs), channels_n, numbers(rectified, given),
-            _offsets(most, k, places.plane, places.row),
-        )  # fmt: skip
+        sums_U2O = y_BOHW.new_empty(-(-B // places.images), 2, O)
+        ctx.places = places
+        ctx.given = channels_n, numbers(rectified, given), _offsets(most, k, places.plane, places.row)
         y, w_OK = array(y_BOHW.view(B, O, places.height, places.width)), array(weight_OCkk.flatten(1))
-        _forward(team(y.size), len(sums_U2O), *ctx.layout, w_OK, y, array(sums_U2O))
+        layout = (places, k * k, addresses(zs), *ctx.given)
+        _forward(team(y.size), len(sums_U2O), *layout, w_OK, y, array(sums_U2O))
         return with_norm(ctx, y_BOHW, sums_U2O, places.images, weight_O, bias_O, eps, weight_OCkk, *zs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         out, (weight_OCkk, *zs) = output_gradient(ctx, gradients)
-        (O, C, k, _), places = weight_OCkk.shape, ctx.layout[0]
+        (O, C, k, _), places = weight_OCkk.shape, ctx.places
         needed, channels = ctx.needs_input_grad[5:], [z.shape[1] for z in zs]
         dzs = [torch.empty_like(z) if wanted else None for z, wanted in zip(zs, needed, strict=False)]
-        d_w_DK, d_affine_D2C = torch.empty(BUCKETS, O * C * k * k), torch.empty(BUCKETS, 2, C)
+        d_w_DK, d_affine_D2C = (out.ab_2C.new_empty(BUCKETS, *shape) for shape in ((O * C * k * k,), (2, C)))
         w_CL = array(weight_OCkk.detach().transpose(0, 1).flip(2, 3).reshape(C, -1))
         shape = (len(out.y_BCHW), O, places.height, places.width)
         y, dy = array(out.y_BCHW.view(shape)), array(out.dy_BCHW.view(shape))
+        layout = (places, k * k, addresses(zs), *ctx.given)  # where torch has put the maps since
         _backward(
-            team(y.size), BUCKETS, *ctx.layout, _offsets(O, k, places.plane, places.row), w_CL, y, dy, array(out.ab_2C),
+            team(y.size), BUCKETS, *layout, _offsets(O, k, places.plane, places.row), w_CL, y, dy, array(out.ab_2C),
             addresses(dzs), array(d_w_DK), array(d_affine_D2C),
         )  # fmt: skip
         blocks = d_w_DK.sum(0).split([O * part * k * k for part in channels])

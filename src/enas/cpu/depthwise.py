@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 from numba.core import cgutils
@@ -37,7 +36,6 @@ def _for_widths(write: Callable[..., None], widths: tuple[int, ...]) -> Any:
     return emitted(write_cases)
 
 
-@cache
 def correlation(*widths: int) -> Any:
     """The function that correlates with a filter of one of these odd widths, by vectors of one of the lengths.
 
@@ -99,7 +97,6 @@ def _correlate(
         go_down(1, builder.sub(every, word(1)))
 
 
-@cache
 def filter_gradient(*widths: int) -> Any:
     """The function that computes the gradient of `correlation`'s filter.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -60,16 +60,13 @@ def concatenation(xs: Sequence[Maps]) -> Maps | None:
 def total(xs: Sequence[Maps], factors: Sequence[Tensor | None] | None = None) -> Tensor | None:
     """Sums, and single maps with something deferred."""
     factors = [None] * len(xs) if factors is None else factors
-    if len(xs) == 1 and isinstance(xs[0], Tensor) and factors[0] is None:
-        return xs[0]
-    if (
-        all(isinstance(x, Tensor) for x in xs)
-        and xs[0].shape.numel() < _MANY
-        and all(f is None for f in factors)
-    ):
-        return None
-    alike = all(x.shape == xs[0].shape for x in xs)  # kernels read memory without asking
-    return _summed(list(map(deferred, xs)), factors) if alike and takes(*xs) else None
+    given, shape = [factor_B for factor_B in factors if factor_B is not None], xs[0].shape
+    if not given and all(isinstance(x, Tensor) for x in xs) and (len(xs) == 1 or shape.numel() < _MANY):
+        return cast(Tensor, xs[0]) if len(xs) == 1 else None
+    # Kernels read memory without asking.
+    alike = len(xs) == len(factors) and all(x.shape == shape for x in xs)
+    fitting = alike and all(f_B.shape == shape[:1] and not f_B.requires_grad for f_B in given)
+    return _summed(list(map(deferred, xs)), factors) if fitting and takes(*xs) else None
 
 
 @takes_over("batch_norm")
@@ -115,9 +112,9 @@ def _planes(x_BCHW: Tensor) -> Any:
 def _over_images(sums: Any, B: int) -> Tensor:
     """The gradients of scale and shift [2, n C] from what each of the n · B · C planes adds to them [2, n R]."""
     sums_nBC = sums.reshape(-1, B, sums.shape[-1] // B)
-    total_nC = torch.empty(len(sums_nBC), sums_nBC.shape[-1])
-    kernels.over_images(sums_nBC, array(total_nC))
-    return total_nC.view(2, -1)
+    total_nC = np.empty((len(sums_nBC), sums_nBC.shape[-1]), np.float32)
+    kernels.over_images(sums_nBC, total_nC)
+    return torch.from_numpy(total_nC).view(2, -1)
 
 
 # ---- sums --------------------------------------------------------------------------------------------------------------
@@ -191,7 +188,7 @@ class _Total(torch.autograd.Function):
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight_C: Tensor, bias_C: Tensor, eps: float, z_BCHW: Tensor) -> Any:
-        z, sums_B2C = _planes(z_BCHW), torch.empty(z_BCHW.shape[0], 2, z_BCHW.shape[1])
+        z, sums_B2C = _planes(z_BCHW), z_BCHW.new_empty(z_BCHW.shape[0], 2, z_BCHW.shape[1])
         kernels.plane_statistics(team(z.size), len(z), z, array(sums_B2C))
         return with_norm(ctx, z_BCHW.detach(), sums_B2C, 1, weight_C, bias_C, eps)
 

@@ -100,7 +100,7 @@ def with_norm(
     the rest. `ctx` keeps what `output_gradient` needs, and the `saved` tensors.
     """
     B, C, H, W = y_BCHW.shape
-    out_4C, exact_2C = torch.empty(4, C), torch.empty(2, C, dtype=torch.float64)
+    out_4C, exact_2C = y_BCHW.new_empty(4, C), y_BCHW.new_empty(2, C, dtype=torch.float64)
     arrays = (array(weight_C), array(bias_C), eps, array(out_4C), array(exact_2C))
     _combine(array(sums_U2C), float(images * H * W), float(B * H * W), *arrays)
     scale_C, shift_C, mean_C, variance_C = out_4C.unbind()
@@ -141,7 +141,7 @@ def output_gradient(ctx: Any, gradients: Sequence[Tensor]) -> tuple[OutputGradie
     """From the gradients of what `with_norm` returned; and the tensors saved there."""
     dy_BCHW, d_scale_C, d_shift_C, *_ = (gradient.contiguous() for gradient in gradients)
     y_BCHW, weight_C, statistics_2C, *saved = ctx.saved_tensors
-    out_4C = torch.empty(4, len(weight_C))
+    out_4C = y_BCHW.new_empty(4, len(weight_C))
     count = y_BCHW.numel() // y_BCHW.shape[1]
     arrays = (array(statistics_2C), array(weight_C), ctx.eps, count, array(out_4C))
     _gradient(array(d_scale_C), array(d_shift_C), *arrays)

@@ -23,8 +23,8 @@ def _probe(first, last, x_RN, sum_R, rounded_RN):
 
 def fault() -> str | None:
     """What is wrong with the kernel's values; None if they are right. Raises whatever a compiler raises."""
-    x_RN = torch.arange(-400.0, 400.0).view(16, 50) / 64
-    sum_R, rounded_RN = torch.empty(16), torch.empty(16, 50, dtype=torch.bfloat16)
+    x_RN = torch.arange(-400, 400, dtype=torch.float32, device="cpu").view(16, 50) / 64
+    sum_R, rounded_RN = x_RN.new_empty(16), torch.empty_like(x_RN, dtype=torch.bfloat16)
     _probe(team(2**20), 16, array(x_RN), array(sum_R), array(rounded_RN))
     exact = torch.equal(sum_R, x_RN.double().square().sum(1).float())
     near = torch.allclose(rounded_RN.float(), x_RN.tanh(), rtol=2**-7, atol=0)

@@ -25,8 +25,8 @@ def packs(dtype: torch.dtype) -> bool:
     """Whether this build of torch multiplies by packed weights of this dtype, found by one small product."""
     if dtype not in (torch.float32, torch.bfloat16):
         return False
-    x_RD = torch.arange(-8, 8, dtype=dtype).reshape(2, 8)
-    weight_ED = torch.arange(-20, 20, dtype=dtype).reshape(5, 8)
+    x_RD = torch.arange(-8, 8, dtype=dtype, device="cpu").reshape(2, 8)
+    weight_ED = torch.arange(-20, 20, dtype=dtype, device="cpu").reshape(5, 8)
     try:
         return torch.equal(_packed(weight_ED, 2)(x_RD), x_RD @ weight_ED.T)
     except (AttributeError, RuntimeError):

@@ -140,8 +140,8 @@ class _Kept:
     def empty(cls, fixed: _Fixed, state_BD: Tensor, E: int, S: int) -> _Kept:
         """Memory for S steps."""
         (B, D), dtype, normed = state_BD.shape, fixed.dtype, 0 if fixed.norm is None else S
-        saved = {j: torch.empty(S, B, len(rows), E, dtype=dtype) for j, rows in fixed.readers.items()}
-        states_MSBD = torch.empty(len(fixed.sources) + 1, S, B, D, dtype=dtype)
+        saved = {j: state_BD.new_empty(S, B, len(rows), E, dtype=dtype) for j, rows in fixed.readers.items()}
+        states_MSBD = state_BD.new_empty(len(fixed.sources) + 1, S, B, D, dtype=dtype)
         return cls(states_MSBD, saved, state_BD.new_empty(normed, B, D), state_BD.new_empty(normed, D))
 
     def arrays(self) -> tuple[dict[int, Any], Any, Any]:
@@ -169,7 +169,7 @@ def _forward(fixed: _Fixed, tensors: Sequence[Tensor], *, keep: bool) -> tuple[R
     rounded = array(kept.states_MSBD) if rounds else None
     saved, normal, scale = kept.arrays()
     mask = fixed.mask_like(state_BD)
-    operand_MBD = torch.empty(M, B, D, dtype=dtype)
+    operand_MBD = state_BD.new_empty(M, B, D, dtype=dtype)
     operands_BD, operand = list(operand_MBD), array(operand_MBD)
     is_read = np.isin(np.arange(M), list(fixed.readers))
     projected = array(projected_TBE.contiguous().view(T, B, 2, D))

@@ -47,22 +47,16 @@ def registered() -> Mapping[str, Callable[..., Any]]:
 # ---- what they take ----------------------------------------------------------------------------------------------------
 
 
-def in_rows(weight: Tensor) -> bool:
-    """Whether the filters of a weight lie in memory row by row; those of one pixel may be a part of others."""
-    return weight.is_contiguous() or weight.shape[-2:] == (1, 1)
-
-
 def takes(*maps: Maps, weights: tuple[Tensor, ...] = ()) -> bool:
-    """Whether kernels take such feature maps and weights: float32 on a CPU, in the order B, C, H, W.
-
-    The operation has only looked where the first of the maps is.
+    """Whether kernels take such feature maps and weights: float32 on a CPU, in the order B, C, H, W. Filters of one pixel
+    may be a part of others. The operation has only looked where the first of the maps is.
     """
     for x in maps:
         z = x if isinstance(x, Tensor) else x.z_BCHW
         if z.dtype != torch.float32 or not (z.is_cpu and z.is_contiguous() and z.numel()):
             return False
     for weight in weights:
-        if weight.dtype != torch.float32 or not in_rows(weight):
+        if weight.dtype != torch.float32 or not (weight.is_contiguous() or weight.shape[-2:] == (1, 1)):
             return False
     return operand_type() in (torch.float32, torch.bfloat16)
 
@@ -87,8 +81,9 @@ def few_enough(columns: int, shape: Sequence[int]) -> bool:
 
 
 def fits(xs: Sequence[Maps], channels: Sequence[int], out: int, norm: nn.BatchNorm2d) -> bool:
-    """Whether the channels of maps, filters and norm agree: kernels read memory without checking."""
-    return [x.shape[1] for x in xs] == list(channels) and norm.num_features == out
+    """Whether maps, filters and norm agree in size: kernels read memory without checking."""
+    B, _, *size = xs[0].shape
+    return [x.shape for x in xs] == [(B, C, *size) for C in channels] and norm.num_features == out
 
 
 def takes_products(x: Tensor, *weights: Tensor) -> bool:
@@ -150,12 +145,9 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {said[0][:200]}" if said else type(error).__name__
 
 
-Line = tuple[str, bool, str]
-"""The name of what was looked at, whether it is there, and a description."""
-
-
-def report() -> list[Line]:
-    """Whether compiled kernels work, on which threads, and where they are kept; and what multiplies matrices."""
+def report() -> list[tuple[str, bool, str]]:
+    """As `enas.ops.kernels_report`: whether compiled kernels work, on which threads, and where they are kept; and what
+    multiplies matrices."""
     why_not = why_no_kernels()
     lines = [("kernels", why_not is None, f"plain PyTorch instead, slower: {why_not}")]
     if why_not is None:

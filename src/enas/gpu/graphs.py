@@ -121,7 +121,8 @@ class Graphs:
         if place is None:
             self._seen[layout] += 1
             if self._seen[layout] > 1 and self.allowed and can_record(layout.device) and self._has_room():
-                place = self.recorded[layout] = Recorded(layout, inputs, weights)
+                with torch.inference_mode(False):  # the memory is used again, perhaps outside of it
+                    place = self.recorded[layout] = Recorded(layout, inputs, weights)
             else:
                 place = Place(layout)
         place.last = self._windows

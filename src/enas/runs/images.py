@@ -98,6 +98,7 @@ class ImageRunConfig(RunConfig):
             self.images,
             shared.training,
             shared.reward,
+            epochs=self.search.epochs,
             seed=self.seed,
             channels_last=bool(self.channels_last),
             **self.hardware,

@@ -20,31 +20,34 @@ class Outputs(NamedTuple):
     auxiliary_BK: Tensor | None = None
 
 
-class ImageSupernet(nn.Module, ABC):
+class ImageModel(nn.Module, ABC):
+    """What both hold."""
+
+    config: Settings
+    network: nn.Module
+    progress: float = 1.0
+    """The share of the training steps that are done, which sets the rate of drop-path."""
+
+
+class ImageSupernet(ImageModel):
     """The shared weights ω of a convolutional space; each call computes one architecture with its part of them.
 
     Each weight is a parameter of its own, so that those off the sampled path get no gradient and no optimiser work.
     """
 
     space: Space
-    config: Settings
-    network: nn.Module
 
     @abstractmethod
     def forward(self, images_BCHW: Tensor, architecture: Architecture) -> Outputs:
         """The class scores of one architecture."""
 
 
-class ImageChild(nn.Module, ABC):
+class ImageChild(ImageModel):
     """The network of one architecture, with weights of its own."""
 
     architecture: Architecture
-    config: Settings
-    network: nn.Module
     of_training: ClassVar[frozenset[str]] = frozenset({"dropout"})
     """Settings of `config` that do not change the network that is evaluated."""
-    progress: float = 1.0
-    """The share of the training steps that are done, which sets the rate of drop-path."""
 
     @property
     def auxiliary(self) -> nn.Module | None:

@@ -19,7 +19,7 @@ from enas.costs import multiply_adds, parameter_count
 from enas.data.images import ImageData
 from enas.norms import Norms, recalibrate
 from enas.runtime.seeding import generator
-from enas.spaces.image_network import ImageChild, Outputs
+from enas.spaces.image_network import ImageChild, ImageModel, Outputs
 from enas.task import BaseTask, Example, Loss, Score, Split
 from enas.tasks.image_data import EvaluationImages, Minibatch, TrainingImages, is_right
 from enas.tasks.image_settings import ImageRewardConfig, ImageTrainingConfig
@@ -115,7 +115,7 @@ class ImageTask(BaseTask):
     def loss(
         self, model: nn.Module, minibatch: Minibatch, architecture: Architecture | None, slot: int
     ) -> Loss:
-        if isinstance(model, ImageChild):
+        if isinstance(model, ImageModel):
             model.progress = minibatch.progress
         outputs = outputs_of(model, self.laid_out(minibatch.images_BCHW), architecture)
         return classification_loss(outputs, minibatch.labels_B, self.training.auxiliary_weight)

@@ -150,16 +150,11 @@ class MacroSpace(Space, Settings):
         pairs = zip(architecture.choices, self.decisions, strict=True)
         return tuple(c if d.kind == "skip" else OPERATIONS.index(self.operations[c]) for c, d in pairs)
 
-    @property
-    def reductions(self) -> tuple[int, ...]:
-        """The layers after which height and width are halved."""
-        return reduction_layers(self.layers)
-
     def graph(self, architecture: Architecture) -> Graph:
         """Boxes have the numbers of their tensors, so that layer i is box i + 1."""
         nodes = [GraphNode("0", "0 stem", "input", group=SIZES[0])]
         for layer, operation in enumerate(self.operations_of(architecture)):
-            size = SIZES[sum(layer > reduction for reduction in self.reductions)]
+            size = SIZES[sum(layer > reduction for reduction in reduction_layers(self.layers))]
             nodes.append(GraphNode(f"{layer + 1}", f"{layer + 1} {operation}", "node", operation, size))
         nodes.append(GraphNode("out", "classifier", "output", group=nodes[-1].group))
         edges = [(str(tensor), str(tensor + 1)) for tensor in range(self.layers)]

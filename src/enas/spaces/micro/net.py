@@ -160,7 +160,7 @@ class MicroSupernet(ImageSupernet):
 
     def forward(self, images_BCHW: Tensor, architecture: Architecture) -> Outputs:
         """The class scores [B, K] of one architecture."""
-        outputs: Outputs = self.network(images_BCHW, self.space.cells(architecture))
+        outputs: Outputs = self.network(images_BCHW, self.space.cells(architecture), self.progress)
         return outputs
 
 

@@ -5,7 +5,6 @@ Node 0 is the input of a cell and node 3 its output; a node is the sum of what i
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, NamedTuple
@@ -86,13 +85,16 @@ class NASBench201Space(Space, Settings):
 
     def parse(self, text: str) -> Architecture:
         """Read the benchmark's string. Raises `ArchitectureError` naming what is wrong."""
-        nodes = [re.findall(r"([^|~\s]+)~(\d+)", node) for node in text.split("+")]
-        if [[source for _, source in node] for node in nodes] != [["0"], ["0", "1"], ["0", "1", "2"]]:
+        nodes = [
+            [word.strip().rpartition("~") for word in node.split("|") if word.strip()]
+            for node in text.split("+")
+        ]
+        if [[source for *_, source in node] for node in nodes] != [["0"], ["0", "1"], ["0", "1", "2"]]:
             raise ArchitectureError(
                 f"{shown(text)} is no cell of NAS-Bench-201, which is written as in '|nor_conv_3x3~0|+|none~0|none~1|+"
                 "|skip_connect~0|none~1|none~2|'"
             )
-        return self.architecture([operation_number(name, OPERATIONS) for node in nodes for name, _ in node])
+        return self.architecture([operation_number(name, OPERATIONS) for node in nodes for name, *_ in node])
 
     def graph(self, architecture: Architecture) -> Graph:
         """A box for every operation that computes something, and one for every node."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from enas.architecture import Architecture
 from enas.cell_plan import ACTIVATIONS, CellPlan, OutputNorm
 from enas.constraints import PartialShare, PositiveFloat, Settings
-from enas.ops import recurrence, recurrences
+from enas.ops import recurrences
 from enas.spaces.recurrent.cell import Cell
 from enas.spaces.recurrent.space import RecurrentSpace
 
@@ -106,19 +106,7 @@ def run_cell(
 
     The input's product with W^(x) does not depend on the state, so it is one product over all time steps.
     """
-    hidden = state_BD.shape[-1]
-    result = recurrence(
-        product(inputs_TBD, weights.input_2DE[:hidden]),
-        state_BD,
-        weights.input_2DE[hidden:],
-        weights.nodes_DE,
-        plan,
-        state_mask_BD=state_mask_BD,
-        norm=None if norm is None else norm.over_time(),
-    )
-    if norm is not None and result.mean_TD is not None and result.variance_TD is not None:
-        norm.update(result.mean_TD, result.variance_TD)
-    return result.output_TBD
+    return run_cells(inputs_TBD, state_BD, [weights], [plan], state_mask_BD, norm)[0]
 
 
 def run_cells(
@@ -126,7 +114,8 @@ def run_cells(
     state_BD: Tensor,
     weights: Sequence[CellWeights],
     plans: Sequence[CellPlan],
-    norm: BatchNorm | None,
+    state_mask_BD: Tensor | None = None,
+    norm: BatchNorm | None = None,
 ) -> list[Tensor]:
     """`run_cell` of several cells from one state: on a GPU in hardly more launches than one of them takes."""
     hidden = state_BD.shape[-1]
@@ -138,6 +127,7 @@ def run_cells(
         [one.input_2DE[hidden:] for one in weights],
         [one.nodes_DE for one in weights],
         plans,
+        state_mask_BD=state_mask_BD,
         norm=None if norm is None else norm.over_time(),
     )
     for result in results:
@@ -267,7 +257,7 @@ class SupernetCell(Cell):
             return super().outputs_of(inputs_TBD, state, architectures)
         weights = [self.weights(one) for one in architectures]
         plans = [cell_plan(one, self.config.output) for one in architectures]
-        return run_cells(inputs_TBD, state, weights, plans, self.norm)
+        return run_cells(inputs_TBD, state, weights, plans, norm=self.norm)
 
 
 class ChildCell(Cell):
