@@ -154,7 +154,10 @@ def leaf(module: nn.Module, named: str) -> Node:
     pieces: list[str | Literal] = [f"nn.{type(module).__name__}("]
     first = zip((each.name for each in known), call.args, strict=False)
     printed = [*first, *((each.arg or "", each.value) for each in call.keywords)]
-    given = {name: ast.literal_eval(value) for name, value in printed}
+    # A mode of padding is printed without quotes.
+    given = {
+        name: value.id if isinstance(value, ast.Name) else ast.literal_eval(value) for name, value in printed
+    }
     defaults = {each.name: each.default for each in known}
     given |= {
         name: value

@@ -42,6 +42,8 @@ OPERATORS = {
     "__or__": "|",
 }
 """Methods of tensors that have a sign, which all bind alike here: whatever is put into another expression has brackets."""
+AUGMENTED = {"__iadd__": "add_", "__isub__": "sub_", "__imul__": "mul_", "__idiv__": "div_"}
+"""What an assignment such as `x += y` calls, by a name that reads better."""
 
 
 class Value:
@@ -201,13 +203,21 @@ class Recording(TorchFunctionMode):
         result = func(*args, **kwargs)
         frame = self.stack[-1] if self.stack else None
         made = [tensor for _, tensor in named_tensors("", result)]
-        if frame is None or not made:
-            return result
         name = resolve_name(func) or ""
         word = name.rpartition(".")[2]
+        if frame is not None and word == "__setitem__":
+            part, _ = self.call(frame, name.replace("set", "get"), args[:2], {})
+            frame.steps.append(Step((), [*part, " = ", *self.written(frame, args[2])]))
+        if frame is None or not made:
+            return result
         given = [tensor for _, tensor in named_tensors("", (args, kwargs))]
-        in_place = word.endswith("_") and not word.endswith("__")
-        dropped = word.endswith("dropout") and not called_with(func, args, kwargs).get("training", True)
+        arguments = called_with(func, args, kwargs)
+        in_place = (
+            word.startswith("__i")
+            or (word.endswith("_") and not word.endswith("__"))
+            or arguments.get("inplace")
+        )
+        dropped = word.endswith("dropout") and not arguments.get("training", True)
         if (
             (name == "torch.cat" and len(given) == 1)
             or dropped
@@ -238,7 +248,7 @@ class Recording(TorchFunctionMode):
                 return [*first, "[", *listed(map(write, index)), "]"], False
             if word in OPERATORS and len(rest) == 1 and not kwargs:
                 return [*first, f" {OPERATORS[word]} ", *write(rest[0])], True
-            start: Expression = [*first, f".{word}("]
+            start: Expression = [*first, f".{AUGMENTED.get(word, word)}("]
         elif name.startswith("torch.nn.functional."):
             start, rest = [f"F.{name.rpartition('.')[2]}("], args
         elif name.startswith("torch."):
