@@ -11,7 +11,7 @@ import runpy
 import signal
 import subprocess
 import sys
-from collections import Counter, UserList
+from collections import Counter, UserDict, UserList
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -149,6 +149,20 @@ def test_a_dict_of_tensors_and_one_tensor_have_one_example_a_row() -> None:
         source = source_of("train", given, 4)
         assert source.length == 2
         assert all(len(list(tensors_in(batch))) == parts for batch in source.batches(0))
+
+
+class Encoding(UserDict[str, Tensor]):
+    """Tensors by name that go to a device together, as a tokenizer returns them."""
+
+    def to(self, device: torch.device) -> Encoding:
+        return Encoding({name: tensor.to(device) for name, tensor in self.items()})
+
+
+def test_tensors_that_move_together_have_one_example_a_row_too() -> None:
+    x_NF, y_N = table(6, 0)
+    given = source_of("train", Encoding(x=x_NF, target=y_N), 4)
+    plain = source_of("train", {"x": x_NF, "target": y_N}, 4)
+    assert_same(list(given.batches(0)), list(plain.batches(0)))
 
 
 def test_examples_by_their_number_are_made_into_batches() -> None:
@@ -481,6 +495,21 @@ def test_a_score_of_the_whole_split_gets_all_outputs_and_batches_joined() -> Non
     assert found is not None
     assert found["score"] == pytest.approx(np.corrcoef(logits_NK[:, 1].numpy(), y_N.numpy())[0, 1], rel=1e-5)
     assert found["loss"] == pytest.approx(float(F.cross_entropy(logits_NK, y_N)))
+
+
+def test_a_whole_split_of_batches_that_cannot_be_joined_is_told() -> None:
+    listed = [(torch.zeros(4, length, FEATURES), torch.zeros(4, length)) for length in (3, 5)]
+    task = Task(
+        listed,
+        listed,
+        loss=lambda output, batch: output.mean(),
+        score=lambda output, batch: output.mean(),
+        whole_split=True,
+    )
+    with pytest.raises(
+        DataError, match=r"whole_split joins the outputs and the batches of valid.*size 3 but got"
+    ):
+        evaluate(nn.Linear(FEATURES, 2), batch_task(task), "valid")
 
 
 class Words(UserList[str]):

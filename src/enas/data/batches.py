@@ -70,6 +70,11 @@ def examples_in(batch: Batch) -> int:
     return next((len(tensor) for tensor in tensors_in(batch) if tensor.ndim), 1)
 
 
+def bytes_in(batch: Batch) -> int:
+    """Of all its tensors."""
+    return sum(tensor.nbytes for tensor in tensors_in(batch))
+
+
 def joined(values: Sequence[Any]) -> Any:
     """Batches, or what networks made of them, as one, part by part: tensors one below the other, other things in a list."""
     first = values[0]
@@ -259,7 +264,7 @@ def source_of(name: str, given: Any, size: int | None = None) -> Source:
     source: Source
     if in_memory:
         assert size is not None
-        source = Examples(name, given, size)
+        source = Examples(name, dict(given) if isinstance(given, Mapping) else given, size)
     elif isinstance(given, list | tuple):
         source = Listed(name, list(given))
     elif size is not None and (isinstance(given, Dataset) or hasattr(given, "__getitem__")):
@@ -353,11 +358,14 @@ class EvaluationBatches:
         if self._kept:
             return self._kept
         kept: list[Batch] = []
+        taken = 0
         for number, batch in enumerate(self.source.batches(0)):
             if number % self._every == 0:
                 kept.append(mapped(_own, batch))
-            while len(kept) > 1 and sum(tensor.nbytes for tensor in tensors_in(kept)) > self.most:
+                taken += bytes_in(batch)
+            while len(kept) > 1 and taken > self.most:
                 kept, self._every = kept[::2], 2 * self._every
+                taken = bytes_in(kept)
         if not kept:
             raise DataError(f"{self.source.name} has no batch: there is nothing to evaluate networks on")
         self._kept = kept

@@ -20,6 +20,7 @@ from enas.data.batches import (
     Batch,
     EvaluationBatches,
     TrainingBatches,
+    bytes_in,
     examples_in,
     joined,
     mapped,
@@ -238,7 +239,13 @@ class BatchTask(BaseTask):
                     kept.append((moved(output, CPU), moved(batch, CPU)))
             score = {name: total / examples for name, total in sums.items()}
             if kept:
-                output, batch = joined(kept)
+                try:
+                    output, batch = joined(kept)
+                except RuntimeError as error:
+                    raise DataError(
+                        f"whole_split joins the outputs and the batches of {split}, and their shapes do not fit "
+                        f"({error}): give all batches the same, or leave whole_split out"
+                    ) from error
                 found = self._measured(measures, output, batch)
                 checked(found, architecture, output)
                 score |= found
@@ -342,7 +349,7 @@ class BatchTask(BaseTask):
     @property
     def data_bytes(self) -> int:
         """Of the batch that is trained on: the rest is not on the device."""
-        return sum(tensor.nbytes for tensor in tensors_in(self.train.batch(0, 0)))
+        return bytes_in(self.train.batch(0, 0))
 
 
 @hands_over
