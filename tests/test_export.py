@@ -486,8 +486,9 @@ class InPlace(nn.Module):
         self.same = nn.Conv2d(4, 4, 3, padding="same")
         self.relu = nn.ReLU(inplace=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.conv(x) - 0.1, inplace=True)
+    def forward(self, F: Tensor) -> Tensor:
+        x = F
+        out = nn.functional.relu(self.conv(x) - 0.1, inplace=True)
         out += self.same(out)
         out *= 2
         out -= 1
@@ -503,7 +504,7 @@ def test_what_is_changed_in_place_is_written_so(number: int, tmp_path: Path) -> 
     module = (InPlace(), nn.Sequential(nn.Linear(5, 5), InPlace()))[number]
     enas.export(module, torch.randn(2, 3, 5, 5), tmp_path, to=["py"])
     code = (tmp_path / "model.py").read_text()
-    for line in ("[:, 0] = x[:, 1]", "[0, 1:, ..., 2] = 0.5", ".mul_(2)", "padding_mode='circular'"):
+    for line in ("[:, 0] = F2[:, 1]", "[0, 1:, ..., 2] = 0.5", ".mul_(2)", "padding_mode='circular'"):
         assert line in code
 
 

@@ -204,7 +204,7 @@ def forward(frame: Frame) -> str:
         back += [*([", "] if back else []), value]
     steps = inlined([*frame.steps, Step((), ["return ", *back])])
     names: dict[Value, str] = {}
-    taken: set[str] = {"self"}
+    taken = {"self", "F", "float", "nn", "torch"}
     for value in frame.inputs:
         names[value] = free_name(value.hint, taken)
     lines = [f"def forward({', '.join(['self', *names.values()])}):"]
