@@ -80,11 +80,10 @@ class OperationCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         operations, out = 0, None
         # What has values may be changed in place afterwards, and must not be the input then.
-        spared = func in SHAPE_KEEPING and args[0].is_meta
-        if spared and func is torch.ops.aten.relu.default:
-            out = args[0]
-        elif spared:
-            out = args[0], args[0], args[0]  # the statistics are read by nobody
+        if func in SHAPE_KEEPING and args[0].is_meta:
+            out = (
+                args[0] if func is torch.ops.aten.relu.default else (args[0],) * 3
+            )  # nobody reads the statistics
         else:
             out = func(*args, **(kwargs or {}))
             count = flop_registry.get(func.overloadpacket)

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
+from math import ceil
 from typing import Any
 
 import torch
@@ -103,15 +104,12 @@ def structure(batch: Batch) -> str:
 class Source(ABC):
     """The batches of one split, passed over as often as is asked for."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, length: int | None) -> None:
         self.name = name
         """Of the split, for messages."""
-        self._structure: str | None = None
-
-    @property
-    @abstractmethod
-    def length(self) -> int | None:
+        self.length = length
         """Batches of a pass; None if only a pass can tell."""
+        self._structure: str | None = None
 
     @abstractmethod
     def read(self, seed: int, first: int) -> Iterator[Batch]:
@@ -144,23 +142,19 @@ class Examples(Source):
     def __init__(self, name: str, tensors: Batch, size: int) -> None:
         """`size` is B, the most examples of a batch; all batches are of that size, or one less than each other. Raises
         `DataError` if the tensors are of different length."""
-        super().__init__(name)
-        self.tensors = tensors
-        self.size = size
         lengths = [len(tensor) if tensor.ndim else 0 for tensor in tensors_in(tensors)]
         if len(set(lengths)) > 1:
             raise DataError(
                 f"{name} has tensors of {', '.join(map(str, lengths))} examples: all need as many, one a row"
             )
+        self.tensors = tensors
         self.examples = lengths[0]
-
-    @property
-    def length(self) -> int:
-        return -(-self.examples // self.size)
+        self.count = ceil(self.examples / size)
+        super().__init__(name, self.count)
 
     def read(self, seed: int, first: int) -> Iterator[Batch]:
         order_N = torch.randperm(self.examples, generator=generator(seed, "order"))
-        for chosen_B in order_N.tensor_split(self.length)[first:]:
+        for chosen_B in order_N.tensor_split(self.count)[first:]:
             yield mapped(partial(_rows, chosen_B), self.tensors)
 
 
@@ -172,15 +166,11 @@ class Listed(Source):
     """A list of batches, in a new order at every pass."""
 
     def __init__(self, name: str, listed: list[Batch]) -> None:
-        super().__init__(name)
+        super().__init__(name, len(listed))
         self.listed = listed
 
-    @property
-    def length(self) -> int:
-        return len(self.listed)
-
     def read(self, seed: int, first: int) -> Iterator[Batch]:
-        order = torch.randperm(self.length, generator=generator(seed, "order")).tolist()
+        order = torch.randperm(len(self.listed), generator=generator(seed, "order")).tolist()
         return (self.listed[position] for position in order[first:])
 
 
@@ -194,13 +184,8 @@ class Passed(Source):
 
     def __init__(self, name: str, begin: Callable[[], Iterable[Batch]], length: int | None) -> None:
         """`begin` returns what is passed over."""
-        super().__init__(name)
+        super().__init__(name, length)
         self.begin = begin
-        self._length = length
-
-    @property
-    def length(self) -> int | None:
-        return self._length
 
     @hands_over
     def read(self, seed: int, first: int) -> Iterator[Batch]:

@@ -58,8 +58,8 @@ def distance(found: Tensor, expected: Tensor) -> float:
     if torch.equal(found, expected):
         return 0.0
     found, expected = found.double(), expected.double()
-    odd = [x.where(~x.isfinite(), 0.0) for x in (found, expected)]
-    if not torch.allclose(*odd, equal_nan=True):
+    odd, expected_odd = (x.where(~x.isfinite(), 0.0) for x in (found, expected))
+    if not torch.allclose(odd, expected_odd, equal_nan=True):
         return float("inf")
     scale = float(expected.abs().nan_to_num(0, 0, 0).max()) or 1.0
     return float((found - expected).abs().nan_to_num(0, 0, 0).max()) / scale

@@ -189,9 +189,8 @@ def tensor(value: Tensor) -> Node:
     sizes: list[str | Literal] = []
     for length in value.shape:
         sizes += [*([", "] if sizes else []), Literal("size", str(length))]
-    if isinstance(value, nn.Parameter):
-        return Node("leaf", ["nn.Parameter(torch.empty(", *(sizes or ["()"]), "))"])
-    return Node("leaf", ["nn.Buffer(torch.empty(", *(sizes or ["()"]), "))"])
+    kind = "Parameter" if isinstance(value, nn.Parameter) else "Buffer"
+    return Node("leaf", [f"nn.{kind}(torch.empty(", *(sizes or ["()"]), "))"])
 
 
 # ---- what a module does ------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -301,9 +302,7 @@ def called_with(function: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, A
 
 def without_defaults(function: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments that are not what they are anyway."""
-    function = getattr(
-        F, f"_{function.__name__}", function
-    )  # which has the signature, where there are two functions
+    function = getattr(F, f"_{function.__name__}", function)  # which has the signature, where there are two
     try:
         known = inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -322,12 +321,7 @@ def named_tensors(name: str, value: Any) -> list[tuple[str, Tensor]]:
     tensors = [(path, leaf) for path, leaf in leaves if isinstance(leaf, Tensor)]
     if len(tensors) == 1:
         return [(name, tensors[0][1])]
-    return [("_".join([name, *words(keystr(path))]), tensor) for path, tensor in tensors]
-
-
-def words(text: str) -> list[str]:
-    """What of a text may be in a name."""
-    return "".join(c if c.isalnum() else " " for c in text).split()
+    return [("_".join([name, *re.findall(r"[^\W_]+", keystr(path))]), tensor) for path, tensor in tensors]
 
 
 def access(module: nn.Module, place: str) -> str:

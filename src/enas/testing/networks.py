@@ -199,9 +199,8 @@ def check_paths(whose: str, model: nn.Module, example: Example, tried: Sequence[
             for name, parameter in model.named_parameters():
                 if parameter.grad is None:
                     continue
-                if (
-                    taken is not None
-                ):  # then a gradient of zeros is of what computes with zeros, as after a `none`
+                if taken is not None:
+                    # A gradient of zeros is of what computes with zeros then, as after a `none`.
                     if parameter not in taken:
                         beside.setdefault(name, one)
                 elif parameter.grad.any():

@@ -49,7 +49,8 @@ def same(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         return a.dtype == b.dtype and np.array_equal(a, b)
-    if type(a) is type(b) and type(a).__eq__ is object.__eq__ and hasattr(a, "__dict__"):
+    kind: Any = type(a)
+    if kind is type(b) and kind.__eq__ is object.__eq__ and hasattr(a, "__dict__"):
         return a is b or same(vars(a), vars(b))
     return bool(a == b)
 
