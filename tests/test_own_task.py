@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, TensorDataset
 
-from enas import Task, Training
+from enas import Choice, Task, Training, space_of
 from enas.architecture import Architecture
 from enas.child_training import ChildTraining, evaluate
 from enas.controllers import IndependentConfig
@@ -468,6 +468,34 @@ def test_a_score_is_the_mean_over_examples_of_the_whole_split() -> None:
         }
     )
     assert evaluate(child, batch_task(task), "test") is None
+
+
+class InPlace(nn.Linear):
+    """Changes its input in place."""
+
+    def forward(self, x: Tensor, architecture: Architecture | None = None) -> Tensor:
+        x -= 0.5
+        return super().forward(x)
+
+
+def test_a_network_that_changes_its_input_in_place_changes_no_batch() -> None:
+    listed = batches(VALID, 2)
+    task = batch_task(Task(listed, listed, batches(VALID, 2), loss=cross_entropy, score=accuracy))
+    net, before = InPlace(FEATURES, 2), copy.deepcopy(listed)
+    minibatch = task.minibatch(0, 0)
+    losses = {task.loss(net, minibatch, None, slot).total.item() for slot in range(3)}
+    assert len(losses) == 1
+    assert evaluate(net, task, "valid") == evaluate(net, task, "valid") == evaluate(net, task, "test")
+    for of_data in (
+        task.size,
+        lambda net: net(*task.example().inputs),
+        lambda net: net(task.inputs(minibatch)),
+    ):
+        of_data(net)
+    assert_same(listed, before)
+    x_NF = before[0][0].clone()
+    space_of(nn.Sequential(Choice({"a": InPlace(FEATURES, 2), "b": nn.Linear(FEATURES, 2)})), x_NF)
+    assert torch.equal(x_NF, before[0][0])
 
 
 def test_a_score_of_the_whole_split_gets_all_outputs_and_batches_joined() -> None:

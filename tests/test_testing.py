@@ -193,6 +193,7 @@ OWN_NETWORKS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "choices by name": (choices, {"x": torch.randn(6, WIDTH, generator=seeded())}),
     "choices made searchable": (lambda: searchable(choices()), torch.randn(6, WIDTH, generator=seeded())),
     "by the contract": (lambda: Sharing(), X),
+    "changes its input in place": (lambda: InPlace(), X),
     "without shared weights": (Supernet, X),
 }
 
@@ -205,6 +206,20 @@ def test_networks_keep_their_contract(name: str) -> None:
     check_network(net, example)
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert net.training
+
+
+class InPlace(Supernet):
+    def forward(self, x: Tensor, architecture: Architecture) -> Tensor:
+        x *= 0.5
+        return super().forward(x, architecture)
+
+    def child(self, architecture: Architecture) -> nn.Module:
+        return nn.Sequential(Halved(), super().child(architecture))
+
+
+class Halved(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(0.5)
 
 
 class Sharing(Supernet):

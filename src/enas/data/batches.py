@@ -66,6 +66,11 @@ def moved(batch: Batch, device: torch.device) -> Batch:
     return mapped(move, batch)
 
 
+def copied(batch: Batch) -> Batch:
+    """The batch with tensors of its own, as a network may change its inputs in place, and others get the same ones."""
+    return mapped(lambda value: value.clone() if isinstance(value, Tensor) else value, batch)
+
+
 def examples_in(batch: Batch) -> int:
     """B: the length of its first tensor that has one."""
     return next((len(tensor) for tensor in tensors_in(batch) if tensor.ndim), 1)

@@ -21,6 +21,7 @@ from enas.data.batches import (
     EvaluationBatches,
     TrainingBatches,
     bytes_in,
+    copied,
     examples_in,
     joined,
     mapped,
@@ -172,9 +173,10 @@ class BatchTask(BaseTask):
 
     @hands_over
     def output(self, model: nn.Module, batch: Batch, architecture: Architecture | None) -> Any:
-        """What a network makes of a batch. Raises `DataError` if a norm gets one value a channel, and needs more."""
+        """What a network makes of a batch, which stays as it is. Raises `DataError` if a norm needs more than one value a
+        channel."""
         path: dict[str, Any] = {} if architecture is None else {"architecture": architecture}
-        positional, named = inputs_of(mapped(self.laid_out, batch), self.task.target)
+        positional, named = mapped(self.laid_out, copied(inputs_of(batch, self.task.target)))
         try:
             return model(*positional, **named, **path)
         except TypeError as error:
@@ -309,7 +311,7 @@ class BatchTask(BaseTask):
             found := [*positional, *named.values()][0], Tensor
         ):
             raise ConfigError("it is for networks whose only input is a tensor")
-        return found
+        return copied(found)
 
     # ---- what there is to know -----------------------------------------------------------------------------------------
 
@@ -339,7 +341,7 @@ class BatchTask(BaseTask):
             rows = isinstance(value, Tensor) and value.ndim > 0 and len(value) == there
             return self.laid_out(value[:count] if rows else value)
 
-        positional, named = inputs_of(moved(mapped(some, first), self.device), self.task.target)
+        positional, named = inputs_of(copied(moved(mapped(some, first), self.device)), self.task.target)
         return Example(positional, named, count, count)
 
     @property
