@@ -311,7 +311,7 @@ class BatchTask(BaseTask):
             found := [*positional, *named.values()][0], Tensor
         ):
             raise ConfigError("it is for networks whose only input is a tensor")
-        return copied(found)
+        return found
 
     # ---- what there is to know -----------------------------------------------------------------------------------------
 
