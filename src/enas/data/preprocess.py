@@ -40,17 +40,17 @@ class ImagePreprocess:
         """
         if isinstance(images, Tensor):
             pixels_BCHW = images if images.dim() == 4 else images.unsqueeze(0)
+            expected = self.shape[:3]
+            if images.dtype != torch.uint8 or tuple(pixels_BCHW.shape[1:]) != expected:
+                raise DataError(
+                    f"images must be uint8 [B, {', '.join(map(str, expected))}], not {images.dtype} of shape "
+                    f"{list(images.shape)}"
+                )
         else:
             pictures = [images] if isinstance(images, Image.Image | str | os.PathLike) else list(images)
             if not pictures:
                 raise DataError("there are no pictures: give at least one")
             pixels_BCHW = torch.stack([self.pixels(picture) for picture in pictures])
-        expected = (self.shape.channels, self.shape.height, self.shape.width)
-        if pixels_BCHW.dtype != torch.uint8 or tuple(pixels_BCHW.shape[1:]) != expected:
-            raise DataError(
-                f"images must be uint8 [B, {', '.join(map(str, expected))}], not {pixels_BCHW.dtype} of shape "
-                f"{list(images.shape) if isinstance(images, Tensor) else list(pixels_BCHW.shape)}"
-            )
         return normalise(pixels_BCHW, self.normalisation)
 
     def pixels(self, picture: Picture) -> Tensor:

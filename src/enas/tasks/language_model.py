@@ -37,15 +37,14 @@ def draw_masks(config: DropoutConfig, tokens_TB: Tensor, vocabulary: int, like_V
     def drawn(rate: float, *shape: int) -> Tensor | None:
         return None if rate == 0 else mask(shape, rate, like_VD)
 
-    words_TB = None
     if config.words_per == "batch":
         words_V = drawn(config.words, vocabulary)
         words_TB = None if words_V is None else words_V[tokens_TB]
     else:
-        drawn_TB = drawn(config.words, *tokens_TB.shape)
-        if drawn_TB is not None:  # a word that stands twice in a sequence takes the mask of its first place
+        words_TB = drawn(config.words, *tokens_TB.shape)
+        if words_TB is not None:  # a word that stands twice in a sequence takes the mask of its first place
             same_TTB = tokens_TB.unsqueeze(0) == tokens_TB.unsqueeze(1)
-            words_TB = drawn_TB.gather(0, same_TTB.int().argmax(dim=0))
+            words_TB = words_TB.gather(0, same_TTB.int().argmax(dim=0))
     embeddings_BD = drawn(config.embeddings, batch, hidden)
     cell_input_BD = drawn(config.cell_input, batch, hidden)
     if embeddings_BD is not None and cell_input_BD is not None:
