@@ -14,6 +14,8 @@ from torch import Tensor
 
 from enas.errors import ContractError, shortened
 
+BY_IDENTITY: Any = object.__eq__
+"""How objects compare whose class does not say it."""
 Holds = Callable[[bool, str], None]
 """Raises `ContractError` unless the first is true; the second says what was found."""
 
@@ -49,8 +51,7 @@ def same(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         return a.dtype == b.dtype and np.array_equal(a, b)
-    kind: Any = type(a)
-    if kind is type(b) and kind.__eq__ is object.__eq__ and hasattr(a, "__dict__"):
+    if type(a) is type(b) and type(a).__eq__ is BY_IDENTITY and hasattr(a, "__dict__"):
         return a is b or same(vars(a), vars(b))
     return bool(a == b)
 
