@@ -107,6 +107,19 @@ def test_kinds_tell_depthwise_convolutions_and_sizes_of_filters_apart() -> None:
     assert calls == {"convolution 3x3 depthwise": 1, "convolution 3x3": 1, "convolution 1x1": 2}
 
 
+def test_counting_leaves_the_inputs_as_they_are() -> None:
+    """Also where the network changes in place what a norm or a ReLU returns."""
+    images_BCHW = torch.randn(2, 3, 4, 4)
+    for first in (nn.BatchNorm2d(3), nn.ReLU()):
+        layers = nn.Sequential(first, nn.LeakyReLU(0.5, inplace=True)).eval()
+        given_BCHW = images_BCHW.clone()
+        with torch.no_grad(), WorkCounter() as counter:
+            output_BCHW = layers(given_BCHW)
+        assert torch.equal(given_BCHW, images_BCHW)
+        assert torch.equal(output_BCHW, layers(images_BCHW))
+        assert {kind.calls for kind in counter.work.values()} == {1}
+
+
 class Looking(nn.Module):
     """A network of one's own that cannot be computed without values."""
 

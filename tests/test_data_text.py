@@ -32,11 +32,11 @@ from enas.data.windows import (
     batchify,
     eval_windows,
     fixed_windows,
-    inputs_and_targets,
     random_windows,
 )
 from enas.errors import ConfigError, DataError
 from enas.stages import Run
+from enas.tasks.language import cut
 from tests import tiny
 
 TEXTS = {"train": "b a \n\n a c a\n", "valid": "a b\n", "test": "c"}
@@ -351,19 +351,19 @@ def test_fixed_windows_of_the_penn_treebank_are_the_authors(batch: int, steps: i
 
 def test_targets_are_the_next_tokens_of_the_same_row() -> None:
     rows_BT = batchify(torch.arange(40), 2)
-    x_BT, y_BT = inputs_and_targets(rows_BT, Window(5, 3))
-    assert x_BT.tolist() == [[5, 6, 7], [25, 26, 27]]
-    assert y_BT.tolist() == [[6, 7, 8], [26, 27, 28]]
+    x_TB, y_TB, *_ = cut(rows_BT.t(), Window(5, 3))
+    assert x_TB.t().tolist() == [[5, 6, 7], [25, 26, 27]]
+    assert y_TB.t().tolist() == [[6, 7, 8], [26, 27, 28]]
 
 
 def test_eval_windows_have_every_target_exactly_once() -> None:
     for columns, bptt in itertools.product(range(2, 40), range(1, 45)):
-        rows_BT = torch.arange(columns).view(1, columns)
-        pairs = [inputs_and_targets(rows_BT, window) for window in eval_windows(columns, bptt)]
-        assert torch.equal(torch.cat([x_BT for x_BT, _ in pairs], 1), rows_BT[:, :-1])
-        assert torch.equal(torch.cat([y_BT for _, y_BT in pairs], 1), rows_BT[:, 1:])
-        assert all(x_BT.shape[1] == bptt for x_BT, _ in pairs[:-1])
-        assert 1 <= pairs[-1][0].shape[1] <= bptt
+        rows_TB = torch.arange(columns).view(columns, 1)
+        pairs = [cut(rows_TB, window)[:2] for window in eval_windows(columns, bptt)]
+        assert torch.equal(torch.cat([x_TB for x_TB, _ in pairs]), rows_TB[:-1])
+        assert torch.equal(torch.cat([y_TB for _, y_TB in pairs]), rows_TB[1:])
+        assert all(len(x_TB) == bptt for x_TB, _ in pairs[:-1])
+        assert 1 <= len(pairs[-1][0]) <= bptt
 
 
 @pytest.mark.parametrize("columns", [2, 3, 4, 5, 38, 1000, 14_524])
@@ -420,13 +420,13 @@ def test_too_little_text_for_rows_and_windows_is_refused() -> None:
         batchify(torch.arange(7), 4, "test split")
     with pytest.raises(DataError, match=r"^Rows of 35 tokens hold no window of 35 steps and its targets: "):
         fixed_windows(35, 35)
-    for cut in (fixed_windows, eval_windows, functools.partial(random_windows, generator=generator(0))):
+    for listed in (fixed_windows, eval_windows, functools.partial(random_windows, generator=generator(0))):
         with pytest.raises(
             DataError, match=r"^Rows of 1 tokens have no input with a target: lower the batch"
         ):
-            cut(1, 35)
+            listed(1, 35)
         with pytest.raises(ConfigError, match=r"^bptt is 0; set it to 1 or more"):
-            cut(100, 0)
+            listed(100, 0)
     with pytest.raises(ConfigError, match=r"^batch is 0; set it to 1 or more"):
         batchify(torch.arange(8), 0)
 

@@ -317,6 +317,14 @@ def test_a_branch_on_the_batch_is_found_out(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"weights.safetensors", "weights.safetensors.json"}
 
 
+def test_no_file_of_an_earlier_network_stays_where_this_one_cannot_be_written(tmp_path: Path) -> None:
+    enas.export(nn.Linear(4, 4), torch.randn(2, 4), tmp_path, to=["py", "pt2"])
+    with pytest.raises(ExportError, match=r"model\.py"):
+        enas.export(ByTheBatch(), torch.randn(2, 4), tmp_path, to=["py"])
+    kept = ("weights.safetensors", "model.pt2")
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, *(f"{name}.json" for name in kept)}
+
+
 def test_examples_that_are_none_are_told(tmp_path: Path) -> None:
     for example in ((), torch.zeros(0, 2), torch.tensor(1.0), ["text"]):
         with pytest.raises(ConfigError, match="an example is a tensor"):
@@ -333,6 +341,11 @@ def test_differences_are_measured() -> None:
     assert distance(torch.tensor([1.0, -1.0]), one) == 0.5
     assert distance(torch.tensor([1.0, float("nan")]), one) == float("inf")
     assert distance(torch.tensor([0.0, 0.5]), torch.zeros(2)) == 0.5
+    odd = torch.tensor([float("nan"), float("inf"), 1.0])
+    assert distance(odd, odd) == 0
+    assert distance(odd, torch.tensor([float("nan"), float("inf"), 2.0])) == 0.5
+    assert distance(odd, torch.tensor([float("nan"), -float("inf"), 1.0])) == float("inf")
+    assert distance(odd, torch.tensor([float("inf"), float("nan"), 1.0])) == float("inf")
 
 
 # ---- other modules ---------------------------------------------------------------------------------------------------
@@ -462,6 +475,37 @@ class Pair(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.second(self.first(x)))
+
+
+class InPlace(nn.Module):
+    """Changes its tensors in all ways that there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular")
+        self.same = nn.Conv2d(4, 4, 3, padding="same")
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, F: Tensor) -> Tensor:
+        x = F
+        out = nn.functional.relu(self.conv(x) - 0.1, inplace=True)
+        out += self.same(out)
+        out *= 2
+        out -= 1
+        out /= 3
+        out[:, 0] = x[:, 1]
+        out[0, 1:, ..., 2] = 0.5
+        out.view(-1)[:2].mul_(3)
+        return self.relu(out) + out
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_what_is_changed_in_place_is_written_so(number: int, tmp_path: Path) -> None:
+    module = (InPlace(), nn.Sequential(nn.Linear(5, 5), InPlace()))[number]
+    enas.export(module, torch.randn(2, 3, 5, 5), tmp_path, to=["py"])
+    code = (tmp_path / "model.py").read_text()
+    for line in ("[:, 0] = F2[:, 1]", "[0, 1:, ..., 2] = 0.5", ".mul_(2)", "padding_mode='circular'"):
+        assert line in code
 
 
 class Outside(nn.Module):

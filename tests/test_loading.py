@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -18,7 +19,7 @@ from enas.cli import main
 from enas.data.augmentation import normalise
 from enas.data.images import ImageData, ImageShape, Normalisation
 from enas.data.preprocess import ImagePreprocess, WordPreprocess
-from enas.data.text import Corpus
+from enas.data.text import Corpus, read_folder
 from enas.errors import DataError, RunFolderError
 from enas.run import Run
 from enas.runs.images import ImageRunConfig
@@ -289,12 +290,35 @@ def test_text_becomes_tokens() -> None:
     with_unknown = WordPreprocess(("<eos>", "<unk>", "a", "b"))
     assert with_unknown("a b\nc").flatten().tolist() == [2, 3, 0, 1]
     assert with_unknown("a\n\nb\n").flatten().tolist() == [2, 0, 0, 3, 0]
+    assert with_unknown("a <eos>").flatten().tolist() == [2, 0]
     with pytest.raises(DataError, match="no word 'c'"):
         WordPreprocess(("<eos>", "a"))("a c")
     with pytest.raises(DataError, match="no words"):
         with_unknown("")
     with pytest.raises(DataError, match="no words"):
         with_unknown("   ")
+
+
+def test_text_becomes_the_tokens_that_it_has_in_training(tmp_path: Path) -> None:
+    text = "a b <eos>\nc\u2028d \x0c e\rf\u00a0\x85a\r\n\n\ufeffg <eos>\n<eos>\nb\n"
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"{split}.txt").write_text(text, "utf-8", newline="")
+    corpus = read_folder(tmp_path)
+    assert WordPreprocess(corpus.vocabulary)(text).flatten().tolist() == corpus.train.tolist()
+
+
+def test_a_picture_is_read_as_its_file(tmp_path: Path) -> None:
+    turned = Image.fromarray(np.arange(72, dtype=np.uint8).reshape(4, 6, 3))
+    exif = turned.getexif()
+    exif[0x112] = 6  # as a camera that was held upright says
+    turned.save(tmp_path / "turned.png", exif=exif)
+    Image.new("RGBA", (6, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    for path in tmp_path.iterdir():
+        assert torch.equal(COLOUR(Image.open(path)), COLOUR(path))
+        assert torch.equal(GREY(Image.open(path)), GREY(path))
+    deep = Image.fromarray(np.full((4, 6), 40_000, np.uint16))
+    with pytest.raises(DataError, match=r"a picture has more than 8 bits a pixel \(mode I;16\)"):
+        GREY(deep)
 
 
 def test_names_of_classes_may_be_anything(tmp_path: Path) -> None:

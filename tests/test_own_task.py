@@ -11,7 +11,7 @@ import runpy
 import signal
 import subprocess
 import sys
-from collections import Counter, UserList
+from collections import Counter, UserDict, UserList
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, TensorDataset
 
-from enas import Task, Training
+from enas import Choice, Task, Training, space_of
 from enas.architecture import Architecture
 from enas.child_training import ChildTraining, evaluate
 from enas.controllers import IndependentConfig
@@ -149,6 +149,20 @@ def test_a_dict_of_tensors_and_one_tensor_have_one_example_a_row() -> None:
         source = source_of("train", given, 4)
         assert source.length == 2
         assert all(len(list(tensors_in(batch))) == parts for batch in source.batches(0))
+
+
+class Encoding(UserDict[str, Tensor]):
+    """Tensors by name that go to a device together, as a tokenizer returns them."""
+
+    def to(self, device: torch.device) -> Encoding:
+        return Encoding({name: tensor.to(device) for name, tensor in self.items()})
+
+
+def test_tensors_that_move_together_have_one_example_a_row_too() -> None:
+    x_NF, y_N = table(6, 0)
+    given = source_of("train", Encoding(x=x_NF, target=y_N), 4)
+    plain = source_of("train", {"x": x_NF, "target": y_N}, 4)
+    assert_same(list(given.batches(0)), list(plain.batches(0)))
 
 
 def test_examples_by_their_number_are_made_into_batches() -> None:
@@ -456,6 +470,30 @@ def test_a_score_is_the_mean_over_examples_of_the_whole_split() -> None:
     assert evaluate(child, batch_task(task), "test") is None
 
 
+class InPlace(nn.Linear):
+    """Changes its input in place."""
+
+    def forward(self, x: Tensor, architecture: Architecture | None = None) -> Tensor:
+        x -= 0.5
+        return super().forward(x)
+
+
+def test_a_network_that_changes_its_input_in_place_changes_no_batch() -> None:
+    listed = batches(VALID, 2)
+    task = batch_task(Task(listed, listed, batches(VALID, 2), loss=cross_entropy, score=accuracy))
+    net, before = InPlace(FEATURES, 2), copy.deepcopy(listed)
+    minibatch = task.minibatch(0, 0)
+    losses = {task.loss(net, minibatch, None, slot).total.item() for slot in range(3)}
+    assert len(losses) == 1
+    assert evaluate(net, task, "valid") == evaluate(net, task, "valid") == evaluate(net, task, "test")
+    task.size(net)
+    net(*task.example().inputs)
+    assert_same(listed, before)
+    x_NF = before[0][0].clone()
+    space_of(nn.Sequential(Choice({"a": InPlace(FEATURES, 2), "b": nn.Linear(FEATURES, 2)})), x_NF)
+    assert torch.equal(x_NF, before[0][0])
+
+
 def test_a_score_of_the_whole_split_gets_all_outputs_and_batches_joined() -> None:
     def correlation(output: Any, batch: Any) -> Tensor:
         (logits_NK, means_N), (y_N, words) = output, batch["target"]
@@ -481,6 +519,21 @@ def test_a_score_of_the_whole_split_gets_all_outputs_and_batches_joined() -> Non
     assert found is not None
     assert found["score"] == pytest.approx(np.corrcoef(logits_NK[:, 1].numpy(), y_N.numpy())[0, 1], rel=1e-5)
     assert found["loss"] == pytest.approx(float(F.cross_entropy(logits_NK, y_N)))
+
+
+def test_a_whole_split_of_batches_that_cannot_be_joined_is_told() -> None:
+    listed = [(torch.zeros(4, length, FEATURES), torch.zeros(4, length)) for length in (3, 5)]
+    task = Task(
+        listed,
+        listed,
+        loss=lambda output, batch: output.mean(),
+        score=lambda output, batch: output.mean(),
+        whole_split=True,
+    )
+    with pytest.raises(
+        DataError, match=r"whole_split joins the outputs and the batches of valid.*size 3 but got"
+    ):
+        evaluate(nn.Linear(FEATURES, 2), batch_task(task), "valid")
 
 
 class Words(UserList[str]):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,17 @@ from enas.tasks.language_settings import (
 )
 from enas.testing import ContractError, check_controller, check_network, check_space, check_task
 from tests import conditional_space
-from tests.own_task import FEATURES, OPTIONS, SOURCES, Supernet, ToySpace, batch_task, cross_entropy, task_of
+from tests.own_task import (
+    FEATURES,
+    OPTIONS,
+    SOURCES,
+    Supernet,
+    ToySpace,
+    accuracy,
+    batch_task,
+    cross_entropy,
+    task_of,
+)
 from tests.test_choice_space import NESTED
 from tests.test_choices import WIDTH, Net
 from tests.test_language_training import EVERYTHING, corpus
@@ -182,6 +193,7 @@ OWN_NETWORKS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "choices by name": (choices, {"x": torch.randn(6, WIDTH, generator=seeded())}),
     "choices made searchable": (lambda: searchable(choices()), torch.randn(6, WIDTH, generator=seeded())),
     "by the contract": (lambda: Sharing(), X),
+    "changes its input in place": (lambda: InPlace(), X),
     "without shared weights": (Supernet, X),
 }
 
@@ -194,6 +206,20 @@ def test_networks_keep_their_contract(name: str) -> None:
     check_network(net, example)
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert net.training
+
+
+class InPlace(Supernet):
+    def forward(self, x: Tensor, architecture: Architecture) -> Tensor:
+        x *= 0.5
+        return super().forward(x, architecture)
+
+    def child(self, architecture: Architecture) -> nn.Module:
+        return nn.Sequential(Halved(), super().child(architecture))
+
+
+class Halved(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(0.5)
 
 
 class Sharing(Supernet):
@@ -243,6 +269,43 @@ OWN_TASKS: dict[str, tuple[Callable[[], Task | BaseTask], Callable[[], nn.Module
 def test_tasks_keep_their_contract(name: str) -> None:
     make_task, make_network = OWN_TASKS[name]
     check_task(make_task(), make_network())
+
+
+class Packed:
+    """A batch of one's own, which is equal to itself alone."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x, self.names = x, np.array(["row"] * len(x))
+
+    def to(self, device: torch.device) -> Packed:
+        return Packed(self.x.to(device))
+
+
+class OfPacked(Supernet):
+    def forward(self, packed: Packed, names: Any, architecture: Architecture | None = None) -> Tensor:
+        assert len(names) == len(packed.x)
+        return super().forward(packed.x, architecture)
+
+    def child(self, architecture: Architecture) -> nn.Module:
+        return OfPackedAlone(super().child(architecture))
+
+
+class OfPackedAlone(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, packed: Packed, names: Any) -> Any:
+        return self.network(packed.x)
+
+
+def test_a_batch_may_hold_arrays_and_objects() -> None:
+    train, valid = (
+        [(Packed(x), np.array(["row"] * len(x)), y) for x, y in SOURCES["list"]()[split]]
+        for split in ("train", "valid")
+    )
+    loss, score = (lambda output, batch, of=of: of(output, batch[1:]) for of in (cross_entropy, accuracy))
+    check_task(Task(train, valid, loss=loss, score=score), OfPacked())
 
 
 def test_checks_need_no_test_framework() -> None:
@@ -324,6 +387,9 @@ BROKEN_SPACES = {
     "too small a count": space("count() must", "it is 8, and 9 were sampled", count=lambda self: 8),
     "too large a count": space(
         "count() must", "it is 10, and 9 or more are enumerated", count=lambda self: 10
+    ),
+    "a count beyond what is enumerated": space(
+        "count() must", "it is 5000, and 9 or more are enumerated", count=lambda self: 5000
     ),
     "no count": space(
         "count() must", "NotImplementedError was raised: ToySpace is conditional", conditional=True

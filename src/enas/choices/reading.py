@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from enas.choices.modules import Asking, Choice
 from enas.choices.plan import plan_of, sites_of, use
+from enas.data.batches import copied
 from enas.errors import ConfigError
 from enas.spaces.choices.space import ChoiceSpace
 
@@ -26,8 +27,9 @@ def space_of(net: nn.Module, example: Example | None = None) -> ChoiceSpace:
     """What may be chosen in a network: one decision for every `Choice`, one or more for every `Inputs`.
 
     They stand in the order of the modules, parents before what is nested in their options, and have the names of the
-    modules' paths. With an example, the network computes a random architecture of it, and every choice all of its options;
-    the network's buffers and mode and torch's random numbers stay as they are. Warns of a choice that is never called.
+    modules' paths. With an example, the network computes a random architecture of it, and every choice all of its options.
+    The example, the network's buffers and mode and torch's random numbers stay as they are. Warns of a choice that is never
+    called.
 
     Raises `ConfigError` if nothing in the network asks; if modules that share a decision ask for different things; if one
     module is an option of two choices; and, with an example, if a choice is called twice in a pass, or if its options give
@@ -43,10 +45,11 @@ def space_of(net: nn.Module, example: Example | None = None) -> ChoiceSpace:
             Trial(net) as trial,
             use(net, architecture),
         ):
-            if isinstance(example, Mapping):
-                net(**example)
+            given = copied(example)
+            if isinstance(given, Mapping):
+                net(**given)
             else:
-                net(*((example,) if isinstance(example, Tensor) else example))
+                net(*((given,) if isinstance(given, Tensor) else given))
         if trial.never:
             warnings.warn(
                 f"{', '.join(trial.never)}: never called with this example, so that what is chosen there changes nothing",

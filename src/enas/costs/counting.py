@@ -44,6 +44,8 @@ class Calls:
 
 Work = Mapping[str, Calls]
 """What a pass has to do, by kind of operation."""
+SHAPE_KEEPING = (torch.ops.aten.native_batch_norm.default, torch.ops.aten.relu.default)
+"""Operations whose result has the shape of their input."""
 
 
 def parameter_count(network: nn.Module) -> int:
@@ -68,7 +70,7 @@ class OperationCounter(TorchDispatchMode):
     """Inside, the multiplications and additions of convolutions and products are counted, by torch's own formulas.
 
     Torch's own counter (`torch.utils.flop_counter.FlopCounterMode`) takes three times as long: it counts for every module,
-    and computes what shape a norm or a ReLU has, which is that of its input.
+    and computes what shape a norm or a ReLU has on "meta", which is that of its input.
     """
 
     def __init__(self) -> None:
@@ -77,10 +79,11 @@ class OperationCounter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         operations, out = 0, None
-        if func is torch.ops.aten.native_batch_norm.default:
-            out = args[0], args[0], args[0]  # the statistics are read by nobody
-        elif func is torch.ops.aten.relu.default:
-            out = args[0]
+        # What has values may be changed in place afterwards, and must not be the input then.
+        if func in SHAPE_KEEPING and args[0].is_meta:
+            out = (
+                args[0] if func is torch.ops.aten.relu.default else (args[0],) * 3
+            )  # nobody reads the statistics
         else:
             out = func(*args, **(kwargs or {}))
             count = flop_registry.get(func.overloadpacket)

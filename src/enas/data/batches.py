@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
+from math import ceil
 from typing import Any
 
 import torch
@@ -65,9 +66,19 @@ def moved(batch: Batch, device: torch.device) -> Batch:
     return mapped(move, batch)
 
 
+def copied(batch: Batch) -> Batch:
+    """The batch with tensors of its own, as a network may change its inputs in place, and others get the same ones."""
+    return mapped(lambda value: value.clone() if isinstance(value, Tensor) else value, batch)
+
+
 def examples_in(batch: Batch) -> int:
     """B: the length of its first tensor that has one."""
     return next((len(tensor) for tensor in tensors_in(batch) if tensor.ndim), 1)
+
+
+def bytes_in(batch: Batch) -> int:
+    """Of all its tensors."""
+    return sum(tensor.nbytes for tensor in tensors_in(batch))
 
 
 def joined(values: Sequence[Any]) -> Any:
@@ -98,15 +109,12 @@ def structure(batch: Batch) -> str:
 class Source(ABC):
     """The batches of one split, passed over as often as is asked for."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, length: int | None) -> None:
         self.name = name
         """Of the split, for messages."""
-        self._structure: str | None = None
-
-    @property
-    @abstractmethod
-    def length(self) -> int | None:
+        self.length = length
         """Batches of a pass; None if only a pass can tell."""
+        self._structure: str | None = None
 
     @abstractmethod
     def read(self, seed: int, first: int) -> Iterator[Batch]:
@@ -139,23 +147,19 @@ class Examples(Source):
     def __init__(self, name: str, tensors: Batch, size: int) -> None:
         """`size` is B, the most examples of a batch; all batches are of that size, or one less than each other. Raises
         `DataError` if the tensors are of different length."""
-        super().__init__(name)
-        self.tensors = tensors
-        self.size = size
         lengths = [len(tensor) if tensor.ndim else 0 for tensor in tensors_in(tensors)]
         if len(set(lengths)) > 1:
             raise DataError(
                 f"{name} has tensors of {', '.join(map(str, lengths))} examples: all need as many, one a row"
             )
+        self.tensors = tensors
         self.examples = lengths[0]
-
-    @property
-    def length(self) -> int:
-        return -(-self.examples // self.size)
+        self.count = ceil(self.examples / size)
+        super().__init__(name, self.count)
 
     def read(self, seed: int, first: int) -> Iterator[Batch]:
         order_N = torch.randperm(self.examples, generator=generator(seed, "order"))
-        for chosen_B in order_N.tensor_split(self.length)[first:]:
+        for chosen_B in order_N.tensor_split(self.count)[first:]:
             yield mapped(partial(_rows, chosen_B), self.tensors)
 
 
@@ -167,15 +171,11 @@ class Listed(Source):
     """A list of batches, in a new order at every pass."""
 
     def __init__(self, name: str, listed: list[Batch]) -> None:
-        super().__init__(name)
+        super().__init__(name, len(listed))
         self.listed = listed
 
-    @property
-    def length(self) -> int:
-        return len(self.listed)
-
     def read(self, seed: int, first: int) -> Iterator[Batch]:
-        order = torch.randperm(self.length, generator=generator(seed, "order")).tolist()
+        order = torch.randperm(len(self.listed), generator=generator(seed, "order")).tolist()
         return (self.listed[position] for position in order[first:])
 
 
@@ -189,13 +189,8 @@ class Passed(Source):
 
     def __init__(self, name: str, begin: Callable[[], Iterable[Batch]], length: int | None) -> None:
         """`begin` returns what is passed over."""
-        super().__init__(name)
+        super().__init__(name, length)
         self.begin = begin
-        self._length = length
-
-    @property
-    def length(self) -> int | None:
-        return self._length
 
     @hands_over
     def read(self, seed: int, first: int) -> Iterator[Batch]:
@@ -259,7 +254,7 @@ def source_of(name: str, given: Any, size: int | None = None) -> Source:
     source: Source
     if in_memory:
         assert size is not None
-        source = Examples(name, given, size)
+        source = Examples(name, dict(given) if isinstance(given, Mapping) else given, size)
     elif isinstance(given, list | tuple):
         source = Listed(name, list(given))
     elif size is not None and (isinstance(given, Dataset) or hasattr(given, "__getitem__")):
@@ -353,11 +348,14 @@ class EvaluationBatches:
         if self._kept:
             return self._kept
         kept: list[Batch] = []
+        taken = 0
         for number, batch in enumerate(self.source.batches(0)):
             if number % self._every == 0:
                 kept.append(mapped(_own, batch))
-            while len(kept) > 1 and sum(tensor.nbytes for tensor in tensors_in(kept)) > self.most:
+                taken += bytes_in(batch)
+            while len(kept) > 1 and taken > self.most:
                 kept, self._every = kept[::2], 2 * self._every
+                taken = bytes_in(kept)
         if not kept:
             raise DataError(f"{self.source.name} has no batch: there is nothing to evaluate networks on")
         self._kept = kept

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -24,22 +23,19 @@ class BatchData:
             batches = [*batches, train.tensors]
         elif isinstance(train, Listed):
             batches = [*batches, *train.listed]
-        self.hash = hash_of(batches)
+        digest = hashlib.sha256()
+        for tensor in tensors_in(batches):
+            digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(bytes_of(tensor))
+        self.hash = digest.hexdigest()
+        """The SHA-256 of all tensors of the batches, their types and shapes."""
 
     def __str__(self) -> str:
         return f"{self.steps} training batches an epoch, {self.valid} validation batches in memory, hash {self.hash[:8]}"
 
 
-def hash_of(batches: Iterable[Batch]) -> str:
-    """The SHA-256 of all tensors of the batches, their types and shapes."""
-    digest = hashlib.sha256()
-    for tensor in tensors_in(list(batches)):
-        digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(bytes_of(tensor))
-    return digest.hexdigest()
-
-
 def bytes_of(tensor: Tensor) -> bytes:
     """Its values in memory; those of a sparse tensor as a dense one has them."""
-    plain = tensor.detach().cpu().to_dense() if tensor.layout != torch.strided else tensor.detach().cpu()
+    plain = tensor.detach().cpu()
+    plain = plain if plain.layout == torch.strided else plain.to_dense()
     return plain.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -243,10 +243,7 @@ def is_picture(name: str) -> bool:
 
 
 def read_picture(path: Path) -> tuple[Image.Image, bool]:
-    """A picture of mode L if it is grey, else RGB; and whether something of it was transparent.
-
-    Raises `DataError` if it cannot be read, is of another format, or has more than 8 bits a channel.
-    """
+    """The picture in a file, as `plain_picture` makes it. Raises `DataError` if it cannot be read."""
     try:
         with Image.open(path, formats=_read_formats()) as opened:
             if prod(opened.size) >= LARGE:
@@ -255,12 +252,7 @@ def read_picture(path: Path) -> tuple[Image.Image, bool]:
                     f"{path}, of {opened.width}×{opened.height} pixels,",
                     "make it smaller",
                 )
-            picture = ImageOps.exif_transpose(opened)
-            if picture.mode.startswith(("I", "F")):
-                raise DataError(
-                    f"{path} has more than 8 bits a pixel (mode {picture.mode}): convert it to 8 bits."
-                )
-            return _flat(picture)
+            return plain_picture(opened, str(path))
     except DataError:
         raise
     except UnidentifiedImageError as error:
@@ -286,8 +278,14 @@ def _unread_format(path: Path) -> str | None:
     return None if name in _read_formats() else name
 
 
-def _flat(picture: Image.Image) -> tuple[Image.Image, bool]:
-    """The picture without palette and transparency, and whether something of it was transparent."""
+def plain_picture(picture: Image.Image, name: str) -> tuple[Image.Image, bool]:
+    """A picture upright and without palette, of mode L if it is grey, else RGB; and whether something of it was transparent.
+
+    Raises `DataError`, which calls it by `name`, if it has more than 8 bits a channel.
+    """
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith(("I", "F")):
+        raise DataError(f"{name} has more than 8 bits a pixel (mode {picture.mode}): convert it to 8 bits.")
     grey, palette = picture.mode in {"1", "L", "LA", "La"}, picture.mode in {"P", "PA"}
     transparent = False
     if picture.has_transparency_data:

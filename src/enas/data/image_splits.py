@@ -9,6 +9,7 @@ training images would flatter.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -77,10 +78,7 @@ def split_pool(pool: ImagePool, config: ImageConfig) -> ImageData:
 
 def choose_positions(pool: ImagePool, config: ImageConfig) -> dict[Split, Positions]:
     """The positions of each split; those that are drawn are ascending. Raises as `split_pool`."""
-
-    def hold_out(positions: Positions, part: int | float, setting: str) -> tuple[Positions, Positions]:
-        return _hold_out(pool, positions, part, setting, config.split_seed)
-
+    hold_out = partial(_hold_out, pool, config.split_seed)
     train = pool.splits.get("train", np.arange(len(pool.labels_N)))
     if "test" in pool.splits:
         test = pool.splits["test"]
@@ -98,7 +96,7 @@ def choose_positions(pool: ImagePool, config: ImageConfig) -> dict[Split, Positi
 
 
 def _hold_out(
-    pool: ImagePool, positions: Positions, part: int | float, setting: str, seed: int
+    pool: ImagePool, seed: int, positions: Positions, part: int | float, setting: str
 ) -> tuple[Positions, Positions]:
     """The positions that are left and those that are held out, for the setting of this name."""
     if part >= 1 and part != int(part):

@@ -47,7 +47,7 @@ class ImageConfig(Settings):
     test: Part = 0.2
     """Images held out for testing where the source has no test images of its own, likewise."""
     max_train: PositiveInt | None = None
-    """Most training and validation images together, each class in proportion. By default all."""
+    """Most training images, with those that are held out for validation, each class in proportion. By default all."""
     max_test: PositiveInt | None = None
     """Most test images, likewise. The accuracy on a part does not compare with that on the whole."""
     split_seed: Seed = 0

@@ -13,10 +13,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from enas.data.augmentation import normalise
-from enas.data.image_folder import read_picture
+from enas.data.image_folder import plain_picture, read_picture
 from enas.data.images import ImageShape, Normalisation
 from enas.data.own_files import readable
-from enas.data.text import EOS, UNKNOWN
+from enas.data.text import BYTE_ORDER_MARK, UNKNOWN, ended
 from enas.errors import DataError, shown
 
 Picture = Image.Image | str | os.PathLike[str]
@@ -40,17 +40,17 @@ class ImagePreprocess:
         """
         if isinstance(images, Tensor):
             pixels_BCHW = images if images.dim() == 4 else images.unsqueeze(0)
+            expected = self.shape[:3]
+            if images.dtype != torch.uint8 or tuple(pixels_BCHW.shape[1:]) != expected:
+                raise DataError(
+                    f"images must be uint8 [B, {', '.join(map(str, expected))}], not {images.dtype} of shape "
+                    f"{list(images.shape)}"
+                )
         else:
             pictures = [images] if isinstance(images, Image.Image | str | os.PathLike) else list(images)
             if not pictures:
                 raise DataError("there are no pictures: give at least one")
             pixels_BCHW = torch.stack([self.pixels(picture) for picture in pictures])
-        expected = (self.shape.channels, self.shape.height, self.shape.width)
-        if pixels_BCHW.dtype != torch.uint8 or tuple(pixels_BCHW.shape[1:]) != expected:
-            raise DataError(
-                f"images must be uint8 [B, {', '.join(map(str, expected))}], not {pixels_BCHW.dtype} of shape "
-                f"{list(images.shape) if isinstance(images, Tensor) else list(pixels_BCHW.shape)}"
-            )
         return normalise(pixels_BCHW, self.normalisation)
 
     def pixels(self, picture: Picture) -> Tensor:
@@ -60,11 +60,13 @@ class ImagePreprocess:
                 f"the network takes images of {self.shape.channels} channels, which pictures do not have: give pixels, "
                 "uint8 [B, C, H, W]"
             )
-        if not isinstance(picture, Image.Image):
-            with readable():
-                picture, _ = read_picture(Path(picture))
+        with readable():
+            if isinstance(picture, Image.Image):
+                plain, _ = plain_picture(picture, "a picture")
+            else:
+                plain, _ = read_picture(Path(picture))
         fitted = ImageOps.fit(
-            picture.convert(MODES[self.shape.channels]),
+            plain.convert(MODES[self.shape.channels]),
             (self.shape.width, self.shape.height),
             Image.Resampling.BILINEAR,
         )
@@ -79,16 +81,14 @@ class WordPreprocess:
     words: tuple[str, ...] = field(repr=False)
 
     def __call__(self, text: str) -> Tensor:
-        """The words of a text as tokens [T, 1], int64: what white space separates, and `<eos>` where a line ends.
+        """The words of a text as tokens [T, 1], int64, as `enas.data.text` reads them: what white space separates, and
+        `<eos>` where a line ends. A last line that does not end goes on.
 
         Raises `DataError` for a text without words, and for a word that the vocabulary lacks, if it has no `<unk>`.
         """
         numbers = {word: number for number, word in enumerate(self.words)}
-        found = [
-            word
-            for line in text.splitlines(keepends=True)
-            for word in [*line.split(), *([EOS] if line.splitlines()[0] != line else [])]
-        ]
+        *lines, last = text.replace(BYTE_ORDER_MARK, "").split("\n")
+        found = [word for line in lines for word in ended(line.split())] + last.split()
         if not found:
             raise DataError("there are no words: give a text with at least one")
         unknown = numbers.get(UNKNOWN)

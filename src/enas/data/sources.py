@@ -8,7 +8,7 @@ from enas.data.image_arrays import read_image_arrays
 from enas.data.image_folder import read_image_folder
 from enas.data.image_splits import ImagePool, split_pool
 from enas.data.images import NAMED_IMAGES, ImageConfig, ImageData
-from enas.data.own_files import Split, data_path, no_source, printable, readable
+from enas.data.own_files import SPLITS, data_path, no_source, printable, readable
 from enas.data.published import (
     PUBLISHED_IMAGES,
     PUBLISHED_TEXTS,
@@ -41,12 +41,8 @@ def load_text(config: TextConfig) -> Corpus:
 
     Raises `DataError` if it is missing or cannot be used, `ConfigError` if settings contradict each other.
     """
-    budgets: dict[Split, int | None] = {
-        "train": config.max_train_tokens,
-        "valid": config.max_valid_tokens,
-        "test": config.max_test_tokens,
-    }
-    limits = {split: budget for split, budget in budgets.items() if budget is not None}
+    most = (config.max_train_tokens, config.max_valid_tokens, config.max_test_tokens)
+    limits = {split: tokens for split, tokens in zip(SPLITS, most, strict=True) if tokens is not None}
     published = _published(config.source, config.folder, PUBLISHED_TEXTS, NAMED_TEXTS, "a text")
     if published is not None:
         place = locate_text(published, config.folder, config.download)

@@ -42,6 +42,7 @@ TEXT_SUFFIXES = {".txt", ".tokens"}
 LAYOUT = "a text folder holds train.txt, valid.txt and test.txt"
 EOS = "<eos>"
 UNKNOWN = "<unk>"
+BYTE_ORDER_MARK = "\ufeff"
 WIDE_SPACES = re.compile(r"[^\S\x00-\x7f]")
 """White space beyond ASCII."""
 
@@ -223,14 +224,17 @@ def _file_of(folder: Path, split: Split) -> Path:
     return folder / chosen
 
 
+def ended(words: list[str]) -> list[str]:
+    """The words of a line with `<eos>` after them, and with no second one."""
+    return words if words[-1:] == [EOS] else [*words, EOS]
+
+
 def _words(split: Split, path: Path, limit: int | None) -> Iterator[str]:
-    total, has_words, ended, spaces = 0, False, 0, 0
+    total, has_words, already, spaces = 0, False, 0, 0
     for line in _lines(path):
-        words = line.split()
-        if words and words[-1] == EOS:
-            ended += 1
-        else:
-            words.append(EOS)
+        given = line.split()
+        words = ended(given)
+        already += words is given
         if limit is not None and total + len(words) > limit:
             break
         total += len(words)
@@ -241,8 +245,8 @@ def _words(split: Split, path: Path, limit: int | None) -> Iterator[str]:
         raise DataError(f"{path} has no words; put text into it, words separated by spaces.")
     if not has_words:
         raise DataError(f"{path} has no line with words within {limit} tokens; raise max_{split}_tokens.")
-    if ended:
-        say(f"data: {path}: {ended:,} lines have {EOS} at their end already, and get no second one")
+    if already:
+        say(f"data: {path}: {already:,} lines have {EOS} at their end already, and get no second one")
     if spaces:
         say(f"data: {path}: no-break and other spaces of Unicode, in {spaces:,} lines, separate words too")
 
@@ -266,7 +270,7 @@ def _lines(path: Path) -> Iterator[str]:
                     f"the file to UTF-8{_conversion(path)}."
                 )
             # Files put together have such marks in the middle; they belong to the encoding, not to a word or line.
-            if text := text.replace("\ufeff", ""):
+            if text := text.replace(BYTE_ORDER_MARK, ""):
                 yield text
             offset += len(line)
 

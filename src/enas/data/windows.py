@@ -45,12 +45,6 @@ def batchify(tokens: Tensor, batch: int, name: str = "text") -> Tensor:
     return tokens[: batch * columns].view(batch, columns)
 
 
-def inputs_and_targets(rows_BT: Tensor, window: Window) -> tuple[Tensor, Tensor]:
-    """x_BT and y_BT of one window, as views: y is the token after x."""
-    start, length = window
-    return rows_BT[:, start : start + length], rows_BT[:, start + 1 : start + length + 1]
-
-
 def fixed_windows(columns: int, bptt: int) -> list[Window]:
     """The (columns - 1) // bptt windows of exactly `bptt` steps; what is left at the end is not used.
 

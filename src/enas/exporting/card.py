@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,9 +147,7 @@ def protocol(used: Mapping[str, str | None], run: Run | None, result: Mapping[st
 
 def outcome(result: Mapping[str, Any], trained_on: DataRecord) -> str:
     """What it came to on the test data, and how sure that is."""
-    scores = {
-        **{f"valid {k[6:]}": v for k, v in result.items() if k.startswith("valid_") and k != "valid_loss"}
-    }
+    scores = {f"valid {k[6:]}": v for k, v in result.items() if k.startswith("valid_") and k != "valid_loss"}
     tested = result.get("test", {})
     if "test_accuracy" in tested:
         right = round(tested["test_accuracy"] / 100 * trained_on.tested)
@@ -187,14 +185,11 @@ def baseline(run: Run | None) -> str:
         ]
     compared = run.folder / "compare" / "comparison.json"
     if compared.exists():
-        claims = read_record(compared, Claims, f"Run 'enas compare {run.folder}' again").contests
-        lines += [f"\nOf the method, by `enas compare`: {said}" for said in said_of(claims)]
+        lines += [
+            f"\nOf the method, by `enas compare`: {plain(each.rival)}: {plain(each.claim)}."
+            for each in read_record(compared, Claims, f"Run 'enas compare {run.folder}' again").contests
+        ]
     return "\n".join(lines)
-
-
-def said_of(claims: Iterable[Claim]) -> list[str]:
-    """What a comparison says, rival by rival."""
-    return [f"{plain(each.rival)}: {plain(each.claim)}." for each in claims]
 
 
 def files(checks: Sequence[Check]) -> str:

@@ -54,11 +54,12 @@ def largest_difference(subject: Subject, run: Run) -> float:
 
 
 def distance(found: Tensor, expected: Tensor) -> float:
-    """The largest difference, as a share of the largest expected value; infinity where only one has a value."""
+    """The largest difference, as a share of the largest expected value; infinity unless NaN and infinity are alike."""
     if torch.equal(found, expected):
         return 0.0
     found, expected = found.double(), expected.double()
-    if not torch.equal(found.isfinite(), expected.isfinite()):
+    odd, expected_odd = (x.where(~x.isfinite(), 0.0) for x in (found, expected))
+    if not torch.allclose(odd, expected_odd, equal_nan=True):
         return float("inf")
     scale = float(expected.abs().nan_to_num(0, 0, 0).max()) or 1.0
     return float((found - expected).abs().nan_to_num(0, 0, 0).max()) / scale

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from enas.data.own_files import printable
 from enas.errors import ExportError
-from enas.exporting.recorded import Expression, Frame, Recording, Step, Value, of_torch
+from enas.exporting.recorded import Expression, Frame, Recording, Step, Value, listed, of_torch
 
 WIDTH = 100
 """Characters of a line, where it can be broken."""
@@ -154,7 +154,10 @@ def leaf(module: nn.Module, named: str) -> Node:
     pieces: list[str | Literal] = [f"nn.{type(module).__name__}("]
     first = zip((each.name for each in known), call.args, strict=False)
     printed = [*first, *((each.arg or "", each.value) for each in call.keywords)]
-    given = {name: ast.literal_eval(value) for name, value in printed}
+    # A mode of padding is printed without quotes.
+    given = {
+        name: value.id if isinstance(value, ast.Name) else ast.literal_eval(value) for name, value in printed
+    }
     defaults = {each.name: each.default for each in known}
     given |= {
         name: value
@@ -186,9 +189,8 @@ def tensor(value: Tensor) -> Node:
     sizes: list[str | Literal] = []
     for length in value.shape:
         sizes += [*([", "] if sizes else []), Literal("size", str(length))]
-    if isinstance(value, nn.Parameter):
-        return Node("leaf", ["nn.Parameter(torch.empty(", *(sizes or ["()"]), "))"])
-    return Node("leaf", ["nn.Buffer(torch.empty(", *(sizes or ["()"]), "))"])
+    kind = "Parameter" if isinstance(value, nn.Parameter) else "Buffer"
+    return Node("leaf", [f"nn.{kind}(torch.empty(", *(sizes or ["()"]), "))"])
 
 
 # ---- what a module does ------------------------------------------------------------------------------------------------
@@ -196,12 +198,9 @@ def tensor(value: Tensor) -> Node:
 
 def forward(frame: Frame) -> str:
     """The method of a frame, with its result."""
-    back: Expression = []
-    for value in frame.outputs:
-        back += [*([", "] if back else []), value]
-    steps = inlined([*frame.steps, Step((), ["return ", *back])])
+    steps = inlined([*frame.steps, Step((), ["return ", *listed(frame.outputs)])])
     names: dict[Value, str] = {}
-    taken: set[str] = {"self"}
+    taken = {"self", "F", "float", "nn", "torch"}
     for value in frame.inputs:
         names[value] = free_name(value.hint, taken)
     lines = [f"def forward({', '.join(['self', *names.values()])}):"]
@@ -278,8 +277,8 @@ def target(makes: Any, names: dict[Value, str]) -> str:
 def free_name(hint: str, taken: set[str]) -> str:
     """A name that is not taken yet, which then is."""
     usable = hint.isidentifier() and hint.isascii() and not keyword.iskeyword(hint)
-    base, number = (hint, 1) if usable else ("x", 1)
-    name = base
+    name = base = hint if usable else "x"
+    number = 1
     while name in taken:
         number += 1
         name = f"{base}{number}"
@@ -359,15 +358,11 @@ def made(node: Node, texts: list[str], groups: dict[Any, Group]) -> str:
         at += count
     if node.kind == "dict":
         return f"{node.pieces[0]}({{{', '.join(map(': '.join, zip(map(json.dumps, node.parts), parts, strict=True)))}}})"
-    if node.pieces[0] == "nn.Sequential" and list(node.parts) != [
-        str(number) for number in range(len(parts))
-    ]:
-        named = ", ".join(
-            f"({json.dumps(name)}, {part})" for name, part in zip(node.parts, parts, strict=True)
-        )
-        return f"nn.Sequential(OrderedDict([{named}]))"
     if node.pieces[0] == "nn.Sequential":
-        return f"nn.Sequential({', '.join(parts)})"
+        if list(node.parts) == [str(number) for number in range(len(parts))]:
+            return f"nn.Sequential({', '.join(parts)})"
+        named = (f"({json.dumps(name)}, {part})" for name, part in zip(node.parts, parts, strict=True))
+        return f"nn.Sequential(OrderedDict([{', '.join(named)}]))"
     if len(parts) > 1 and len(set(parts)) == 1:
         return f"{node.pieces[0]}({parts[0]} for _ in range({len(parts)}))"
     return f"{node.pieces[0]}([{', '.join(parts)}])"

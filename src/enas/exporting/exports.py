@@ -136,9 +136,15 @@ def export_subjects(
     for name in dict.fromkeys(wanted):
         for subject in graphs if name in GRAPHS else (whole,):
             path = folder / (WEIGHTS if name == "safetensors" else f"{subject.name}.{name}")
-            data, check = made(subject, name, path.name)
+            record = path.with_name(f"{path.name}.json")
+            try:
+                data, check = made(subject, name, path.name)
+            except EnasError:
+                for old in (path, record):  # of an earlier network, which nothing would tell apart
+                    old.unlink(missing_ok=True)
+                raise
             write_atomic(path, data)
-            write_json(path.with_name(f"{path.name}.json"), asdict(check))
+            write_json(record, asdict(check))
             checks.append(check)
     return checks
 

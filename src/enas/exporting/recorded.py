@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,6 +43,8 @@ OPERATORS = {
     "__or__": "|",
 }
 """Methods of tensors that have a sign, which all bind alike here: whatever is put into another expression has brackets."""
+AUGMENTED = {"__iadd__": "add_", "__isub__": "sub_", "__imul__": "mul_", "__idiv__": "div_"}
+"""What an assignment such as `x += y` calls, by a name that reads better."""
 
 
 class Value:
@@ -201,13 +204,21 @@ class Recording(TorchFunctionMode):
         result = func(*args, **kwargs)
         frame = self.stack[-1] if self.stack else None
         made = [tensor for _, tensor in named_tensors("", result)]
-        if frame is None or not made:
-            return result
         name = resolve_name(func) or ""
         word = name.rpartition(".")[2]
+        if frame is not None and word == "__setitem__":
+            part, _ = self.call(frame, name.replace("set", "get"), args[:2], {})
+            frame.steps.append(Step((), [*part, " = ", *self.written(frame, args[2])]))
+        if frame is None or not made:
+            return result
         given = [tensor for _, tensor in named_tensors("", (args, kwargs))]
-        in_place = word.endswith("_") and not word.endswith("__")
-        dropped = word.endswith("dropout") and not called_with(func, args, kwargs).get("training", True)
+        arguments = called_with(func, args, kwargs)
+        in_place = (
+            word.startswith("__i")
+            or (word.endswith("_") and not word.endswith("__"))
+            or arguments.get("inplace")
+        )
+        dropped = word.endswith("dropout") and not arguments.get("training", True)
         if (
             (name == "torch.cat" and len(given) == 1)
             or dropped
@@ -238,7 +249,7 @@ class Recording(TorchFunctionMode):
                 return [*first, "[", *listed(map(write, index)), "]"], False
             if word in OPERATORS and len(rest) == 1 and not kwargs:
                 return [*first, f" {OPERATORS[word]} ", *write(rest[0])], True
-            start: Expression = [*first, f".{word}("]
+            start: Expression = [*first, f".{AUGMENTED.get(word, word)}("]
         elif name.startswith("torch.nn.functional."):
             start, rest = [f"F.{name.rpartition('.')[2]}("], args
         elif name.startswith("torch."):
@@ -291,9 +302,7 @@ def called_with(function: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, A
 
 def without_defaults(function: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments that are not what they are anyway."""
-    function = getattr(
-        F, f"_{function.__name__}", function
-    )  # which has the signature, where there are two functions
+    function = getattr(F, f"_{function.__name__}", function)  # which has the signature, where there are two
     try:
         known = inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -312,12 +321,7 @@ def named_tensors(name: str, value: Any) -> list[tuple[str, Tensor]]:
     tensors = [(path, leaf) for path, leaf in leaves if isinstance(leaf, Tensor)]
     if len(tensors) == 1:
         return [(name, tensors[0][1])]
-    return [("_".join([name, *words(keystr(path))]), tensor) for path, tensor in tensors]
-
-
-def words(text: str) -> list[str]:
-    """What of a text may be in a name."""
-    return "".join(c if c.isalnum() else " " for c in text).split()
+    return [("_".join([name, *re.findall(r"[^\W_]+", keystr(path))]), tensor) for path, tensor in tensors]
 
 
 def access(module: nn.Module, place: str) -> str:

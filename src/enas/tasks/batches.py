@@ -20,6 +20,8 @@ from enas.data.batches import (
     Batch,
     EvaluationBatches,
     TrainingBatches,
+    bytes_in,
+    copied,
     examples_in,
     joined,
     mapped,
@@ -171,9 +173,10 @@ class BatchTask(BaseTask):
 
     @hands_over
     def output(self, model: nn.Module, batch: Batch, architecture: Architecture | None) -> Any:
-        """What a network makes of a batch. Raises `DataError` if a norm gets one value a channel, and needs more."""
+        """What a network makes of a batch, which stays as it is. Raises `DataError` if a norm needs more than one value a
+        channel."""
         path: dict[str, Any] = {} if architecture is None else {"architecture": architecture}
-        positional, named = inputs_of(mapped(self.laid_out, batch), self.task.target)
+        positional, named = mapped(self.laid_out, copied(inputs_of(batch, self.task.target)))
         try:
             return model(*positional, **named, **path)
         except TypeError as error:
@@ -238,7 +241,13 @@ class BatchTask(BaseTask):
                     kept.append((moved(output, CPU), moved(batch, CPU)))
             score = {name: total / examples for name, total in sums.items()}
             if kept:
-                output, batch = joined(kept)
+                try:
+                    output, batch = joined(kept)
+                except RuntimeError as error:
+                    raise DataError(
+                        f"whole_split joins the outputs and the batches of {split}, and their shapes do not fit "
+                        f"({error}): give all batches the same, or leave whole_split out"
+                    ) from error
                 found = self._measured(measures, output, batch)
                 checked(found, architecture, output)
                 score |= found
@@ -332,7 +341,7 @@ class BatchTask(BaseTask):
             rows = isinstance(value, Tensor) and value.ndim > 0 and len(value) == there
             return self.laid_out(value[:count] if rows else value)
 
-        positional, named = inputs_of(moved(mapped(some, first), self.device), self.task.target)
+        positional, named = inputs_of(copied(moved(mapped(some, first), self.device)), self.task.target)
         return Example(positional, named, count, count)
 
     @property
@@ -342,7 +351,7 @@ class BatchTask(BaseTask):
     @property
     def data_bytes(self) -> int:
         """Of the batch that is trained on: the rest is not on the device."""
-        return sum(tensor.nbytes for tensor in tensors_in(self.train.batch(0, 0)))
+        return bytes_in(self.train.batch(0, 0))
 
 
 @hands_over

@@ -197,11 +197,9 @@ class ImageTask(BaseTask):
 
 def outputs_of(model: nn.Module, images_BCHW: Tensor, architecture: Architecture | None) -> Outputs:
     """What a supernet, along a path, or a network of its own makes of images, the auxiliary head's scores among it."""
-    outputs: Outputs
-    if isinstance(model, ImageChild):
-        outputs = model.outputs(images_BCHW)
-    else:
-        outputs = model(images_BCHW, architecture)
+    outputs: Outputs = (
+        model.outputs(images_BCHW) if isinstance(model, ImageChild) else model(images_BCHW, architecture)
+    )
     return outputs
 
 

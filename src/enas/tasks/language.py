@@ -214,10 +214,7 @@ class LanguageTask(BaseTask):
         return {"states": dict(self.states)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        def here(part_BD: Tensor) -> Tensor:
-            return part_BD.to(self.device)
-
-        self.states = {slot: mapped(here, carried) for slot, carried in state["states"].items()}
+        self.states = mapped(lambda part_BD: part_BD.to(self.device), state["states"])
 
 
 def path(architecture: Architecture | None) -> dict[str, Any]:
@@ -229,8 +226,7 @@ def path(architecture: Architecture | None) -> dict[str, Any]:
 
 
 def rows_of(tokens: Tensor, batch: int, split: str) -> Tensor:
-    """The text as [T, B]: B contiguous rows side by side, time first. Raises `DataError` if it is too short
-    for them."""
+    """The text as [T, B]: B contiguous rows side by side, time first. Raises `DataError` if it is too short for them."""
     return batchify(tokens, batch, split).t().contiguous()
 
 
@@ -321,13 +317,11 @@ def perplexity(mean_nll: float) -> float:
 def evaluate(model: LanguageModel, tokens: Tensor, batch: int, length: int, **cell_settings: Any) -> float:
     """Mean negative log-likelihood (nats a token) of a text, state carried, every target counted once.
 
-    With batch 1 that is every word after the first; with more rows the words that do not fill a row are left
-    out.
+    With batch 1 that is every word after the first; with more rows the words that do not fill a row are left out.
     """
     was_training = model.training
-    if (
-        was_training
-    ):  # otherwise the caller may have put its norms into a mode of their own, for several evaluations
+    # Otherwise the caller may have put its norms into a mode of their own, for several evaluations.
+    if was_training:
         model.eval()
     rows_TB = rows_of(tokens, batch, "evaluated").to(model.embedding.weight.device)
     state = model.initial_state(batch)

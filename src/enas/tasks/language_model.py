@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from enas.data.batches import mapped
 from enas.masks import mask
 from enas.spaces.recurrent.cell import Cell
 from enas.tasks.language_settings import DropoutConfig
@@ -36,15 +37,14 @@ def draw_masks(config: DropoutConfig, tokens_TB: Tensor, vocabulary: int, like_V
     def drawn(rate: float, *shape: int) -> Tensor | None:
         return None if rate == 0 else mask(shape, rate, like_VD)
 
-    words_TB = None
     if config.words_per == "batch":
         words_V = drawn(config.words, vocabulary)
         words_TB = None if words_V is None else words_V[tokens_TB]
     else:
-        drawn_TB = drawn(config.words, *tokens_TB.shape)
-        if drawn_TB is not None:  # a word that stands twice in a sequence takes the mask of its first place
+        words_TB = drawn(config.words, *tokens_TB.shape)
+        if words_TB is not None:  # a word that stands twice in a sequence takes the mask of its first place
             same_TTB = tokens_TB.unsqueeze(0) == tokens_TB.unsqueeze(1)
-            words_TB = drawn_TB.gather(0, same_TTB.int().argmax(dim=0))
+            words_TB = words_TB.gather(0, same_TTB.int().argmax(dim=0))
     embeddings_BD = drawn(config.embeddings, batch, hidden)
     cell_input_BD = drawn(config.cell_input, batch, hidden)
     if embeddings_BD is not None and cell_input_BD is not None:
@@ -126,18 +126,14 @@ class LanguageModel(nn.Module):
 
 
 def detach(state: Any) -> Any:
-    """The state with the gradient stopped, in memory of its own: what is carried from one window to the
-    next."""
-    return (
-        tuple(part.detach().clone() for part in state) if isinstance(state, tuple) else state.detach().clone()
-    )
+    """The state with the gradient stopped, in memory of its own: what is carried from one window to the next."""
+    return mapped(lambda part_BD: part_BD.detach().clone(), state)
 
 
 class LSTMCell(Cell):
     """One LSTM layer as wide as the embedding: the baseline every found cell is compared with.
 
-    Its weights start as the library's do, U(-1/sqrt(D), 1/sqrt(D)), which suits an LSTM better than a cell's
-    range.
+    Its weights start as the library's do, U(-1/sqrt(D), 1/sqrt(D)), which suits an LSTM better than a cell's range.
     """
 
     def __init__(self, hidden: int, generator: torch.Generator) -> None:
@@ -155,8 +151,7 @@ class LSTMCell(Cell):
         *,
         state_mask_BD: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Outputs [T, B, D] and (h, c), each [B, D]. The state mask multiplies h where it enters a
-        product."""
+        """Outputs [T, B, D] and (h, c), each [B, D]. The state mask multiplies h where it enters a product."""
         weight_ih, weight_hh, bias_ih, bias_hh = self.lstm.all_weights[0]
         projected_TBG = F.linear(inputs_TBD, weight_ih).to(inputs_TBD.dtype) + (bias_ih + bias_hh)
         h_BD, c_BD = state
@@ -177,8 +172,7 @@ class LSTMCell(Cell):
 
 
 def lstm_hidden_of_equal_size(parameters: int, vocabulary: int) -> int:
-    """The width D at which an LSTM language model, V·D + 8·D² + 8·D parameters, comes closest to
-    `parameters`."""
+    """The width D at which an LSTM language model, V·D + 8·D² + 8·D parameters, comes closest to `parameters`."""
 
     def distance(hidden: int) -> int:
         return abs(vocabulary * hidden + 8 * hidden * (hidden + 1) - parameters)

@@ -16,7 +16,7 @@ from enas.architecture import Architecture, Space
 from enas.choices.modules import Choice
 from enas.choices.plan import plan_of
 from enas.choices.reading import Example, buffers_kept
-from enas.data.batches import tensors_in
+from enas.data.batches import copied, tensors_in
 from enas.errors import shortened
 from enas.masks import masks_from
 from enas.norms import batch_statistics, norms_of
@@ -96,8 +96,9 @@ def computed(
 ) -> list[Tensor]:
     """The tensors that a network returns, with random numbers from the seed."""
     path = {} if architecture is None else {"architecture": architecture}
-    named = example if isinstance(example, Mapping) else {}
-    inputs = (example,) if isinstance(example, Tensor) else () if named else tuple(example)
+    given = copied(example)
+    named = given if isinstance(given, Mapping) else {}
+    inputs = (given,) if isinstance(given, Tensor) else () if named else tuple(given)
     with global_seed(seed), masks_from(generator(seed, "masks")):
         return list(tensors_in(model(*inputs, **named, **path)))
 
@@ -199,9 +200,8 @@ def check_paths(whose: str, model: nn.Module, example: Example, tried: Sequence[
             for name, parameter in model.named_parameters():
                 if parameter.grad is None:
                     continue
-                if (
-                    taken is not None
-                ):  # then a gradient of zeros is of what computes with zeros, as after a `none`
+                if taken is not None:
+                    # A gradient of zeros is of what computes with zeros then, as after a `none`.
                     if parameter not in taken:
                         beside.setdefault(name, one)
                 elif parameter.grad.any():

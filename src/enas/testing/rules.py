@@ -14,6 +14,8 @@ from torch import Tensor
 
 from enas.errors import ContractError, shortened
 
+BY_IDENTITY: Any = object.__eq__
+"""How objects compare whose class does not say it."""
 Holds = Callable[[bool, str], None]
 """Raises `ContractError` unless the first is true; the second says what was found."""
 
@@ -39,13 +41,18 @@ def rule(whose: str, promise: str, advice: str) -> Iterator[Holds]:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether both are equal bit for bit, the tensors in them too."""
+    """Whether both are equal bit for bit, the tensors and arrays in them too, and what objects hold that compare by identity
+    alone."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b)
+    if type(a) is type(b) and type(a).__eq__ is BY_IDENTITY and hasattr(a, "__dict__"):
+        return a is b or same(vars(a), vars(b))
     return bool(a == b)
 
 

@@ -341,11 +341,5 @@ def check_question(question: Question, earlier: Mapping[str, Question]) -> None:
 
 def check_word(what: str, word: object) -> None:
     """Raise `ConfigError` unless this can stand in an architecture's line."""
-    if (
-        not isinstance(word, str)
-        or not word
-        or "=" in word
-        or len(word.split()) != 1
-        or word.split() != [word]
-    ):
+    if not isinstance(word, str) or "=" in word or word.split() != [word]:
         raise ConfigError(f"{what} must be a word without spaces and without '='; got {shown(word)}")
