@@ -191,8 +191,9 @@ def searches(run: Run, config: CompareConfig, stop: StopRequest) -> list[Found]:
             found.append(search_in(run, name, method(seeded, budget.spent), stop))
         for name in [*proxies]:
             picked = pick_by(run, name, seed, budget, stop)
-            if picked is None:
+            if picked is None:  # as it may be of a later seed, which draws other architectures
                 proxies.remove(name)
+                found = [one for one in found if one.method != name]
             else:
                 found.append(picked)
         if ASHA in config.chosen:

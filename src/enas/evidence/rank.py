@@ -88,7 +88,7 @@ def rank(run: Run, config: RankConfig) -> dict[str, Any]:
         truth = trained(run, config)
     architectures = list(truth.first)
     say(f"rank: scoring {len(architectures)} architectures with the shared weights")
-    shared = dict(zip(architectures, weights.scores(architectures), strict=True))
+    shared = last_if_diverged(dict(zip(architectures, weights.scores(architectures), strict=True)))
     record = compare(shared, truth, run.config.metric.score_name, run.config.seed)
     write_json(run.folder / RECORD, record)
     write_atomic(run.folder / PICTURE, picture(record), own=True)

@@ -22,6 +22,8 @@ from enas.scores import checked
 
 Floats = npt.NDArray[np.float64]
 
+LARGEST = 1e100
+"""Of numbers in files that mean something."""
 RESAMPLES = 9999
 ROUNDING = 1e-12
 """Relative error of an expected best; a result that close below one has reached it."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enas.errors import DataError
 from enas.evidence import pictures
 from enas.evidence.pictures import Axis
+from enas.evidence.statistics import LARGEST
 from enas.report.marks import Boxes, Chart, Colour, Dot, Mark, Path, Place, Words
 
 WIDTH, ROW = 340, 24
@@ -20,8 +21,6 @@ LETTER = 7.2
 """About the width of one, in pixels."""
 EDGE = 14
 """Free at the right, where half of the last number stands."""
-LARGEST = 1e100
-"""Value that is drawn."""
 LEVELS = 8
 """Shades of a share."""
 

@@ -21,6 +21,7 @@ from enas.evidence.compare import PART as COMPARE
 from enas.evidence.compare import RECORDS
 from enas.evidence.comparison import Comparison, Record, compared
 from enas.evidence.rank import RECORD as RANK
+from enas.evidence.statistics import LARGEST
 from enas.recipes import RECIPES, recipe
 from enas.retrain import METRICS, RESULT, read_result
 from enas.runtime.files import read_json, read_jsonl
@@ -29,8 +30,6 @@ from enas.runtime.records import read_record, read_records, record_in
 from enas.settings import config_to_json, flat
 from enas.stages import Run
 
-LARGEST = 1e100
-"""Of numbers that mean something."""
 AGAIN = "Delete it, and run the command that wrote it again"
 
 

@@ -8,6 +8,7 @@ the run's, they are done. What was found is judged on validation and on test dat
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +22,7 @@ import scipy
 from enas.architecture import Architecture
 from enas.config import RunConfig
 from enas.constraints import SampleSize, Seed, Settings
-from enas.errors import ConfigError, DataError
+from enas.errors import ConfigError, DataError, shown
 from enas.evidence.agreement import top
 from enas.evidence.halving import halve
 from enas.evidence.methods import ASHA
@@ -50,7 +51,7 @@ from enas.paths import OptionalPath, UserPath
 from enas.recipes import recipe
 from enas.retrain import RESULT, read_result, uniform_architectures
 from enas.runtime.files import read_json, write_json
-from enas.runtime.lock import run_lock
+from enas.runtime.lock import folder_of_run
 from enas.runtime.progress import say
 from enas.runtime.records import record_in
 from enas.runtime.seeding import derive_seed, generator
@@ -64,6 +65,8 @@ NAS_BENCH_201 = "nas-bench-201"
 COMPARED = 100
 """Cells of it whose order by the shared weights is compared with the truth."""
 SCORE = "score.json"
+LONGEST_NAME = 200
+"""Of a method, in bytes: a folder has its name and that of the seed."""
 SAMPLES = 16
 EQUIVALENTS = "picked_random_equivalents"
 FIGURES = (
@@ -117,9 +120,14 @@ def score_methods(name: str, options: ScoreOptions) -> dict[str, Any]:
         )
     searches = [first, *(method for method in others if method != ASHA)]
     chosen = {method: named_settings(config, method) for method in searches}
-    options.run.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[dict[str, Any]]] = {method: [] for method in (first, *others)}
-    with run_lock(options.run), StopRequest() as stop:
+    for parts in (Path(method).parts for method in found):
+        if ".." in parts or max(len(os.fsencode(part)) for part in parts) > LONGEST_NAME:
+            raise ConfigError(
+                f"--methods: a folder cannot be called {shown('/'.join(parts))}, which is too long or has a part '..': "
+                "name fewer settings at once, and paths from the root"
+            )
+    with folder_of_run(options.run), StopRequest() as stop:
         for seed in range(options.first_seed, options.first_seed + options.seeds):
             for method, records in found.items():
                 say(f"{name}: {method}, seed {seed}")
@@ -190,7 +198,6 @@ def score_search(config: RunConfig, truth: Truth, folder: Path, stop: StopReques
     """
     if (record := score_in_folder(folder)) is not None:
         return record
-    folder.mkdir(parents=True, exist_ok=True)
     run = run_in(folder, config, ("search",))
     stages: list[Stage] = [search, derive]
     if truth.table is not None:
@@ -230,7 +237,6 @@ def score_halving(
     longer than those of a shortlist. One that is done is not repeated."""
     if (record := score_in_folder(folder)) is not None:
         return record
-    folder.mkdir(parents=True, exist_ok=True)
     run = run_in(folder, config, ("retrain",))
     drawn = uniform_architectures(config.searched_space(), derive_seed(config.seed, ASHA))
     halved = halve(run, drawn, config.derive.shortlist_epochs, seconds, stop, "enas table score", None)
