@@ -6,7 +6,6 @@ import json as as_json
 import mimetypes
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -74,11 +73,6 @@ class Show(Command, Settings):
         return show_text(described(recipe(self.source)))
 
 
-def no_folder(path: Path) -> str:
-    """That there is none at a path, with the nearest name beside it."""
-    return f"there is no folder {shown(str(path))}; {near_folder(path)}"
-
-
 def read_architecture(source: str) -> Architecture:
     """The architecture of a run folder, of a JSON file, or of a string."""
     path = user_path(source)
@@ -92,7 +86,7 @@ def read_architecture(source: str) -> Architecture:
         return read_text(source)
     except (ArchitectureError, ConfigError) as error:
         if os.sep in source:  # which no architecture has
-            raise RunFolderError(no_folder(path)) from error
+            raise RunFolderError(f"there is no folder {shown(str(path))}; {near_folder(path)}") from error
         raise ArchitectureError(
             f"{shown(source)} is no run folder, and as an architecture: {error}"
         ) from error

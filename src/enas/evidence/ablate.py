@@ -121,11 +121,13 @@ def changed_settings(variant: OfSettings, base: Run, folder: Path) -> dict[str, 
         if not same_search or (folder / "search.json").exists():
             return
         shutil.copytree(base.folder / "checkpoints", folder / "checkpoints", dirs_exist_ok=True)
+        latencies = [base.goals.file.name] if base.goals.file.exists() else []  # what they are predicted by
         for name in (
             "metrics.jsonl",
             "archive.jsonl",
+            *latencies,
             "search.json",
-        ):  # the last says that the search is done
+        ):  # which says that it is done
             shutil.copyfile(base.folder / name, folder / name)
 
     if not variant.ensemble:

@@ -38,6 +38,7 @@ from enas.evidence.runs import (
     complete,
     finish,
     finish_or_diverge,
+    picking_seconds,
     run_in,
     search_seconds,
     seconds_of,
@@ -45,12 +46,7 @@ from enas.evidence.runs import (
 )
 from enas.executors import SideBySide, executor_for
 from enas.executors.local import refuse_import_by_worker
-from enas.retrain import (
-    RESULT,
-    Network,
-    random_architectures,
-    read_result,
-)
+from enas.retrain import RESULT, Network, random_architectures
 from enas.runtime.checkpoint import check_still_there
 from enas.runtime.devices import pick_device
 from enas.runtime.files import write_atomic, write_json
@@ -275,9 +271,8 @@ def found_by(run: Run, method: str) -> Found:
             f"{missing} is missing: what the search took is not known. Delete architecture.json there, and derive again"
         )
     spent = Spent(len(run.archive()), derived.candidates * config.minibatches * config.checkpoints)
-    shortlist = (read_result(path.parent) for path in (run.folder / "derive").glob(f"*/{RESULT}"))
-    picking = work_of(vars(derived)) + sum(map(seconds_of, shortlist))
-    return Found(method, run.config.seed, run.architecture(), spent, search_seconds(run, searched), picking)
+    seconds = search_seconds(run, searched), picking_seconds(run, derived)
+    return Found(method, run.config.seed, run.architecture(), spent, *seconds)
 
 
 def plan(run: Run, config: CompareConfig, first: Found) -> str:

@@ -17,7 +17,7 @@ from enas.constraints import Settings
 from enas.errors import NotFiniteError, RunFolderError
 from enas.executors import executor_for
 from enas.retrain import RESULT, Network, read_result
-from enas.run_records import SearchRecord
+from enas.run_records import DeriveRecord, SearchRecord
 from enas.runtime.files import write_atomic, write_json
 from enas.runtime.progress import brief, say
 from enas.runtime.records import read_record, read_records
@@ -144,8 +144,17 @@ def search_seconds(run: Run, searched: SearchRecord) -> float:
         for record in logged
         if record.stage == "search/verification"
     )
-    trained = (read_result(path.parent) for path in (run.folder / "verify").glob(f"*/{RESULT}"))
-    return work_of(vars(searched)) - waited + sum(map(seconds_of, trained))
+    return work_of(vars(searched)) - waited + trained_seconds(run, "verify")
+
+
+def picking_seconds(run: Run, derived: DeriveRecord) -> float:
+    """The work of picking an architecture after a search, in seconds, short trainings included."""
+    return work_of(vars(derived)) + trained_seconds(run, "derive")
+
+
+def trained_seconds(run: Run, part: str) -> float:
+    """The work of all trainings under RUN/PART, in seconds."""
+    return sum(seconds_of(read_result(path.parent)) for path in (run.folder / part).glob(f"*/{RESULT}"))
 
 
 def seconds_of(result: Mapping[str, Any] | None) -> float:

@@ -59,11 +59,11 @@ class Line:
     colour: Colour
 
 
-def dots_in_rows(name: str, title: str, label: str, rows: Sequence[Row], scores: bool = True) -> Chart:
+def dots_in_rows(name: str, title: str, label: str, rows: Sequence[Row]) -> Chart:
     """A row a group: a dot a value, and a bar at the mean. Raises `ValueError` if there is no value."""
     values = [value for row in rows for value, _ in row.points]
     left, top, bottom = names_width([row.name for row in rows]), 4, 4 + ROW * len(rows)
-    across = axis(label, values, (left, WIDTH - EDGE), scores=scores)
+    across = axis(label, values, (left, WIDTH - EDGE), scores=True)
     marks: list[Mark] = _grid(across, top, bottom)
     for number, row in enumerate(rows):
         y = top + (number + 0.5) * ROW
@@ -134,12 +134,11 @@ def points_in_plane(
     points: Sequence[tuple[float, float, str]],
     own: frozenset[int] | set[int],
     front: Sequence[Place] = (),
-    scores: bool = False,
 ) -> Chart:
     """Points with what each is; those at the places `own` stand out, and the `front` is a line of steps."""
     top, bottom = 24, 214
-    across = axis(x_label, [x for x, _, _ in points], (46, WIDTH - EDGE), scores=scores)
-    up = axis("", [y for _, y, _ in points], (bottom, top), scores=scores)
+    across = axis(x_label, [x for x, _, _ in points], (46, WIDTH - EDGE))
+    up = axis("", [y for _, y, _ in points], (bottom, top))
     marks: list[Mark] = [
         *_grid(across, top, bottom),
         *_rungs(up, across),

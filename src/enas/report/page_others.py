@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from enas.evidence.agreement import top
 from enas.evidence.comparison import Comparison
 from enas.evidence.rank import COMPARED
 from enas.report.charts import Line, Row, Span, dots_in_rows, intervals, lines, points_in_plane
@@ -104,9 +105,6 @@ def agreement(run: Numbers, most: int) -> Section | None:
     numbers: dict[str, Any] = {}
     if run.rank is not None:
         places = thinned(run.rank.scores, most)
-        best = sorted(range(len(places)), key=lambda place: -places[place].trained)[
-            : max(1, len(places) // 5)
-        ]
         charts.append(
             points_in_plane(
                 "shared-trained",
@@ -114,7 +112,7 @@ def agreement(run: Numbers, most: int) -> Section | None:
                 f"with shared weights: {run.rank.score}",
                 f"trained alone: {run.rank.score}",
                 [(one.shared, one.trained, one.text) for one in places],
-                set(best),
+                set(top([one.trained for one in places]).tolist()),
             )
         )
         taus = {

@@ -32,9 +32,9 @@ from enas.evidence.runs import (
     aligned,
     command_line,
     finish_or_diverge,
+    picking_seconds,
     run_in,
     search_seconds,
-    seconds_of,
 )
 from enas.evidence.statistics import (
     Floats,
@@ -49,14 +49,13 @@ from enas.evidence.tables.named_settings import named_settings
 from enas.evidence.tables.table import SPLITS, Split, Table, recipe_hash
 from enas.paths import OptionalPath, UserPath
 from enas.recipes import recipe
-from enas.retrain import RESULT, read_result, uniform_architectures
+from enas.retrain import uniform_architectures
 from enas.runtime.files import read_json, write_json
 from enas.runtime.lock import folder_of_run
 from enas.runtime.progress import say
 from enas.runtime.records import record_in
 from enas.runtime.seeding import derive_seed, generator
 from enas.runtime.stop import Stopped, StopRequest
-from enas.runtime.work import work_of
 from enas.scores import percentile
 from enas.stages import Run, derive, derive_by, search, verified
 
@@ -206,7 +205,11 @@ def score_search(config: RunConfig, truth: Truth, folder: Path, stop: StopReques
     why = finish_or_diverge(run, stages, stop)
     if why is not None:
         return {"diverged": why}
-    record = {**score_of(run, truth), "seconds": seconds_spent(run)}
+    searched, derived = run.search_record(), run.derive_record()
+    assert searched is not None  # just now
+    assert derived is not None
+    seconds = search_seconds(run, searched) + picking_seconds(run, derived)
+    record = {**score_of(run, truth), "seconds": seconds}
     write_json(folder / SCORE, record)
     return record
 
@@ -219,15 +222,6 @@ def score_in_folder(folder: Path) -> dict[str, Any] | None:
     record: dict[str, Any] = read_json(path)
     record_in(path, record, ScoreRecord, "Delete it; the same command scores the search again")
     return record
-
-
-def seconds_spent(run: Run) -> float:
-    """The work of a search and of picking, in seconds; trainings that ran side by side count one by one."""
-    searched, derived = run.search_record(), run.derive_record()
-    assert searched is not None  # just now
-    assert derived is not None
-    shortlist = (read_result(path.parent) for path in (run.folder / "derive").glob(f"*/{RESULT}"))
-    return search_seconds(run, searched) + work_of(vars(derived)) + sum(map(seconds_of, shortlist))
 
 
 def score_halving(
