@@ -220,12 +220,12 @@ def test_a_setting_that_a_run_has_measured_is_no_other_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = MINI_SPACES["cells"].config()
-    measured = replace(config, channels_last=True)  # type: ignore[call-arg]
+    measured = replace(config, channels_last=True)
     monkeypatch.setattr(type(config), "settled", lambda self: measured)  # as on a GPU
     for _ in range(2):
         assert run_in(tmp_path, config, ("retrain",)).config == measured
     with pytest.raises(RunFolderError, match="holds a run of other settings"):
-        run_in(tmp_path, replace(config, channels_last=False), ("retrain",))  # type: ignore[call-arg]
+        run_in(tmp_path, replace(config, channels_last=False), ("retrain",))
 
 
 @pytest.mark.usefixtures("in_this_process")

@@ -50,7 +50,9 @@ def run_in(
     new = not (folder / "config.json").exists()
     run = Run.create(folder, config, stages) if new else Run.open(folder, recipe=config)
     run.config = replace(run.config, executor=config.executor, ray_address=config.ray_address)
-    found = {name: vars(run.config).get(name) for name in config.measured if vars(config)[name] is None}
+    found: dict[str, Any] = {
+        name: vars(run.config).get(name) for name in config.measured if vars(config)[name] is None
+    }
     if run.config != replace(config, **found) and not new:
         raise RunFolderError(f"{folder} holds a run of other settings; choose another --run, or delete it")
     if latencies is not None and latencies.exists() and not run.goals.file.exists():
