@@ -248,11 +248,8 @@ def search_in(run: Run, method: str, config: RunConfig, stop: StopRequest) -> Fo
     if finish_or_diverge(searching, (search, derive), stop) is None:
         return found_by(searching, method)
     # The shared weights diverged: the search cost what it had spent until then.
-    advice, metrics, archive = (
-        f"Delete {folder} to search again",
-        folder / "metrics.jsonl",
-        folder / "archive.jsonl",
-    )
+    advice = f"Delete {folder} to search again"
+    metrics, archive = folder / "metrics.jsonl", folder / "archive.jsonl"
     logged = read_records(metrics, MetricsRecord, advice) if metrics.exists() else []
     rewarded = read_records(archive, ArchiveRecord, advice) if archive.exists() else []
     seconds = max((work_of({"seconds": record.time, "work": record.work}) for record in logged), default=0.0)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from enas.architecture import Architecture
-from enas.config import Metric
+from enas.config import Metric, RunConfig
 from enas.effects import ArchiveRecord
 from enas.errors import RunFolderError
 from enas.evidence.agreement import RankAgreement
@@ -330,7 +330,7 @@ def nearest_recipe(run: Run) -> tuple[str | None, dict[str, tuple[Any, Any]]]:
     return best, fewest
 
 
-def plain(config: Any) -> dict[str, Any]:
+def plain(config: RunConfig) -> dict[str, Any]:
     """Settings by one name with dots, as JSON has them."""
     settings: dict[str, Any] = json.loads(json.dumps(flat(config_to_json(config)["settings"]), default=str))
     return settings

@@ -115,18 +115,10 @@ def agreement(run: Numbers, most: int) -> Section | None:
                 set(top([one.trained for one in places]).tolist()),
             )
         )
-        taus = {
-            COMPARED[name]: one.kendall
-            for name, one in run.rank.agreement.items()
-            if one and name in COMPARED
-        }
-        if taus:
+        known = ((name, one.kendall) for name, one in run.rank.agreement.items() if one and name in COMPARED)
+        rows = [Span(name, t.value, t.low, t.high, f"{COMPARED[name]}: {t}, n = {t.n}") for name, t in known]
+        if rows:
             title = "Kendall's tau, and how far two trainings agree"
-            short = {COMPARED[name]: name for name in COMPARED}
-            rows = [
-                Span(short[name], t.value, t.low, t.high, f"{name}: {t}, n = {t.n}")
-                for name, t in taus.items()
-            ]
             charts.append(intervals("tau", title, "tau: 1 the same order, 0 chance", rows, 0.0))
         words += [f"{warning[:1].upper()}{warning[1:]}." for warning in run.rank.warnings]
         numbers["rank"] = {

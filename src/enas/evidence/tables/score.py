@@ -188,6 +188,10 @@ class Truth:
         """What trainings come to on the validation data."""
         return [self.scores["valid"][architecture] for architecture in architectures]
 
+    def losses(self, architectures: Sequence[Architecture]) -> list[float]:
+        """The same, lower being better, as one is picked by."""
+        return [-score for score in self.lookup(architectures)]
+
 
 def score_search(config: RunConfig, truth: Truth, folder: Path, stop: StopRequest) -> dict[str, Any]:
     """Search with these settings and score the outcome; one that is done is not repeated. Where the shared weights
@@ -201,7 +205,7 @@ def score_search(config: RunConfig, truth: Truth, folder: Path, stop: StopReques
     stages: list[Stage] = [search, derive]
     if truth.table is not None:
         check_fit(truth.table, config, run.data.hash)
-        stages = [partial(search, train=truth.lookup), partial(derive_from, truth)]
+        stages = [partial(search, train=truth.lookup), lambda run, stop: derive_by(run, truth.losses)]
     why = finish_or_diverge(run, stages, stop)
     if why is not None:
         return {"diverged": why}
@@ -251,11 +255,6 @@ def judged(known: Mapping[Architecture, float], picked: Architecture) -> dict[st
         EQUIVALENTS: random_equivalents(known[picked], all_),
         "picked": known[picked],
     }
-
-
-def derive_from(truth: Truth, run: Run, stop: StopRequest) -> None:
-    """Pick an architecture by trainings that are looked up."""
-    derive_by(run, lambda architectures: [-score for score in truth.lookup(architectures)])
 
 
 def check_fit(table: Table, config: RunConfig, data_hash: str) -> None:

@@ -19,12 +19,10 @@ import numpy as np
 
 from enas.architecture import Architecture
 from enas.config import RunConfig
-from enas.constraints import Settings
 from enas.errors import ArchitectureError, DataError
 from enas.evidence.agreement import agreement_if_any
 from enas.evidence.runs import last_if_diverged
 from enas.evidence.statistics import LARGEST, Floats
-from enas.paths import OptionalPath
 from enas.runtime.files import read_jsonl, write_atomic
 from enas.runtime.progress import duration
 from enas.runtime.records import WrongRecord, validated
@@ -228,16 +226,6 @@ def read_table(path: Path, config: RunConfig) -> Table:
 
 
 # ---- what a table says -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ShowOptions(Settings):
-    """Say what a table holds, and how well two trainings of an architecture agree."""
-
-    file: OptionalPath = None
-    """A table.jsonl of the mini-space; by default the one that comes with the package."""
-    json: bool = False
-    """Print JSON."""
 
 
 def figures(table: Table) -> dict[str, Any]:
