@@ -2,8 +2,9 @@
 
 import json
 import random
+import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from enas.config import Metric, RunConfig
 from enas.controllers import UniformConfig
 from enas.data.images import ImageShape
 from enas.errors import ConfigError, NotFiniteError, RunFolderError
+from enas.evidence import ablate as ablation
 from enas.evidence.ablate import ablate, table
 from enas.evidence.variants import (
     CHANGED,
@@ -328,6 +330,24 @@ def test_search_that_would_be_the_same_is_not_repeated(text: Path, tmp_path: Pat
     monkeypatch.setattr(enas.stages, "run_search", run_search)
     ablate(tiny.config(text), ["derive-mode", "derive-reward", "random"], 2, tmp_path / "a")
     assert searched == [tmp_path / "a" / f"recipe-seed{seed}" for seed in (0, 1)]
+
+
+def test_a_search_that_is_taken_over_has_the_model_of_latencies_that_it_was_made_with(
+    text: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = Run.open(Path(shutil.copytree(done / "recipe-seed0", tmp_path / "recipe-seed0")))
+    base.goals.file.write_text("what predicts latencies")
+    (variant,) = named(base.config, ["derive-mode"])
+
+    def prepared(folder: Path, config: RunConfig, stages: Any, prepare: Callable[[Path], None]) -> Run:
+        folder.mkdir()
+        prepare(folder)
+        return base
+
+    monkeypatch.setattr(ablation, "run_stages", prepared)
+    ablation.run_variant(variant, base, tmp_path / "variant")
+    for name in ("search.json", "latency.json"):
+        assert (tmp_path / "variant" / name).read_bytes() == (base.folder / name).read_bytes()
 
 
 @pytest.mark.parametrize("moment", [1, 3, 5])

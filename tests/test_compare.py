@@ -142,6 +142,7 @@ def test_json_there_and_back() -> None:
     ("records", "says"),
     [
         (RANDOM, "there is no run of 'enas'; there are runs of sampling"),
+        (runs("enas", [1.0, 2.0]), "there are only runs of enas, and none to compare them with"),
         (runs("enas", [1.0]), "one run of enas shows no spread"),
         ([*runs("enas", [1.0, 2.0]), *runs("enas", [1.0])], "two runs of enas have the same seed"),
         (

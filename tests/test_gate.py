@@ -198,6 +198,8 @@ def test_what_cannot_be_compared_is_refused_in_one_line(
         gate(run, run, lower_is_better=True)
     with pytest.raises(DataError, match="no run folder, no folder of run folders, and no file"):
         gate(run, tmp_path / "nothing")
+    with pytest.raises(DataError, match="no run folder, no folder of run folders, and no file"):
+        gate(run, tmp_path / ("long" * 100))
     untested = tmp_path / "untested"
     Run.create(untested, tiny.config(text), ("search",))
     with pytest.raises(EnasError, match=r"no tested network yet; run 'enas resume"):

@@ -15,6 +15,7 @@ import scipy.stats
 
 from enas import cli
 from enas.errors import ConfigError, DataError, RunFolderError
+from enas.evidence.runs import run_in
 from enas.evidence.tables.minispaces import (
     MINI_SPACES,
     BuildOptions,
@@ -209,6 +210,24 @@ def test_shipped_tables_are_of_their_mini_space(name: str) -> None:
     assert table_for(space.config(), table.data_hash) == table
 
 
+def test_a_row_has_the_seconds_of_work(toy: MiniSpace) -> None:
+    scores = {"seed": 0, "valid_ppl": 9.0, "valid_loss": 2.2, "test": {"test_ppl": 9.5}, "best_epoch": 1}
+    row = Row.of((0,), "ppl", {**scores, "seconds": 5.0, "work": 2.0})
+    assert row.seconds == 2.0  # beside others on the same cores it took longer by the clock
+
+
+def test_a_setting_that_a_run_has_measured_is_no_other_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = MINI_SPACES["cells"].config()
+    measured = replace(config, channels_last=True)
+    monkeypatch.setattr(type(config), "settled", lambda self: measured)  # as on a GPU
+    for _ in range(2):
+        assert run_in(tmp_path, config, ("retrain",)).config == measured
+    with pytest.raises(RunFolderError, match="holds a run of other settings"):
+        run_in(tmp_path, replace(config, channels_last=False), ("retrain",))
+
+
 @pytest.mark.usefixtures("in_this_process")
 def test_another_tables_folder_is_refused(toy: MiniSpace, tmp_path: Path) -> None:
     build(toy, BuildOptions(tmp_path, first=1))
@@ -262,6 +281,10 @@ def edited(lines: list[str], number: int, **changes: Any) -> list[str]:
         ),
         (1, {"data_hash": None}, "line 1: no head of a table, it lacks data_hash"),
         (1, {"recipe_hash": "0" * 12}, "is of trainings with other settings than this version"),
+        (1, {"environment": []}, "line 1: no head of a table .environment must be an object, not "),
+        (3, {"valid": 0.5}, "line 3: no row of the table .a number of it is null or impossible"),
+        (3, {"test": -2.0}, "line 3: no row of the table .a number of it is null or impossible"),
+        (3, {"seconds": 1e300}, "line 3: no row of the table .a number of it is null or impossible"),
     ],
 )
 def test_a_wrong_line_is_named(
@@ -380,6 +403,10 @@ def test_a_stopped_build_ends_with_its_code_and_goes_on_with_the_same_command(
         (["table", "build", "nowhere", "--run", "x"], "no mini-space 'nowhere'"),
         (["table", "build", "recurrent", "--run", "x", "--first", "0"], "--first must be at least 1"),
         (["table", "show", "recurrent", "--frist", "1"], "no flag --frist"),
+        (["table", "build", "recurrent", "--run", __file__], "cannot make the folder"),
+        (["table", "build", "recurrent", "--run", "x" * 300], "cannot make the folder"),
+        (["table", "score", "recurrent", "--run", __file__], "cannot make the folder"),
+        (["ablate", "recurrent-quick", "--variant", "random", "--run", __file__], "cannot make the folder"),
     ],
 )
 def test_wrong_commands_say_what_is_wrong(

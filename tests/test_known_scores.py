@@ -405,6 +405,9 @@ def test_the_command_prints_a_table_or_json(capsys: pytest.CaptureFixture[str], 
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [record["table"] for record in printed] == ["two"]
     assert set(printed[0]["controllers"]) == {"uniform", "independent", "evolution"}
+    main(["benchmark", "nas-bench-graph", *flags, "--json", "--tables", "two", "two"])
+    (again,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert again["controllers"]["evolution"]["better"]["n"] == 3  # pairs, not twice as many
 
 
 @pytest.mark.parametrize(

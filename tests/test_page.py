@@ -479,6 +479,16 @@ def test_commands_say_what_is_wrong_in_one_line(
     assert "not the folder" in refused(done, "--page", tmp_path)
     (copied / "rank.json").write_text('{"score": 1}')
     assert "rank.json: score must be text" in refused(copied)
+    (copied / "rank.json").unlink()
+    records = [{"method": "enas", "seed": seed, "architecture": "", "score": 1.0} for seed in (0, 1)]
+    (copied / "compare").mkdir(exist_ok=True)
+    for more, says in (
+        ({"evaluations": 1}, "there are only runs of enas"),
+        ({"evaluations": 1, "final_seconds": 1e300}, "final_seconds must be at most"),
+    ):
+        (copied / "compare" / "records.jsonl").write_text("\n".join(json.dumps(r | more) for r in records))
+        assert says in refused(copied)
+    assert "Cannot write" in refused(done, "--page", tmp_path / ("long" * 100))
     settings = read_json(copied / "config.json")
     settings["settings"]["an_older_setting"] = 1
     write_json(copied / "config.json", settings)

@@ -201,6 +201,21 @@ def test_a_table_spares_the_trainings(searched: Path, monkeypatch: pytest.Monkey
     assert abs(record["agreement"]["ceiling"]["kendall"]["value"]) < 0.3
 
 
+def test_architectures_that_overflow_with_the_shared_weights_are_the_last(
+    searched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.open(searched)
+    everything = list(run.config.searched_space().enumerate())
+    rows = (Row(a.choices, 0, 2.0 + n, 1.0, 2.0, 1, 1.0) for n, a in enumerate(everything))
+    table = Table("toy", run.config, run.data.hash, {}, tuple(rows))
+    monkeypatch.setattr(ranking, "table_for", lambda config, data_hash: table)
+    broken = [math.nan, -math.inf, *(-float(n) for n in range(2, len(everything)))]
+    monkeypatch.setattr(SharedWeights, "scores", lambda weights, architectures: broken)
+    shared = [one["shared"] for one in rank(run, RankConfig())["scores"]]
+    assert shared[2:] == broken[2:]
+    assert shared[0] == shared[1] < min(shared[2:])
+
+
 # ---- numbers -----------------------------------------------------------------------------------------------------------
 
 
@@ -277,7 +292,16 @@ def test_picture_has_a_point_for_each_architecture_and_marks_the_best_fifth() ->
 
 
 @pytest.mark.parametrize(
-    "values", [[0.1, 0.9], [3.0, 3.0], [-5000.0, 12345.0], [-1e-9, 1e-9], [96.1, 96.2, 96.3]]
+    "values",
+    [
+        [0.1, 0.9],
+        [3.0, 3.0],
+        [-5000.0, 12345.0],
+        [-1e-9, 1e-9],
+        [96.1, 96.2, 96.3],
+        [1e30, 1e30],
+        [0.3, 0.1 + 0.2],
+    ],
 )
 def test_axes_hold_their_values_with_a_few_round_ticks(values: list[float]) -> None:
     made = axis("x", values, (0, 1))

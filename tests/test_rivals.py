@@ -238,6 +238,26 @@ def test_no_more_are_scored_than_there_are_or_than_the_seconds_allow(
         ranking(other, 100, 0.0, StopRequest())
 
 
+def test_what_is_no_number_is_the_worst_at_once_and_when_read_again(
+    macro: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = iter([math.nan, 1.0, math.inf, 2.0])
+    monkeypatch.setattr(proxies, "PROXIES", {NASWOT: lambda *given: next(planted)})
+    run = Run.create(tmp_path / "run", macro, ("search",))
+    first, again = (ranking(run, 4, 1e9, StopRequest()) for _ in range(2))
+    assert first.scores == again.scores == [-math.inf, 1.0, -math.inf, 2.0]
+    assert first.best == again.best == first.architectures[3]
+
+
+def test_whatever_a_proxy_raises_on_these_networks_is_said_in_a_line(macro: RunConfig) -> None:
+    def proxy(config: RunConfig, task: BaseTask, network: Network) -> float:
+        return float(torch.relu(torch.ones(8)).flatten(1).sum())  # an IndexError
+
+    task: Any = None
+    with pytest.raises(ConfigError, match="it does not fit these networks: Dimension out of range"):
+        proxies.scored_by(proxy, macro, task, networks(1)[0])
+
+
 # ---- successive halving ------------------------------------------------------------------------------------------------
 
 
@@ -419,6 +439,22 @@ def test_proxies_as_rivals_pick_among_as_many_as_the_search_evaluated(
     said = capsys.readouterr().err
     assert "compare: naswot, seed 1: the best of" in said
     assert {one.rival for one in comparison.contests} == {*BY_PROXY, "random-search", "sampling"}
+
+
+def test_a_proxy_that_fails_with_a_later_seed_is_left_out_altogether(
+    macro: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(run: Run, name: str, folder: Path, seed: int, *more: Any) -> proxies.Ranked:
+        if seed == 1:
+            raise ConfigError("it does not fit these networks")
+        return rank_by(run, name, folder, seed, *more)
+
+    monkeypatch.setattr(compare_run, "rank_by", failing)
+    run = searched(tmp_path / "run", macro)
+    config = CompareConfig(seeds=2, samples=4, epochs=1, rivals="most-parameters")
+    comparison = compare_run.compare_run(Run.open(run.folder), config)
+    assert "compare: without most-parameters: it does not fit" in capsys.readouterr().err
+    assert {one.rival for one in comparison.contests} == {"random-search", "sampling"}
 
 
 def architectures(space: Any, seed: int, count: int) -> Iterator[Architecture]:

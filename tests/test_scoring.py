@@ -279,6 +279,8 @@ def test_names_are_joined_from_left_to_right(toy: MiniSpace) -> None:
         ("search.updates=many", "search.updates=many: updates must be a whole number, not 'many'"),
         ("search.warmup=2", "search.warmup=2: warmup must be at most 1, not 2"),
         ("", "--methods are some of default, independent"),
+        ("search.updates=" + "1" * 5000, "updates must be a whole number, not '111"),
+        ("search.updates=" + "[" * 100_000, "updates must be a whole number, not '[[["),
     ],
 )
 def test_a_name_that_is_none_is_refused(toy: MiniSpace, name: str, says: str) -> None:
@@ -298,6 +300,15 @@ def test_settings_of_all_names_are_scored_in_one_command(
     for name in names:
         run = Run.open(tmp_path / "searches" / f"{name}-seed1")
         assert run.config == replace(named_settings(MINI_SPACES["toy"].config(), name), seed=1)
+
+
+@pytest.mark.parametrize("method", ["+".join(["search.updates=2"] * 13), "data.source=../../../outside"])
+def test_a_method_that_no_folder_in_the_run_can_be_called_is_refused(
+    known: Path, tmp_path: Path, method: str
+) -> None:
+    with pytest.raises(ConfigError, match="--methods: a folder cannot be called"):
+        score_methods("toy", ScoreOptions(tmp_path / "x", methods=method, file=known))
+    assert not (tmp_path / "x").exists()
 
 
 def test_unknown_method_suggests_the_nearest(known: Path, tmp_path: Path) -> None:

@@ -536,6 +536,8 @@ WRONG_RESULTS: dict[str, Any] = {
     "seconds": {"seconds": "long"},
     "weights": {"weights": {"sha256": 1}},
     "test": {"test": [1]},
+    "no test": {"test": None},
+    "diverged without a reason": {"diverged": None},
     "valid_loss": {"valid_loss": "0.1"},
 }
 

@@ -84,6 +84,13 @@ def test_random_equivalents_of_a_small_table(result: float, expected: float) -> 
     assert random_equivalents(result, TABLE) == expected
 
 
+@pytest.mark.parametrize("n", [651, 768, 793, 15_625])
+def test_equal_scores_are_worth_one_random_architecture(n: int) -> None:
+    scores = np.full(n, 90.0)
+    assert random_equivalents(90.0, scores) == 1
+    assert best_of_k(scores, n // 3) == pytest.approx(90.0, rel=1e-13)
+
+
 def test_random_equivalents_inverts_the_curve() -> None:
     table = numbers(4).normal(size=128)
     curve = [best_of_k(table, k) for k in range(1, 129)]

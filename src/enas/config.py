@@ -175,6 +175,8 @@ class RunConfig(Settings, ABC):
     """The settings that memory depends on most, of the shared weights and of a training."""
     same_shapes: ClassVar[bool] = False
     """Whether all minibatches of training images have one shape, so that it is worth trying algorithms of convolutions."""
+    measured: ClassVar[tuple[str, ...]] = ()
+    """The settings that `settled` finds where they are None."""
     paper: ClassVar[Mapping[str, str]] = {}
     """What the paper states of variants of the recipe, by the names that `enas ablate` gives them."""
 

@@ -345,10 +345,10 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     network = network_from_json(result, path)
     advice = f"Delete {folder} to train the network again"
     read = record_in(path, result, ResultRecord, advice)
-    if read.diverged is None:
-        for name in ("best_epoch", "seconds", "weights"):
-            if vars(read)[name] is None:
-                raise RunFolderError(f"{path}: {name} is missing. {advice}")
+    needed = ("best_epoch", "seconds", "weights") if read.diverged is None else ()
+    for name in (*needed, *({"diverged", "test"} & result.keys())):
+        if vars(read)[name] is None:
+            raise RunFolderError(f"{path}: {name} is missing. {advice}")
     return {**result, **network.to_json()}
 
 

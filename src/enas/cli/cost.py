@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json as as_json
+import os
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -76,7 +76,7 @@ class Cost(Command, Settings):
             return recipe(self.source), None
         config = None if self.recipe is None else recipe(self.recipe)
         path = user_path(self.source)
-        if is_folder(path):
+        if os.path.isdir(path):  # which says no to a string that is too long for a path
             from enas.stages import Run
 
             run = Run.open(path)
@@ -89,14 +89,6 @@ class Cost(Command, Settings):
         else:
             architecture = read_in(config.searched_space(), self.source)
         return in_space(config or recipe_of(architecture.space), architecture.space), architecture
-
-
-def is_folder(path: Path) -> bool:
-    """Whether there is a folder. A long string is no path for the system."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
 
 
 def read_in(space: Space, text: str) -> Architecture:

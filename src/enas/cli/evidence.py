@@ -6,18 +6,20 @@ import json
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import tyro
 
 from enas.cli.flags import FLAT, Chosen, Command, subcommands
 from enas.cli.stages import FromRecipe, RunFolder, folder_name, of_recipe
+from enas.config import RunConfig
 from enas.errors import ConfigError
 from enas.evidence import ablate as ablation
 from enas.evidence import benchmark, compare, comparison, ensemble, rank, variants
 from enas.evidence.tables import minispaces, score
 from enas.evidence.tables import table as tables
 from enas.evidence.tables.minispaces import MINI_SPACES, mini_space, table_of
+from enas.paths import OptionalPath
 from enas.runtime.devices import set_threads
 from enas.runtime.lock import run_lock
 from enas.runtime.streams import show_text
@@ -139,11 +141,14 @@ class ScoreTable(OnTable):
 class ShowTable(OnTable):
     """Say what a table holds, and how well two trainings of an architecture agree."""
 
-    settings: Annotated[tables.ShowOptions, FLAT] = field(default_factory=tables.ShowOptions)
+    file: OptionalPath = None
+    """A table.jsonl of the mini-space; by default the one that comes with the package."""
+    json: bool = False
+    """Print JSON."""
 
     def ask(self) -> str:
-        table = table_of(self.name, self.settings.file)
-        return json.dumps(tables.figures(table), indent=2) if self.settings.json else tables.describe(table)
+        table = table_of(self.name, self.file)
+        return json.dumps(tables.figures(table), indent=2) if self.json else tables.describe(table)
 
 
 TABLE = {
@@ -214,7 +219,7 @@ def ablate(words: list[str]) -> Chosen:
     return of_recipe(Ablate, words, about_variants)
 
 
-def about_variants(config: Any) -> str:
+def about_variants(config: RunConfig) -> str:
     """What the help of `ablate RECIPE` says beside the settings."""
     return f"""Runs the recipe as it is and each variant with N seeds, each in a folder of its own below FOLDER, by default
 runs/RECIPE-ablation, and prints a table with the paper's figures beside what was measured. The same command goes on after

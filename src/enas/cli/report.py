@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as as_json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -35,7 +36,7 @@ class Report(Command, Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.page is not None and self.page.is_dir():
+        if self.page is not None and os.path.isdir(self.page):  # which says no to a name that is too long
             raise SettingError(f"page must be a file, not the folder {shown(str(self.page))}")
 
     def checked(self) -> Report:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json as as_json
 import mimetypes
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -43,7 +41,7 @@ class Show(Command, Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, path, kind in (("svg", self.svg, "image/svg+xml"), ("png", self.png, "image/png")):
-            if path is not None and path.is_dir():
+            if path is not None and os.path.isdir(path):  # which says no to a name that is too long
                 raise SettingError(f"{name} must be a file, not the folder {shown(str(path))}")
             if path is not None and mimetypes.guess_type(path) not in ((kind, None), (None, None)):
                 raise SettingError(f"{name} must be a path that ends in .{name}, not {shown(str(path))}")
@@ -75,26 +73,20 @@ class Show(Command, Settings):
         return show_text(described(recipe(self.source)))
 
 
-def no_folder(path: Path) -> str:
-    """That there is none at a path, with the nearest name beside it."""
-    return f"there is no folder {shown(str(path))}; {near_folder(path)}"
-
-
 def read_architecture(source: str) -> Architecture:
     """The architecture of a run folder, of a JSON file, or of a string."""
     path = user_path(source)
-    with contextlib.suppress(OSError):  # a long string is no path for the system
-        if path.is_dir():
-            from enas.stages import Run  # which imports torch; a string needs none
+    if os.path.isdir(path):  # which says no to a string that is too long for a path
+        from enas.stages import Run  # which imports torch; a string needs none
 
-            return Run.open(path).architecture()
+        return Run.open(path).architecture()
     if path.suffix == ".json":
         return architecture_in(path)
     try:
         return read_text(source)
     except (ArchitectureError, ConfigError) as error:
         if os.sep in source:  # which no architecture has
-            raise RunFolderError(no_folder(path)) from error
+            raise RunFolderError(f"there is no folder {shown(str(path))}; {near_folder(path)}") from error
         raise ArchitectureError(
             f"{shown(source)} is no run folder, and as an architecture: {error}"
         ) from error

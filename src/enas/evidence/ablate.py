@@ -23,8 +23,9 @@ from enas.errors import ConfigError, NotFiniteError
 from enas.evidence.ensemble import EnsembleConfig, EnsembleRecord, ensemble
 from enas.evidence.runs import aligned, run_in
 from enas.evidence.variants import OfArchitecture, OfSettings, Variant, named, variants_of
+from enas.retrain import score_in
 from enas.runtime.files import write_json
-from enas.runtime.lock import run_lock
+from enas.runtime.lock import folder_of_run, run_lock
 from enas.runtime.progress import say
 from enas.runtime.records import read_record
 from enas.runtime.seeding import derive_seed
@@ -79,8 +80,7 @@ def run_stages(
 
     Raises `RunFolderError` if the folder holds a run of other settings.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with run_lock(folder):
+    with folder_of_run(folder):
         run = run_in(folder, config, stages)
         prepare(folder)
         with run.config.told_later(run.folder):
@@ -121,11 +121,13 @@ def changed_settings(variant: OfSettings, base: Run, folder: Path) -> dict[str, 
         if not same_search or (folder / "search.json").exists():
             return
         shutil.copytree(base.folder / "checkpoints", folder / "checkpoints", dirs_exist_ok=True)
+        latencies = [base.goals.file.name] if base.goals.file.exists() else []  # what they are predicted by
         for name in (
             "metrics.jsonl",
             "archive.jsonl",
+            *latencies,
             "search.json",
-        ):  # the last says that the search is done
+        ):  # which says that it is done
             shutil.copyfile(base.folder / name, folder / name)
 
     if not variant.ensemble:
@@ -142,7 +144,7 @@ def record_of(run: Run) -> dict[str, Any]:
         "architecture": str(run.architecture()),
         "parameters": result["parameters"],
         "valid": result.get(f"valid_{metric.name}"),
-        "test": result["test"][f"test_{metric.name}"],
+        "test": score_in(result, f"test_{metric.name}"),
     }
 
 

@@ -56,12 +56,9 @@ def rank_agreement(
         raise DataError(f"all {n} architectures have the same score, so there is no order to agree on")
 
     def interval(statistic: Callable[[Floats, Floats], Floats]) -> Interval:
-        def along_last(x: Floats, y: Floats, axis: int) -> Floats:
-            return statistic(x, y)
-
         found = scipy.stats.bootstrap(
             (x_N, y_N),
-            along_last,
+            lambda x, y, axis: statistic(x, y),  # always along the last
             paired=True,
             vectorized=True,
             n_resamples=RESAMPLES,

@@ -116,11 +116,11 @@ class BenchmarkConfig(Settings):
         """The tables. Raises `DataError` if they are not there, or not what they should be."""
         if self.name in LOADERS:
             known, load = LOADERS[self.name]
-            return [load(table) for table in self.tables or known]
+            return [load(table) for table in dict.fromkeys(self.tables or known)]
         assert self.file is not None
         tables = OF_FILES[self.name][1](self.file)
         check_known("table", self.tables, tables)
-        return [tables[table] for table in self.tables or tables]
+        return [tables[table] for table in dict.fromkeys(self.tables or tables)]
 
 
 def check_known(what: str, given: Sequence[str], known: Collection[str]) -> None:

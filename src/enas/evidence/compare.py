@@ -38,6 +38,7 @@ from enas.evidence.runs import (
     complete,
     finish,
     finish_or_diverge,
+    picking_seconds,
     run_in,
     search_seconds,
     seconds_of,
@@ -45,12 +46,7 @@ from enas.evidence.runs import (
 )
 from enas.executors import SideBySide, executor_for
 from enas.executors.local import refuse_import_by_worker
-from enas.retrain import (
-    RESULT,
-    Network,
-    random_architectures,
-    read_result,
-)
+from enas.retrain import RESULT, Network, random_architectures
 from enas.runtime.checkpoint import check_still_there
 from enas.runtime.devices import pick_device
 from enas.runtime.files import write_atomic, write_json
@@ -191,8 +187,9 @@ def searches(run: Run, config: CompareConfig, stop: StopRequest) -> list[Found]:
             found.append(search_in(run, name, method(seeded, budget.spent), stop))
         for name in [*proxies]:
             picked = pick_by(run, name, seed, budget, stop)
-            if picked is None:
+            if picked is None:  # as it may be of a later seed, which draws other architectures
                 proxies.remove(name)
+                found = [one for one in found if one.method != name]
             else:
                 found.append(picked)
         if ASHA in config.chosen:
@@ -251,11 +248,8 @@ def search_in(run: Run, method: str, config: RunConfig, stop: StopRequest) -> Fo
     if finish_or_diverge(searching, (search, derive), stop) is None:
         return found_by(searching, method)
     # The shared weights diverged: the search cost what it had spent until then.
-    advice, metrics, archive = (
-        f"Delete {folder} to search again",
-        folder / "metrics.jsonl",
-        folder / "archive.jsonl",
-    )
+    advice = f"Delete {folder} to search again"
+    metrics, archive = folder / "metrics.jsonl", folder / "archive.jsonl"
     logged = read_records(metrics, MetricsRecord, advice) if metrics.exists() else []
     rewarded = read_records(archive, ArchiveRecord, advice) if archive.exists() else []
     seconds = max((work_of({"seconds": record.time, "work": record.work}) for record in logged), default=0.0)
@@ -274,9 +268,8 @@ def found_by(run: Run, method: str) -> Found:
             f"{missing} is missing: what the search took is not known. Delete architecture.json there, and derive again"
         )
     spent = Spent(len(run.archive()), derived.candidates * config.minibatches * config.checkpoints)
-    shortlist = (read_result(path.parent) for path in (run.folder / "derive").glob(f"*/{RESULT}"))
-    picking = work_of(vars(derived)) + sum(map(seconds_of, shortlist))
-    return Found(method, run.config.seed, run.architecture(), spent, search_seconds(run, searched), picking)
+    seconds = search_seconds(run, searched), picking_seconds(run, derived)
+    return Found(method, run.config.seed, run.architecture(), spent, *seconds)
 
 
 def plan(run: Run, config: CompareConfig, first: Found) -> str:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from enas.config import Metric, RunConfig
 from enas.costs.settings import CostMeasure, asked, said
@@ -18,6 +20,7 @@ from enas.errors import DataError
 from enas.evidence.methods import ASHA, BY_PROXY, own_name
 from enas.evidence.runs import aligned
 from enas.evidence.statistics import (
+    LARGEST,
     Floats,
     Interval,
     Verdict,
@@ -47,6 +50,9 @@ TOLERANCE = 0.1
 """By what share of it a budget may differ and still count as equal."""
 
 
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+
+
 @dataclass(frozen=True)
 class Record:
     """What one run of one method came to."""
@@ -54,16 +60,16 @@ class Record:
     method: str
     seed: int
     architecture: str
-    score: float | None
+    score: Number | None
     """By the metric of the comparison; None if the training diverged, which is worse than any score."""
     evaluations: int
     """Architectures rewarded, each time on one minibatch; of a method without shared weights, architectures trained."""
-    search_seconds: float = 0.0
-    validate_seconds: float = 0.0
+    search_seconds: Number = 0.0
+    validate_seconds: Number = 0.0
     """Of picking one architecture, such as training a shortlist."""
-    final_seconds: float = 0.0
+    final_seconds: Number = 0.0
     """Of training the picked one."""
-    costs: dict[CostMeasure, float] = field(default_factory=dict)
+    costs: dict[CostMeasure, Number] = field(default_factory=dict)
     """Of the picked one: counts, bytes, milliseconds, as far as they are known."""
 
     @property
@@ -160,11 +166,13 @@ def compare(
     """The numbers of `method` against every other method of the records; `seed` is the bootstrap's. `measure` and
     `same_cost` say by which costs networks were searched, and what the random ones cost.
 
-    Raises `DataError` if there are fewer than two runs of a method, two of one seed, or no pairs with a rival.
+    Raises `DataError` if there is no other method, fewer than two runs of one, two of one seed, or no pairs with a rival.
     """
     by_method = _grouped(records)
     if method not in by_method:
         raise DataError(f"there is no run of {method!r}; there are runs of {', '.join(by_method)}")
+    if len(by_method) < 2:
+        raise DataError(f"there are only runs of {method}, and none to compare them with")
     sign = -1.0 if metric.lower_is_better else 1.0
     sampled = by_method.get(SAMPLING, [])
     sampled_N = sign * _scores(sampled)

@@ -7,6 +7,7 @@ compare` has worked on has a run of its own method for every seed.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from enas.errors import DataError, RunFolderError, enas_command, shown
 from enas.evidence.compare import PART, RECORDS, found_by, record_of
 from enas.evidence.comparison import Contest, Record, compare, mean
 from enas.evidence.methods import own_name
+from enas.evidence.random_search import test_score
 from enas.evidence.runs import seconds_of
 from enas.evidence.statistics import Verdict
 from enas.paths import near_folder
@@ -144,15 +146,13 @@ def metric_of(sides: Sequence[Side], lower_is_better: bool | None) -> Metric:
 
 def side(name: str, source: Path) -> Side:
     """The runs of a side, each called `name`. Raises `DataError` or `RunFolderError` if there is none."""
-    if source.is_file():
+    if os.path.isfile(source):  # which says no to a name that is too long
         return Side(
             source, [Record(name, seed, "", score, 0) for seed, score in scores_in(source).items()], None
         )
-    folders = (
-        [source]
-        if (source / "config.json").exists()
-        else sorted(p.parent for p in source.glob("*/config.json"))
-    )
+    folders = [source]
+    if not os.path.exists(source / "config.json"):
+        folders = sorted(p.parent for p in source.glob("*/config.json")) if os.path.isdir(source) else []
     if not folders:
         raise DataError(
             f"{source} is no run folder, no folder of run folders, and no file of scores; {near_folder(source)}"
@@ -187,10 +187,8 @@ def records_of(run: Run) -> list[Record]:
             f"{run.folder} has no tested network yet; run {enas_command('resume', run.folder)!r} first"
         )
     if run.search_record() is None:  # an architecture from elsewhere
-        score = None if "diverged" in found else float(found["test"][f"test_{run.config.metric.name}"])
-        return [
-            Record(own, run.config.seed, found["architecture"]["text"], score, 0, 0.0, 0.0, seconds_of(found))
-        ]
+        score, text = test_score(run.config, found), found["architecture"]["text"]
+        return [Record(own, run.config.seed, text, score, 0, final_seconds=seconds_of(found))]
     return [record_of(run, found_by(run, own), found)]
 
 

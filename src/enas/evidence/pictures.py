@@ -56,8 +56,9 @@ def axis(label: str, values: Sequence[float], span: Span, scores: bool = False) 
         return Axis(
             label, tuple(math.log10(n) for n in numbers if first <= n <= last), span, logarithmic=True
         )
-    if low == high:
-        low, high = low - 0.5, high + 0.5
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # ticks closer than that could not be told apart
+        room = max(0.5, 1e-6 * max(abs(low), abs(high)))
+        low, high = low - room, high + room
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))

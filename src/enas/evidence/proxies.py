@@ -17,7 +17,7 @@ import torch
 
 from enas.architecture import Architecture
 from enas.config import RunConfig
-from enas.errors import ConfigError, shortened
+from enas.errors import ConfigError, EnasError, shortened
 from enas.evidence.methods import MOST_MULTIPLY_ADDS, MOST_PARAMETERS, NASWOT, SYNFLOW
 from enas.proxies import naswot, synflow
 from enas.retrain import Network
@@ -109,12 +109,16 @@ class Ranked:
 
 
 def scored_by(proxy: Proxy, config: RunConfig, task: BaseTask, network: Network) -> float:
-    """The score of a network. Raises `ConfigError` too if a network of the user's own cannot be computed so."""
+    """The score of a network, -infinity if it is no number. Raises `ConfigError` also if a network of the user's own cannot
+    be computed so."""
     try:
-        return proxy(config, task, network)
-    except (RuntimeError, TypeError, AttributeError) as error:
+        score = proxy(config, task, network)
+    except EnasError:
+        raise
+    except Exception as error:  # of the user's code, on what it is not made for
         said = shortened(" ".join(str(error).split()), 200)
         raise ConfigError(f"it does not fit these networks: {said}") from error
+    return score if math.isfinite(score) else -math.inf  # as it is kept
 
 
 def rank_by(

@@ -20,6 +20,7 @@ from enas.errors import ConfigError, DataError
 from enas.evidence.agreement import RankAgreement, agreement_if_any, top
 from enas.evidence.pictures import scatter_svg
 from enas.evidence.runs import aligned, command_line, last_if_diverged, train_networks
+from enas.evidence.statistics import Interval
 from enas.evidence.tables.minispaces import table_for
 from enas.executors import SideBySide
 from enas.executors.local import refuse_import_by_worker
@@ -88,7 +89,7 @@ def rank(run: Run, config: RankConfig) -> dict[str, Any]:
         truth = trained(run, config)
     architectures = list(truth.first)
     say(f"rank: scoring {len(architectures)} architectures with the shared weights")
-    shared = dict(zip(architectures, weights.scores(architectures), strict=True))
+    shared = last_if_diverged(dict(zip(architectures, weights.scores(architectures), strict=True)))
     record = compare(shared, truth, run.config.metric.score_name, run.config.seed)
     write_json(run.folder / RECORD, record)
     write_atomic(run.folder / PICTURE, picture(record), own=True)
@@ -181,14 +182,10 @@ def warnings(found: Mapping[str, RankAgreement | None]) -> list[str]:
 
 def describe(record: Mapping[str, Any]) -> str:
     """The record in sentences."""
-
-    def interval(one: Mapping[str, float]) -> str:
-        return f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"
-
     rows = [("", "Kendall tau", "Spearman", "top-k hit rate", "k", "n")]
     for name, one in record["agreement"].items():
         if one is not None:
-            numbers = (interval(one[key]) for key in ("kendall", "spearman", "hit_rate"))
+            numbers = (str(Interval(**one[key])) for key in ("kendall", "spearman", "hit_rate"))
             rows.append((name, *numbers, str(one["k"]), str(one["kendall"]["n"])))
     counts = f"{record['architectures']} architectures, {record['repeats']} of them with a second seed"
     return "\n".join(

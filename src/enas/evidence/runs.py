@@ -17,7 +17,7 @@ from enas.constraints import Settings
 from enas.errors import NotFiniteError, RunFolderError
 from enas.executors import executor_for
 from enas.retrain import RESULT, Network, read_result
-from enas.run_records import SearchRecord
+from enas.run_records import DeriveRecord, SearchRecord
 from enas.runtime.files import write_atomic, write_json
 from enas.runtime.progress import brief, say
 from enas.runtime.records import read_record, read_records
@@ -50,7 +50,10 @@ def run_in(
     new = not (folder / "config.json").exists()
     run = Run.create(folder, config, stages) if new else Run.open(folder, recipe=config)
     run.config = replace(run.config, executor=config.executor, ray_address=config.ray_address)
-    if run.config != config and not new:
+    found: dict[str, Any] = {
+        name: vars(run.config).get(name) for name in config.measured if vars(config)[name] is None
+    }
+    if run.config != replace(config, **found) and not new:
         raise RunFolderError(f"{folder} holds a run of other settings; choose another --run, or delete it")
     if latencies is not None and latencies.exists() and not run.goals.file.exists():
         write_atomic(run.goals.file, latencies.read_bytes())
@@ -143,8 +146,17 @@ def search_seconds(run: Run, searched: SearchRecord) -> float:
         for record in logged
         if record.stage == "search/verification"
     )
-    trained = (read_result(path.parent) for path in (run.folder / "verify").glob(f"*/{RESULT}"))
-    return work_of(vars(searched)) - waited + sum(map(seconds_of, trained))
+    return work_of(vars(searched)) - waited + trained_seconds(run, "verify")
+
+
+def picking_seconds(run: Run, derived: DeriveRecord) -> float:
+    """The work of picking an architecture after a search, in seconds, short trainings included."""
+    return work_of(vars(derived)) + trained_seconds(run, "derive")
+
+
+def trained_seconds(run: Run, part: str) -> float:
+    """The work of all trainings under RUN/PART, in seconds."""
+    return sum(seconds_of(read_result(path.parent)) for path in (run.folder / part).glob(f"*/{RESULT}"))
 
 
 def seconds_of(result: Mapping[str, Any] | None) -> float:

@@ -22,6 +22,8 @@ from enas.scores import checked
 
 Floats = npt.NDArray[np.float64]
 
+LARGEST = 1e100
+"""Of numbers in files that mean something."""
 RESAMPLES = 9999
 ROUNDING = 1e-12
 """Relative error of an expected best; a result that close below one has reached it."""
@@ -71,20 +73,14 @@ def best_of_k(scores: npt.ArrayLike, k: int) -> float:
     space: the unbiased estimate of what the best of k random ones is (Tang et al. 2020, arXiv:2004.00588).
     Raises `DataError` unless 1 <= k <= n.
     """
-    sorted_N = np.sort(checked("scores", scores))
-    n = len(sorted_N)
+    best_first_N = np.sort(checked("scores", scores))[::-1]
+    n = len(best_first_N)
     if not 1 <= k <= n:
         raise DataError(f"the best of {k} different ones out of {n} is not defined; k must be from 1 to {n}")
-
-    def log_choose(count: npt.ArrayLike, k: int) -> Floats:
-        count_ = np.asarray(count, dtype=np.float64)
-        gammaln = scipy.special.gammaln
-        value: Floats = gammaln(count_ + 1) - gammaln(k + 1) - gammaln(count_ - k + 1)
-        return value
-
-    place_M = np.arange(k, n + 1)  # the best of k is at least the k-th from below
-    share_M = np.exp(log_choose(place_M - 1, k - 1) - log_choose(n, k))
-    return float(share_M @ sorted_N[k - 1 :])
+    place_M = np.arange(n, k, -1)  # i from above; the best of k is at least the k-th from below
+    # The share of the largest is k / n. Factorials would lose digits that shares taken from each other keep.
+    share_M = k / n * np.cumprod([1.0, *((place_M - k) / (place_M - 1))])
+    return float(share_M @ best_first_N[: len(share_M)])
 
 
 def random_equivalents(result: float, scores: npt.ArrayLike) -> float:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enas.errors import DataError
 from enas.evidence import pictures
 from enas.evidence.pictures import Axis
+from enas.evidence.statistics import LARGEST
 from enas.report.marks import Boxes, Chart, Colour, Dot, Mark, Path, Place, Words
 
 WIDTH, ROW = 340, 24
@@ -20,8 +21,6 @@ LETTER = 7.2
 """About the width of one, in pixels."""
 EDGE = 14
 """Free at the right, where half of the last number stands."""
-LARGEST = 1e100
-"""Value that is drawn."""
 LEVELS = 8
 """Shades of a share."""
 
@@ -60,11 +59,11 @@ class Line:
     colour: Colour
 
 
-def dots_in_rows(name: str, title: str, label: str, rows: Sequence[Row], scores: bool = True) -> Chart:
+def dots_in_rows(name: str, title: str, label: str, rows: Sequence[Row]) -> Chart:
     """A row a group: a dot a value, and a bar at the mean. Raises `ValueError` if there is no value."""
     values = [value for row in rows for value, _ in row.points]
     left, top, bottom = names_width([row.name for row in rows]), 4, 4 + ROW * len(rows)
-    across = axis(label, values, (left, WIDTH - EDGE), scores=scores)
+    across = axis(label, values, (left, WIDTH - EDGE), scores=True)
     marks: list[Mark] = _grid(across, top, bottom)
     for number, row in enumerate(rows):
         y = top + (number + 0.5) * ROW
@@ -135,12 +134,11 @@ def points_in_plane(
     points: Sequence[tuple[float, float, str]],
     own: frozenset[int] | set[int],
     front: Sequence[Place] = (),
-    scores: bool = False,
 ) -> Chart:
     """Points with what each is; those at the places `own` stand out, and the `front` is a line of steps."""
     top, bottom = 24, 214
-    across = axis(x_label, [x for x, _, _ in points], (46, WIDTH - EDGE), scores=scores)
-    up = axis("", [y for _, y, _ in points], (bottom, top), scores=scores)
+    across = axis(x_label, [x for x, _, _ in points], (46, WIDTH - EDGE))
+    up = axis("", [y for _, y, _ in points], (bottom, top))
     marks: list[Mark] = [
         *_grid(across, top, bottom),
         *_rungs(up, across),

@@ -77,11 +77,11 @@ def _rows(graph: Graph, plan: Layout, colour: dict[str, str]) -> list[str]:
         if len(grounds) > 1:
             lines += [
                 f"subgraph cluster_{number} {{",
-                f"graph [label={_quoted(part.title)}, {_GROUND}, fontsize=13, margin=14]",
+                f"graph [label={quoted(part.title)}, {_GROUND}, fontsize=13, margin=14]",
             ]
-        lines += [f"{_quoted(node.key)} [{_box(node, colour)}]" for node in part.nodes]
+        lines += [f"{quoted(node.key)} [{_box(node, colour)}]" for node in part.nodes]
         for depth in sorted({plan.places[node.key].depth for node in part.nodes}):
-            row = (_quoted(node.key) for node in part.nodes if plan.places[node.key].depth == depth)
+            row = (quoted(node.key) for node in part.nodes if plan.places[node.key].depth == depth)
             lines.append(f"{{rank=same; {'; '.join(row)}}}")
         if len(grounds) > 1:
             lines.append("}")
@@ -91,7 +91,7 @@ def _rows(graph: Graph, plan: Layout, colour: dict[str, str]) -> list[str]:
             style = f"weight={4 if one_step else 1}"  # the heavier, the straighter
             if place.node.role == "output":
                 style = f'color="{_PALE_ARROW}"'
-            lines.append(f"{_quoted(source)} -> {_quoted(key)} [{style}]")
+            lines.append(f"{quoted(source)} -> {quoted(key)} [{style}]")
     return lines
 
 
@@ -120,14 +120,14 @@ def _chain(plan: Layout, colour: dict[str, str]) -> list[str]:
         if name:
             middle = f"{(edge - left) / 2:.1f},{(top + bottom) / 2:.1f}"
             size = f"width={(edge + left) / 72:.3f}, height={(top - bottom) / 72:.3f}"
-            caption = _quoted(name).removesuffix('"') + r'\l"'  # \l: at the left
+            caption = quoted(name).removesuffix('"') + r'\l"'  # \l: at the left
             look = f"class=ground, labelloc=t, fontsize=12, {_GROUND}"
             lines.append(f'"ground {number}" [label={caption}, pos="{middle}", {size}, {look}]')
         bottom -= 7
 
     for place in plan.chain:
         where = f'pos="0,{y[place.node.key]:.1f}", width={2 * right / 72:.3f}'
-        lines.append(f"{_quoted(place.node.key)} [{_box(place.node, colour)}, {where}]")
+        lines.append(f"{quoted(place.node.key)} [{_box(place.node, colour)}, {where}]")
     for before, place in itertools.pairwise(plan.chain):
         start, end = y[before.node.key] - 13, y[place.node.key] + 13
         lines.append(_arrow(before.node.key, place.node.key, [(0, start), (0, end)], _ARROW))
@@ -152,7 +152,7 @@ def _arrow(source: str, target: str, corners: list[tuple[float, float]], colour:
     curve += [curve[-1], corners[-1], corners[-1]]
     spline = " ".join(f"{x:.1f},{y:.1f}" for x, y in curve)
     return (
-        f'{_quoted(source)} -> {_quoted(target)} [pos="e,{tip_x:.1f},{tip_y:.1f} {spline}", color="{colour}"]'
+        f'{quoted(source)} -> {quoted(target)} [pos="e,{tip_x:.1f},{tip_y:.1f} {spline}", color="{colour}"]'
     )
 
 
@@ -184,7 +184,7 @@ def _box(node: GraphNode, colour: dict[str, str]) -> str:
     else:
         fill, border, text = _tint(colour[node.kind]), colour[node.kind], _INK
     style = ', style="rounded,filled,dashed"' if node.role == "input" else ""
-    return f'label={_quoted(node.label)}, fillcolor="{fill}", color="{border}", fontcolor="{text}"{style}'
+    return f'label={quoted(node.label)}, fillcolor="{fill}", color="{border}", fontcolor="{text}"{style}'
 
 
 def _tint(colour: str) -> str:
@@ -193,7 +193,7 @@ def _tint(colour: str) -> str:
     return "#" + "".join(f"{round(255 - (255 - channel) / 4):02x}" for channel in channels)
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     r"""The text as a string of Graphviz's language, in which \ begins a command."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
-from enas.report.drawing import rendered
+from enas.report.drawing import quoted, rendered
 
 Colour = Literal["paper", "ink", "muted", "grid", "own", "other", "third"]
 LIGHT: Mapping[Colour, str] = {
@@ -216,4 +216,4 @@ def _fill(colour: str, opacity: float) -> str:
 def _in_quotes(text: str) -> str:
     """A string of Graphviz's language. Its reader takes no long ones, but a sum of short ones."""
     pieces = (text[place : place + LONGEST_STRING] for place in range(0, len(text), LONGEST_STRING))
-    return " + ".join('"' + piece.replace("\\", "\\\\").replace('"', '\\"') + '"' for piece in pieces)
+    return " + ".join(map(quoted, pieces))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from enas.architecture import Architecture
-from enas.config import Metric
+from enas.config import Metric, RunConfig
 from enas.effects import ArchiveRecord
 from enas.errors import RunFolderError
 from enas.evidence.agreement import RankAgreement
@@ -21,6 +21,7 @@ from enas.evidence.compare import PART as COMPARE
 from enas.evidence.compare import RECORDS
 from enas.evidence.comparison import Comparison, Record, compared
 from enas.evidence.rank import RECORD as RANK
+from enas.evidence.statistics import LARGEST
 from enas.recipes import RECIPES, recipe
 from enas.retrain import METRICS, RESULT, read_result
 from enas.runtime.files import read_json, read_jsonl
@@ -29,8 +30,6 @@ from enas.runtime.records import read_record, read_records, record_in
 from enas.settings import config_to_json, flat
 from enas.stages import Run
 
-LARGEST = 1e100
-"""Of numbers that mean something."""
 AGAIN = "Delete it, and run the command that wrote it again"
 
 
@@ -331,7 +330,7 @@ def nearest_recipe(run: Run) -> tuple[str | None, dict[str, tuple[Any, Any]]]:
     return best, fewest
 
 
-def plain(config: Any) -> dict[str, Any]:
+def plain(config: RunConfig) -> dict[str, Any]:
     """Settings by one name with dots, as JSON has them."""
     settings: dict[str, Any] = json.loads(json.dumps(flat(config_to_json(config)["settings"]), default=str))
     return settings

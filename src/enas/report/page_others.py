@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from enas.evidence.agreement import top
 from enas.evidence.comparison import Comparison
 from enas.evidence.rank import COMPARED
 from enas.report.charts import Line, Row, Span, dots_in_rows, intervals, lines, points_in_plane
@@ -104,9 +105,6 @@ def agreement(run: Numbers, most: int) -> Section | None:
     numbers: dict[str, Any] = {}
     if run.rank is not None:
         places = thinned(run.rank.scores, most)
-        best = sorted(range(len(places)), key=lambda place: -places[place].trained)[
-            : max(1, len(places) // 5)
-        ]
         charts.append(
             points_in_plane(
                 "shared-trained",
@@ -114,21 +112,13 @@ def agreement(run: Numbers, most: int) -> Section | None:
                 f"with shared weights: {run.rank.score}",
                 f"trained alone: {run.rank.score}",
                 [(one.shared, one.trained, one.text) for one in places],
-                set(best),
+                set(top([one.trained for one in places]).tolist()),
             )
         )
-        taus = {
-            COMPARED[name]: one.kendall
-            for name, one in run.rank.agreement.items()
-            if one and name in COMPARED
-        }
-        if taus:
+        known = ((name, one.kendall) for name, one in run.rank.agreement.items() if one and name in COMPARED)
+        rows = [Span(name, t.value, t.low, t.high, f"{COMPARED[name]}: {t}, n = {t.n}") for name, t in known]
+        if rows:
             title = "Kendall's tau, and how far two trainings agree"
-            short = {COMPARED[name]: name for name in COMPARED}
-            rows = [
-                Span(short[name], t.value, t.low, t.high, f"{name}: {t}, n = {t.n}")
-                for name, t in taus.items()
-            ]
             charts.append(intervals("tau", title, "tau: 1 the same order, 0 chance", rows, 0.0))
         words += [f"{warning[:1].upper()}{warning[1:]}." for warning in run.rank.warnings]
         numbers["rank"] = {

@@ -77,14 +77,11 @@ def options(run: Numbers, most: int) -> Section | None:
     if found.explained <= 0:
         return Section((f"No effect of a single decision carries over. {said}",), numbers=numbers)
     percent = 100 / (abs(found.mean_reward) or 1.0)
-    known = [
-        (decision.decision, [(o.option, o.effect, o.standard_error) for o in decision.options])
-        for decision in found.decisions
-    ]
-    taken = [
-        (name, [(o, percent * e, percent * s) for o, e, s in kept if e is not None and s is not None])
-        for name, kept in known
-    ]
+    taken = []
+    for decision in found.decisions:
+        known = [(o.option, o.effect, o.standard_error) for o in decision.options]
+        kept = [(o, percent * e, percent * s) for o, e, s in known if e is not None and s is not None]
+        taken.append((decision.decision, kept))
     spread = {name: np.ptp([e for _, e, _ in kept]) if kept else 0.0 for name, kept in taken}
     groups = []
     for name, kept in sorted(taken, key=lambda pair: -spread[pair[0]])[:MOST_DECISIONS]:
@@ -127,17 +124,10 @@ def training(run: Numbers, most: int) -> Section | None:
         title = f"Training from scratch: {label}"
         charts.append(lines("training", title, "epoch", curves, scores=run.metric.lower_is_better))
         numbers["networks"] = {one.id: curve for one, curve in shown}
-    loss = run.over_time("search/weights", "loss")
-    if loss:
-        numbers["shared_loss"] = thinned(loss, most)
-        charts.append(
-            lines(
-                "shared-loss",
-                "Training loss of the shared weights",
-                "step",
-                [Line("", thinned(loss, most), "other")],
-            )
-        )
+    if loss := thinned(run.over_time("search/weights", "loss"), most):
+        numbers["shared_loss"] = loss
+        title = "Training loss of the shared weights"
+        charts.append(lines("shared-loss", title, "step", [Line("", loss, "other")]))
     return Section(charts=tuple(charts), numbers=numbers) if charts else None
 
 

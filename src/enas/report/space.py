@@ -32,13 +32,7 @@ def described(config: RunConfig) -> str:
     config.load()
     config.tried()
     with config.told():
-        return in_words(config)
-
-
-def in_words(config: RunConfig) -> str:
-    """The decisions, and the sizes of random architectures."""
-    space = config.searched_space()
-    askers = modules_that_ask(config)
+        space, askers, of_sizes = config.searched_space(), modules_that_ask(config), sizes(config)
     rows = [["decision", "options", *(["asked by"] if askers else [])]]
     for decision in space.decisions:
         row = [decision.name, ", ".join(decision.options)]
@@ -48,7 +42,7 @@ def in_words(config: RunConfig) -> str:
         rows.append(row)
     asked = "" if not space.conditional else ", some of them only after certain choices"
     heading = f"{len(space.decisions)} decisions{asked}; {in_digits(space.count())} architectures"
-    return "\n\n".join([heading, table(rows), sizes(config)])
+    return "\n\n".join([heading, table(rows), of_sizes])
 
 
 def modules_that_ask(config: RunConfig) -> Mapping[str, Sequence[str]]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from enas.errors import enas_command
 from enas.report.drawing import text_for
+from enas.retrain import score_in
 from enas.runtime.progress import duration
 from enas.scores import decimals
 
@@ -33,16 +34,16 @@ def summary(run: Run) -> str:
 def table(results: list[dict[str, Any]], metric: Metric) -> str:
     """One line a network; all were trained with one recipe."""
     valid, test = f"valid_{metric.name}", f"test_{metric.name}"
-    scores = [score for r in results for score in (r.get(valid), r.get("test", {}).get(test))]
-    places = decimals(scores)
+    tests = [score_in(r, test) if "test" in r else None for r in results]
+    places = decimals([*tests, *(r.get(valid) for r in results)])
     rows = [("network", "parameters", f"valid {metric.name}", f"test {metric.name}", "time")]
-    for result in results:
+    for result, tested in zip(results, tests, strict=True):
         rows.append(
             (
                 f"{result['role']} {result['id']}",
                 f"{result['parameters']:,}",
                 "diverged" if "diverged" in result else number(result.get(valid), places),
-                number(result.get("test", {}).get(test), places),
+                number(tested, places),
                 duration(result["seconds"]) if "seconds" in result else "-",
             )
         )
@@ -68,7 +69,7 @@ def number(value: float | None, places: int) -> str:
 
 def verdict(results: list[dict[str, Any]], metric: Metric) -> str:
     """How many of the others the found architecture is better than; empty if that is not known."""
-    tested = {result["id"]: result["test"][f"test_{metric.name}"] for result in results if "test" in result}
+    tested = {r["id"]: score_in(r, f"test_{metric.name}") for r in results if "test" in r}
     found = next((result["id"] for result in results if result["role"] == "found"), None)
     others = [r for r in results if (r["id"] in tested or "diverged" in r) and r["id"] != found]
     if found not in tested or not others:

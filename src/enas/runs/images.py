@@ -56,6 +56,7 @@ class ImageRunConfig(RunConfig):
         "training": ("retrain.child.training.batch", "child_network.filters"),
     }
     same_shapes: ClassVar[bool] = True
+    measured: ClassVar[tuple[str, ...]] = ("channels_last",)
     model_kind: ClassVar[type[MacroModel | MicroModel | NASBench201Model]]
     """What model.json says of a trained network."""
 

@@ -64,6 +64,7 @@ class NetworkConfig(RunConfig):
 
     kind: ClassVar[str] = "network"
     describable: ClassVar[bool] = False
+    measured: ClassVar[tuple[str, ...]] = ("channels_last",)
 
     network: Given[Net | None] = field(
         default=None, compare=False, repr=False, kw_only=True, metadata=NO_SETTING

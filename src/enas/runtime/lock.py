@@ -28,7 +28,7 @@ def run_lock(folder: str | os.PathLike[str], patience: float = 0.0) -> Iterator[
     owner, if it is in use.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # which says no to a name that is too long
         raise RunFolderError(f"There is no run folder {folder}; {near_folder(folder)}")
     lock = filelock.FileLock(folder / LOCK_FILE, timeout=patience)
     try:

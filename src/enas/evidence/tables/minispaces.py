@@ -24,7 +24,7 @@ from enas.paths import UserPath
 from enas.recipes.mini import MINI_RECIPES
 from enas.retrain import Network
 from enas.runtime.files import read_json
-from enas.runtime.lock import run_lock
+from enas.runtime.lock import folder_of_run
 from enas.runtime.progress import say
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import StopRequest
@@ -102,8 +102,7 @@ def build(space: MiniSpace, options: BuildOptions) -> Table:
 
     Raises `Stopped`, after saving, on SIGTERM or Ctrl-C, and `RunFolderError` if the folder is of other trainings.
     """
-    options.run.mkdir(parents=True, exist_ok=True)
-    with run_lock(options.run), StopRequest() as stop:
+    with folder_of_run(options.run), StopRequest() as stop:
         run = run_in(options.run, options.applied(space.config()), ("retrain",))
         plan = space.plan()[: options.first]
         command = f"{command_line(f'enas table build {space.name}', options)} --run"

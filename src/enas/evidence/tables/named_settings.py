@@ -21,6 +21,7 @@ from enas.errors import ConfigError, SettingError, did_you_mean, shortened, show
 from enas.evidence.variants import Change, OfSettings, setting, variants_of, with_settings
 from enas.phases import SearchConfig
 from enas.recipes import RECIPES, named_controllers, recipe
+from enas.runtime.json_text import parse_json
 from enas.settings import config_from_json, config_to_json
 
 SIZES = ("batch", "bptt")
@@ -72,8 +73,8 @@ def with_flag(config: RunConfig, flag: str, value: str) -> RunConfig:
     """One setting by its flag's name, with a value as JSON, or as a word. Raises `ConfigError` if it cannot be so."""
     path = flag.removeprefix("--").replace("-", "_")
     try:
-        parsed = json.loads(value)
-    except json.JSONDecodeError:
+        parsed = parse_json(value.encode())
+    except ValueError:
         parsed = value
     try:
         changed = with_settings(config, {path: tuple(parsed) if isinstance(parsed, list) else parsed})

@@ -8,6 +8,7 @@ the run's, they are done. What was found is judged on validation and on test dat
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +22,7 @@ import scipy
 from enas.architecture import Architecture
 from enas.config import RunConfig
 from enas.constraints import SampleSize, Seed, Settings
-from enas.errors import ConfigError, DataError
+from enas.errors import ConfigError, DataError, shown
 from enas.evidence.agreement import top
 from enas.evidence.halving import halve
 from enas.evidence.methods import ASHA
@@ -31,9 +32,9 @@ from enas.evidence.runs import (
     aligned,
     command_line,
     finish_or_diverge,
+    picking_seconds,
     run_in,
     search_seconds,
-    seconds_of,
 )
 from enas.evidence.statistics import (
     Floats,
@@ -48,14 +49,13 @@ from enas.evidence.tables.named_settings import named_settings
 from enas.evidence.tables.table import SPLITS, Split, Table, recipe_hash
 from enas.paths import OptionalPath, UserPath
 from enas.recipes import recipe
-from enas.retrain import RESULT, read_result, uniform_architectures
+from enas.retrain import uniform_architectures
 from enas.runtime.files import read_json, write_json
-from enas.runtime.lock import run_lock
+from enas.runtime.lock import folder_of_run
 from enas.runtime.progress import say
 from enas.runtime.records import record_in
 from enas.runtime.seeding import derive_seed, generator
 from enas.runtime.stop import Stopped, StopRequest
-from enas.runtime.work import work_of
 from enas.scores import percentile
 from enas.stages import Run, derive, derive_by, search, verified
 
@@ -64,6 +64,8 @@ NAS_BENCH_201 = "nas-bench-201"
 COMPARED = 100
 """Cells of it whose order by the shared weights is compared with the truth."""
 SCORE = "score.json"
+LONGEST_NAME = 200
+"""Of a method, in bytes: a folder has its name and that of the seed."""
 SAMPLES = 16
 EQUIVALENTS = "picked_random_equivalents"
 FIGURES = (
@@ -117,9 +119,14 @@ def score_methods(name: str, options: ScoreOptions) -> dict[str, Any]:
         )
     searches = [first, *(method for method in others if method != ASHA)]
     chosen = {method: named_settings(config, method) for method in searches}
-    options.run.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[dict[str, Any]]] = {method: [] for method in (first, *others)}
-    with run_lock(options.run), StopRequest() as stop:
+    for parts in (Path(method).parts for method in found):
+        if ".." in parts or max(len(os.fsencode(part)) for part in parts) > LONGEST_NAME:
+            raise ConfigError(
+                f"--methods: a folder cannot be called {shown('/'.join(parts))}, which is too long or has a part '..': "
+                "name fewer settings at once, and paths from the root"
+            )
+    with folder_of_run(options.run), StopRequest() as stop:
         for seed in range(options.first_seed, options.first_seed + options.seeds):
             for method, records in found.items():
                 say(f"{name}: {method}, seed {seed}")
@@ -181,6 +188,10 @@ class Truth:
         """What trainings come to on the validation data."""
         return [self.scores["valid"][architecture] for architecture in architectures]
 
+    def losses(self, architectures: Sequence[Architecture]) -> list[float]:
+        """The same, lower being better, as one is picked by."""
+        return [-score for score in self.lookup(architectures)]
+
 
 def score_search(config: RunConfig, truth: Truth, folder: Path, stop: StopRequest) -> dict[str, Any]:
     """Search with these settings and score the outcome; one that is done is not repeated. Where the shared weights
@@ -190,16 +201,19 @@ def score_search(config: RunConfig, truth: Truth, folder: Path, stop: StopReques
     """
     if (record := score_in_folder(folder)) is not None:
         return record
-    folder.mkdir(parents=True, exist_ok=True)
     run = run_in(folder, config, ("search",))
     stages: list[Stage] = [search, derive]
     if truth.table is not None:
         check_fit(truth.table, config, run.data.hash)
-        stages = [partial(search, train=truth.lookup), partial(derive_from, truth)]
+        stages = [partial(search, train=truth.lookup), lambda run, stop: derive_by(run, truth.losses)]
     why = finish_or_diverge(run, stages, stop)
     if why is not None:
         return {"diverged": why}
-    record = {**score_of(run, truth), "seconds": seconds_spent(run)}
+    searched, derived = run.search_record(), run.derive_record()
+    assert searched is not None  # just now
+    assert derived is not None
+    seconds = search_seconds(run, searched) + picking_seconds(run, derived)
+    record = {**score_of(run, truth), "seconds": seconds}
     write_json(folder / SCORE, record)
     return record
 
@@ -214,15 +228,6 @@ def score_in_folder(folder: Path) -> dict[str, Any] | None:
     return record
 
 
-def seconds_spent(run: Run) -> float:
-    """The work of a search and of picking, in seconds; trainings that ran side by side count one by one."""
-    searched, derived = run.search_record(), run.derive_record()
-    assert searched is not None  # just now
-    assert derived is not None
-    shortlist = (read_result(path.parent) for path in (run.folder / "derive").glob(f"*/{RESULT}"))
-    return search_seconds(run, searched) + work_of(vars(derived)) + sum(map(seconds_of, shortlist))
-
-
 def score_halving(
     config: RunConfig, truth: Truth, folder: Path, seconds: float, stop: StopRequest
 ) -> dict[str, Any]:
@@ -230,7 +235,6 @@ def score_halving(
     longer than those of a shortlist. One that is done is not repeated."""
     if (record := score_in_folder(folder)) is not None:
         return record
-    folder.mkdir(parents=True, exist_ok=True)
     run = run_in(folder, config, ("retrain",))
     drawn = uniform_architectures(config.searched_space(), derive_seed(config.seed, ASHA))
     halved = halve(run, drawn, config.derive.shortlist_epochs, seconds, stop, "enas table score", None)
@@ -251,11 +255,6 @@ def judged(known: Mapping[Architecture, float], picked: Architecture) -> dict[st
         EQUIVALENTS: random_equivalents(known[picked], all_),
         "picked": known[picked],
     }
-
-
-def derive_from(truth: Truth, run: Run, stop: StopRequest) -> None:
-    """Pick an architecture by trainings that are looked up."""
-    derive_by(run, lambda architectures: [-score for score in truth.lookup(architectures)])
 
 
 def check_fit(table: Table, config: RunConfig, data_hash: str) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,15 +19,14 @@ import numpy as np
 
 from enas.architecture import Architecture
 from enas.config import RunConfig
-from enas.constraints import Settings
 from enas.errors import ArchitectureError, DataError
 from enas.evidence.agreement import agreement_if_any
 from enas.evidence.runs import last_if_diverged
-from enas.evidence.statistics import Floats
-from enas.paths import OptionalPath
+from enas.evidence.statistics import LARGEST, Floats
 from enas.runtime.files import read_jsonl, write_atomic
 from enas.runtime.progress import duration
 from enas.runtime.records import WrongRecord, validated
+from enas.runtime.work import work_of
 
 Split = Literal["valid", "test"]
 SPLITS: tuple[Split, ...] = ("valid", "test")
@@ -83,7 +82,7 @@ class Row:
             result["valid_loss"],
             result["test"][f"test_{metric}"],
             result["best_epoch"],
-            result["seconds"],
+            work_of(result),
         )
 
     def value(self, split: Split) -> float | None:
@@ -174,22 +173,36 @@ class Table:
         write_atomic(path, "\n".join(json.dumps(record, allow_nan=False) for record in records) + "\n")
 
 
+@dataclass(frozen=True)
+class Head:
+    """What is read of the first line of a table."""
+
+    table: str
+    recipe_hash: str
+    data_hash: str
+    environment: dict[str, Any]
+
+
 def read_table(path: Path, config: RunConfig) -> Table:
     """A table that `Table.write` wrote of trainings with these settings.
 
     Raises `DataError` naming the line if one is no row of the space, stands there twice or lacks a number, or if it is of
     trainings with other settings; `RunFolderError` if the file is missing or not JSON lines.
     """
-    head, *records = read_jsonl(path) or [{}]
-    missing = [key for key in ("table", "recipe_hash", "data_hash", "environment") if key not in head]
-    if missing:
-        raise DataError(f"{path}, line 1: no head of a table, it lacks {', '.join(missing)}")
-    if recipe_hash(config) != head["recipe_hash"]:
+    first, *records = read_jsonl(path) or [{}]
+    try:
+        head = validated(Head, first)
+    except WrongRecord as error:
+        missing = ", ".join(field.name for field in fields(Head) if field.name not in first)
+        why = f", it lacks {missing}" if missing else f" ({error})"
+        raise DataError(f"{path}, line 1: no head of a table{why}") from error
+    if recipe_hash(config) != head.recipe_hash:
         raise DataError(
-            f"{path} is of trainings with other settings than this version's (hash {head['recipe_hash']}, here "
+            f"{path} is of trainings with other settings than this version's (hash {head.recipe_hash}, here "
             f"{recipe_hash(config)}); build it again"
         )
     space, rows = config.searched_space(), list[Row]()
+    least = 1.0 if config.metric.lower_is_better else 0.0  # of a perplexity, and of an accuracy
     seen: set[tuple[tuple[int, ...], int]] = set()
     for number, record in enumerate(records, start=2):
         try:
@@ -197,32 +210,22 @@ def read_table(path: Path, config: RunConfig) -> Table:
             architecture = space.architecture(row.choices)
         except (WrongRecord, ArchitectureError) as error:
             raise DataError(f"{path}, line {number}: no row of the table ({error})") from error
-        if row.diverged is None and None in (
-            row.valid,
-            row.valid_loss,
-            row.test,
-            row.best_epoch,
-            row.seconds,
-        ):
-            raise DataError(f"{path}, line {number}: no row of the table (a number of it is null)")
+        bounded = (
+            *((row.valid, least), (row.test, least), (row.valid_loss, 0.0)),
+            *((row.best_epoch, 1), (row.seconds, 0.0)),
+        )
+        if row.diverged is None and not all(n is not None and low <= n <= LARGEST for n, low in bounded):
+            raise DataError(
+                f"{path}, line {number}: no row of the table (a number of it is null or impossible)"
+            )
         if (row.choices, row.seed) in seen:
             raise DataError(f"{path}, line {number}: {architecture} with seed {row.seed} is there already")
         seen.add((row.choices, row.seed))
         rows.append(row)
-    return Table(head["table"], config, head["data_hash"], head["environment"], tuple(rows))
+    return Table(head.table, config, head.data_hash, head.environment, tuple(rows))
 
 
 # ---- what a table says -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ShowOptions(Settings):
-    """Say what a table holds, and how well two trainings of an architecture agree."""
-
-    file: OptionalPath = None
-    """A table.jsonl of the mini-space; by default the one that comes with the package."""
-    json: bool = False
-    """Print JSON."""
 
 
 def figures(table: Table) -> dict[str, Any]:
