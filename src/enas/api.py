@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
+import torch
 from torch import nn
 
 from enas.architecture import Architecture, Space
@@ -26,6 +27,7 @@ from enas.evidence.compare import CompareConfig, compare_run
 from enas.evidence.comparison import Comparison
 from enas.evidence.variants import with_settings
 from enas.executors import ExecutorName
+from enas.paths import user_path
 from enas.recipes import named_controller
 from enas.recipes.files import refuse_while_importing
 from enas.recipes.origin import InMemory, NetworkFile
@@ -86,8 +88,7 @@ def search(
         task = named_task(task)
     origin = NetworkFile.of(network, task) or InMemory()
     config = NetworkConfig(network=network, task=task, origin=origin)
-    changes = {**settings, **({} if epochs is None else {"search.epochs": epochs})}
-    config, folder = changed(config, changes, also=["epochs"]), Path(run)
+    config, folder = changed(config, settings, epochs=("search.epochs", epochs)), user_path(os.fspath(run))
     stages: tuple[StageName, ...] = ("search", "derive")
     with held(folder):
         if (folder / "config.json").exists():
@@ -123,9 +124,8 @@ def train(
     Raises as `search`.
     """
     refuse_while_importing("enas.train")
-    named, also = {"retrain.child.epochs": epochs, "retrain.random": random}, ["epochs", "random"]
-    changes = {**settings, **{name: value for name, value in named.items() if value is not None}}
-    folder = Path(found.run if run is None else run)
+    short = {"epochs": ("retrain.child.epochs", epochs), "random": ("retrain.random", random)}
+    folder = found.run if run is None else user_path(os.fspath(run))
     stages: tuple[StageName, ...] = ("retrain", "test")
     with held(folder):
         if (folder / "config.json").exists():
@@ -134,10 +134,12 @@ def train(
                 put_architecture(folder, found.architecture)
             if opened.architecture() != found.architecture:
                 raise RunFolderError(f"{folder} has another architecture; choose another run=")
-            opened = Run(folder, changed(remembered(opened), changes, also), opened.stages)
+            assert isinstance(opened.config, NetworkConfig)
+            opened = Run(folder, changed(opened.config, settings, **short), opened.stages)
+            _ = opened.data  # other data are refused before anything is written
             opened.write_config()
         else:
-            config = changed(given(found.config, task), changes, also)
+            config = changed(given(found.config, task), settings, **short)
             opened = Run.create(folder, config, stages)
             put_architecture(folder, found.architecture)
         remembered(opened)
@@ -172,7 +174,7 @@ def compare(run: Found | AnyPath, **options: Unpack[CompareOptions]) -> Comparis
             raise ConfigError(
                 f"enas.compare: there is no option {shown(name)}; {did_you_mean(name, known)}There are {', '.join(known)}"
             )
-    folder = run.run if isinstance(run, Found) else Path(run)
+    folder = run.run if isinstance(run, Found) else user_path(os.fspath(run))
     recipe = run.config if isinstance(run, Found) else _begun.get(folder.absolute())
     opened = Run.open(folder, recipe=recipe)
     usual = min(CompareConfig.samples, opened.config.searched_space().count())
@@ -186,14 +188,24 @@ def compare(run: Found | AnyPath, **options: Unpack[CompareOptions]) -> Comparis
 # ---- what these share --------------------------------------------------------------------------------------------------
 
 
-def changed(config: NetworkConfig, changes: Mapping[str, object], also: Sequence[str] = ()) -> NetworkConfig:
-    """The config with other settings. Raises `ConfigError` as `with_settings`."""
-    changes = {name.replace("-", "_"): value for name, value in changes.items()}
+def changed(
+    config: NetworkConfig, settings: Mapping[str, object], **short: tuple[str, object]
+) -> NetworkConfig:
+    """The config with other settings, some of them by a `short` name: the whole one, and the value if it is not None.
+
+    Raises `ConfigError` if one is given by both names, and as `with_settings`.
+    """
+    changes = {name.replace("-", "_"): value for name, value in settings.items()}
+    for name, (whole, value) in short.items():
+        if value is not None and changes.setdefault(whole, value) is not value:
+            raise ConfigError(
+                f"{name} and {whole} are one setting, which is given twice: leave one of them out"
+            )
     controller = changes.get("controller")
     if isinstance(controller, str):
         space = config.searched_space().name
-        changes = {**changes, "controller": named_controller(controller, space)}
-    found = with_settings(config, changes, also)
+        changes["controller"] = named_controller(controller, space)
+    found = with_settings(config, changes, list(short))
     assert isinstance(found, NetworkConfig)
     return found
 
@@ -227,12 +239,13 @@ def remembered(run: Run) -> NetworkConfig:
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Inside, the folder is there, and this call's alone. A stop says how to go on. Raises `ConfigError` in one of several
-    processes of torchrun."""
+    """Inside, the folder is there, and this call's alone; afterwards torch has as many threads as before. A stop says how to
+    go on. Raises `ConfigError` in one of several processes of torchrun."""
     if started_as()[1] > 1:
         raise ConfigError(
             "a script is one process: start it without torchrun, or its recipe with 'torchrun ... -m -- enas run FILE'"
         )
+    threads = torch.get_num_threads()
     try:
         with folder_of_run(folder):
             yield
@@ -240,3 +253,5 @@ def held(folder: Path) -> Iterator[None]:
         said = str(stopped).partition(" Continue with")[0]
         stopped.args = (f"{said} The same call goes on from there.",)
         raise
+    finally:
+        torch.set_num_threads(threads)

@@ -202,7 +202,7 @@ def fit_effects(
     centred_N = reward_N - (np.bincount(group_N, reward_N, groups) / counts_G)[group_N]
 
     fold_N = (group_N if groups > 1 else np.arange(n)) % FOLDS
-    gram_FDD, moment_FD, sum_FD = (np.zeros((FOLDS, *shape)) for shape in ((width, width), (width,), (width,)))
+    gram_FDD, moment_FD, sum_FD = np.zeros((FOLDS, width, width)), *np.zeros((2, FOLDS, width))
     power_F = np.bincount(fold_N, centred_N**2, FOLDS)
     for fold in range(FOLDS):
         rows = np.flatnonzero(fold_N == fold)
@@ -220,7 +220,7 @@ def fit_effects(
     if spread <= NOISE * float(np.abs(reward_N).max()):
         return None
     rest_FDD, rest_FD = gram_DD - gram_FDD, moment_D - moment_FD
-    if groups == 1:  # both sides are compared with the mean of the rest, which what is held out must not be in
+    if groups == 1:  # the rest alone makes the mean that it and what is held out are compared with
         square_FDD = sum_FD[:, :, None] * sum_FD[:, None]
         total_F = np.bincount(fold_N, centred_N, FOLDS)
         rest_F = n - np.bincount(fold_N, minlength=FOLDS)

@@ -173,13 +173,12 @@ class ThisProcess(Executor):
             "the network and the task are in no file that other processes could import: the trainings are done in this one, "
             "one after the other"
         )
+        run = Run(jobs[0].run, self.config, ())
         for job in jobs:
-
-            def after_step(training: ChildTraining, job: Job = job) -> None:
-                on_step(job, training.done)
-
+            if stop.requested:
+                return
             try:
-                result = job.perform(Run(job.run, self.config, ()), stop, after_step)
+                result = job.perform(run, stop, lambda training, job=job: on_step(job, training.done))
             except Stopped:
                 return
             yield outcome_of(job, result)

@@ -64,6 +64,7 @@ class NetworkConfig(RunConfig):
 
     kind: ClassVar[str] = "network"
     describable: ClassVar[bool] = False
+    schedule_follows_length: ClassVar[bool] = True
 
     network: Given[Net | None] = field(
         default=None, compare=False, repr=False, kw_only=True, metadata=NO_SETTING
