@@ -442,6 +442,23 @@ def test_the_recipe_of_the_trainings_may_change_after_the_search_but_not_while_i
     execute(run, ("search", "derive"))
 
 
+def test_a_setting_that_may_change_at_any_time_is_taken_over_by_the_next_call() -> None:
+    enas.search(Net, digits_task, run="mine", **SMALL)
+    written = Path("mine/config.json").read_bytes()
+    enas.search(Net, digits_task, run="mine", **SMALL)
+    assert Path("mine/config.json").read_bytes() == written
+    more = {"threads": 2, "search.log-every": 5, "retrain.child.epochs": 7}
+    found = enas.search(Net, digits_task, run="mine", **{**SMALL, **more})
+    now = json.loads(written)
+    now["settings"]["threads"], now["settings"]["search"]["log_every"] = 2, 5
+    assert read_json(Path("mine/config.json")) == now
+    assert (found.config.threads, found.config.search.log_every, found.config.retrain.child.epochs) == (
+        2,
+        5,
+        2,
+    )
+
+
 def test_settings_survive_json_and_the_tasks_own_training_is_in_them() -> None:
     training = enas.Training(optimizer="adamw", clip=1.0)
     task = replace(digits_task(), training=training)

@@ -37,7 +37,7 @@ from enas.runtime.launch import started_as
 from enas.runtime.lock import folder_of_run
 from enas.runtime.progress import say
 from enas.runtime.stop import Stopped
-from enas.settings import settings_for
+from enas.settings import FREE, settings_for
 from enas.stages import Run, StageName, execute, put_architecture
 from enas.tasks import named_task
 
@@ -78,7 +78,8 @@ def search(
         run: the folder of the run.
         epochs: passes over the training data in the search.
         settings: further settings of `enas.NetworkConfig` by their names, as `seed=3`, `controller="lstm"` or
-            `**{"search.proposals": 4}`; a name may have dashes, as its flag has.
+            `**{"search.proposals": 4}`; a name may have dashes, as its flag has. Where the search is in the folder already,
+            those are taken over that may change at any time, such as `threads`; those of trainings stay as they are there.
 
     Raises `ConfigError` for what cannot work, `RunFolderError` if the folder holds a search of other settings, and `Stopped`
     after saving on Ctrl-C.
@@ -94,6 +95,9 @@ def search(
         if (folder / "config.json").exists():
             opened = Run.open(folder, recipe=config)
             check_same(opened, config)
+            free = {name: value for name, value in settings.items() if name.replace("-", "_") in FREE}
+            if (now := changed(settings_of(opened), free)) != opened.config:
+                opened = rewritten(opened, now)
         else:
             opened = Run.create(folder, config, stages)
         say(f"run folder: {folder}")
@@ -134,10 +138,7 @@ def train(
                 put_architecture(folder, found.architecture)
             if opened.architecture() != found.architecture:
                 raise RunFolderError(f"{folder} has another architecture; choose another run=")
-            assert isinstance(opened.config, NetworkConfig)
-            opened = Run(folder, changed(opened.config, settings, **short), opened.stages)
-            _ = opened.data  # other data are refused before anything is written
-            opened.write_config()
+            opened = rewritten(opened, changed(settings_of(opened), settings, **short))
         else:
             config = changed(given(found.config, task), settings, **short)
             opened = Run.create(folder, config, stages)
@@ -230,11 +231,25 @@ def check_same(run: Run, wanted: NetworkConfig) -> None:
                 )
 
 
+def settings_of(run: Run) -> NetworkConfig:
+    """The config of a run of this kind."""
+    assert isinstance(run.config, NetworkConfig)
+    return run.config
+
+
+def rewritten(run: Run, config: NetworkConfig) -> Run:
+    """The run with other settings, which config.json then has. Raises `RunFolderError`, and writes nothing, if the data are
+    not those that it began with."""
+    found = Run(run.folder, config, run.stages)
+    _ = found.data
+    found.write_config()
+    return found
+
+
 def remembered(run: Run) -> NetworkConfig:
     """The config of a run, which `compare` then finds by the folder."""
-    assert isinstance(run.config, NetworkConfig)
-    _begun[run.folder.absolute()] = run.config
-    return run.config
+    _begun[run.folder.absolute()] = settings_of(run)
+    return settings_of(run)
 
 
 @contextlib.contextmanager
