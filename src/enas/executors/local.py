@@ -177,8 +177,12 @@ class ThisProcess(Executor):
         for job in jobs:
             if stop.requested:
                 return
+
+            def after_step(training: ChildTraining, job: Job = job) -> None:
+                on_step(job, training.done)
+
             try:
-                result = job.perform(run, stop, lambda training, job=job: on_step(job, training.done))
+                result = job.perform(run, stop, after_step)
             except Stopped:
                 return
             yield outcome_of(job, result)

@@ -21,6 +21,7 @@ from enas.config import RunConfig
 from enas.errors import ConfigError, EnasError, shortened, shown
 from enas.executors.cluster import WORKER_MIB, Cluster, train_there
 from enas.executors.work import Answer
+from enas.runtime.device_memory import OF_A_PROCESS
 from enas.runtime.devices import pick_device
 from enas.runtime.memory import MIB
 from enas.runtime.stop import StopRequest
@@ -30,8 +31,6 @@ WAIT_SECONDS = 0.5
 """How long a request to stop may wait to be noticed."""
 ANSWER_SECONDS = 5.0
 """How long an address may take to answer. Ray itself tries for minutes."""
-CONTEXT_MIB = 600
-"""MiB of a GPU that a process takes beside its training."""
 PASSED_ON = ("ENAS_", "NUMBA_")
 """Variables of the environment that begin so are those of the workers too: last digits may depend on them."""
 
@@ -161,7 +160,7 @@ def train(folder: str, here: str, threads: int) -> Answer:
 
 def share_of_gpu(mib: float, total: float) -> float:
     """The share of a GPU, of so many MiB in all, that a training of `mib` takes: 1 / k if k fit."""
-    return 1 / max(1, math.floor(total / (mib + CONTEXT_MIB)))
+    return 1 / max(1, math.floor(total / (mib + OF_A_PROCESS)))
 
 
 def slots_of(node: Mapping[str, float], needs: Mapping[str, float]) -> int:
