@@ -52,9 +52,8 @@ def refuse_import_by_worker() -> None:
     A spawned process imports the script that the user runs. Without a main guard it comes to the same call there, which
     would start workers of its own; the parent says what is wrong.
     """
-    if getattr(
-        multiprocessing.current_process(), "_inheriting", False
-    ):  # set while it imports, as Python checks too
+    importing = "_inheriting"  # set while it imports, as Python checks too
+    if getattr(multiprocessing.current_process(), importing, False):
         raise SystemExit(NO_MAIN_GUARD)
 
 

@@ -95,9 +95,7 @@ class RayExecutor(Cluster["ray.ObjectRef[Answer]"]):
             yield
             return
         check_answers(self.address)
-        os.environ.setdefault(
-            "RAY_TQDM_PATCH_PRINT", "0"
-        )  # or Ray puts a print of its own in place of Python's
+        os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")  # or Ray's print takes the place of Python's
         passed_on = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
         with signals_kept():
             try:

@@ -216,9 +216,7 @@ def beside(path: Path, inside: Path) -> dict[str, Path]:
     own."""
     folder = str(inside) + os.sep
     roots = {root for each in sys.path if (root := os.path.abspath(each) + os.sep) != folder}
-    nested = tuple(
-        root for root in roots if root.startswith(folder)
-    )  # such as the site-packages of an environment
+    nested = tuple(root for root in roots if root.startswith(folder))  # as an environment's site-packages
     found = {}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None) or ""
