@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -440,6 +440,27 @@ def test_the_recipe_of_the_trainings_may_change_after_the_search_but_not_while_i
     execute(run, ("search",))
     run.config = other
     execute(run, ("search", "derive"))
+
+
+def test_a_search_that_goes_on_without_a_task_is_refused_in_a_line() -> None:
+    enas.search(Net, digits_task, run="mine", **SMALL)
+    with pytest.raises(ConfigError, match="a run of a network needs its task"):
+        enas.search(Net, None, run="mine", **SMALL)  # type: ignore[arg-type]
+
+
+def test_what_makes_a_task_need_not_have_a_hash() -> None:
+    @dataclass
+    class Maker:
+        made: int = 0
+
+        def __call__(self) -> Task:
+            self.made += 1
+            return digits_task()
+
+    maker = Maker()
+    found = enas.search(Net, maker, run="mine", **SMALL)
+    enas.train(found)
+    assert maker.made == 1
 
 
 def test_a_setting_that_may_change_at_any_time_is_taken_over_by_the_next_call() -> None:

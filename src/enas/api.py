@@ -89,6 +89,7 @@ def search(
         task = named_task(task)
     origin = NetworkFile.of(network, task) or InMemory()
     config = NetworkConfig(network=network, task=task, origin=origin)
+    _ = config.own_task  # or there is none
     config, folder = changed(config, settings, epochs=("search.epochs", epochs)), user_path(os.fspath(run))
     stages: tuple[StageName, ...] = ("search", "derive")
     with held(folder):
@@ -224,9 +225,9 @@ def check_same(run: Run, wanted: NetworkConfig) -> None:
     for work in ("search", "derive"):
         then, now = settings_for(work, run.config), settings_for(work, wanted)
         for name, value in now.items():
-            if then[name] != value:
+            if then.get(name) != value:
                 raise ConfigError(
-                    f"{name} is {shown(then[name])} in {run.run_file}, not {shown(value)}: give the settings that the run "
+                    f"{name} is {shown(then.get(name))} in {run.run_file}, not {shown(value)}: give the settings that the run "
                     "was begun with, or another run="
                 )
 

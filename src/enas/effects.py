@@ -203,7 +203,7 @@ def fit_effects(
 
     fold_N = (group_N if groups > 1 else np.arange(n)) % FOLDS
     gram_FDD, moment_FD, sum_FD = np.zeros((FOLDS, width, width)), *np.zeros((2, FOLDS, width))
-    power_F: Floats = np.bincount(fold_N, centred_N**2, FOLDS)
+    power_F: Floats = np.bincount(fold_N, centred_N**2, FOLDS).astype(np.float64)
     for fold in range(FOLDS):
         rows = np.flatnonzero(fold_N == fold)
         for begin in range(0, len(rows), CHUNK):
