@@ -227,8 +227,8 @@ def check_same(run: Run, wanted: NetworkConfig) -> None:
         for name, value in now.items():
             if then.get(name) != value:
                 raise ConfigError(
-                    f"{name} is {shown(then.get(name))} in {run.run_file}, not {shown(value)}: give the settings that the run "
-                    "was begun with, or another run="
+                    f"{name} is {shown(then.get(name))} in {run.run_file}, not {shown(value)}: give the settings that the "
+                    "run was begun with, or another run="
                 )
 
 
