@@ -86,6 +86,36 @@ def test_effects_are_those_of_scikit_learns_ridge_with_the_best_penalty_of_cross
     assert (found.records, found.groups) == (240, 40)
 
 
+@pytest.mark.parametrize("each", [8, 61])
+def test_within_one_group_what_is_held_out_is_compared_with_the_mean_of_the_rest(each: int) -> None:
+    space = RecurrentSpace(3)
+    choices_NL, reward_N, group_N = planted(space, groups=1, each=each, noise=2.0)[0]
+    x_ND, fold_N = one_hot(space, choices_NL), np.arange(each) % FOLDS
+
+    def explained(alpha: float) -> float:
+        error = power = 0.0
+        for fold in range(FOLDS):
+            rest, held = fold_N != fold, fold_N == fold
+            model = Ridge(alpha).fit(x_ND[rest], reward_N[rest])
+            error += ((model.predict(x_ND[held]) - reward_N[held]) ** 2).sum()
+            power += ((reward_N[rest].mean() - reward_N[held]) ** 2).sum()
+        return float(1 - error / power)
+
+    found = fitted(space, (choices_NL, reward_N, group_N))
+    assert found.alpha == pytest.approx(max((each * PENALTIES).tolist(), key=explained), rel=1e-5)
+    assert found.explained == pytest.approx(explained(found.alpha), abs=1e-5)
+
+
+@pytest.mark.parametrize(("groups", "each"), [(1, 8), (2, 3), (3, 3), (4, 8)])
+def test_few_rewards_that_depend_on_nothing_explain_nothing(groups: int, each: int) -> None:
+    space, rng = RecurrentSpace(3), np.random.default_rng(0)
+    explained = []
+    for seed in range(20):
+        (choices_NL, _, group_N), _ = planted(space, groups, each, noise=0.0, seed=seed)
+        explained.append(fitted(space, (choices_NL, rng.normal(size=len(group_N)), group_N)).explained)
+    assert np.median(explained) < 0.05  # the best of several penalties may be above 0 by chance
+
+
 def test_planted_effects_come_out_whatever_the_difficulty_of_the_minibatches() -> None:
     space = MicroSpace(2)
     data, worth = planted(space, groups=200, each=8, noise=0.0, difficulty=100.0)

@@ -318,6 +318,18 @@ def test_relative_paths_of_settings_begin_where_the_command_was_given(
     assert saved_step(job) == run.child_training(job.network, 1).total_steps
 
 
+def test_a_worker_that_is_kept_trains_by_the_settings_of_now(run: Run) -> None:
+    first, second = jobs_of(run, 2, epochs=1)
+    for job in (first, second):
+        job.put()
+    assert trains(first) == Answer("done")
+    child = replace(run.config.retrain.child, hidden=4)
+    run.config = replace(run.config, retrain=replace(run.config.retrain, child=child))
+    run.write_config()
+    assert trains(second) == Answer("done")
+    assert second.result(run) is not None
+
+
 def test_a_folder_that_a_lost_machine_still_holds_is_waited_for(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -388,6 +388,97 @@ def test_other_data_are_refused() -> None:
         opened = Run.open(Path("mine"), recipe=config(task=other))
         with pytest.raises(RunFolderError, match="the data have changed since mine was begun"):
             _ = opened.data
+
+
+def test_other_data_for_a_training_in_the_same_folder_change_nothing_there() -> None:
+    found = enas.search(Net, digits_task, run="mine", **SMALL)
+    before = Path("mine/config.json").read_bytes()
+    other = Task(digits(1, 61), digits(60, 100), batch=10, loss=loss, score=score)
+    with pytest.raises(RunFolderError, match="the data have changed since mine was begun"):
+        enas.train(found, other, epochs=1)
+    assert Path("mine/config.json").read_bytes() == before
+
+
+def test_a_setting_by_two_names_is_refused_and_paths_and_threads_are_as_everywhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ConfigError, match=r"epochs and search\.epochs are one setting, which is given twice"):
+        enas.search(Net, digits_task, run="mine", epochs=1, **SMALL)
+    assert not Path("mine").exists()
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(Path("home").absolute()))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        found = enas.search(Net, digits_task, run="~/mine", **SMALL)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert found.run == Path("home/mine").absolute()
+    with pytest.raises(ConfigError, match="a path is empty"):
+        enas.train(found, run="")
+
+
+@pytest.mark.parametrize("setting", ["retrain.child.statistics", "retrain.child.epochs"])
+def test_the_recipe_of_the_trainings_may_change_after_the_search_but_not_while_it_is_verified(
+    setting: str,
+) -> None:
+    changes: dict[str, object] = {"verify.trainings": 2, "verify.rounds": 2, "verify.epochs": 1}
+    run = Run.create(Path("mine"), config(**{"search.warmup": 0.0, **changes}), ALL_STAGES)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, SharedWeights, "train_step", 8)  # in the second epoch
+        with pytest.raises(KeyboardInterrupt):
+            execute(run, ("search",))
+    before = run.config
+    value: object = "batch" if setting.endswith("statistics") else 3
+    other = with_settings(before, {setting: value})
+    run.config = other
+    with pytest.raises(
+        RunFolderError, match=rf"{re.escape(setting)}.* in config\.json, but .*step-.*was made with"
+    ):
+        execute(run, ("search",))
+    run.config = before
+    execute(run, ("search",))
+    run.config = other
+    execute(run, ("search", "derive"))
+
+
+def test_a_search_that_goes_on_without_a_task_is_refused_in_a_line() -> None:
+    enas.search(Net, digits_task, run="mine", **SMALL)
+    with pytest.raises(ConfigError, match="a run of a network needs its task"):
+        enas.search(Net, None, run="mine", **SMALL)  # type: ignore[arg-type]
+
+
+def test_what_makes_a_task_need_not_have_a_hash() -> None:
+    @dataclass
+    class Maker:
+        made: int = 0
+
+        def __call__(self) -> Task:
+            self.made += 1
+            return digits_task()
+
+    maker = Maker()
+    found = enas.search(Net, maker, run="mine", **SMALL)
+    enas.train(found)
+    assert maker.made == 1
+
+
+def test_a_setting_that_may_change_at_any_time_is_taken_over_by_the_next_call() -> None:
+    enas.search(Net, digits_task, run="mine", **SMALL)
+    written = Path("mine/config.json").read_bytes()
+    enas.search(Net, digits_task, run="mine", **SMALL)
+    assert Path("mine/config.json").read_bytes() == written
+    more = {"threads": 2, "search.log-every": 5, "retrain.child.epochs": 7}
+    found = enas.search(Net, digits_task, run="mine", **{**SMALL, **more})
+    now = json.loads(written)
+    now["settings"]["threads"], now["settings"]["search"]["log_every"] = 2, 5
+    assert read_json(Path("mine/config.json")) == now
+    assert (found.config.threads, found.config.search.log_every, found.config.retrain.child.epochs) == (
+        2,
+        5,
+        2,
+    )
 
 
 def test_settings_survive_json_and_the_tasks_own_training_is_in_them() -> None:

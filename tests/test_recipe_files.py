@@ -331,6 +331,13 @@ def test_a_module_that_cannot_be_used_is_one_line(
     assert sys.path == path
 
 
+def test_the_running_program_is_no_module_to_be_named(
+    mine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # as where a script is run
+    assert "there is no module '__main__'" in refusal(capsys, "run", "__main__:a")
+
+
 def test_a_record_that_names_another_module_is_refused(package: Path) -> None:
     Run.create(Path("begun"), recipe("project.inner.mine:tiny_digits"), ("search",))
     record = read_json(Path("begun") / "config.json")

@@ -71,6 +71,17 @@ def test_what_is_no_json_of_a_record_is_one_line_that_names_the_file(tmp_path: P
         read_jsonl(log)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+@pytest.mark.parametrize("text", ["NaN", "1e999", "1"])
+def test_json_is_utf_8_and_may_have_a_mark_of_it(tmp_path: Path, text: str, encoding: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(text.encode(encoding))
+    with pytest.raises(RunFolderError, match=r"a\.json, line 1: not valid JSON"):
+        read_json(path)
+    path.write_bytes('["é"]'.encode("utf-8-sig"))
+    assert read_json(path) == ["é"]
+
+
 def test_limits_let_through_what_is_just_within_them(tmp_path: Path) -> None:
     for text in ("[" * 64 + "]" * 64, "1" * 40, "1e308", '"NaN, 1e999, ' + "1" * 50 + '"', "[]," * 1000):
         whole = f"[{text}0]" if text.endswith(",") else text

@@ -686,6 +686,15 @@ class TestDevices:
         assert pick_device("cuda:1") == torch.device("cuda", 1)
         assert pick_device("auto") == torch.device("cuda")
 
+    @pytest.mark.parametrize("number", ["100", "256", "9" * 20, "007", "٣", "-1", ""])
+    def test_a_number_that_is_none_of_a_gpu_is_refused_before_torch_reads_it(
+        self, number: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        with pytest.raises(ConfigError, match="Unknown device"):
+            pick_device(f"cuda:{number}")
+
     def test_mps_is_used_or_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 import torch
 
-from enas.child_training import ChildTraining
+from enas.child_training import ChildTraining, evaluate
 from enas.cli import parse
 from enas.errors import ConfigError, DataError, NotFiniteError, RunFolderError
 from enas.phases import Search
 from enas.recipes import CONTROLLERS, RECIPES, named_controllers, recipe
 from enas.report.summary import next_commands, summary
-from enas.retrain import Network
+from enas.retrain import Network, check_weights
 from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.environment import environment
@@ -31,6 +31,7 @@ from enas.settings import FREE, NEEDED, config_from_json, config_to_json, flat, 
 from enas.spaces import architecture_from_json
 from enas.spaces.recurrent.space import RecurrentSpace
 from enas.stages import ALL_STAGES, Run, StageName, execute
+from enas.task import Score
 from tests import tiny
 
 
@@ -276,13 +277,18 @@ def test_finished_trainings_are_not_repeated(run: Run) -> None:
 
 def test_test_data_are_read_once_a_network(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     tested: list[str] = []
-    measure = Run.test
+    taken: list[str] = []
 
-    def test(self: Run, network: Network, weights: Path) -> dict[str, float]:
-        tested.append(network.id)
-        return measure(self, network, weights)
+    def take(folder: Path, result: Any) -> Path:
+        taken.append(folder.name)
+        return check_weights(folder, result)
 
-    monkeypatch.setattr(Run, "test", test)
+    def test(*given: Any) -> Score | None:
+        tested.append(taken.pop())
+        return evaluate(*given)
+
+    monkeypatch.setattr("enas.run.check_weights", take)
+    monkeypatch.setattr("enas.run.evaluate", test)
     execute(run, ("test",))
     assert tested == []
     result = run.results()[1]

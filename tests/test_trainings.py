@@ -10,20 +10,21 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import pytest
 
 from enas import stages
-from enas.child_training import ChildTraining
+from enas.child_training import ChildTraining, evaluate
 from enas.errors import ConfigError, EnasError, NotFiniteError, RunFolderError
 from enas.executors.local import LocalExecutor, share_cores
-from enas.retrain import Network, random_architectures
+from enas.retrain import Network, load_weights, random_architectures
 from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import read_json, write_json
 from enas.runtime.stop import EXIT_STOPPED, Stopped, StopRequest
 from enas.stages import Run
+from enas.tasks.images import ImageTask
 from enas.trainings import Executor, Job, Outcome, outcome_of, train_all
 from tests import tiny
 
@@ -164,6 +165,46 @@ def test_a_result_without_its_test_is_not_finished(run: Run) -> None:
     (outcome,) = finish(run, [with_test], InThisProcess())
     assert outcome.result["test"]["test_ppl"] > 1
     assert (job.folder / "weights.safetensors").read_bytes() == weights
+
+
+def test_a_training_is_the_same_whatever_it_is_asked_for(run: Run) -> None:
+    (job,) = jobs_of(run, 1)
+    job.put()
+    found = replace(job, network=replace(job.network, role="found"))
+    found.put()
+    assert Job.read(job.folder) == found
+
+
+def test_a_shortened_training_is_tested_as_it_was_trained(tmp_path: Path) -> None:
+    run = Run.create(
+        tmp_path / "run", tiny.image_config("micro", "--retrain.child.train-on", "all"), ("retrain",)
+    )
+    (job,) = jobs_of(run, 1, epochs=1, test=True)
+    (outcome,) = finish(run, [job], InThisProcess())
+    training, whole = (run.child_training(job.network, epochs) for epochs in (1, None))
+    load_weights(training.model, job.folder / "weights.safetensors")
+    expected = evaluate(training.model, training.task, "test") or {}
+    assert outcome.result["test"] == {f"test_{name}": value for name, value in expected.items()}
+    assert (
+        cast(ImageTask, training.task).train.normalisation != cast(ImageTask, whole.task).train.normalisation
+    )
+
+
+@pytest.mark.parametrize("schedule", ["cut", "squeezed"])
+def test_a_shorter_training_is_tied_to_the_whole_length_if_its_schedule_is(
+    schedule: Literal["cut", "squeezed"], config: RecurrentConfig, tmp_path: Path
+) -> None:
+    config = replace(config, retrain=replace(config.retrain, short_schedule=schedule))
+    run = Run.create(tmp_path / "run", config, ("retrain",))
+    (job,) = jobs_of(run, 1, epochs=1)
+    finish(run, [job], InThisProcess())
+    longer = replace(config.retrain.child, epochs=config.retrain.child.epochs + 1)
+    run.config = replace(config, retrain=replace(config.retrain, child=longer))
+    if schedule == "cut":
+        assert job.result(run) is not None
+    else:
+        with pytest.raises(RunFolderError, match=r"retrain\.child\.epochs \(the whole length\) is 3 in"):
+            job.result(run)
 
 
 def test_a_training_that_diverges_is_a_result_with_a_name(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
+import torch
 from torch import nn
 
 from enas.architecture import Architecture, Space
@@ -26,6 +27,7 @@ from enas.evidence.compare import CompareConfig, compare_run
 from enas.evidence.comparison import Comparison
 from enas.evidence.variants import with_settings
 from enas.executors import ExecutorName
+from enas.paths import user_path
 from enas.recipes import named_controller
 from enas.recipes.files import refuse_while_importing
 from enas.recipes.origin import InMemory, NetworkFile
@@ -35,7 +37,7 @@ from enas.runtime.launch import started_as
 from enas.runtime.lock import folder_of_run
 from enas.runtime.progress import say
 from enas.runtime.stop import Stopped
-from enas.settings import settings_for
+from enas.settings import FREE, settings_for
 from enas.stages import Run, StageName, execute, put_architecture
 from enas.tasks import named_task
 
@@ -76,7 +78,8 @@ def search(
         run: the folder of the run.
         epochs: passes over the training data in the search.
         settings: further settings of `enas.NetworkConfig` by their names, as `seed=3`, `controller="lstm"` or
-            `**{"search.proposals": 4}`; a name may have dashes, as its flag has.
+            `**{"search.proposals": 4}`; a name may have dashes, as its flag has. Where the search is in the folder already,
+            those are taken over that may change at any time, such as `threads`; those of trainings stay as they are there.
 
     Raises `ConfigError` for what cannot work, `RunFolderError` if the folder holds a search of other settings, and `Stopped`
     after saving on Ctrl-C.
@@ -86,13 +89,16 @@ def search(
         task = named_task(task)
     origin = NetworkFile.of(network, task) or InMemory()
     config = NetworkConfig(network=network, task=task, origin=origin)
-    changes = {**settings, **({} if epochs is None else {"search.epochs": epochs})}
-    config, folder = changed(config, changes, also=["epochs"]), Path(run)
+    _ = config.own_task  # or there is none
+    config, folder = changed(config, settings, epochs=("search.epochs", epochs)), user_path(os.fspath(run))
     stages: tuple[StageName, ...] = ("search", "derive")
     with held(folder):
         if (folder / "config.json").exists():
             opened = Run.open(folder, recipe=config)
             check_same(opened, config)
+            free = {name: value for name, value in settings.items() if name.replace("-", "_") in FREE}
+            if (now := changed(settings_of(opened), free)) != opened.config:
+                opened = rewritten(opened, now)
         else:
             opened = Run.create(folder, config, stages)
         say(f"run folder: {folder}")
@@ -123,9 +129,8 @@ def train(
     Raises as `search`.
     """
     refuse_while_importing("enas.train")
-    named, also = {"retrain.child.epochs": epochs, "retrain.random": random}, ["epochs", "random"]
-    changes = {**settings, **{name: value for name, value in named.items() if value is not None}}
-    folder = Path(found.run if run is None else run)
+    short = {"epochs": ("retrain.child.epochs", epochs), "random": ("retrain.random", random)}
+    folder = found.run if run is None else user_path(os.fspath(run))
     stages: tuple[StageName, ...] = ("retrain", "test")
     with held(folder):
         if (folder / "config.json").exists():
@@ -134,10 +139,9 @@ def train(
                 put_architecture(folder, found.architecture)
             if opened.architecture() != found.architecture:
                 raise RunFolderError(f"{folder} has another architecture; choose another run=")
-            opened = Run(folder, changed(remembered(opened), changes, also), opened.stages)
-            opened.write_config()
+            opened = rewritten(opened, changed(settings_of(opened), settings, **short))
         else:
-            config = changed(given(found.config, task), changes, also)
+            config = changed(given(found.config, task), settings, **short)
             opened = Run.create(folder, config, stages)
             put_architecture(folder, found.architecture)
         remembered(opened)
@@ -172,7 +176,7 @@ def compare(run: Found | AnyPath, **options: Unpack[CompareOptions]) -> Comparis
             raise ConfigError(
                 f"enas.compare: there is no option {shown(name)}; {did_you_mean(name, known)}There are {', '.join(known)}"
             )
-    folder = run.run if isinstance(run, Found) else Path(run)
+    folder = run.run if isinstance(run, Found) else user_path(os.fspath(run))
     recipe = run.config if isinstance(run, Found) else _begun.get(folder.absolute())
     opened = Run.open(folder, recipe=recipe)
     usual = min(CompareConfig.samples, opened.config.searched_space().count())
@@ -186,14 +190,24 @@ def compare(run: Found | AnyPath, **options: Unpack[CompareOptions]) -> Comparis
 # ---- what these share --------------------------------------------------------------------------------------------------
 
 
-def changed(config: NetworkConfig, changes: Mapping[str, object], also: Sequence[str] = ()) -> NetworkConfig:
-    """The config with other settings. Raises `ConfigError` as `with_settings`."""
-    changes = {name.replace("-", "_"): value for name, value in changes.items()}
+def changed(
+    config: NetworkConfig, settings: Mapping[str, object], **short: tuple[str, object]
+) -> NetworkConfig:
+    """The config with other settings, some of them by a `short` name: the whole one, and the value if it is not None.
+
+    Raises `ConfigError` if one is given by both names, and as `with_settings`.
+    """
+    changes = {name.replace("-", "_"): value for name, value in settings.items()}
+    for name, (whole, value) in short.items():
+        if value is not None and changes.setdefault(whole, value) is not value:
+            raise ConfigError(
+                f"{name} and {whole} are one setting, which is given twice: leave one of them out"
+            )
     controller = changes.get("controller")
     if isinstance(controller, str):
         space = config.searched_space().name
-        changes = {**changes, "controller": named_controller(controller, space)}
-    found = with_settings(config, changes, also)
+        changes["controller"] = named_controller(controller, space)
+    found = with_settings(config, changes, list(short))
     assert isinstance(found, NetworkConfig)
     return found
 
@@ -211,28 +225,43 @@ def check_same(run: Run, wanted: NetworkConfig) -> None:
     for work in ("search", "derive"):
         then, now = settings_for(work, run.config), settings_for(work, wanted)
         for name, value in now.items():
-            if then[name] != value:
+            if then.get(name) != value:
                 raise ConfigError(
-                    f"{name} is {shown(then[name])} in {run.run_file}, not {shown(value)}: give the settings that the run "
-                    "was begun with, or another run="
+                    f"{name} is {shown(then.get(name))} in {run.run_file}, not {shown(value)}: give the settings that the "
+                    "run was begun with, or another run="
                 )
+
+
+def settings_of(run: Run) -> NetworkConfig:
+    """The config of a run of this kind."""
+    assert isinstance(run.config, NetworkConfig)
+    return run.config
+
+
+def rewritten(run: Run, config: NetworkConfig) -> Run:
+    """The run with other settings, which config.json then has. Raises `RunFolderError`, and writes nothing, if the data are
+    not those that it began with."""
+    found = Run(run.folder, config, run.stages)
+    _ = found.data
+    found.write_config()
+    return found
 
 
 def remembered(run: Run) -> NetworkConfig:
     """The config of a run, which `compare` then finds by the folder."""
-    assert isinstance(run.config, NetworkConfig)
-    _begun[run.folder.absolute()] = run.config
-    return run.config
+    _begun[run.folder.absolute()] = settings_of(run)
+    return settings_of(run)
 
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Inside, the folder is there, and this call's alone. A stop says how to go on. Raises `ConfigError` in one of several
-    processes of torchrun."""
+    """Inside, the folder is there, and this call's alone; afterwards torch has as many threads as before. A stop says how to
+    go on. Raises `ConfigError` in one of several processes of torchrun."""
     if started_as()[1] > 1:
         raise ConfigError(
             "a script is one process: start it without torchrun, or its recipe with 'torchrun ... -m -- enas run FILE'"
         )
+    threads = torch.get_num_threads()
     try:
         with folder_of_run(folder):
             yield
@@ -240,3 +269,5 @@ def held(folder: Path) -> Iterator[None]:
         said = str(stopped).partition(" Continue with")[0]
         stopped.args = (f"{said} The same call goes on from there.",)
         raise
+    finally:
+        torch.set_num_threads(threads)

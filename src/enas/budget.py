@@ -100,16 +100,16 @@ def seconds_needed(config: RunConfig, lengths: Lengths, costs: Costs, networks: 
     if search.percentile_every is not None:
         rewards += 2 * search.percentile_samples * (learning // search.percentile_every)
     rewards += derive.samples * derive.minibatches
-    alone = [networks * [lengths.retrain]]
+    alone = [(networks, lengths.retrain)]
     if verify.trainings:
         plan = verify.plan(search)
-        alone += [count * [lengths.verify] for count in plan.values()]
+        alone += [(count, lengths.verify) for count in plan.values()]
         looked_at = 2 * POOL * (2 * len(plan) - 1)  # to choose from, and to see how the policy is doing
         rewards += verify.minibatches * looked_at
         described = REFERENCES + looked_at + (proposals if verify.correct else 0)
     if derive.rule == "shortlist":
-        alone.append(derive.shortlist * [lengths.shortlist])
-    rounds = sum(-(-len(part) // costs.at_once) * part[0] for part in alone)
+        alone.append((derive.shortlist, lengths.shortlist))
+    rounds = sum(-(-count // costs.at_once) * epochs for count, epochs in alone)
     work = search.epochs * search.samples * costs.weights + rewards * costs.reward
     work += described * costs.features + rounds * costs.child
     return work * (1 + OVERHEAD)

@@ -173,6 +173,8 @@ class RunConfig(Settings, ABC):
     """A command that runs the quick recipe on data of one's own, and what those are, as a comment."""
     of_size: ClassVar[Mapping[TakesMemory, tuple[str, ...]]] = {}
     """The settings that memory depends on most, of the shared weights and of a training."""
+    schedule_follows_length: ClassVar[bool] = False
+    """Whether the recipe's learning rate depends on its number of epochs."""
     same_shapes: ClassVar[bool] = False
     """Whether all minibatches of training images have one shape, so that it is worth trying algorithms of convolutions."""
     measured: ClassVar[tuple[str, ...]] = ()
@@ -317,6 +319,11 @@ class RunConfig(Settings, ABC):
         own: Any = self.retrain
         epochs: int = own.child.epochs
         return epochs
+
+    @property
+    def short_follows_whole(self) -> bool:
+        """Whether what a training comes to that is shorter than the recipe's depends on the recipe's length."""
+        return self.schedule_follows_length or self.retrain.short_schedule == "squeezed"
 
     def with_epochs(self, search: int, child: int) -> Self:
         """These settings with a search and trainings from scratch of other lengths, and schedules that stretch with them."""

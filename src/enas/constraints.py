@@ -95,10 +95,7 @@ class Settings:
 @cache
 def _checker(cls: Any) -> TypeAdapter[Any]:
     """What checks the fields of a settings class; settings in it have checked themselves."""
-    instance_of, named_tuple = (
-        cast(Any, InstanceOf),
-        cast(Any, NamedTuple),
-    )  # of types that are known only now
+    instance_of, named_tuple = cast(Any, InstanceOf), cast(Any, NamedTuple)  # of types known only now
     hints = get_type_hints(cls, include_extras=True)
     kinds = {field.name: hints[field.name] for field in fields(cls)}
     own = {name: instance_of[kind] if is_dataclass(kind) else kind for name, kind in kinds.items()}
@@ -133,9 +130,9 @@ def complaint(error: ValidationError, cls: type) -> str:
     """What is wrong in values of a dataclass, in one line: the name of the field, with dots, and what it must be."""
     errors = error.errors(include_url=False)
     place, hint = _place(errors[0]["loc"], cls)
-    wrong = [each for each in errors if _place(each["loc"], cls)[0] == place][
-        -1
-    ]  # of a union, what its last type asks
+    *_, wrong = (
+        each for each in errors if _place(each["loc"], cls)[0] == place
+    )  # of a union the last type's
     kind, context = wrong["type"], wrong.get("ctx", {})
     if isinstance(context.get("error"), SettingError):
         said = str(context["error"])  # the place in it, or what it must be itself

@@ -184,8 +184,8 @@ def archive_effects(space: Space, archive: Sequence[ArchiveRecord], within: Grou
 def fit_effects(
     space: Space, choices_NL: Integers, reward_N: Floats, group_N: Integers, within: Groups
 ) -> Effects | None:
-    """Ridge regression within groups, its penalty chosen by cross-validation over whole groups (over architectures,
-    where there are fewer groups than folds). None if no two rewards can be compared, or all that can are equal."""
+    """Ridge regression within groups, its penalty chosen by cross-validation over whole groups (over architectures, where
+    there is one group). None if no two rewards can be compared, or all that can are equal."""
     n, groups = len(reward_N), int(group_N.max()) + 1
     counts_G = np.bincount(group_N, minlength=groups)
     if counts_G.max() < 2:
@@ -201,9 +201,9 @@ def fit_effects(
     share_D = taken_D / np.repeat(np.maximum(active_NL.sum(0), 1), options_L)  # where the decision is active
     centred_N = reward_N - (np.bincount(group_N, reward_N, groups) / counts_G)[group_N]
 
-    fold_N = (group_N if groups >= FOLDS else np.arange(n)) % FOLDS
-    gram_FDD, moment_FD = np.zeros((FOLDS, width, width)), np.zeros((FOLDS, width))
-    power_F = np.bincount(fold_N, centred_N**2, FOLDS)
+    fold_N = (group_N if groups > 1 else np.arange(n)) % FOLDS
+    gram_FDD, moment_FD, sum_FD = np.zeros((FOLDS, width, width)), *np.zeros((2, FOLDS, width))
+    power_F: Floats = np.bincount(fold_N, centred_N**2, FOLDS).astype(np.float64)
     for fold in range(FOLDS):
         rows = np.flatnonzero(fold_N == fold)
         for begin in range(0, len(rows), CHUNK):
@@ -212,12 +212,25 @@ def fit_effects(
             x_ND[np.arange(len(part))[:, None], column_NL[part]] += active_NL[part]
             gram_FDD[fold] += x_ND.T @ x_ND
             moment_FD[fold] += x_ND.T @ centred_N[part]
+            sum_FD[fold] += x_ND.sum(0)
     gram_DD: Floats = gram_FDD.sum(0)
     moment_D: Floats = moment_FD.sum(0)
     power = float(power_F.sum())
     spread = math.sqrt(power / n)
     if spread <= NOISE * float(np.abs(reward_N).max()):
         return None
+    rest_FDD, rest_FD = gram_DD - gram_FDD, moment_D - moment_FD
+    if groups == 1:  # the rest alone makes the mean that it and what is held out are compared with
+        square_FDD = sum_FD[:, :, None] * sum_FD[:, None]
+        total_F = np.bincount(fold_N, centred_N, FOLDS)
+        rest_F = n - np.bincount(fold_N, minlength=FOLDS)
+        moved_F = (n + rest_F) / rest_F**2
+        rest_FDD -= square_FDD / rest_F[:, None, None]
+        rest_FD -= sum_FD * (total_F / rest_F)[:, None]
+        gram_FDD += square_FDD * moved_F[:, None, None]
+        moment_FD += sum_FD * (total_F * moved_F)[:, None]
+        power_F += total_F**2 * moved_F
+    held_power = float(power_F.sum())
 
     def solved(gram_DD: Floats, moment_D: Floats, alpha: float) -> Floats:
         return np.asarray(np.linalg.solve(gram_DD + alpha * np.eye(width), moment_D), dtype=np.float64)
@@ -226,9 +239,9 @@ def fit_effects(
         """Share of the variance that is not predicted; to digits that do not depend on the order of sums."""
         error = 0.0
         for fold in range(FOLDS):
-            w_D = solved(gram_DD - gram_FDD[fold], moment_D - moment_FD[fold], alpha)
+            w_D = solved(rest_FDD[fold], rest_FD[fold], alpha)
             error += power_F[fold] - 2 * w_D @ moment_FD[fold] + w_D @ gram_FDD[fold] @ w_D
-        return round(float(error) / power, DIGITS)
+        return round(float(error) / held_power, DIGITS)
 
     alphas = sorted((n * PENALTIES).tolist(), reverse=True)  # of equally good ones the largest
     alpha = min(alphas, key=held_out)

@@ -39,17 +39,11 @@ class Trainings:
         """Train the networks to the end, or until a stop is requested; what is missing then goes on from its checkpoint."""
 
         def train(network: Described) -> None:
-            with parallel.by_itself():
-                self.run.train(Network(*network), self.part, self.stop, self.epochs)
+            if not self.stop.requested:
+                with contextlib.suppress(Stopped), parallel.by_itself():
+                    self.run.train(Network(*network), self.part, self.stop, self.epochs)
 
-        def train_or_stop(network: Described) -> None:
-            try:
-                if not self.stop.requested:
-                    train(network)
-            except Stopped:
-                return
-
-        collective.spread(networks, train_or_stop)
+        collective.spread(networks, train)
 
 
 def described(network: Network) -> Described:

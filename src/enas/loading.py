@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from enas.errors import ArchitectureError, ConfigError, RunFolderError, enas_command, shortened
 from enas.paths import near_folder, user_path
-from enas.retrain import MODEL, WEIGHTS, Network
+from enas.retrain import MODEL, WEIGHTS
 from enas.run import Run
 from enas.runs.models import ModelRecord
 from enas.runtime.files import Digest, digest_of
@@ -87,10 +87,8 @@ def training_folder(folder: Path) -> Path:
             f"{near_folder(folder)}"
         )
     run = Run.open(folder)
-    network = Network("found", run.architecture(), run.config.seed)
+    network, _ = run.found_result()
     trained = folder / "retrain" / network.id
-    if run.result(network, "retrain") is None:
-        raise RunFolderError(f"{network} is not retrained yet; run {enas_command('retrain', folder)!r} first")
     if not (trained / MODEL).exists():
         raise RunFolderError(
             f"{trained} has no {MODEL}, as an earlier version trained it; {enas_command('retrain', folder)!r} writes it"

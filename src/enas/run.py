@@ -128,6 +128,10 @@ class Run:
         """The file that makes the folder a run's: once it is gone, nothing more is written."""
         return self.folder / "config.json"
 
+    def command(self, name: str) -> str:
+        """A command on this run for a message, in quotes."""
+        return repr(enas_command(name, self.folder))
+
     @cached_property
     def data(self) -> Data:
         """The data. Says so if a version is another than at the start.
@@ -137,11 +141,10 @@ class Run:
         try:
             data = self.config.load()
         except MissingDataError as error:
-            settings = self.folder / "config.json"
-            if not settings.exists():
+            if not self.run_file.exists():
                 raise
             raise MissingDataError(
-                f"{error} If the data have moved, change the setting data.source in {settings} to where they are."
+                f"{error} If the data have moved, change the setting data.source in {self.run_file} to where they are."
             ) from error
         path = self.folder / "environment.json"
         if not path.exists():
@@ -154,11 +157,8 @@ class Run:
                 "has the hash and the versions of then); restore them, or begin a new run"
             )
         now = environment()
-        others = [
-            f"{name} {vars(then)[name]}, now {now[name]}"
-            for name in VERSIONS
-            if vars(then)[name] != now[name]
-        ]
+        differ = [name for name in VERSIONS if vars(then)[name] != now[name]]
+        others = [f"{name} {vars(then)[name]}, now {now[name]}" for name in differ]
         if others:
             say(
                 f"{self.folder} was begun with {'; '.join(others)}: the last digits of what is computed from here on may "
@@ -199,9 +199,11 @@ class Run:
         made = build_controller(config.controller, config.searched_space(), seed)
         return bounded(made, self.goals.limits)
 
-    def search_checkpoints(self) -> CheckpointStore:
-        """Where the search saves itself."""
+    def search_checkpoints(self, going_on: bool = False) -> CheckpointStore:
+        """Where the search saves itself. While it is `going_on`, the recipe of the trainings that verify it must stay."""
         search, settings = self.config.search, limits_left_out(settings_for("search", self.config))
+        if going_on and self.config.verify.trainings:
+            settings |= self.training_settings(self.config.verify.epochs)
         return CheckpointStore(
             self.folder / "checkpoints", search.keep_checkpoints, say, settings, self.run_file, search.rhythm
         )
@@ -225,17 +227,15 @@ class Run:
         path = self.folder / "search.json"
         if not path.exists():
             return None
-        record = read_record(path, SearchRecord, f"Delete it, then run 'enas resume {self.folder}'")
-        otherwise = "begin a new run with --run"
-        check_settings(
-            record.settings, settings_for("search", self.config), self.folder / "checkpoints", otherwise
-        )
+        record = read_record(path, SearchRecord, f"Delete it, then run {self.command('resume')}")
+        now, what = settings_for("search", self.config), self.folder / "checkpoints"
+        check_settings(record.settings, now, what, "begin a new run with --run")
         return record
 
     def derive_record(self) -> DeriveRecord | None:
         """What derive.json says; None if there is none."""
         path = self.folder / "derive.json"
-        advice = f"Delete it and architecture.json, then run 'enas derive {self.folder}'"
+        advice = f"Delete it and architecture.json, then run {self.command('derive')}"
         return read_record(path, DeriveRecord, advice) if path.exists() else None
 
     def searched(self) -> tuple[SharedWeights, Controller]:
@@ -246,7 +246,7 @@ class Run:
         end = self.search_end()
         if end is None:
             raise RunFolderError(
-                f"the search of {self.folder} is not finished; run {enas_command('resume', self.folder)!r} first"
+                f"the search of {self.folder} is not finished; run {self.command('resume')} first"
             )
         weights, controller, (path, state) = self.shared_weights(), self.search_controller(), end
         with fitting(path):
@@ -269,14 +269,12 @@ class Run:
         """The derived architecture. Raises `RunFolderError` if there is none yet, or it is of another space."""
         path = self.folder / "architecture.json"
         if not path.exists():
-            command = "derive" if (self.folder / "search.json").exists() else "resume"
-            raise RunFolderError(
-                f"{self.folder} has no architecture yet; run {enas_command(command, self.folder)!r} first"
-            )
+            stage = "derive" if (self.folder / "search.json").exists() else "resume"
+            raise RunFolderError(f"{self.folder} has no architecture yet; run {self.command(stage)} first")
         architecture = architecture_in(path)
         if architecture.space != self.config.searched_space():
             raise RunFolderError(
-                f"{path} is of another space than config.json; delete it, then run 'enas derive {self.folder}'"
+                f"{path} is of another space than config.json; delete it, then run {self.command('derive')}"
             )
         return architecture
 
@@ -321,24 +319,16 @@ class Run:
         describe(folder, self.config, training, result)
         return result
 
-    def trained(self, network: Network, weights: Path) -> nn.Module:
-        """A network as an ordinary module, with weights that its training left."""
-        _ = self.data
-        model = self.config.model(network)
-        load_weights(model, weights)
-        return model.eval()
-
-    def test(self, network: Network, weights: Path) -> dict[str, float]:
-        """The scores of a trained network on the test data."""
-        training = self.child_training(network)
-        load_weights(training.model, weights)
-        score = evaluate(training.model, training.task, "test")
-        return {f"test_{name}": value for name, value in (score or {}).items()}
-
     def training_settings(self, epochs: int | None = None) -> dict[str, Any]:
         """The settings that a training depends on, its length among them if that is not the recipe's."""
         settings = settings_for("training", self.config)
-        return settings if epochs is None else {**settings, "retrain.child.epochs": epochs}
+        if epochs is None:
+            return settings
+        length, whole = (
+            {"retrain.child.epochs": epochs},
+            {"retrain.child.epochs (the whole length)": self.config.child_epochs},
+        )
+        return {**settings, **length, **(whole if self.config.short_follows_whole else {})}
 
     def result(self, network: Network, part: str, epochs: int | None = None) -> dict[str, Any] | None:
         """What a training under `part` came to; None if it is not finished.
@@ -359,26 +349,36 @@ class Run:
         Raises `RunFolderError` if its weights are not those that the training left.
         """
         folder, result = self.folder / part / network.id, self.result(network, part, epochs)
-        if result is None:
-            raise RunFolderError(f"{network} is not trained yet; run 'enas retrain {self.folder}' first")
+        assert result is not None  # it is finished
         if "test" in result or "diverged" in result:
             return result
         weights = check_weights(folder, result)
         with concerning(network):
-            return write_result(folder, {**result, "test": self.test(network, weights)})
+            training = self.child_training(network, epochs)
+            load_weights(training.model, weights)
+            score = evaluate(training.model, training.task, "test") or {}
+        result["test"] = {f"test_{name}": value for name, value in score.items()}
+        return write_result(folder, result)
 
     def found_model(self) -> nn.Module:
         """The found architecture as an ordinary module, with the weights of its retraining.
 
         Raises `RunFolderError` if it is not retrained yet.
         """
+        network, result = self.found_result()
+        weights = check_weights(self.folder / "retrain" / network.id, result)
+        _ = self.data
+        model = self.config.model(network)
+        load_weights(model, weights)
+        return model.eval()
+
+    def found_result(self) -> tuple[Network, dict[str, Any]]:
+        """The found architecture as a network, and what its retraining came to. Raises as `found_model`."""
         network = Network("found", self.architecture(), self.config.seed)
         result = self.result(network, "retrain")
         if result is None:
-            raise RunFolderError(
-                f"{network} is not retrained yet; run {enas_command('retrain', self.folder)!r} first"
-            )
-        return self.trained(network, check_weights(self.folder / "retrain" / network.id, result))
+            raise RunFolderError(f"{network} is not retrained yet; run {self.command('retrain')} first")
+        return network, result
 
     def networks(self) -> list[Network]:
         """The networks to train from scratch: the found architecture first, then what it is compared with."""

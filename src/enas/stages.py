@@ -21,13 +21,7 @@ from enas.costs.bounds import CostBounds, bounded
 from enas.costs.goals import NEAR
 from enas.derive import Train, candidates, in_time, pick
 from enas.effects import Effects, Groups, archive_effects
-from enas.errors import (
-    ArchitectureError,
-    ConfigError,
-    EnasError,
-    RunFolderError,
-    enas_command,
-)
+from enas.errors import ArchitectureError, ConfigError, EnasError, RunFolderError
 from enas.executors import executor_for, in_stages
 from enas.following import Trainings, described
 from enas.phases import Search
@@ -78,7 +72,7 @@ def search(run: Run, stop: StopRequest, train: verification.Train | None = None)
             "let all share each minibatch with --search.same-path True"
         )
     with run.config.refusals_explained("search"), parallel.shared(searching.weights, "search"):
-        run_search(searching, watch, run.search_checkpoints(), stop, run.folder)
+        run_search(searching, watch, run.search_checkpoints(going_on=True), stop, run.folder)
     limits = run.goals.limits
     write_json(
         run.folder / "search.json",
@@ -142,7 +136,7 @@ def derive(run: Run, stop: StopRequest) -> None:
     """Pick an architecture from the trained policy."""
     if (run.folder / "architecture.json").exists():
         record = run.derive_record()
-        otherwise = f"delete architecture.json, then run 'enas derive {run.folder}'"
+        otherwise = f"delete architecture.json, then run {run.command('derive')}"
         if record is not None:
             now = settings_for("derive", run.config)
             check_settings(record.settings, now, run.folder / "architecture.json", otherwise)
@@ -323,9 +317,7 @@ def training_seconds(run: Run, network: Network, epochs: int | None, stop: StopR
 def test(run: Run, stop: StopRequest) -> None:
     """Read the test data, once for every retrained network."""
     if not run.results():
-        raise RunFolderError(
-            f"{run.folder} has no retrained network yet; run {enas_command('retrain', run.folder)!r} first"
-        )
+        raise RunFolderError(f"{run.folder} has no retrained network yet; run {run.command('retrain')} first")
     if not run.config.has_test:
         say("test: the task has no test data")
     for network in run.networks() if run.config.has_test else []:

@@ -21,7 +21,7 @@ from enas.run import Run
 from enas.runtime.checkpoint import check_still_there
 from enas.runtime.compiling import compiling_told
 from enas.runtime.device_memory import memory_line, release
-from enas.runtime.files import read_json, write_json
+from enas.runtime.files import write_json
 from enas.runtime.progress import estimate_line, progress, say
 from enas.runtime.records import read_record
 from enas.runtime.stop import StopRequest
@@ -64,15 +64,16 @@ class Job:
 
     def put(self) -> None:
         """Write job.json. Raises `RunFolderError` if the folder holds a training of another length."""
-        record = {"network": self.network.to_json(), "epochs": self.epochs, "test": self.test}
         path = self.folder / JOB
         check_still_there(self.run / "config.json")
         self.folder.mkdir(parents=True, exist_ok=True)
-        if path.exists() and read_json(path) != record:
-            raise RunFolderError(
-                f"{path} is of another training than the one asked for; choose another --run, or delete {self.folder}"
-            )
-        write_json(path, record)
+        if path.exists():
+            then = Job.read(self.folder)  # what was drawn at random then may be what is found now
+            if (then.epochs, then.test) != (self.epochs, self.test):
+                raise RunFolderError(
+                    f"{path} is of another training than the one asked for; choose another --run, or delete {self.folder}"
+                )
+        write_json(path, {"network": self.network.to_json(), "epochs": self.epochs, "test": self.test})
 
     @classmethod
     def read(cls, folder: Path) -> Job:

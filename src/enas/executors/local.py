@@ -52,9 +52,8 @@ def refuse_import_by_worker() -> None:
     A spawned process imports the script that the user runs. Without a main guard it comes to the same call there, which
     would start workers of its own; the parent says what is wrong.
     """
-    if getattr(
-        multiprocessing.current_process(), "_inheriting", False
-    ):  # set while it imports, as Python checks too
+    importing = "_inheriting"  # set while it imports, as Python checks too
+    if getattr(multiprocessing.current_process(), importing, False):
         raise SystemExit(NO_MAIN_GUARD)
 
 
@@ -173,13 +172,16 @@ class ThisProcess(Executor):
             "the network and the task are in no file that other processes could import: the trainings are done in this one, "
             "one after the other"
         )
+        run = Run(jobs[0].run, self.config, ())
         for job in jobs:
+            if stop.requested:
+                return
 
             def after_step(training: ChildTraining, job: Job = job) -> None:
                 on_step(job, training.done)
 
             try:
-                result = job.perform(Run(job.run, self.config, ()), stop, after_step)
+                result = job.perform(run, stop, after_step)
             except Stopped:
                 return
             yield outcome_of(job, result)

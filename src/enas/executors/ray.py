@@ -21,6 +21,7 @@ from enas.config import RunConfig
 from enas.errors import ConfigError, EnasError, shortened, shown
 from enas.executors.cluster import WORKER_MIB, Cluster, train_there
 from enas.executors.work import Answer
+from enas.runtime.device_memory import OF_A_PROCESS
 from enas.runtime.devices import pick_device
 from enas.runtime.memory import MIB
 from enas.runtime.stop import StopRequest
@@ -30,8 +31,6 @@ WAIT_SECONDS = 0.5
 """How long a request to stop may wait to be noticed."""
 ANSWER_SECONDS = 5.0
 """How long an address may take to answer. Ray itself tries for minutes."""
-CONTEXT_MIB = 600
-"""MiB of a GPU that a process takes beside its training."""
 PASSED_ON = ("ENAS_", "NUMBA_")
 """Variables of the environment that begin so are those of the workers too: last digits may depend on them."""
 
@@ -96,9 +95,7 @@ class RayExecutor(Cluster["ray.ObjectRef[Answer]"]):
             yield
             return
         check_answers(self.address)
-        os.environ.setdefault(
-            "RAY_TQDM_PATCH_PRINT", "0"
-        )  # or Ray puts a print of its own in place of Python's
+        os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")  # or Ray's print takes the place of Python's
         passed_on = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
         with signals_kept():
             try:
@@ -161,7 +158,7 @@ def train(folder: str, here: str, threads: int) -> Answer:
 
 def share_of_gpu(mib: float, total: float) -> float:
     """The share of a GPU, of so many MiB in all, that a training of `mib` takes: 1 / k if k fit."""
-    return 1 / max(1, math.floor(total / (mib + CONTEXT_MIB)))
+    return 1 / max(1, math.floor(total / (mib + OF_A_PROCESS)))
 
 
 def slots_of(node: Mapping[str, float], needs: Mapping[str, float]) -> int:

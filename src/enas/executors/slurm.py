@@ -131,9 +131,7 @@ class Training:
 
     def __call__(self, folder: str) -> Answer:
         """Train the job of a folder, or go on with it."""
-        queue_again = signal.getsignal(
-            signal.SIGUSR2
-        )  # submitit's, which at once ends the process that it is called in
+        queue_again = signal.getsignal(signal.SIGUSR2)  # submitit's, which ends the process it is called in
         warned = False
 
         def warn(number: int, frame: FrameType | None) -> None:

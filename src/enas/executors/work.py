@@ -16,7 +16,7 @@ from enas.errors import EnasError, UserCodeError
 from enas.run import Run
 from enas.runtime.devices import numbered, take_device
 from enas.runtime.environment import environment
-from enas.runtime.files import write_json
+from enas.runtime.files import Digest, digest_of_file, write_json
 from enas.runtime.lock import run_lock
 from enas.runtime.stop import Stopped, StopRequest
 from enas.trainings import LOG, WORKER, Job
@@ -37,8 +37,9 @@ class Answer(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def opened(folder: Path, device: str | None) -> Run:
-    """The run of a folder, on a device of this process's own if there is one; its data are kept for the next training."""
+def opened(folder: Path, device: str | None, config: Digest) -> Run:
+    """The run of a folder whose config.json has this digest, on a device of this process's own if there is one; its data are
+    kept for the next training."""
     run = Run.open(folder)
     if device is not None:
         take_device(device)
@@ -73,7 +74,7 @@ def train_in(
         held.enter_context(contextlib.redirect_stderr(log))
         try:
             job = Job.read(folder)
-            run = opened(job.run, device)
+            run = opened(job.run, device, digest_of_file(job.run / "config.json"))
             with run_lock(folder, patience):
                 used = numbered(run.config.hardware["device"])
                 where = {"executor": executor, "host": platform.node(), "device": used}

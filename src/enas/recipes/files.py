@@ -14,7 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -86,7 +86,9 @@ def _file_of(module: str) -> Path:
     """The file of a module, without importing it or a package that it is in. Raises `ConfigError` if there is none."""
     importlib.invalidate_caches()  # of files that have been written since
     first, *rest = module.split(".")
-    spec = PathFinder.find_spec(first, [os.getcwd(), *sys.path]) or importlib.util.find_spec(first)
+    spec = PathFinder.find_spec(first, [os.getcwd(), *sys.path])
+    with suppress(ValueError):  # of a module that was not imported by name, as __main__
+        spec = spec or importlib.util.find_spec(first)
     for name in itertools.accumulate(rest, "{}.{}".format, initial=first):
         if name != first:
             inside = None if spec is None else spec.submodule_search_locations
@@ -214,9 +216,7 @@ def beside(path: Path, inside: Path) -> dict[str, Path]:
     own."""
     folder = str(inside) + os.sep
     roots = {root for each in sys.path if (root := os.path.abspath(each) + os.sep) != folder}
-    nested = tuple(
-        root for root in roots if root.startswith(folder)
-    )  # such as the site-packages of an environment
+    nested = tuple(root for root in roots if root.startswith(folder))  # as an environment's site-packages
     found = {}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None) or ""

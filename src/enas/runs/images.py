@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -25,11 +24,11 @@ from enas.runs.models import MacroModel, MicroModel, Model, NASBench201Model, in
 from enas.runtime.seeding import generator
 from enas.shared_weights import SharedWeights
 from enas.spaces.image_network import ImageChild, ImageSupernet
-from enas.spaces.macro.net import MacroChild, MacroNetConfig, MacroSupernet
+from enas.spaces.macro.net import MacroNetConfig, MacroSupernet
 from enas.spaces.macro.space import MacroSpace
-from enas.spaces.micro.net import MicroChild, MicroNetConfig, MicroSupernet
+from enas.spaces.micro.net import MicroNetConfig, MicroSupernet
 from enas.spaces.micro.space import MicroSpace
-from enas.spaces.nasbench201.net import NASBench201Child, NASBench201NetConfig, NASBench201Supernet
+from enas.spaces.nasbench201.net import NASBench201NetConfig, NASBench201Supernet
 from enas.spaces.nasbench201.space import NASBench201Space
 from enas.tasks.image_settings import ImageChildConfig, ImageSharedConfig
 from enas.tasks.images import ImageTask
@@ -59,6 +58,8 @@ class ImageRunConfig(RunConfig):
     measured: ClassVar[tuple[str, ...]] = ("channels_last",)
     model_kind: ClassVar[type[MacroModel | MicroModel | NASBench201Model]]
     """What model.json says of a trained network."""
+    supernet_class: ClassVar[type[MacroSupernet | MicroSupernet | NASBench201Supernet]]
+    """The shared weights."""
 
     retrain: ImageRetrainConfig = field(default_factory=ImageRetrainConfig)
     """How the found network, and what it is compared with, are trained from scratch."""
@@ -76,13 +77,22 @@ class ImageRunConfig(RunConfig):
         pays = channels_last_pays(lambda together: replace(self, channels_last=together).shared_weights())
         return replace(self, channels_last=pays)
 
-    @abstractmethod
+    @property
+    def own(self) -> Any:
+        """These settings, of which every space has some of classes of its own: `space`, `network`, `child_network`."""
+        return self
+
+    def searched_space(self) -> Space:
+        space: Space = self.own.space
+        return space
+
     def supernet(self, shape: ImageShape, draw: torch.Generator) -> ImageSupernet:
         """The untrained shared weights, drawn from `draw`."""
+        return self.supernet_class(self.own.space, self.own.network, shape, draw)
 
-    @abstractmethod
     def child(self, architecture: Architecture, shape: ImageShape, draw: torch.Generator) -> ImageChild:
         """The untrained network of an architecture, drawn from `draw`."""
+        return self.model_kind.child_class(architecture, self.own.child_network, shape, draw)
 
     @cached_property
     def images(self) -> ImageData:
@@ -129,23 +139,21 @@ class ImageRunConfig(RunConfig):
         return ChildTraining(self.model(network), task, length)
 
     def described(self, training: ChildTraining) -> Model:
-        settings: Any = self  # every space has a `child_network`
         child, task = cast(ImageChild, training.model), cast(ImageTask, training.task)
         return self.model_kind(
             child.architecture.to_json(),
             self.images.shape,
             in_utf8(self.images.classes),
             task.train.normalisation,
-            settings.child_network,
+            self.own.child_network,
         )
 
     @cached_property
     def narrow_paths(self) -> ImageSupernet:
         """Networks as deep as those that are trained from scratch, of few filters: what is asked of all that a policy
         proposes must be quick, and no network is built for it."""
-        settings: Any = self  # every space has a `child_network`
-        network = settings.child_network
-        narrow = replace(settings, network=replace(network, filters=min(NARROW, network.filters)))
+        network = self.own.child_network
+        narrow = replace(self.own, network=replace(network, filters=min(NARROW, network.filters)))
         found: ImageSupernet = narrow.supernet(self.images.shape, generator(self.seed, "costs"))
         passes_freely(found)
         return found
@@ -168,17 +176,16 @@ class ImageRunConfig(RunConfig):
 
     def as_large(self, architecture: Architecture, reference: Architecture) -> Self:
         """Of widths up to the present one."""
-        settings: Any = self  # both spaces have a `child_network`
-        shape = self.load().shape
+        shape, network = self.images.shape, self.own.child_network
 
         def with_filters(filters: int) -> Any:
-            return replace(settings, child_network=replace(settings.child_network, filters=filters))
+            return replace(self.own, child_network=replace(network, filters=filters))
 
         def size(filters: int) -> int:
             return parameters(with_filters(filters), architecture, shape)
 
         target = parameters(self, reference, shape)
-        widths = range(2, settings.child_network.filters + 1)
+        widths = range(2, network.filters + 1)
         reached = bisect_left(widths, target, key=size)
         near = widths[max(reached - 1, 0) : reached + 1]
         nearest = min(near, key=lambda filters: abs(size(filters) - target))
@@ -197,6 +204,7 @@ class MacroConfig(ImageRunConfig):
 
     kind: ClassVar[str] = "macro"
     model_kind = MacroModel
+    supernet_class = MacroSupernet
     on_own_data: ClassVar[str] = (
         "enas run macro-quick --data.source FOLDER   # class folders of pictures of your own"
     )
@@ -213,15 +221,6 @@ class MacroConfig(ImageRunConfig):
     child_network: MacroNetConfig = field(default_factory=MacroNetConfig)
     """How they do in a network that is trained from scratch."""
 
-    def searched_space(self) -> Space:
-        return self.space
-
-    def supernet(self, shape: ImageShape, draw: torch.Generator) -> ImageSupernet:
-        return MacroSupernet(self.space, self.network, shape, draw)
-
-    def child(self, architecture: Architecture, shape: ImageShape, draw: torch.Generator) -> ImageChild:
-        return MacroChild(architecture, self.child_network, shape, draw)
-
 
 @dataclass(frozen=True)
 class MicroConfig(ImageRunConfig):
@@ -229,6 +228,7 @@ class MicroConfig(ImageRunConfig):
 
     kind: ClassVar[str] = "micro"
     model_kind = MicroModel
+    supernet_class = MicroSupernet
     on_own_data: ClassVar[str] = (
         "enas run micro-quick --data.source FOLDER   # class folders of pictures of your own"
     )
@@ -244,15 +244,6 @@ class MicroConfig(ImageRunConfig):
     child_network: MicroNetConfig = field(default_factory=MicroNetConfig)
     """The one that is trained from scratch: usually deeper and wider."""
 
-    def searched_space(self) -> Space:
-        return self.space
-
-    def supernet(self, shape: ImageShape, draw: torch.Generator) -> ImageSupernet:
-        return MicroSupernet(self.space, self.network, shape, draw)
-
-    def child(self, architecture: Architecture, shape: ImageShape, draw: torch.Generator) -> ImageChild:
-        return MicroChild(architecture, self.child_network, shape, draw)
-
 
 @dataclass(frozen=True)
 class NASBench201Config(ImageRunConfig):
@@ -260,6 +251,7 @@ class NASBench201Config(ImageRunConfig):
 
     kind: ClassVar[str] = "nasbench201"
     model_kind = NASBench201Model
+    supernet_class = NASBench201Supernet
     on_own_data: ClassVar[str] = (
         "enas run nasbench201-quick --data.source FOLDER   # class folders of pictures of your own"
     )
@@ -270,12 +262,3 @@ class NASBench201Config(ImageRunConfig):
     """The network around the cells in the search."""
     child_network: NASBench201NetConfig = field(default_factory=NASBench201NetConfig)
     """The one that is trained from scratch."""
-
-    def searched_space(self) -> Space:
-        return self.space
-
-    def supernet(self, shape: ImageShape, draw: torch.Generator) -> ImageSupernet:
-        return NASBench201Supernet(self.space, self.network, shape, draw)
-
-    def child(self, architecture: Architecture, shape: ImageShape, draw: torch.Generator) -> ImageChild:
-        return NASBench201Child(architecture, self.child_network, shape, draw)

@@ -10,13 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Discriminator
 from torch import nn
 
-from enas.architecture import Architecture
 from enas.constraints import Width
 from enas.data.images import ImageShape, Normalisation
 from enas.data.preprocess import ImagePreprocess, WordPreprocess
@@ -57,6 +56,9 @@ class Described(ABC):
 class ImageModel(Described):
     """A network that tells the classes of images."""
 
+    child_class: ClassVar[type[MacroChild | MicroChild | NASBench201Child]]
+    """What builds it of an architecture."""
+
     architecture: dict[str, Any]
     """The JSON form of an `Architecture`."""
     shape: ImageShape
@@ -73,13 +75,11 @@ class ImageModel(Described):
         if not all(math.isfinite(std) and std > 0 for std in self.normalisation.std):
             raise ConfigError(f"normalisation has a standard deviation among {self.normalisation.std}")
 
-    @abstractmethod
-    def network_of(self, architecture: Architecture) -> nn.Module:
-        """The network of an architecture."""
-
     def build(self) -> nn.Module:
         """The network, with its `preprocess` and `classes`."""
-        model = self.network_of(architecture_from_json(self.architecture))
+        own: Any = self  # every kind has a `network`, the settings of the network around an architecture
+        architecture = architecture_from_json(self.architecture)
+        model = self.child_class(architecture, own.network, self.shape, torch.Generator())
         vars(model).update(preprocess=ImagePreprocess(self.shape, self.normalisation), classes=self.classes)
         return model
 
@@ -88,33 +88,27 @@ class ImageModel(Described):
 class MacroModel(ImageModel):
     """Of the macro space."""
 
+    child_class = MacroChild
     network: MacroNetConfig
     kind: Literal["macro"] = "macro"
-
-    def network_of(self, architecture: Architecture) -> nn.Module:
-        return MacroChild(architecture, self.network, self.shape, torch.Generator())
 
 
 @dataclass(frozen=True)
 class MicroModel(ImageModel):
     """Of the micro space."""
 
+    child_class = MicroChild
     network: MicroNetConfig
     kind: Literal["micro"] = "micro"
-
-    def network_of(self, architecture: Architecture) -> nn.Module:
-        return MicroChild(architecture, self.network, self.shape, torch.Generator())
 
 
 @dataclass(frozen=True)
 class NASBench201Model(ImageModel):
     """Of NAS-Bench-201's space."""
 
+    child_class = NASBench201Child
     network: NASBench201NetConfig
     kind: Literal["nasbench201"] = "nasbench201"
-
-    def network_of(self, architecture: Architecture) -> nn.Module:
-        return NASBench201Child(architecture, self.network, self.shape, torch.Generator())
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
 import random
 import warnings
@@ -65,6 +64,7 @@ class NetworkConfig(RunConfig):
     kind: ClassVar[str] = "network"
     describable: ClassVar[bool] = False
     measured: ClassVar[tuple[str, ...]] = ("channels_last",)
+    schedule_follows_length: ClassVar[bool] = True
 
     network: Given[Net | None] = field(
         default=None, compare=False, repr=False, kw_only=True, metadata=NO_SETTING
@@ -266,11 +266,17 @@ class NetworkConfig(RunConfig):
         return asdict(self.retrain.child)
 
 
-@functools.cache
+_made: dict[object, tuple[Callable[[], Task], Task]] = {}
+"""Functions that make tasks, and what each has made: by the function, or by its number where it has no hash."""
+
+
 @hands_over
 def task_of(function: Callable[[], Task]) -> Task:
     """The task that a function makes, once in this process. Raises `ConfigError` if it is none."""
-    made: object = function()
-    if not isinstance(made, Task):
-        raise ConfigError(f"{shown(function)} returned {shown(made)}, which is no enas.Task")
-    return made
+    key: object = function if getattr(function, "__hash__", None) else id(function)
+    if key not in _made:
+        made: object = function()
+        if not isinstance(made, Task):
+            raise ConfigError(f"{shown(function)} returned {shown(made)}, which is no enas.Task")
+        _made[key] = function, made
+    return _made[key][1]

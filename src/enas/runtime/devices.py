@@ -21,7 +21,7 @@ def pick_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"  # mps is slower than the CPU's compiled kernels
-    if re.fullmatch(r"cpu|mps|cuda(:\d+)?", name) is None:
+    if re.fullmatch(r"cpu|mps|cuda(:(0|[1-9][0-9]?))?", name) is None:  # to torch, cuda:256 is cuda:0
         raise ConfigError(f"Unknown device {shown(name)}. Use auto, cpu, cuda, cuda:N or mps.")
     device = torch.device(name)
     missing = None

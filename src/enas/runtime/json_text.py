@@ -24,7 +24,8 @@ def parse_json(text: bytes) -> Any:
     if _SUSPECT.search(text):
         guards = {"parse_int": _short, "parse_float": _finite, "parse_constant": _finite}
     try:
-        value = json.loads(text, **guards)
+        # Decoded here, as `json` itself also takes UTF-16, in which the search above finds nothing.
+        value = json.loads(text.decode("utf-8-sig", "surrogatepass"), **guards)
     except RecursionError:
         raise too_deep from None
     if text.count(b"{") + text.count(b"[") > DEEPEST_JSON:
