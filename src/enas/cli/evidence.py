@@ -13,7 +13,7 @@ import tyro
 from enas.cli.flags import FLAT, Chosen, Command, subcommands
 from enas.cli.stages import FromRecipe, RunFolder, folder_name, of_recipe
 from enas.config import RunConfig
-from enas.errors import ConfigError
+from enas.errors import ConfigError, enas_command
 from enas.evidence import ablate as ablation
 from enas.evidence import benchmark, compare, comparison, ensemble, rank, variants
 from enas.evidence.tables import minispaces, score
@@ -203,7 +203,9 @@ class Ablate(FromRecipe):
         """Raises `ConfigError` for no variants, unknown ones, and ones that change nothing."""
         if not self.names:
             known = " ".join(variants.variants_of(self.settings))
-            raise ConfigError(f"name variants: --variant {known}; see 'enas ablate {self.recipe} --help'")
+            raise ConfigError(
+                f"name variants: --variant {known}; see {enas_command('ablate', self.recipe, '--help')!r}"
+            )
         variants.named(self.settings, self.names)
         return self
 

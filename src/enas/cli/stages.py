@@ -102,7 +102,8 @@ class BeginRetrain(FromRecipe):
         """
         if self.architecture is None:
             raise ConfigError(
-                f"'enas retrain {self.recipe}' needs --architecture; to search for one, use 'enas run {self.recipe}'"
+                f"{enas_command('retrain', self.recipe)!r} needs --architecture; to search for one, use "
+                f"{enas_command('run', self.recipe)!r}"
             )
         return self.settings.searched_space().parse(self.architecture)
 

@@ -187,7 +187,7 @@ def baseline(run: Run | None) -> str:
     if compared.exists():
         lines += [
             f"\nOf the method, by `enas compare`: {plain(each.rival)}: {plain(each.claim)}."
-            for each in read_record(compared, Claims, f"Run 'enas compare {run.folder}' again").contests
+            for each in read_record(compared, Claims, f"Run {run.command('compare')} again").contests
         ]
     return "\n".join(lines)
 
