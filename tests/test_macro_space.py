@@ -11,7 +11,7 @@ import pytest
 
 from enas.architecture import Architecture, Decision
 from enas.errors import ArchitectureError, ConfigError
-from enas.spaces.macro.space import OPERATIONS, MacroSpace
+from enas.spaces.macro.space import OPERATIONS, MacroSpace, reduction_layers
 from enas.testing import check_space
 
 PUBLISHED = json.loads((Path(__file__).parent / "data" / "published_architectures.json").read_text())
@@ -179,9 +179,8 @@ def test_spaces_that_make_no_sense() -> None:
     ("layers", "after"), [(12, (3, 7)), (24, (7, 15)), (3, (0, 1)), (8, (1, 4)), (2, ()), (1, ())]
 )
 def test_sizes_are_halved_after_each_third(layers: int, after: tuple[int, ...]) -> None:
-    space = MacroSpace(layers)
-    assert space.reductions == after
-    groups = [node.group for node in space.sample(random.Random(0)).graph().nodes]
+    assert reduction_layers(layers) == after
+    groups = [node.group for node in MacroSpace(layers).sample(random.Random(0)).graph().nodes]
     changes = [tensor for tensor in range(1, len(groups)) if groups[tensor] != groups[tensor - 1]]
     assert changes == [layer + 2 for layer in after]  # the output of layer i is box i + 1
 
