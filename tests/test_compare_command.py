@@ -17,7 +17,7 @@ from enas import cli
 from enas.architecture import Architecture
 from enas.config import Metric, RunConfig
 from enas.controllers import EvolutionConfig, UniformConfig, build_controller
-from enas.errors import ConfigError, NotFiniteError, RunFolderError
+from enas.errors import ConfigError, FolderInUseError, NotFiniteError, RunFolderError
 from enas.evidence import compare as compare_run
 from enas.evidence.compare import CompareConfig
 from enas.evidence.comparison import RANDOM_SEARCH, SAMPLING, Comparison, Record, compare
@@ -41,6 +41,7 @@ from enas.phases import Search
 from enas.recipes import RECIPES, recipe
 from enas.retrain import Network
 from enas.runtime.files import read_json, read_jsonl, write_json
+from enas.runtime.lock import run_lock
 from enas.runtime.records import validated
 from enas.runtime.stop import EXIT_STOPPED, StopRequest
 from enas.settings import config_from_json, config_to_json
@@ -457,16 +458,25 @@ def test_a_search_that_diverges_is_a_result_and_not_repeated(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = searched(text, tmp_path / "run", *MEASURED)
-    begun, weights = [], Search.train_weights
+    begun, held, weights = [], [], Search.train_weights
+
+    def in_use(folder: Path) -> bool:
+        try:
+            with run_lock(folder):
+                return False
+        except FolderInUseError:
+            return True
 
     def diverging(self: Search, epoch: int, step: int) -> dict[str, float]:
         if self.seed == 1 and step == 3:
             begun.append(type(self.controller).__name__)
+            held.extend(folder.name for folder in (run / "compare").glob("*-seed1") if in_use(folder))
             raise NotFiniteError("the loss is nan")
         return weights(self, epoch, step)
 
     monkeypatch.setattr(Search, "train_weights", diverging)
     comparison = compare_run.compare_run(Run.open(run), SMALL)
+    assert sorted(held) == [f"{method}-seed1" for method in (ENAS, EVOLUTION, SHARED_RANDOM)]
     assert sorted(begun) == ["EvolutionController", "PolicyGradientController", "UniformController"]
     found = records(run)
     for method in (ENAS, EVOLUTION, SHARED_RANDOM):

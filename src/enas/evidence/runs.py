@@ -19,6 +19,7 @@ from enas.executors import executor_for
 from enas.retrain import RESULT, Network, read_result
 from enas.run_records import DeriveRecord, SearchRecord
 from enas.runtime.files import write_atomic, write_json
+from enas.runtime.lock import run_lock
 from enas.runtime.progress import brief, say
 from enas.runtime.records import read_record, read_records
 from enas.runtime.stop import StopRequest
@@ -83,7 +84,7 @@ def finish_or_diverge(run: Run, stages: Sequence[Stage], stop: StopRequest) -> s
         return why
     done = (run.folder / "architecture.json").exists()
     try:
-        with brief():
+        with run_lock(run.folder), brief():  # somebody may type 'enas resume' there
             finish(run, stages, stop)
         if not done:
             say(f"{run.folder.name}: {run.architecture()}")
