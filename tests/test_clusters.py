@@ -208,7 +208,7 @@ def test_a_stop_cancels_jobs_of_slurm_after_saving(
     on_slurm: RecurrentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run.create(tmp_path / "run", on_slurm, ("retrain",))
-    jobs = jobs_of(run, 2, epochs=EPOCHS)
+    jobs = jobs_of(run, 2, epochs=2 * EPOCHS)  # a busy machine is slow to stop them
     stop = StopRequest()
     executor = watched(
         monkeypatch,
