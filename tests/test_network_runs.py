@@ -445,8 +445,9 @@ def test_the_recipe_of_the_trainings_may_change_after_the_search_but_not_while_i
 
 def test_a_search_that_goes_on_without_a_task_is_refused_in_a_line() -> None:
     enas.search(Net, digits_task, run="mine", **SMALL)
+    nothing: Any = None
     with pytest.raises(ConfigError, match="a run of a network needs its task"):
-        enas.search(Net, None, run="mine", **SMALL)  # type: ignore[arg-type]
+        enas.search(Net, nothing, run="mine", **SMALL)
 
 
 def test_what_makes_a_task_need_not_have_a_hash() -> None:
