@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 import pytest
@@ -21,6 +22,7 @@ from submitit.local.local import LocalJob
 from enas.errors import ConfigError, RunFolderError
 from enas.executors import cluster, executor_for, ray, slurm
 from enas.executors.slurm import SlurmExecutor
+from enas.executors.work import Answer
 from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import read_json
@@ -33,8 +35,9 @@ __all__ = ["config"]  # a fixture
 
 pytestmark = pytest.mark.slow
 
-EPOCHS = 40
-"""So that a training is still under way some tenths of a second after its first checkpoint."""
+EPOCHS = 2
+GO = "go"
+"""The file of a run folder that lets trainings go on which wait to be disturbed."""
 PRINT = print
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 
@@ -93,6 +96,38 @@ def left(word: str) -> list[str]:
         time.sleep(0.2)
 
 
+# ---- trainings that wait to be disturbed -------------------------------------------------------------------------------
+
+
+def held(folder: str, here: str, threads: int, executor: str, stop: StopRequest) -> Answer:
+    """Train, and wait after the first checkpoint until the training is asked to stop, is killed or may go on."""
+    save = CheckpointStore.save
+
+    def save_and_wait(self: CheckpointStore, step: int, state: Any) -> Path:
+        first = not self.steps()
+        saved = save(self, step, state)
+        while first and not stop.requested and not (Path(folder).parents[1] / GO).exists():
+            time.sleep(0.02)
+        return saved
+
+    with patch.object(CheckpointStore, "save", save_and_wait):
+        return cluster.train_there(folder, here, threads, executor, stop)
+
+
+def train_held(folder: str, here: str, threads: int) -> Answer:
+    """What a task of Ray does here."""
+    with patch.object(ray, "train_there", held):
+        return ray.train(folder, here, threads)
+
+
+class TrainingHeld(slurm.Training):
+    """What a job of Slurm does here."""
+
+    def __call__(self, folder: str) -> Answer:
+        with patch.object(slurm, "train_there", held):
+            return super().__call__(folder)
+
+
 # ---- Ray ---------------------------------------------------------------------------------------------------------------
 
 
@@ -105,7 +140,8 @@ def nodes() -> Iterator[RayCluster]:
 
 
 @pytest.fixture
-def on_ray(config: RecurrentConfig, nodes: RayCluster) -> RecurrentConfig:
+def on_ray(config: RecurrentConfig, nodes: RayCluster, monkeypatch: pytest.MonkeyPatch) -> RecurrentConfig:
+    monkeypatch.setattr(ray, "train", train_held)
     return replace(config, executor="ray", ray_address=nodes.address)
 
 
@@ -125,6 +161,8 @@ def test_a_node_that_is_killed_costs_the_steps_since_a_checkpoint(
         alive = second in nodes.list_all_nodes()
         if step and alive and (process := process_of(job)) and process.ppid() == raylet.process.pid:
             nodes.remove_node(second, allow_graceful=False)
+            process.wait(60)
+            (run.folder / GO).touch()
 
     executor = executor_for(run.config)
     assert executor.at_once == 2
@@ -169,6 +207,7 @@ def test_a_training_that_no_node_has_room_for_is_refused(on_ray: RecurrentConfig
 def on_slurm(config: RecurrentConfig, monkeypatch: pytest.MonkeyPatch) -> RecurrentConfig:
     monkeypatch.setattr(SlurmExecutor, "cluster", "local")
     monkeypatch.setattr(LocalJob, "_results_timeout_s", 0)  # of a process that left no result
+    monkeypatch.setattr(slurm, "Training", TrainingHeld)
     return replace(config, executor="slurm")
 
 
@@ -208,7 +247,7 @@ def test_a_stop_cancels_jobs_of_slurm_after_saving(
     on_slurm: RecurrentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run.create(tmp_path / "run", on_slurm, ("retrain",))
-    jobs = jobs_of(run, 2, epochs=2 * EPOCHS)  # a busy machine is slow to stop them
+    jobs = jobs_of(run, 2, epochs=EPOCHS)
     stop = StopRequest()
     executor = watched(
         monkeypatch,
