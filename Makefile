@@ -1,5 +1,6 @@
 # make demo   sets up .venv and runs the quick recipe to a drawn cell and its test perplexity
-# make test   sets up .venv and runs everything that must hold: ruff, mypy, pytest; also without kernels and AVX-512
+# make test   sets up .venv and runs ruff, mypy and pytest
+# make test-all  also runs what computes without compiled kernels, and as on a processor without AVX-512
 # make test-gpu  tries a GPU in under 8 minutes, and leaves gpu-record.json to send; says so in one line where there is none
 # make lint   only ruff and mypy
 # make docs   builds the documentation as a site, in site/
@@ -18,6 +19,8 @@ demo: $(VENV)/.installed
 
 test: lint
 	$(PYTEST) --durations=20
+
+test-all: test
 	ENAS_KERNELS=off $(PYTEST) -m "not slow" $(COMPUTES)
 	$(BIN)/python tests/avx2_only.py $(PYTEST) -m "not slow" $(COMPUTES)
 
@@ -63,4 +66,4 @@ clean:
 	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: demo test test-gpu lint docs clean
+.PHONY: demo test test-all test-gpu lint docs clean

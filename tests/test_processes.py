@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from enas import parallel
+from enas import cli, parallel
 from enas.errors import ConfigError
 from enas.runtime.checkpoint import CheckpointStore
 from enas.runtime.files import read_json, read_jsonl
@@ -452,3 +452,16 @@ def test_only_torchrun_s_whole_environment_counts(monkeypatch: pytest.MonkeyPatc
     for name, value in {"RANK": "3", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     assert started_as() == (3, 4)
+
+
+@pytest.mark.parametrize(("rank", "count"), [("first", "2"), ("0", ""), ("-1", "2"), ("2", "2"), ("٣", "4")])
+def test_another_environment_than_torchrun_s_is_refused(
+    rank: str, count: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = {"RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["recipes"]) == cli.EXIT_USAGE
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"RANK={rank!r} and WORLD_SIZE={count!r}" in said.err

@@ -9,6 +9,7 @@ a signal after saving; 130 interrupted without saving. `gate` answers with 0 bet
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 
@@ -83,8 +84,9 @@ or input, 75 stopped after saving."""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     keep_freed_memory()
-    with standard_streams(), followers_silent():
+    with standard_streams(), contextlib.ExitStack() as silence:
         try:
+            silence.enter_context(followers_silent())
             command = parse(sys.argv[1:] if argv is None else argv)
             return command.follow() if follows() and isinstance(command, Command) else command()
         except Stopped as stopped:

@@ -2,16 +2,29 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
+
+from enas.errors import ConfigError, shown
 
 _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def started_as() -> tuple[int, int]:
-    """(the number of this process from 0 on, how many there are): (0, 1) unless torchrun started it."""
+    """(the number of this process from 0 on, how many there are): (0, 1) unless torchrun started it.
+
+    Raises `ConfigError` if what stands for them in the environment is none of torchrun's.
+    """
     if any(name not in os.environ for name in _NEEDED):
         return 0, 1
-    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    rank, count = os.environ["RANK"], os.environ["WORLD_SIZE"]
+    numbers = all(re.fullmatch(r"\d{1,9}", one, re.ASCII) for one in (rank, count))
+    if not numbers or int(rank) >= int(count):
+        raise ConfigError(
+            f"RANK={shown(rank)} and WORLD_SIZE={shown(count)} in the environment are not a process's number and how many "
+            "there are, as torchrun sets them; unset both, or start with torchrun"
+        )
+    return int(rank), int(count)
 
 
 def follows() -> bool:
