@@ -150,6 +150,7 @@ def test_a_table_grows_row_by_row_and_repeats_none(
     assert whole.complete
     assert not begun.complete
     assert read_table(tmp_path / "a" / "table.jsonl", toy.config()) == whole
+    assert build(toy, BuildOptions(tmp_path / "a", first=1)) == whole
     again = build(toy, BuildOptions(tmp_path / "b", first=3))
     assert rows_without_seconds(again) == rows_without_seconds(whole)[:3]
 

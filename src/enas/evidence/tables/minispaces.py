@@ -8,6 +8,7 @@ Their recipes are in `enas.recipes.mini`.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ from enas.runtime.lock import folder_of_run
 from enas.runtime.progress import say
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import StopRequest
+from enas.trainings import Job
 
-TABLE = "table.jsonl"
+TABLE, PART = "table.jsonl", "table"
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class BuildOptions(SideBySide):
     run: UserPath
     """Folder of the trainings. What is finished there is not repeated."""
     first: PositiveInt | None = None
-    """Train only this many rows, from the first on."""
+    """Train only this many rows, from the first on. Rows that the folder has stay in the table."""
 
 
 def build(space: MiniSpace, options: BuildOptions) -> Table:
@@ -104,9 +106,12 @@ def build(space: MiniSpace, options: BuildOptions) -> Table:
     """
     with folder_of_run(options.run), StopRequest() as stop:
         run = run_in(options.run, options.applied(space.config()), ("retrain",))
-        plan = space.plan()[: options.first]
+        every = space.plan()
+        first = len(every) if options.first is None else options.first
+        had = (Job(run.folder, PART, network, test=True).result() is not None for network in every[first:])
+        plan = [*every[:first], *itertools.compress(every[first:], had)]
         command = f"{command_line(f'enas table build {space.name}', options)} --run"
-        results = train_networks(run, "table", plan, stop, command, workers=options.workers, test=True)
+        results = train_networks(run, PART, plan, stop, command, workers=options.workers, test=True)
         rows = [
             Row.of(network.architecture.choices, run.config.metric.name, results[network])
             for network in plan
