@@ -10,8 +10,9 @@ Shape letters: B images, C channels in, O channels out, H rows, W columns.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar, cast
 
@@ -57,6 +58,36 @@ def kernels_report() -> list[tuple[str, bool, str]]:
 
 PLAIN: ContextVar[bool] = ContextVar("plain", default=False)
 """Whether kernels are off in this context: for whoever records what a network computes."""
+
+
+@contextlib.contextmanager
+def in_plain_torch() -> Iterator[None]:
+    """Inside, no compiled kernel takes a part of a network over."""
+    token = PLAIN.set(True)
+    try:
+        yield
+    finally:
+        PLAIN.reset(token)
+
+
+def hooked(modules: Iterable[nn.Module]) -> bool:
+    """Whether there is a hook on one of these modules: somebody looks on, or makes its weights anew before each call."""
+    kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    return any(vars(module)[kind] for module in modules for kind in kinds)
+
+
+def hooks_called(forward: Callable[P, R]) -> Callable[P, R]:
+    """The forward pass of a network, in plain torch while there are hooks on its modules: kernels call no modules."""
+
+    @functools.wraps(forward)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        network = cast(nn.Module, args[0])
+        if torch.compiler.is_compiling() or not hooked(network.modules()):
+            return forward(*args, **kwargs)
+        with in_plain_torch():
+            return forward(*args, **kwargs)
+
+    return called
 
 
 class Operation(Generic[P, R]):
@@ -196,8 +227,16 @@ def separable_norm(x: Maps, depthwise: nn.Conv2d, pointwise: nn.Conv2d, norm: nn
 @Operation
 def joined_norm(xs: Sequence[Maps], convs: Sequence[nn.Conv2d], norm: nn.BatchNorm2d) -> Maps:
     """norm(Σ conv(x)) of 1×1 convolutions: one convolution of the concatenation, in blocks of columns."""
-    weight_OC11 = torch.cat([conv.weight for conv in convs], 1)
-    return batch_norm(F.conv2d(torch.cat(list(xs), 1), weight_OC11), norm)
+    return batch_norm(_joined(xs, convs), norm)
+
+
+def _joined(xs: Sequence[Tensor], convs: Sequence[nn.Conv2d]) -> Tensor:
+    """One 1×1 convolution of the concatenation; with hooks one of each part, so that they are called."""
+    if hooked(convs):
+        return total([conv(x) for x, conv in zip(xs, convs, strict=True)])
+    return F.conv2d(
+        torch.cat(list(xs), 1), torch.cat([conv.weight for conv in convs], 1), stride=convs[0].stride
+    )
 
 
 @Operation
@@ -208,15 +247,10 @@ def reduction_norm(
 
     For an odd size the image is continued by one row and column of zeros.
     """
-    x_BCHW = torch.cat(list(xs), 1)
     # Not in channels_last on a CPU: with AVX2 alone, oneDNN's gradient of such a convolution is wrong (torch 2.13).
-    x_BCHW = x_BCHW.contiguous() if x_BCHW.is_cpu else x_BCHW
-    shifted_BCHW = F.pad(x_BCHW, (-1, 1, -1, 1))
-    halves = [
-        F.conv2d(half_BCHW, torch.cat([conv.weight for conv in convs], 1), stride=2)
-        for half_BCHW, convs in ((x_BCHW, evens), (shifted_BCHW, odds))
-    ]
-    return batch_norm(torch.cat(halves, 1), norm)
+    parts = [x.contiguous() if x.is_cpu else x for x in xs]
+    shifted = [F.pad(x, (-1, 1, -1, 1)) for x in parts]
+    return batch_norm(torch.cat([_joined(parts, evens), _joined(shifted, odds)], 1), norm)
 
 
 @Operation

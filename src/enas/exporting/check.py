@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import time
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from enas.errors import ExportError
 from enas.exporting.subject import Inputs, Run, Subject, tensors
-from enas.ops import PLAIN
 
 BATCHES = (1, 2, 7)
 """The sizes of batch at which outputs are compared."""
 WARM_UP, LEAST, MOST, ENOUGH = 3, 5, 50, 0.3
 """Passes before the measurement, fewest and most passes of it, and seconds after which they are enough."""
-
-
-@contextlib.contextmanager
-def in_plain_torch() -> Iterator[None]:
-    """Inside, no compiled kernel takes a part of a network over."""
-    token = PLAIN.set(True)
-    try:
-        yield
-    finally:
-        PLAIN.reset(token)
 
 
 @torch.no_grad()

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from enas.errors import ConfigError, EnasError, ExportError, shown
 from enas.exporting import code, onnx, pt2, safetensors
-from enas.exporting.check import BATCHES, first_line, in_plain_torch, largest_difference, median_seconds
+from enas.exporting.check import BATCHES, first_line, largest_difference, median_seconds
 from enas.exporting.subject import Run, Subject, any_module, tensors
+from enas.ops import in_plain_torch
 from enas.paths import user_path
 from enas.retrain import WEIGHTS
 from enas.runtime.environment import version_of, versions

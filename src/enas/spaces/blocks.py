@@ -8,6 +8,7 @@ Shape letters: B images, C channels in, O channels out, H rows, W columns, k the
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -178,13 +179,21 @@ class Classifier(nn.Module):
 
     def forward(self, x: Maps) -> Tensor:
         """The class scores [B, K]."""
-        return class_scores(self.dropout(ops.global_average(x)), self.linear.weight)
+        return class_scores(self.dropout(ops.global_average(x)), self.linear)
 
 
-def class_scores(features_BC: Tensor, weight_KC: Tensor) -> Tensor:
-    """Class scores [B, K], in the weights' own type even under autocast: in bfloat16 classes would tie for the best."""
+def class_scores(features_BC: Tensor, *parts: nn.Linear) -> Tensor:
+    """Class scores [B, K] by a linear map, or by one for each part of the features, all of one size.
+
+    They are in the weights' own type even under autocast: in bfloat16 classes would tie for the best.
+    """
     with as_they_are(features_BC.device):
-        return F.linear(features_BC.to(weight_KC.dtype), weight_KC)
+        features_BC = features_BC.to(parts[0].weight.dtype)
+        if len(parts) == 1 or ops.hooked(parts):
+            own = features_BC.chunk(len(parts), 1)
+            scores: list[Tensor] = [linear(x) for linear, x in zip(parts, own, strict=True)]
+            return functools.reduce(torch.add, scores)
+        return F.linear(features_BC, torch.cat([linear.weight for linear in parts], 1))
 
 
 def linear(channels: int, out: int, generator: torch.Generator, fan_in: int | None = None) -> nn.Linear:

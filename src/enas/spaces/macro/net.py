@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from enas import ops
 from enas.architecture import Architecture
 from enas.data.images import ImageShape
 from enas.errors import ConfigError
@@ -82,6 +83,7 @@ class MacroNetwork(nn.Module):
                 channels = wider
         self.classifier = Classifier(channels, shape.classes, config.dropout, generator)
 
+    @ops.hooks_called
     def forward(self, images_BCHW: Tensor, path: Path) -> Outputs:
         """The class scores [B, K] by one path; of the tensors, only those still to be read are kept and halved."""
         check_images(images_BCHW, self.shape)

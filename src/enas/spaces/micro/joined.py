@@ -106,9 +106,8 @@ class JoinedClassifier(nn.Module):
     def forward(self, xs: Parts) -> Tensor:
         """The class scores [B, K]."""
         features_BC = torch.cat([ops.global_average(ops.relu(x)) for x in xs.values()], 1)
-        layers: list[Any] = [self.linears[name] for name in xs]
-        weight_KC = torch.cat([layer.weight for layer in layers], 1)
-        return class_scores(self.dropout(features_BC), weight_KC)
+        linears: list[Any] = [self.linears[name] for name in xs]
+        return class_scores(self.dropout(features_BC), *linears)
 
 
 class AuxiliaryHead(nn.Module):

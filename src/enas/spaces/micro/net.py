@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from enas import ops
 from enas.architecture import Architecture
 from enas.constraints import Depth, PartialShare, PositiveFloat, Settings, SomeShare, Width
 from enas.data.images import ImageShape
@@ -116,6 +117,7 @@ class MicroNetwork(nn.Module):
                 self.auxiliary = AuxiliaryHead(newer, shape.classes, generator, norm)
         self.classifier = JoinedClassifier(newer, shape.classes, config.dropout, generator)
 
+    @ops.hooks_called
     def forward(self, images_BCHW: Tensor, cells: tuple[Cell, Cell], progress: float = 1.0) -> Outputs:
         """The class scores of the network with this normal and this reduction cell.
 

@@ -133,6 +133,7 @@ class NASBench201Network(nn.Module):
         self.norm = norm.build(channels)
         self.classifier = linear(channels, shape.classes, generator)
 
+    @ops.hooks_called
     def forward(self, images_BCHW: Tensor, edges: tuple[Edge, ...]) -> Outputs:
         """The class scores of the network whose cells compute these edges."""
         check_images(images_BCHW, self.shape)
@@ -140,7 +141,7 @@ class NASBench201Network(nn.Module):
         for layer in self.layers:
             x = layer(x, edges) if isinstance(layer, Cell) else layer(x)
         features_BC = ops.global_average(ops.relu(ops.batch_norm(x, self.norm)))
-        return Outputs(class_scores(features_BC, self.classifier.weight))
+        return Outputs(class_scores(features_BC, self.classifier))
 
 
 class NASBench201Supernet(ImageSupernet):
