@@ -657,8 +657,9 @@ def test_training_moves_the_statistics_that_it_uses(output: Output, reduction: R
     plain = Plain(shared.network, SPACE.cells(architecture), "batch")
     plain.run(images())
     shared(images(), architecture)
+    norms = set(norms_of(shared))
     for name, norm in shared.network.named_modules():
-        if norm not in norms_of(shared):
+        if norm not in norms:
             continue
         mean, variance = plain.buffers[f"{name}.running_mean"], plain.buffers[f"{name}.running_var"]
         assert norm.get_buffer("num_batches_tracked") == (name in plain.seen)
