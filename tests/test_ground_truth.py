@@ -155,9 +155,21 @@ def test_a_table_grows_row_by_row_and_repeats_none(
     assert rows_without_seconds(again) == rows_without_seconds(whole)[:3]
 
 
+def test_rows_stand_in_the_order_of_the_plan_whichever_training_ends_first(
+    toy: MiniSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Backwards(InThisProcess):
+        def run(self, jobs: Sequence[Job], *others: Any) -> Iterator[Any]:
+            return super().run(jobs[::-1], *others)
+
+    monkeypatch.setattr(LocalExecutor, "for_run", lambda config, workers=None: Backwards())
+    table = build(toy, BuildOptions(tmp_path, first=3))
+    assert [table.architecture(row) for row in table.rows] == toy.order()[:3]
+
+
 @pytest.mark.slow
 def test_a_build_in_processes_equals_one_in_this_process(toy: MiniSpace, tmp_path: Path) -> None:
-    table = build(toy, BuildOptions(tmp_path / "table", first=3, workers=2))
+    table = build(toy, BuildOptions(tmp_path / "table", first=3, workers=1))
     alone = Run.create(tmp_path / "alone", toy.config(), ("retrain",))
     rows = [train_row(alone, network) for network in toy.plan()[:3]]
     assert rows_without_seconds(table) == [replace(row, seconds=None) for row in rows]

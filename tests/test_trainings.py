@@ -7,17 +7,21 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
+from unittest.mock import patch
 
 import pytest
 
 from enas import stages
 from enas.child_training import ChildTraining, evaluate
 from enas.errors import ConfigError, EnasError, NotFiniteError, RunFolderError
-from enas.executors.local import LocalExecutor, share_cores
+from enas.executors import local
+from enas.executors.local import LocalExecutor, share_cores, work
+from enas.executors.work import Answer, train_in
 from enas.retrain import Network, load_weights, random_architectures
 from enas.runs.recurrent import RecurrentConfig
 from enas.runtime.checkpoint import CheckpointStore
@@ -94,15 +98,53 @@ def expected(run: Run, job: Job, elsewhere: Path) -> dict[str, Any]:
     return content(elsewhere / "retrain" / job.network.id)
 
 
+# ---- trainings that wait to be disturbed -------------------------------------------------------------------------------
+
+EPOCHS = 3
+HELD_AT = 14
+"""The step that a training waits after: in its second epoch, with a checkpoint behind it."""
+GO = "go"
+"""The file of a run folder that lets trainings go on."""
+
+
+def train_held(folder: Path, executor: str, stop: StopRequest, *more: Any, **others: Any) -> Answer:
+    """Train, and wait in the second epoch until the training is asked to stop, is killed or may go on."""
+    do_step = ChildTraining.step
+
+    def step(self: ChildTraining) -> dict[str, float]:
+        while self.done == HELD_AT and not stop.requested and not (folder.parents[1] / GO).exists():
+            time.sleep(0.02)
+        return do_step(self)
+
+    with patch.object(ChildTraining, "step", step):
+        return train_in(folder, executor, stop, *more, **others)
+
+
+def work_held(*arguments: Any) -> None:
+    """What a worker process does here."""
+    with patch.object(local, "train_in", train_held):
+        work(*arguments)
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers whose trainings wait."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])  # where workers find this module
+    monkeypatch.setattr(local, "work", work_held)
+
+
+# ---- the same as the stage's -------------------------------------------------------------------------------------------
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("space", ["recurrent", "macro"])
+@pytest.mark.parametrize(("space", "workers"), [("recurrent", 2), ("macro", 1)])
 def test_trainings_in_processes_equal_those_of_the_stage_bit_for_bit(
-    space: str, config: RecurrentConfig, tmp_path: Path
+    space: str, workers: int, config: RecurrentConfig, tmp_path: Path
 ) -> None:
     settings = config if space == "recurrent" else tiny.image_config("macro")
     run = Run.create(tmp_path / "run", settings, ("retrain",))
     jobs = jobs_of(run, 3, test=True)
-    outcomes = finish(run, jobs, LocalExecutor.for_run(run.config, workers=2))
+    outcomes = finish(run, jobs, LocalExecutor.for_run(run.config, workers=workers))
     assert {outcome.job for outcome in outcomes} == set(jobs)
     assert all(outcome.ending == "trained" for outcome in outcomes)
     for number, job in enumerate(jobs):
@@ -224,11 +266,12 @@ def test_a_training_that_diverges_is_a_result_with_a_name(run: Run, monkeypatch:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("held")
 def test_a_killed_worker_is_a_result_with_a_name_and_its_training_goes_on_later(
     config: RecurrentConfig, tmp_path: Path
 ) -> None:
     run = Run.create(tmp_path / "run", config, ("retrain",))
-    jobs = [*jobs_of(run, 1, epochs=40), jobs_of(run, 2)[1]]
+    jobs = [*jobs_of(run, 1, epochs=EPOCHS), jobs_of(run, 2)[1]]
     victims: list[Job] = []
 
     class Murderous(LocalExecutor):
@@ -237,11 +280,14 @@ def test_a_killed_worker_is_a_result_with_a_name_and_its_training_goes_on_later(
         ) -> Iterator[Outcome]:
             def kill(job: Job, done: int) -> None:
                 on_step(job, done)
-                if done > 20 and not victims:
+                if not victims:
                     victims.append(job)
+                    while not CheckpointStore(job.folder / "checkpoints").steps():
+                        time.sleep(0.02)
                     (process,) = multiprocessing.active_children()
                     process.kill()
                     process.join()
+                    (run.folder / GO).touch()
 
             return super().run(jobs, stop, kill)
 
@@ -252,6 +298,7 @@ def test_a_killed_worker_is_a_result_with_a_name_and_its_training_goes_on_later(
     assert str(jobs[0].folder / "log.txt") in first.reason
     assert (second.job, second.ending) == (jobs[1], "trained")  # by a worker that took its place
     assert CheckpointStore(jobs[0].folder / "checkpoints").steps()
+    assert jobs[0].result() is None
     again = finish(run, jobs, InThisProcess())
     assert {outcome.ending for outcome in again} == {"trained"}
     assert content(jobs[0].folder) == expected(run, jobs[0], tmp_path / "alone")
@@ -259,11 +306,12 @@ def test_a_killed_worker_is_a_result_with_a_name_and_its_training_goes_on_later(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("held")
 def test_a_stop_saves_what_is_under_way_and_says_how_to_go_on(
     config: RecurrentConfig, tmp_path: Path
 ) -> None:
     run = Run.create(tmp_path / "run", config, ("retrain",))
-    jobs = jobs_of(run, 3, epochs=40)
+    jobs = jobs_of(run, 3, epochs=EPOCHS)
     stop = StopRequest()
 
     class Interrupted(LocalExecutor):
