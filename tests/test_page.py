@@ -41,6 +41,10 @@ from tests.test_trainings import InThisProcess
 
 HOSTILE = """</script><script>alert(1)</script><!-- "a" 'b' & {{ 7 * 7 }} <img src=x onerror=alert(2)>"""
 VOID = {"meta", "link", "img", "br"}
+LONG_WINDOWS = [
+    word for of in ("shared", "retrain.child") for word in (f"--{of}.training.windows.bptt", "10")
+]
+"""Half as many steps of search and of trainings: a page says how they went, not how long they were."""
 
 
 class Markup(HTMLParser):
@@ -98,7 +102,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def done(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a recurrent cell that has everything; not to be changed."""
     folder = tmp_path_factory.mktemp("runs") / "done"
-    run = Run.create(folder, tiny.config(text, "--retrain.random", "2"), ALL_STAGES)
+    run = Run.create(folder, tiny.config(text, *LONG_WINDOWS, "--retrain.random", "2"), ALL_STAGES)
     execute(run, ALL_STAGES)
     compare_run(run, CompareConfig(seeds=2, samples=2, epochs=1, rivals="evolution"))
     rank(run, RankConfig(architectures=5, repeats=5, epochs=1))
@@ -189,7 +193,7 @@ def test_seconds_add_up_to_what_the_stages_have_noted(done: Path) -> None:
 
 def test_what_a_run_does_not_have_is_left_out(text: Path, tmp_path: Path) -> None:
     begun = tmp_path / "begun"
-    Run.create(begun, tiny.config(text), ALL_STAGES)
+    Run.create(begun, tiny.config(text, *LONG_WINDOWS), ALL_STAGES)
     assert of(begun).parts == ["verdict", "settings", "origin", "next"]
     execute(Run.open(begun), ("search",))
     found = of(begun)
@@ -247,7 +251,7 @@ def test_a_run_is_live_until_its_stages_are_done(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, slept = tmp_path / "run", []
-    Run.create(folder, tiny.config(text), ALL_STAGES)
+    Run.create(folder, tiny.config(text, *LONG_WINDOWS), ALL_STAGES)
     refreshed = []
 
     def sleep(seconds: float) -> None:
@@ -455,7 +459,7 @@ def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
 
 def test_a_run_says_where_its_page_is(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
-    assert main(["run", "recurrent-quick", *tiny.flags(text), "--run", str(folder)]) == 0
+    assert main(["run", "recurrent-quick", *tiny.flags(text, *LONG_WINDOWS), "--run", str(folder)]) == 0
     assert f"report: {folder / 'report.html'}\n" in capsys.readouterr().err
     said = "".join(Markup((folder / "report.html").read_text()).texts["p"])
     assert "By test ppl the found network" in said
