@@ -1,12 +1,13 @@
 """What is exported computes what the network does, at every size of batch, without this package; the rest is not kept."""
 
+import contextlib
 import copy
 import json
-import os
+import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def close(found: Any, expected: Any, tolerance: float) -> None:
 
 
 WITHOUT_ENAS = """
-import importlib.abc, json, sys
+import importlib.abc, json, os, sys, traceback
 
 class Refuses(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
@@ -70,40 +71,81 @@ class Refuses(importlib.abc.MetaPathFinder):
             raise ImportError("enas is not to be had here")
 
 sys.meta_path.insert(0, Refuses())
-sys.path.insert(0, sys.argv[1])
 import torch
-import model
-inputs = torch.load(sys.argv[2], weights_only=True)
-with torch.no_grad():
-    output = model.load()(*inputs)
-torch.save(list(output) if isinstance(output, tuple) else [output], sys.argv[3])
-assert not any(name.partition(".")[0] == "enas" for name in sys.modules)
+
+def compute(folder):
+    sys.path.insert(0, folder)
+    import model
+    inputs = torch.load(folder + "/inputs", weights_only=True)
+    with torch.no_grad():
+        output = model.load()(*inputs)
+    torch.save(list(output) if isinstance(output, tuple) else [output], folder + "/outputs")
+    assert not any(name.partition(".")[0] == "enas" for name in sys.modules)
+
+for line in sys.stdin:
+    if os.fork() == 0:
+        folder, code = json.loads(line), 1
+        try:
+            os.dup2(os.open(folder + "/said", os.O_WRONLY | os.O_CREAT), 2)
+            compute(folder)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
 """
+Computes = Callable[[Path, Path, tuple[Tensor, ...]], list[Tensor]]
+"""From a run, an empty folder and inputs to what the exported code computes there."""
+
+
+@contextlib.contextmanager
+def without_enas() -> Iterator[Computes]:
+    """One process, isolated, in which enas cannot be imported. It imports torch once; each network has a fork of it."""
+    command = [sys.executable, "-I", "-c", WITHOUT_ENAS]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd="/") as process:
+
+        def computed(run: Path, folder: Path, x: tuple[Tensor, ...]) -> list[Tensor]:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            for name in ("model.py", "weights.safetensors"):
+                shutil.copy(run / "export" / name, folder)
+            torch.save(x, folder / "inputs")
+            print(json.dumps(str(folder)), file=process.stdin, flush=True)
+            code = process.stdout.readline()
+            assert (code, (folder / "said").read_text()) == ("0\n", "")
+            outputs: list[Tensor] = torch.load(folder / "outputs", weights_only=True)
+            return outputs
+
+        yield computed
+        assert process.communicate() == ("", "")
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[Computes]:
+    with without_enas() as computed:
+        yield computed
 
 
 @torch.no_grad()
-def test_code_runs_where_enas_cannot_be_imported(run: Path, tmp_path: Path) -> None:
-    for name in ("model.py", "weights.safetensors"):
-        shutil.copy(run / "export" / name, tmp_path)
+def test_code_runs_where_enas_cannot_be_imported(run: Path, elsewhere: Computes, tmp_path: Path) -> None:
+    found = elsewhere(run, tmp_path, given(run, 3))
     assert "enas" not in (tmp_path / "model.py").read_text().replace("enas.load", "")
-    torch.save(given(run, 3), tmp_path / "inputs")
-    command = [
-        sys.executable,
-        "-I",
-        "-c",
-        WITHOUT_ENAS,
-        *map(str, (tmp_path, tmp_path / "inputs", tmp_path / "outputs")),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    close(torch.load(tmp_path / "outputs", weights_only=True), enas.load(run)(*given(run, 3)), 1e-6)
+    close(found, enas.load(run)(*given(run, 3)), 1e-6)
+
+
+@pytest.fixture(scope="module")
+def graph(run: Path) -> nn.Module:
+    """The graph of torch, loaded."""
+    name = "sequence" if words(run) else "model"
+    return torch.export.load(run / "export" / f"{name}.pt2").module()
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("batch", [1, 2, 5, 7])
-def test_a_graph_of_torch_takes_any_batch(run: Path, batch: int) -> None:
-    name = "sequence" if words(run) else "model"
-    graph = torch.export.load(run / "export" / f"{name}.pt2").module()
+def test_a_graph_of_torch_takes_any_batch(run: Path, graph: nn.Module, batch: int) -> None:
     x = given(run, batch, time=batch + 1)
     close(graph(*x), enas.load(run)(*x), 1e-5)
 
@@ -247,8 +289,11 @@ def test_a_run_that_cannot_be_exported_is_told(tmp_path: Path, capsys: pytest.Ca
     assert "--to" in said(capsys, "export", str(folder), "--to", "pt3")
 
 
-def test_damaged_weights_and_records_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = exported.trained("nasbench201", tmp_path)
+@pytest.mark.parametrize("run", ["nasbench201"], indirect=True)
+def test_damaged_weights_and_records_are_told(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("export"))
     (trained,) = (
         run / "retrain" / str(one["id"]) for one in Run.open(run).results() if one["role"] == "found"
     )
@@ -547,9 +592,9 @@ def test_what_code_cannot_say_is_told(module: nn.Module, said: str, tmp_path: Pa
 # ---- kernels and examples --------------------------------------------------------------------------------------------
 
 
-def test_no_kernel_takes_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("run", ["nasbench201"], indirect=True)
+def test_no_kernel_takes_part(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that is wrong changes what the module computes, and nothing of what is exported."""
-    run = exported.trained("nasbench201", tmp_path)
     model, record = load_described(run / "retrain" / next((run / "retrain").iterdir()).name)
     whole, graphs = subjects(model, record.model)
     with torch.no_grad():
@@ -560,7 +605,9 @@ def test_no_kernel_takes_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         close(torch.export.load(tmp_path / "export" / "model.pt2").module()(*whole.drawn(2)), right, 1e-5)
 
 
-def test_the_examples_use_a_run_without_its_data(run: Path, tmp_path: Path) -> None:
+def test_the_examples_use_a_run_without_its_data(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from PIL import Image
 
     here = shutil.copytree(run, tmp_path / "run")
@@ -569,20 +616,21 @@ def test_the_examples_use_a_run_without_its_data(run: Path, tmp_path: Path) -> N
     else:
         Image.new("RGB", (20, 30), "green").save(tmp_path / "a picture.png")
         call = ["classify_images.py", str(here), str(tmp_path / "a picture.png")]
-    script = Path(__file__).parents[1] / "examples" / call[0]
     settings = read_json(here / "config.json")
     settings["settings"]["data"]["source"] = str(tmp_path / "gone")
     (here / "config.json").write_text(json.dumps(settings))
-    done = subprocess.run(
-        [sys.executable, str(script), *call[1:]], capture_output=True, text=True, env=os.environ, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("%") == (5 if words(run) else 3)
+    monkeypatch.setattr(sys, "argv", call)
+    capsys.readouterr()
+    runpy.run_path(str(Path(__file__).parents[1] / "examples" / call[0]), run_name="__main__")
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert printed.out.count("%") == (5 if words(run) else 3)
 
 
-def test_the_lstm_of_equal_size_is_exported_too(tmp_path: Path) -> None:
-    run = exported.trained("recurrent", tmp_path)
-    folder, checks = export_run(run / "retrain" / "lstm-seed0", ALL)
+@pytest.mark.parametrize("run", ["recurrent"], indirect=True)
+def test_the_lstm_of_equal_size_is_exported_too(run: Path, tmp_path: Path) -> None:
+    trained = shutil.copytree(run / "retrain" / "lstm-seed0", tmp_path / "lstm-seed0")
+    folder, checks = export_run(trained, ALL)
     assert len(checks) == 6
     tokens, h, c = torch.randint(11, (5, 3)), torch.rand(3, 10), torch.rand(3, 10)
     model = enas.load(folder)

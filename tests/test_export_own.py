@@ -1,8 +1,7 @@
 """A network of a user's own, exported by the command: all formats, and code that needs neither enas nor their file."""
 
 import random
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from enas.runtime.files import digest_of_file, read_json
 from enas.stages import execute, put_architecture
 from tests import own_network
 from tests.test_cli import refusal
-from tests.test_export import WITHOUT_ENAS, close, runtime
+from tests.test_export import Computes, close, runtime, without_enas
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 NAMES = ("digits", "diabetes", "transformer", "nas_bench_201", "slices")
@@ -54,17 +53,18 @@ def given(run: Path, batch: int) -> tuple[Tensor, ...]:
     return (next(iter(task.test_batches))[0][:batch],)
 
 
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[Computes]:
+    with without_enas() as computed:
+        yield computed
+
+
 @torch.no_grad()
-def test_code_runs_where_neither_enas_nor_the_file_can_be_imported(run: Path, tmp_path: Path) -> None:
-    for name in ("model.py", "weights.safetensors"):
-        (tmp_path / name).write_bytes((run / "export" / name).read_bytes())
+def test_code_runs_where_neither_enas_nor_the_file_can_be_imported(
+    run: Path, elsewhere: Computes, tmp_path: Path
+) -> None:
     x = given(run, 3)
-    torch.save(x, tmp_path / "inputs")
-    places = [str(tmp_path / name) for name in (".", "inputs", "outputs")]
-    command = [sys.executable, "-I", "-c", WITHOUT_ENAS, *places]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    close(torch.load(tmp_path / "outputs", weights_only=True), enas.load(run)(*x), 1e-6)
+    close(elsewhere(run, tmp_path, x), enas.load(run)(*x), 1e-6)
 
 
 @torch.no_grad()
