@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from enas.runtime.files import read_json
+from tests import tiny
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
@@ -34,8 +35,9 @@ def test_without_a_gpu_it_says_so_in_one_line(
 
 
 def test_its_record_says_what_it_printed(
-    script: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    script: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(script, "recipe", lambda name: tiny.image_config(name.removesuffix("-quick")))
     record = tmp_path / "record.json"
     flags = ["--device", "cpu", "--spaces", "network", "--recipes", "--tiny", "nasbench201-quick"]
     assert script.main([*flags, "--seconds", "0", "--record", str(record)]) == 0
