@@ -10,7 +10,6 @@ import importlib
 import io
 import re
 import shlex
-import subprocess
 import sys
 import tokenize
 from collections.abc import Iterator
@@ -22,9 +21,12 @@ import torch
 
 import enas
 from enas import errors
+from enas.cli import main
+from enas.executors.local import LocalExecutor
 from enas.runtime.files import read_json
 from tests.test_documentation import COMMAND_LANGUAGES, FENCE
 from tests.test_examples import FLAGS, SMALL
+from tests.test_trainings import InThisProcess
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 FOUND = "first=conv3 second=conv5 skip.0=yes skip.1=yes skip.2=yes third=layer third.layer=conv5"
@@ -142,17 +144,11 @@ def test_the_ten_minutes_lead_to_a_verdict(folder: Path, monkeypatch: pytest.Mon
         elif block.language == "sh":
             _, command, *words = shlex.split(block.text)
             called.append(command)
-            line = [
-                sys.executable,
-                "-m",
-                "enas",
-                command,
-                *words,
-                *smaller[command],
-            ]  # of two, the last holds
-            done = subprocess.run(line, capture_output=True, text=True, timeout=600)
-            assert done.returncode == 0, done.stderr
-            shown[command] = done.stdout
+            line = [command, *words, *smaller[command]]  # of two, the last holds
+            with contextlib.redirect_stdout(io.StringIO()) as printed, monkeypatch.context() as here:
+                here.setattr(LocalExecutor, "for_run", lambda config, workers: InThisProcess())
+                assert main(line) == 0
+            shown[command] = printed.getvalue()
         elif "├─" in block.text:
             assert block.text.rstrip().endswith(FOUND)
         elif block.text.startswith("7 decisions"):
