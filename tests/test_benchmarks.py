@@ -20,7 +20,9 @@ import torch
 
 from enas import ops
 from enas.evidence.variants import with_settings
+from enas.executors.local import LocalExecutor
 from tests import tiny
+from tests.test_trainings import InThisProcess
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 Record = dict[str, Any]
@@ -243,12 +245,13 @@ def test_remedies(
     assert file.read_text(encoding="utf-8") == kept
 
 
-@pytest.mark.slow
 def test_latency_target(
     script: Callable[[str], ModuleType], printed: Printed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     module = script("latency_target")
-    monkeypatch.setattr(module, "recipe", lambda name: tiny.image_config("micro"))
+    monkeypatch.setattr(module, "recipe", lambda name: tiny.image_config("nasbench201"))
+    monkeypatch.setattr(module, "EXAMPLES", 10)
+    monkeypatch.setattr(LocalExecutor, "for_run", lambda config, workers: InThisProcess())
     few = ["--seeds", 2, "--samples", 2, "--measured", 20, "--share", 1, "--workers", 1]
     *picks, last = printed(module, *few, "--run", tmp_path / "run")
     assert [pick["seed"] for pick in picks] == [0, 1]
@@ -278,9 +281,13 @@ def test_processes() -> None:
 
 
 @pytest.mark.slow
-def test_side_by_side() -> None:
-    few = ["--trainings", 2, "--epochs", 1, "--recipes", "macro-quick"]
-    (line,) = alone(BENCHMARKS / "side_by_side.py", *few)
+def test_side_by_side(
+    script: Callable[[str], ModuleType], printed: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = script("side_by_side")
+    monkeypatch.setattr(module, "recipe", lambda name: tiny.image_config("macro"))
+    monkeypatch.setenv("ENAS_KERNELS", "off")  # of the processes that train
+    (line,) = printed(module, "--trainings", 2, "--epochs", 1, "--recipes", "macro-quick")
     assert (line["recipe"], line["processes"], line["trainings"], line["epochs"]) == ("macro-quick", 2, 2, 1)
     assert line["equal"] is True
     assert positive(line, "one", "several", "times")
