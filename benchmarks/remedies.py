@@ -1,11 +1,13 @@
 """Which ways to train and to read shared weights order architectures as training alone does.
 
 Command:  python benchmarks/remedies.py nas-bench-201 --file TABLE --data FOLDER     (or cells, or convolutional; see --help)
+          python benchmarks/remedies.py run --run RUN       (a run that `enas compare` has trained random architectures for)
 Prints:   one JSON line a remedy and seed, then a table of means; the measured ones stand in docs/results.md.
 
 For every remedy and seed a supernet is trained along random paths, without a controller. Then random architectures are
 scored with it in several ways, and each order is compared with the known scores on test data by Kendall's tau: over all of
-them, and within the best fifth. What is done is kept in the file --records and not repeated.
+them, and within the best fifth. Of a run, the test scores of the random architectures are what is known. What is done is
+kept in the file --records and not repeated.
 
 tau, top      over all compared architectures, and within the best fifth.
 accuracy      of 4 validation minibatches, with the norms' statistics of these.
@@ -43,16 +45,20 @@ from enas.config import RunConfig
 from enas.controllers.uniform import UniformController
 from enas.errors import NotFiniteError
 from enas.evidence.agreement import top
+from enas.evidence.compare import PART, RECORDS
+from enas.evidence.comparison import SAMPLING
 from enas.evidence.statistics import Floats
 from enas.evidence.tables.score import NAS_BENCH_201, Truth, known_of
 from enas.evidence.variants import with_settings
 from enas.health import parameter_free
 from enas.norms import NormStatistics, norms_of
 from enas.runtime.devices import set_threads
+from enas.runtime.files import read_jsonl
 from enas.runtime.memory import keep_freed_memory
 from enas.runtime.seeding import derive_seed, generator
 from enas.samplers import Fair
 from enas.shared_weights import SharedWeights
+from enas.stages import Run
 from enas.task import Loss, Minibatch
 from enas.tasks.images import outputs_of
 
@@ -318,27 +324,39 @@ def figures(name: str, config: RunConfig, truth: Truth, remedy: Remedy) -> Itera
 
 
 def kendall(a_N: Floats, b_N: Floats) -> float:
-    """Kendall's tau-b; what is no number counts as the worst."""
+    """Kendall's tau-b; what is no number counts as the worst. NaN for fewer than two."""
+    if len(a_N) < 2:
+        return float("nan")
     ranks = [stats.rankdata(np.nan_to_num(one, nan=-np.inf, neginf=-np.inf)) for one in (a_N, b_N)]
     return float(np.nan_to_num(stats.kendalltau(*ranks).statistic))
 
 
 def within(groups_N: Floats, a_N: Floats, b_N: Floats) -> float:
-    """The mean of tau within groups, weighted by their pairs."""
+    """The mean of tau within groups, weighted by their pairs; NaN if no group has two."""
     taus, pairs = [], []
     for group in np.unique(groups_N):
         inside = groups_N == group
         if inside.sum() > 1:
             taus.append(kendall(a_N[inside], b_N[inside]))
             pairs.append(inside.sum() * (inside.sum() - 1) / 2)
-    return float(np.average(taus, weights=pairs))
+    return float(np.average(taus, weights=pairs)) if pairs else float("nan")
+
+
+def known_of_run(folder: Path) -> tuple[Truth, RunConfig]:
+    """The random architectures that `enas compare` has trained, and the settings of the run."""
+    config = Run.open(folder).config
+    space, records = config.searched_space(), read_jsonl(folder / PART / RECORDS)
+    trained = [one for one in records if one["method"] == SAMPLING and one["score"] is not None]
+    known = {space.parse(one["architecture"]): one["score"] for one in trained}
+    return Truth({"test": known}, list(known)), config
 
 
 def main() -> None:
     """Train, read and compare what the flags ask for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("space", choices=(NAS_BENCH_201, "cells", "convolutional"))
+    parser.add_argument("space", choices=(NAS_BENCH_201, "cells", "convolutional", "run"))
     parser.add_argument("--file", type=Path, help="the table of NAS-Bench-201's accuracies")
+    parser.add_argument("--run", type=Path, help="the folder of a run, with what enas compare left there")
     parser.add_argument("--data", help="the folder of CIFAR-10, for NAS-Bench-201")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--architectures", type=int, default=100, help="compared, at most so many")
@@ -348,7 +366,9 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_freed_memory()  # as the command line does
     set_threads(1)
-    truth, recipe = known_of(arguments.space, arguments.file)
+    truth, recipe = (
+        known_of_run(arguments.run) if arguments.space == "run" else known_of(arguments.space, arguments.file)
+    )
     if arguments.epochs is not None:
         recipe = recipe.with_epochs(arguments.epochs, recipe.child_epochs)
     count = min(arguments.architectures, len(truth.compared))

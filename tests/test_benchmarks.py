@@ -19,8 +19,11 @@ import pytest
 import torch
 
 from enas import ops
+from enas.evidence.comparison import SAMPLING
 from enas.evidence.variants import with_settings
 from enas.executors.local import LocalExecutor
+from enas.retrain import random_architectures
+from enas.stages import Run
 from tests import tiny
 from tests.test_trainings import InThisProcess
 
@@ -243,6 +246,34 @@ def test_remedies(
     module.main()
     assert capsys.readouterr().out.splitlines() == table
     assert file.read_text(encoding="utf-8") == kept
+
+
+def test_remedies_on_the_random_architectures_of_a_run(
+    script: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of these, one diverged; and other methods' records are none."""
+    module = script("remedies")
+    run = Run.create(tmp_path / "run", tiny.image_config("micro"), ("search",))
+    drawn = random_architectures(run.config.searched_space(), 6, 0, set())
+    methods = [(SAMPLING, 70.0), (SAMPLING, 50.0), (SAMPLING, 60.0), (SAMPLING, None), ("enas", 80.0)]
+    lines = [
+        {"method": method, "architecture": str(one), "score": score}
+        for one, (method, score) in zip(drawn, methods, strict=False)
+    ]
+    (run.folder / "compare").mkdir()
+    (run.folder / "compare" / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    truth, config = module.known_of_run(run.folder)
+    assert dict(truth.scores["test"]) == dict(zip(drawn[:3], [70.0, 50.0, 60.0], strict=True))
+    assert config == run.config
+    options = ["--run", run.folder, "--seeds", "1", "--records", tmp_path / "records.jsonl"]
+    monkeypatch.setattr(sys, "argv", ["remedies.py", "run", *map(str, options), "--only", "half as long"])
+    module.main()
+    *found, _, row = capsys.readouterr().out.splitlines()
+    assert {one["space"] for one in records("\n".join(found))} == {"run"}
+    assert row.startswith("half as long | 1 | ")
 
 
 def test_latency_target(
