@@ -10,10 +10,8 @@ Shape letters: B images, C channels in, O channels out, H rows, W columns.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar, cast
 
 import torch
@@ -25,6 +23,7 @@ from torch.nn import functional as F
 
 from enas.cell_plan import ACTIVATIONS, CellPlan, OutputNorm, Recurrence, check_recurrence
 from enas.errors import ConfigError, DataError
+from enas.plain import PLAIN, hooked
 
 Maps: TypeAlias = Tensor
 """Feature maps [B, C, H, W]: a tensor, or `Deferred` between two kernels, so that only operations may touch them, and only
@@ -54,40 +53,6 @@ def kernels_report() -> list[tuple[str, bool, str]]:
     from enas.cpu.registry import report
 
     return report()
-
-
-PLAIN: ContextVar[bool] = ContextVar("plain", default=False)
-"""Whether kernels are off in this context: for whoever records what a network computes."""
-
-
-@contextlib.contextmanager
-def in_plain_torch() -> Iterator[None]:
-    """Inside, no compiled kernel takes a part of a network over."""
-    token = PLAIN.set(True)
-    try:
-        yield
-    finally:
-        PLAIN.reset(token)
-
-
-def hooked(modules: Iterable[nn.Module]) -> bool:
-    """Whether there is a hook on one of these modules: somebody looks on, or makes its weights anew before each call."""
-    kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-    return any(vars(module)[kind] for module in modules for kind in kinds)
-
-
-def hooks_called(forward: Callable[P, R]) -> Callable[P, R]:
-    """The forward pass of a network, in plain torch while there are hooks on its modules: kernels call no modules."""
-
-    @functools.wraps(forward)
-    def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        network = cast(nn.Module, args[0])
-        if torch.compiler.is_compiling() or not hooked(network.modules()):
-            return forward(*args, **kwargs)
-        with in_plain_torch():
-            return forward(*args, **kwargs)
-
-    return called
 
 
 class Operation(Generic[P, R]):

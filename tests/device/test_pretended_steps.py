@@ -7,7 +7,7 @@ import pytest
 
 from enas.config import RunConfig
 from enas.gpu import graphs
-from enas.ops import PLAIN
+from enas.plain import in_plain_torch
 from enas.run import Run
 from tests.device.pretended import pretended
 from tests.device.runs import SPACES, config_of, numbers
@@ -17,11 +17,8 @@ def check(
     config: RunConfig, folder: Path, patch: pytest.MonkeyPatch, plant: Callable[[], object] = bool
 ) -> None:
     """Compare a run on the pretended device with one on the CPU, and count how often it waits. `plant` is called between."""
-    token = PLAIN.set(True)
-    try:
+    with in_plain_torch():
         here, _ = numbers(Run.create(folder / "here", config, ("search",)))
-    finally:
-        PLAIN.reset(token)
     plant()
     with pretended(patch, float64=False) as device:
         there, waits = numbers(Run.create(folder / "there", config, ("search",)), device)

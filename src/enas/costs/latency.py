@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 
 from enas.constraints import LARGEST_SAMPLE, Count, PositiveInt, Settings
-from enas.ops import in_plain_torch
+from enas.plain import in_plain_torch
 from enas.runtime.devices import set_threads, wait_for
 
 A_TURN = 3

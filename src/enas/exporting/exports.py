@@ -19,8 +19,8 @@ from enas.errors import ConfigError, EnasError, ExportError, shown
 from enas.exporting import code, onnx, pt2, safetensors
 from enas.exporting.check import BATCHES, first_line, largest_difference, median_seconds
 from enas.exporting.subject import Run, Subject, any_module, tensors
-from enas.ops import in_plain_torch
 from enas.paths import user_path
+from enas.plain import in_plain_torch
 from enas.retrain import WEIGHTS
 from enas.runtime.environment import version_of, versions
 from enas.runtime.files import Digest, digest_of, write_atomic, write_json

@@ -22,6 +22,7 @@ from enas.data.images import ImageShape
 from enas.errors import ConfigError
 from enas.masks import Dropout
 from enas.ops import Maps
+from enas.plain import hooked
 from enas.runtime.devices import as_they_are
 
 TRUNCATED_STD = 0.8796256610342398
@@ -189,7 +190,7 @@ def class_scores(features_BC: Tensor, *parts: nn.Linear) -> Tensor:
     """
     with as_they_are(features_BC.device):
         features_BC = features_BC.to(parts[0].weight.dtype)
-        if len(parts) == 1 or ops.hooked(parts):
+        if len(parts) == 1 or hooked(parts):
             own = features_BC.chunk(len(parts), 1)
             scores: list[Tensor] = [linear(x) for linear, x in zip(parts, own, strict=True)]
             return functools.reduce(torch.add, scores)

@@ -15,11 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from enas import ops
 from enas.architecture import Architecture
 from enas.data.images import ImageShape
 from enas.errors import ConfigError
 from enas.ops import Maps
+from enas.plain import hooks_called
 from enas.spaces.blocks import Classifier, DenseConv, FactorizedReduction, check_images, check_shape
 from enas.spaces.image_network import ImageChild, ImageSupernet, Outputs
 from enas.spaces.macro.layer import Layer, MacroNetConfig
@@ -83,7 +83,7 @@ class MacroNetwork(nn.Module):
                 channels = wider
         self.classifier = Classifier(channels, shape.classes, config.dropout, generator)
 
-    @ops.hooks_called
+    @hooks_called
     def forward(self, images_BCHW: Tensor, path: Path) -> Outputs:
         """The class scores [B, K] by one path; of the tensors, only those still to be read are kept and halved."""
         check_images(images_BCHW, self.shape)

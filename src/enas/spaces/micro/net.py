@@ -14,11 +14,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from enas import ops
 from enas.architecture import Architecture
 from enas.constraints import Depth, PartialShare, PositiveFloat, Settings, SomeShare, Width
 from enas.data.images import ImageShape
 from enas.errors import ConfigError
+from enas.plain import hooks_called
 from enas.spaces.blocks import DenseConv, NormConfig, check_images, check_shape
 from enas.spaces.image_network import ImageChild, ImageSupernet, Outputs
 from enas.spaces.micro.cell import Candidates, MicroCell, candidates_of, drop_paths, path_of
@@ -117,7 +117,7 @@ class MicroNetwork(nn.Module):
                 self.auxiliary = AuxiliaryHead(newer, shape.classes, generator, norm)
         self.classifier = JoinedClassifier(newer, shape.classes, config.dropout, generator)
 
-    @ops.hooks_called
+    @hooks_called
     def forward(self, images_BCHW: Tensor, cells: tuple[Cell, Cell], progress: float = 1.0) -> Outputs:
         """The class scores of the network with this normal and this reduction cell.
 

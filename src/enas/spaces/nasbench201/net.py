@@ -20,6 +20,7 @@ from enas.architecture import Architecture
 from enas.constraints import Depth, PartialShare, PositiveFloat, Settings, Width
 from enas.data.images import ImageShape
 from enas.ops import Maps
+from enas.plain import hooks_called
 from enas.spaces.blocks import (
     DenseConv,
     NormConfig,
@@ -133,7 +134,7 @@ class NASBench201Network(nn.Module):
         self.norm = norm.build(channels)
         self.classifier = linear(channels, shape.classes, generator)
 
-    @ops.hooks_called
+    @hooks_called
     def forward(self, images_BCHW: Tensor, edges: tuple[Edge, ...]) -> Outputs:
         """The class scores of the network whose cells compute these edges."""
         check_images(images_BCHW, self.shape)
