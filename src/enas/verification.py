@@ -269,11 +269,22 @@ class Verifying(Verification):
         )
         return log
 
+    def policy_standing(self, epoch: int) -> float:
+        """That of samples of the policy."""
+        return self.standing(sampled(self.controller, generator(self.seed, "restart", epoch)), epoch)
+
+    def bears_out(self, epoch: int) -> bool:
+        """Whether the trainings hold the policy better than random: its mode, or its samples by more than chance."""
+        if self.correction is None:
+            return False
+        mode = self.space.architecture(self.controller.mode())
+        return self.standing([mode], epoch) > 0.5 or self.policy_standing(epoch) > 1 - WORSE
+
     def restarted(self, epoch: int) -> dict[str, float]:
         """Let the policy begin anew if by the model its samples are worse than random ones."""
         if self.correction is None or not self.config.correct:
             return {}
-        place = self.standing(sampled(self.controller, generator(self.seed, "restart", epoch)), epoch)
+        place = self.policy_standing(epoch)
         restarts = place < WORSE and epoch > min(self.plan)
         if restarts:
             self.controller.load_state_dict(self.untrained)

@@ -20,7 +20,7 @@ from enas.runtime.seeding import generator
 from enas.scores import percentile
 from enas.shared_weights import SharedWeights
 from enas.step_logs import StepLog, Sums, arrived
-from enas.verification import Verification
+from enas.verification import Verifying
 
 POWER = ("gradient_signal", "gradient_noise")
 
@@ -35,7 +35,7 @@ class Watch:
         controller: Controller,
         seed: int,
         metrics: Metrics,
-        verification: Verification | None = None,
+        verification: Verifying | None = None,
         bounds: CostBounds | None = None,
     ) -> None:
         """Random architectures are drawn within the `bounds`. With a `verification`, a policy that its trainings hold better
@@ -122,7 +122,9 @@ class Watch:
             found["gradient_snr"] = signal / noise
         free = parameter_free(self.weights.space, self.controller.mode())
         if free is not None:
-            alarm = collapsed(free, self.config.collapse_share) and not self.borne_out(epoch)
+            alarm = collapsed(free, self.config.collapse_share) and not (
+                self.verification is not None and self.verification.bears_out(epoch)
+            )
             found |= {
                 "parameter_free": free.share,
                 "parameter_free_of_random": free.expected / free.asked,
@@ -134,14 +136,6 @@ class Watch:
         if self.measures_percentile(epoch, ended):
             found["percentile"] = self.policy_percentile(epoch)
         return found
-
-    def borne_out(self, epoch: int) -> bool:
-        """Whether trainings alone hold the policy's mode better than most random architectures."""
-        if self.verification is None or self.verification.correction is None:
-            return False
-        return (
-            self.verification.standing([self.weights.space.architecture(self.controller.mode())], epoch) > 0.5
-        )
 
     def measures_percentile(self, epoch: int, ended: bool) -> bool:
         """Whether the policy's samples are compared with random architectures after an epoch's updates."""
