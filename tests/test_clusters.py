@@ -38,6 +38,8 @@ pytestmark = pytest.mark.slow
 EPOCHS = 2
 GO = "go"
 """The file of a run folder that lets trainings go on which wait to be disturbed."""
+PATIENCE = 60
+"""Seconds after which it has not been disturbed."""
 PRINT = print
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 
@@ -106,7 +108,9 @@ def held(folder: str, here: str, threads: int, executor: str, stop: StopRequest)
     def save_and_wait(self: CheckpointStore, step: int, state: Any) -> Path:
         first = not self.steps()
         saved = save(self, step, state)
+        until = time.monotonic() + PATIENCE
         while first and not stop.requested and not (Path(folder).parents[1] / GO).exists():
+            assert time.monotonic() < until, "nobody has disturbed this training"
             time.sleep(0.02)
         return saved
 
@@ -204,7 +208,16 @@ def test_a_training_that_no_node_has_room_for_is_refused(on_ray: RecurrentConfig
 
 
 @pytest.fixture
-def on_slurm(config: RecurrentConfig, monkeypatch: pytest.MonkeyPatch) -> RecurrentConfig:
+def interrupts() -> Iterator[None]:
+    """Processes that are started take SIGINT, by which submitit cancels, also where the tests run in the background of a
+    shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def on_slurm(config: RecurrentConfig, interrupts: None, monkeypatch: pytest.MonkeyPatch) -> RecurrentConfig:
     monkeypatch.setattr(SlurmExecutor, "cluster", "local")
     monkeypatch.setattr(LocalJob, "_results_timeout_s", 0)  # of a process that left no result
     monkeypatch.setattr(slurm, "Training", TrainingHeld)

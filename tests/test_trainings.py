@@ -105,6 +105,8 @@ HELD_AT = 14
 """The step that a training waits after: in its second epoch, with a checkpoint behind it."""
 GO = "go"
 """The file of a run folder that lets trainings go on."""
+PATIENCE = 60
+"""Seconds after which a training has not been disturbed."""
 
 
 def train_held(folder: Path, executor: str, stop: StopRequest, *more: Any, **others: Any) -> Answer:
@@ -112,7 +114,9 @@ def train_held(folder: Path, executor: str, stop: StopRequest, *more: Any, **oth
     do_step = ChildTraining.step
 
     def step(self: ChildTraining) -> dict[str, float]:
+        until = time.monotonic() + PATIENCE
         while self.done == HELD_AT and not stop.requested and not (folder.parents[1] / GO).exists():
+            assert time.monotonic() < until, "nobody has disturbed this training"
             time.sleep(0.02)
         return do_step(self)
 
