@@ -199,9 +199,8 @@ def _joined(xs: Sequence[Tensor], convs: Sequence[nn.Conv2d]) -> Tensor:
     """One 1×1 convolution of the concatenation; with hooks one of each part, so that they are called."""
     if hooked(convs):
         return total([conv(x) for x, conv in zip(xs, convs, strict=True)])
-    return F.conv2d(
-        torch.cat(list(xs), 1), torch.cat([conv.weight for conv in convs], 1), stride=convs[0].stride
-    )
+    x = torch.cat(list(xs), 1) if len(xs) > 1 else xs[0]
+    return F.conv2d(x, torch.cat([conv.weight for conv in convs], 1), stride=convs[0].stride)
 
 
 @Operation
@@ -212,8 +211,9 @@ def reduction_norm(
 
     For an odd size the image is continued by one row and column of zeros.
     """
+    parts = xs if hooked([*evens, *odds]) else [torch.cat(list(xs), 1)]
     # Not in channels_last on a CPU: with AVX2 alone, oneDNN's gradient of such a convolution is wrong (torch 2.13).
-    parts = [x.contiguous() if x.is_cpu else x for x in xs]
+    parts = [x.contiguous() if x.is_cpu else x for x in parts]
     shifted = [F.pad(x, (-1, 1, -1, 1)) for x in parts]
     return batch_norm(torch.cat([_joined(parts, evens), _joined(shifted, odds)], 1), norm)
 

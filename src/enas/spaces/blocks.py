@@ -190,7 +190,10 @@ def class_scores(features_BC: Tensor, *parts: nn.Linear) -> Tensor:
     """
     with as_they_are(features_BC.device):
         features_BC = features_BC.to(parts[0].weight.dtype)
-        if len(parts) == 1 or hooked(parts):
+        if len(parts) == 1:
+            alone: Tensor = parts[0](features_BC)
+            return alone
+        if hooked(parts):
             own = features_BC.chunk(len(parts), 1)
             scores: list[Tensor] = [linear(x) for linear, x in zip(parts, own, strict=True)]
             return functools.reduce(torch.add, scores)
