@@ -275,26 +275,26 @@ def test_verdicts() -> None:
 
 
 def tiny_run(*flags: str) -> list[str]:
-    return ["--verify.trainings", "4", "--verify.rounds", "2", "--verify.epochs", "1", *flags]
+    return ["--verify.trainings", "6", "--verify.rounds", "2", "--verify.epochs", "1", *flags]
 
 
 def test_a_run_that_is_stopped_in_a_round_comes_to_the_same(tmp_path: Path) -> None:
     config = tiny.image_config(
-        "nasbench201", *tiny_run("--derive.shortlist-order", "corrected", "--search.epochs", "4")
+        "micro", *tiny_run("--derive.shortlist-order", "corrected", "--search.epochs", "4")
     )
     whole = Run.create(tmp_path / "whole", config, ("search",))
     with StopRequest() as stop:
         search(whole, stop)
     expected: dict[str, Any] = tiny.content(whole.folder)
     assert (
-        len([name for name in expected if name.startswith("verify/") and name.endswith("result.json")]) == 4
+        len([name for name in expected if name.startswith("verify/") and name.endswith("result.json")]) == 6
     )
     searched = whole.search_record()
     assert searched is not None
     metrics = read_jsonl(whole.folder / "metrics.jsonl")
     rounds = [record["round_work"] for record in metrics if record["stage"] == "search/verification"]
     trained = [read_json(path)["work"] for path in whole.folder.glob("verify/*/result.json")]
-    assert (len(rounds), len(trained)) == (2, 4)
+    assert (len(rounds), len(trained)) == (2, 6)
     work = search_seconds(whole, searched)  # each training once, whether they ran side by side or not
     assert searched.work is not None
     assert work == pytest.approx(searched.work - sum(rounds) + sum(trained))
@@ -307,7 +307,7 @@ def test_a_run_that_is_stopped_in_a_round_comes_to_the_same(tmp_path: Path) -> N
         JsonlLog(old.folder / "metrics.jsonl").append(told)
     by_clock = search_seconds(old, replace(searched, work=None))
     assert by_clock == pytest.approx(searched.seconds - sum(waited) + sum(trained))
-    for after in (1, 3):  # in the middle of either round
+    for after in (1, 2, 4):
         run = Run.create(tmp_path / f"stopped-{after}", config, ("search",))
         done = 0
 
