@@ -2,7 +2,6 @@
 
 Command:  python benchmarks/kill.py             (about an hour of one core; --help for parts of it)
           python benchmarks/kill.py --every 50 --random 5 --processes 0      (a sample of it, a minute)
-          python benchmarks/kill.py --sample 2 --in-a-row 2 --random 2 --processes 0      (the same number in every stage)
           python benchmarks/kill.py --file mine.py --stages --random 0 --processes 0      (one's own search, ten kills)
 Prints:   one JSON line a stage; the counts of a whole run stand in docs/results.md. Exit code 1 if anything differed.
 
@@ -277,17 +276,10 @@ def judged(reference: Reference, stage: str, *, saved: bool = False) -> list[str
         return [f"{type(error).__name__}: {error}"]
 
 
-def places(changes: int, every: int, sample: int | None) -> Sequence[int]:
-    """At which changes of files to kill: at every so manyth, or in the middle of each of so many equal parts."""
-    if sample is None:
-        return range(1, changes + 1, every)
-    return [max(1, changes * (2 * part + 1) // (2 * sample)) for part in range(sample)]
-
-
-def at_operations(reference: Reference, stage: str, chosen: Sequence[int]) -> Count:
-    """Kill a stage at each of these of its changes of files, and finish it."""
+def at_operations(reference: Reference, stage: str, every: int) -> Count:
+    """Kill a stage at each of its changes of files, or at every so manyth, and finish it."""
     count = Count()
-    for at in chosen:
+    for at in range(1, reference.operations[stage] + 1, every):
         reference.put_back(stage)
         code = ending(fork(reference.command(stage), reference.log, reference.run, at))
         place = reference.said().rpartition("\n")[2]
@@ -350,9 +342,6 @@ def main() -> int:
         "--stages", nargs="*", choices=STAGES, default=STAGES, help="stages to kill at changes of files"
     )
     parser.add_argument("--every", type=int, default=1, help="kill at every so manyth change of a file only")
-    parser.add_argument(
-        "--sample", type=int, help="kill at so many changes of each stage only, evenly spread"
-    )
     parser.add_argument("--in-a-row", type=int, default=10, help="kills of one search at random moments")
     parser.add_argument("--random", type=int, default=100, help="kills at random moments, a kind of run")
     parser.add_argument(
@@ -400,8 +389,7 @@ def kill(kind: str, recipe: str, flags: list[str], folder: Path, asked: argparse
     equal = [twice.print(kind=kind, killed="never, twice")]
     for stage in asked.stages:
         began = time.monotonic()
-        chosen = places(reference.operations[stage], asked.every, asked.sample)
-        count = at_operations(reference, stage, chosen)
+        count = at_operations(reference, stage, asked.every)
         about = {
             "kind": kind,
             "killed": f"{stage}, at changes of files",
