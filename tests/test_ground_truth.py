@@ -169,7 +169,7 @@ def test_rows_stand_in_the_order_of_the_plan_whichever_training_ends_first(
 
 @pytest.mark.slow
 def test_a_build_in_processes_equals_one_in_this_process(toy: MiniSpace, tmp_path: Path) -> None:
-    table = build(toy, BuildOptions(tmp_path / "table", first=3, workers=1))
+    table = build(toy, BuildOptions(tmp_path / "table", first=3, workers=2))
     alone = Run.create(tmp_path / "alone", toy.config(), ("retrain",))
     rows = [train_row(alone, network) for network in toy.plan()[:3]]
     assert rows_without_seconds(table) == [replace(row, seconds=None) for row in rows]

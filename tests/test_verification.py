@@ -347,9 +347,8 @@ def test_the_alarm_rings_only_where_the_trainings_do_not_bear_the_policy_out(
     monkeypatch.setattr(search_.controller, "mode", lambda: skips.choices)
     assert watch.health(1, ended=False)["collapsed"] == (sign < 0)
     assert ("may have collapsed" in capsys.readouterr().err) == (sign < 0)
-    if (
-        sign < 0
-    ):  # what few trainings say of a single architecture may be chance; samples that are better are not
+    if sign < 0:
+        # What few trainings say of a single architecture may be chance; samples that are better are not.
         with monkeypatch.context() as better:
             better.setattr(
                 verifying, "standing", lambda architectures, epoch: 0.4 if len(architectures) == 1 else 0.7
