@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import time
 from collections import defaultdict
@@ -115,6 +116,44 @@ def weighted_first(trained: Trained, epoch: int, step: int) -> list[Architecture
     if 2 * epoch >= trained.epochs:
         return uniform(trained, epoch, step)
     return [min(trained.uniform(8, epoch, step), key=lambda one: free_options(trained.space, one))]
+
+
+def grown(trained: Trained, epoch: int, step: int) -> list[Architecture]:
+    """A curriculum: decisions offer their options one after the other, all from half of the epochs on, those with parameters
+    first (after the operation sets of CNAS, which grow, Guo et al. 2020, arXiv:2007.07197)."""
+    offered = []
+    for decision in trained.space.decisions:
+        free, count = trained.space.parameter_free(decision), len(decision.options)
+        order = sorted(range(count), key=lambda choice: decision.options[choice] in free)
+        grown_to = math.ceil(count * 2 * (epoch + 1) / trained.epochs)
+        offered.append(order[:grown_to] if free else order)
+    return mostly(trained, epoch, step, offered, 1.0)
+
+
+def dropped(trained: Trained, epoch: int, step: int) -> list[Architecture]:
+    """Options without parameters are dropped early: at first always, ever less until half of the epochs. Random ones with
+    parameters take their place (after the dropout of skip connections of P-DARTS, Chen et al. 2019, arXiv:1904.12760)."""
+    weighted = []
+    for decision in trained.space.decisions:
+        free = trained.space.parameter_free(decision)
+        weighted.append([choice for choice, option in enumerate(decision.options) if option not in free])
+    return mostly(trained, epoch, step, weighted, max(0.0, 1 - 2 * epoch / trained.epochs))
+
+
+def mostly(
+    trained: Trained, epoch: int, step: int, among: Sequence[Sequence[int]], rate: float
+) -> list[Architecture]:
+    """Uniformly random architectures. Choices that are not `among` those of their decision become random ones of these, at
+    this rate."""
+    rng = random.Random(derive_seed(trained.seed, "mostly", epoch, step))
+    found = []
+    for one in trained.uniform(trained.samples, epoch, step):
+        choices = list(one.choices)
+        for place, choice in enumerate(choices):
+            if choice not in among[place] and rng.random() < rate:
+                choices[place] = rng.choice(among[place])
+        found.append(trained.space.architecture(choices))
+    return found
 
 
 def by_gradients(trained: Trained, epoch: int, step: int) -> list[Architecture]:
@@ -210,6 +249,8 @@ def remedies(config: RunConfig) -> dict[str, Remedy]:
         "four paths, a quarter of the steps": Remedy({"search.samples": 4}, length=0.25),
         "fair": Remedy(paths=fairly()),
         "weighted options first": Remedy(paths=weighted_first),
+        "a curriculum of options": Remedy(paths=grown),
+        "options without parameters dropped early": Remedy(paths=dropped),
         "by gradients": Remedy(paths=by_gradients),
         "norms without affine": Remedy(prepare=without_affine),
         "distilled from the largest": Remedy(length=0.5, paths=with_largest, prepare=distilled),
