@@ -12,9 +12,8 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ from enas.evidence.comparison import SAMPLING
 from enas.evidence.variants import with_settings
 from enas.executors.local import LocalExecutor
 from enas.retrain import random_architectures
+from enas.spaces.nasbench201.space import NASBench201Space
 from enas.stages import Run
 from tests import tiny
 from tests.test_trainings import InThisProcess
@@ -254,8 +254,8 @@ def test_remedies(
 def test_a_curriculum_and_dropped_options(script: Callable[[str], ModuleType]) -> None:
     """The options that the first half of the epochs takes, of a space whose operations are known; then all, uniformly."""
     module = script("remedies")
-    weights = replace(tiny.image_config("nasbench201"), seed=1).shared_weights()
-    trained = module.Trained(weights, 10, 1, 4)
+    only_space = SimpleNamespace(space=NASBench201Space())
+    trained = module.Trained(only_space, epochs=10, seed=1, samples=4)
     space, weighted = trained.space, {"nor_conv_1x1", "nor_conv_3x3"}
 
     def counts(paths: Callable[..., list[Architecture]], epoch: int) -> Counter[str]:
