@@ -21,6 +21,7 @@ from enas.controllers.policy_gradient import PolicyGradientController
 from enas.controllers.reinforce import leave_one_out_baseline, policy_gradient_loss
 from enas.controllers.uniform import UniformController
 from enas.costs.bounds import BoundedController, BoundedSampler, CostBounds, Range
+from enas.costs.goals import CostGoals
 from enas.costs.latency import Latency, LatencyConfig
 from enas.costs.reward import FIRST, CostTarget, absolute_reward, spread
 from enas.costs.settings import CostConfig, CostMeasure, LimitConfig, amount_of, asked, said
@@ -525,13 +526,15 @@ class FakeClock:
         self.slower: Mapping[int, float] = {}
         """How many times as long networks of so many parameters take."""
 
-    def __call__(self, passes: Sequence[Any], config: LatencyConfig, *args: object) -> list[Latency]:
+    def __call__(
+        self, passes: Sequence[Any], config: LatencyConfig, device: torch.device, batch: int, *args: object
+    ) -> list[Latency]:
         self.measured.append(len(passes))
-        return [self.latency(sum(p.numel() for p in one.func.parameters())) for one in passes]
+        times = [self.ms(sum(p.numel() for p in one.func.parameters())) for one in passes]
+        return [Latency(ms, ms, ms, 9, torch.get_num_threads(), batch, str(device)) for ms in times]
 
-    def latency(self, parameters: int) -> Latency:
-        ms = parameters / 100 * self.slower.get(parameters, 1.0)
-        return Latency(ms, ms, ms, 9, 1, 1, "cpu")
+    def ms(self, parameters: int) -> float:
+        return parameters / 100 * self.slower.get(parameters, 1.0)
 
 
 @pytest.fixture
@@ -570,6 +573,23 @@ def test_a_latency_is_predicted_in_the_search_and_measured_for_what_may_be_picke
     again.networks()
     assert len(clock.measured) == count
     assert (run.folder / "latency.json").read_bytes() == model
+
+
+@pytest.mark.parametrize("changed", [{"threads": 2}, {"latency.batch": 4}])
+def test_latencies_of_other_threads_or_another_batch_are_measured_again(
+    clock: FakeClock, tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: dict[str, int]
+) -> None:
+    before = in_time(threads=1)
+    first, second = random_architectures(before.searched_space(), 2, 0, set())
+    goals = CostGoals(before, tmp_path)
+    goals.measured([first, second])
+    assert (goals.measured([first]), clock.measured) == ([goals.kept[first.id].median_ms], [2])
+    later = CostGoals(in_time(**{"threads": 1, **changed}), tmp_path)
+    later.measured([first])
+    assert clock.measured == [2, 1]
+    (kept,) = later.kept.values()
+    assert (kept.threads, kept.batch) == (changed.get("threads", 1), changed.get("latency.batch", kept.batch))
+    assert "2 of 2 have another device, batch or threads: dropped" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from enas.errors import ConfigError, enas_command
 from enas.retrain import Network, uniform_architectures
 from enas.run_records import CostRecord
 from enas.runtime.files import write_json
+from enas.runtime.progress import say
 from enas.runtime.records import read_record
 from enas.runtime.seeding import derive_seed
 from enas.runtime.stop import StopRequest
@@ -146,12 +147,18 @@ class CostGoals:
     # ---- measured ------------------------------------------------------------------------------------------------------
 
     def measured(self, architectures: Sequence[Architecture]) -> list[float]:
-        """The latencies of architectures, in milliseconds: each measured once, in turns with the others, and kept."""
-        known = dict(self.kept)
+        """The latencies of architectures, in milliseconds: each measured once, in turns with the others, and kept as long as
+        the run computes on the same device with as many threads and as large a batch."""
+        kept = self.kept
+        known = {number: latency for number, latency in kept.items() if self.costs.measures_like(latency)}
         missing = [one for one in dict.fromkeys(architectures) if one.id not in known]
         if missing:
+            path = self.folder / MEASURED
+            if len(known) < len(kept):
+                others = len(kept) - len(known)
+                say(f"{path}: {others} of {len(kept)} have another device, batch or threads: dropped")
             known |= zip((one.id for one in missing), self.costs.latencies(missing), strict=True)
-            write_json(self.folder / MEASURED, asdict(MeasuredRecord(known)))
+            write_json(path, asdict(MeasuredRecord(known)))
         return [known[one.id].median_ms for one in architectures]
 
     def measure_trained(self, networks: Iterable[Network]) -> None:

@@ -129,6 +129,12 @@ class RunCosts:
         groups = self._together(architectures)
         return [latency for group in groups for latency in self._measured(group, between)]
 
+    def measures_like(self, latency: Latency) -> bool:
+        """Whether a latency was measured on the run's device with its threads and batch."""
+        with using_threads(self.config.threads):
+            now = (str(self.task.device), torch.get_num_threads(), self.example.batch)
+        return (latency.device, latency.threads, latency.batch) == now
+
     def _together(self, architectures: Sequence[Architecture]) -> Iterator[list[Architecture]]:
         """Groups of architectures whose weights are held at the same time."""
         group: list[Architecture] = []
