@@ -6,18 +6,24 @@ import json
 import lzma
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from enas.cli import main
-from enas.errors import DataError
+from enas.errors import DataError, NotFiniteError
 from enas.evidence.known_scores import rows_of
 from enas.evidence.nas_bench_201 import LARGEST, read_cells, read_tables
+from enas.evidence.tables import score
+from enas.executors.local import LocalExecutor
 from enas.run import Run
+from enas.runtime.stop import StopRequest
 from enas.scores import percentile
 from enas.spaces.nasbench201.space import NASBench201Space
+from enas.stages import search
 from tests import tiny
+from tests.test_compare_command import InThisProcess
 
 SPACE = NASBench201Space()
 HEAD = "architecture,cifar10_valid,cifar10_test"
@@ -178,6 +184,41 @@ def test_a_search_trains_its_cells_itself_and_is_judged_by_the_table(
         percentile([truth[picked]], list(truth.values()))
     )
     assert -1 <= record["valid"]["corrected_kendall"] <= 1
+
+
+def test_halving_is_given_the_seconds_of_the_search_or_left_out(
+    tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the search of a seed diverged, there are no seconds to compare at."""
+    given: list[float] = []
+    halving = score.score_halving
+
+    def noted(*arguments: Any) -> dict[str, Any]:
+        given.append(arguments[3])
+        return halving(*arguments[:3], 0.0, *arguments[4:])  # of which one training is done
+
+    def diverging(run: Run, stop: StopRequest) -> None:
+        if run.config.seed == 1:
+            raise NotFiniteError("the loss is nan")
+        search(run, stop)
+
+    monkeypatch.setattr(score, "score_halving", noted)
+    monkeypatch.setattr(score, "search", diverging)
+    monkeypatch.setattr(score, "recipe", lambda name: tiny.image_config("nasbench201"))
+    monkeypatch.setattr(LocalExecutor, "for_run", lambda config, workers=None: InThisProcess())
+    table = written(tmp_path, [HEAD, *lines])
+    command = ["table", "score", "nas-bench-201", "--file", str(table), "--methods=default,asha", "--seeds=2"]
+    assert main([*command, "--run", str(tmp_path / "searches"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    ours, halved = found["searches"]["default"], found["searches"]["asha"]
+    assert given == [ours[0]["seconds"]]
+    picked = SPACE.parse(halved[0]["picked"])
+    assert halved[0]["valid"]["picked"] == pytest.approx(made_up(picked.choices) / 100)
+    assert halved[0]["trained"] == 1
+    assert ours[1] == {"diverged": "the loss is nan"}
+    assert halved[1] == {"diverged": "default of this seed, whose seconds it would be given"}
+    assert not (tmp_path / "searches" / "asha-seed1").exists()
+    assert {name: said["diverged"] for name, said in found["methods"].items()} == {"default": 1, "asha": 1}
 
 
 def test_a_search_on_it_needs_a_table(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -135,9 +135,10 @@ def score_methods(name: str, options: ScoreOptions) -> dict[str, Any]:
                 try:
                     if method in chosen:
                         records.append(score_search(settings, truth, folder, stop))
+                    elif "diverged" in (ours := found[first][-1]):
+                        records.append({"diverged": f"{first} of this seed, whose seconds it would be given"})
                     else:
-                        seconds = found[first][-1].get("seconds", 0.0)
-                        records.append(score_halving(settings, truth, folder, seconds, stop))
+                        records.append(score_halving(settings, truth, folder, ours["seconds"], stop))
                 except Stopped as stopped:
                     command = f"{command_line(f'enas table score {name}', options)} --run"
                     raise stop.stopped(options.run, command) from stopped
