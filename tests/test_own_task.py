@@ -856,6 +856,11 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "iterator": ({"train": iter(LISTED)}, DataError, "train can be passed over only once: give the function"),
     "generator": ({"train": (b for b in LISTED)}, DataError, "give the function that makes the generator"),
     "no data": ({"train": 3}, DataError, "train is of type int"),
+    "parts in a list": (
+        {"train": list(ROWS), "batch": 2},
+        DataError,
+        "train is a list of batches, and these differ: torch.float32 of shape [6, 4] and torch.int64 of shape [6].",
+    ),
     "tensors without batch": ({"train": ROWS}, ConfigError, "say with batch="),
     "dataset without batch": ({"train": Noisy(3, 0)}, ConfigError, "say with batch="),
     "unequal tensors": (

@@ -256,6 +256,7 @@ def source_of(name: str, given: Any, size: int | None = None) -> Source:
         assert size is not None
         source = Examples(name, dict(given) if isinstance(given, Mapping) else given, size)
     elif isinstance(given, list | tuple):
+        _check_alike(name, given)
         source = Listed(name, list(given))
     elif size is not None and (isinstance(given, Dataset) or hasattr(given, "__getitem__")):
         loader: DataLoader[Any] = DataLoader(given, size, shuffle=not isinstance(given, IterableDataset))
@@ -272,6 +273,17 @@ def source_of(name: str, given: Any, size: int | None = None) -> Source:
             f"{name} has no batch: it is empty, or smaller than a batch of a loader that drops the last one"
         )
     return source
+
+
+def _check_alike(name: str, batches: Sequence[Batch]) -> None:
+    """Raise `DataError` for [x, y], meant as the parts of examples, which would be two batches."""
+    kinds = {(one.dtype, one.ndim): one for one in batches if isinstance(one, Tensor)}
+    if len(kinds) > 1:
+        shown = " and ".join(f"{one.dtype} of shape {list(one.shape)}" for one in list(kinds.values())[:2])
+        raise DataError(
+            f"{name} is a {type(batches).__name__} of batches, and these differ: {shown}. Tensors that belong together, one "
+            "row an example, come as a tuple"
+        )
 
 
 @hands_over
