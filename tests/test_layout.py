@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from enas import Choice, NetworkConfig, Task
+from enas.errors import ConfigError
 from enas.run import Run
 from enas.runs import layout
-from enas.runs.layout import alike, channels_last_pays, gradient
+from enas.runs.layout import alike, channels_last_pays, dangerous, gradient
 from enas.shared_weights import SharedWeights
 from enas.stages import ALL_STAGES
 from tests.own_network import Net, digits, loss, score, task
@@ -45,6 +46,36 @@ def pictures() -> Task:
 def weights_with(channels_last: bool) -> SharedWeights:
     config = NetworkConfig(network=Convolutions, task=pictures, channels_last=channels_last)
     return config.shared_weights()
+
+
+@pytest.mark.parametrize(
+    ("capability", "stride", "refused"), [("AVX2", 2, True), ("AVX2", 1, False), ("AVX512", 2, False)]
+)
+def test_what_would_destroy_memory_is_not_tried(
+    monkeypatch: pytest.MonkeyPatch, capability: str, stride: int, refused: bool
+) -> None:
+    """1×1 convolutions with a stride, on processors with AVX2 alone. None is computed here."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+
+    class Strided(Convolutions):
+        def __init__(self) -> None:
+            super().__init__()
+            self.short = nn.Conv2d(3, 3, 1, stride=stride)
+
+    config = NetworkConfig(network=Strided, task=pictures, channels_last=True)
+    apart = replace(config, channels_last=False).shared_weights()
+    assert dangerous(apart) is refused
+    if not refused:
+        assert config.settled() is config
+        return
+    with pytest.raises(ConfigError, match="without AVX-512"):
+        config.settled()
+
+    def never(channels_last: bool) -> SharedWeights:
+        assert not channels_last
+        return apart
+
+    assert not channels_last_pays(never)
 
 
 def test_both_layouts_have_the_same_gradients() -> None:

@@ -212,10 +212,14 @@ def reduction_norm(
     For an odd size the image is continued by one row and column of zeros.
     """
     parts = xs if hooked([*evens, *odds]) else [torch.cat(list(xs), 1)]
-    # Not in channels_last on a CPU: with AVX2 alone, oneDNN's gradient of such a convolution is wrong (torch 2.13).
-    parts = [x.contiguous() if x.is_cpu else x for x in parts]
-    shifted = [F.pad(x, (-1, 1, -1, 1)) for x in parts]
-    return batch_norm(torch.cat([_joined(parts, evens), _joined(shifted, odds)], 1), norm)
+    # Not in channels_last on a CPU: with AVX2 alone, oneDNN's gradient of such a convolution is wrong, and destroys what
+    # else is in memory (torch 2.13).
+    apart = [x.contiguous() if x.is_cpu else x for x in parts]
+    shifted = [F.pad(x, (-1, 1, -1, 1)) for x in apart]
+    halves = torch.cat([_joined(apart, evens), _joined(shifted, odds)], 1)
+    if parts[0].is_cpu and not parts[0].is_contiguous():
+        halves = halves.contiguous(memory_format=torch.channels_last)
+    return batch_norm(halves, norm)
 
 
 @Operation

@@ -230,11 +230,12 @@ class BaseTask(ABC):
         return products_in(self.dtype, self.device)
 
     def placed(self, model: nn.Module) -> nn.Module:
-        """The network on the task's device, its filters in the task's memory format."""
+        """The network on the task's device, its filters in the task's memory format. Those of one pixel lie alike in both;
+        they are left as they are, or else they would give their format to what a convolution returns."""
         model = with_counters_on_the_cpu(model.to(self.device))
         if self.memory_format is not None:
             for parameter in model.parameters():
-                if parameter.ndim == 4:
+                if parameter.ndim == 4 and parameter.shape[2:] != (1, 1):
                     parameter.data = parameter.data.to(memory_format=self.memory_format)
         return model
 

@@ -30,11 +30,11 @@ makes far less: two orders of the sums in bfloat16 made 0.01."""
 def channels_last_pays(weights_with: Callable[[bool], SharedWeights]) -> bool:
     """Time a few steps in both layouts; `weights_with` makes the shared weights in one. Nothing is trained.
 
-    Where there is no two-dimensional convolution, or a step is short, the answer is no; also where the gradients differ, as
-    they did with one version of oneDNN on processors without AVX-512.
+    Where there is no two-dimensional convolution, or a step is short, the answer is no; also where the gradients differ, and
+    where it is dangerous to try.
     """
     plain = weights_with(False)
-    if not any(isinstance(module, nn.Conv2d) for module in plain.trainer.model.modules()):
+    if not any(isinstance(module, nn.Conv2d) for module in plain.trainer.model.modules()) or dangerous(plain):
         return False
     rng = random.Random(derive_seed(plain.task.seed, "layout"))
     drawn = [plain.space.sample(rng) for _ in range(ARCHITECTURES)]
@@ -52,6 +52,15 @@ def channels_last_pays(weights_with: Callable[[bool], SharedWeights]) -> bool:
     if gain >= WORTH:
         say(f"channels last: {gain:.1f} times as fast here, and taken")
     return gain >= WORTH
+
+
+def dangerous(weights: SharedWeights) -> bool:
+    """Whether channels that lie together would destroy what else is in memory: on processors with AVX2 but without AVX-512
+    oneDNN's gradient of a 1×1 convolution that skips pixels writes where it must not (torch 2.13)."""
+    if weights.task.device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2":
+        return False
+    convs = [module for module in weights.trainer.model.modules() if isinstance(module, nn.Conv2d)]
+    return any(conv.kernel_size == (1, 1) and max(conv.stride) > 1 for conv in convs)
 
 
 Gradient = list[Tensor | None]
