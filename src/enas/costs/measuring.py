@@ -129,11 +129,15 @@ class RunCosts:
         groups = self._together(architectures)
         return [latency for group in groups for latency in self._measured(group, between)]
 
+    @cached_property
+    def _conditions(self) -> tuple[str, int, int]:
+        """Device, threads and batch that latencies are measured with."""
+        with using_threads(self.config.threads):
+            return str(self.task.device), torch.get_num_threads(), self.example.batch
+
     def measures_like(self, latency: Latency) -> bool:
         """Whether a latency was measured on the run's device with its threads and batch."""
-        with using_threads(self.config.threads):
-            now = (str(self.task.device), torch.get_num_threads(), self.example.batch)
-        return (latency.device, latency.threads, latency.batch) == now
+        return (latency.device, latency.threads, latency.batch) == self._conditions
 
     def _together(self, architectures: Sequence[Architecture]) -> Iterator[list[Architecture]]:
         """Groups of architectures whose weights are held at the same time."""
