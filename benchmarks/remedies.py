@@ -122,10 +122,9 @@ def grown(trained: Trained, epoch: int, step: int) -> list[Architecture]:
     """A curriculum: decisions offer their options one after the other, all from half of the epochs on, those with parameters
     first (after the operation sets of CNAS, which grow, Guo et al. 2020, arXiv:2007.07197)."""
     offered = []
-    for decision in trained.space.decisions:
-        free, count = trained.space.parameter_free(decision), len(decision.options)
-        order = sorted(range(count), key=lambda choice: decision.options[choice] in free)
-        grown_to = math.ceil(count * 2 * (epoch + 1) / trained.epochs)
+    for weighted, free in by_parameters(trained):
+        order = [*weighted, *free]
+        grown_to = math.ceil(len(order) * 2 * (epoch + 1) / trained.epochs)
         offered.append(order[:grown_to] if free else order)
     return mostly(trained, epoch, step, offered, 1.0)
 
@@ -133,11 +132,18 @@ def grown(trained: Trained, epoch: int, step: int) -> list[Architecture]:
 def dropped(trained: Trained, epoch: int, step: int) -> list[Architecture]:
     """Options without parameters are dropped early: at first always, ever less until half of the epochs. Random ones with
     parameters take their place (after the dropout of skip connections of P-DARTS, Chen et al. 2019, arXiv:1904.12760)."""
-    weighted = []
-    for decision in trained.space.decisions:
-        free = trained.space.parameter_free(decision)
-        weighted.append([choice for choice, option in enumerate(decision.options) if option not in free])
+    weighted = [with_parameters for with_parameters, _ in by_parameters(trained)]
     return mostly(trained, epoch, step, weighted, max(0.0, 1 - 2 * epoch / trained.epochs))
+
+
+def by_parameters(trained: Trained) -> list[tuple[list[int], list[int]]]:
+    """The choices of each decision: those with parameters, and those without."""
+    found = []
+    for decision in trained.space.decisions:
+        without = trained.space.parameter_free(decision)
+        free = [choice for choice, option in enumerate(decision.options) if option in without]
+        found.append(([choice for choice in range(len(decision.options)) if choice not in free], free))
+    return found
 
 
 def mostly(

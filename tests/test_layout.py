@@ -14,7 +14,7 @@ from enas import Choice, NetworkConfig, Task
 from enas.errors import ConfigError
 from enas.run import Run
 from enas.runs import layout
-from enas.runs.layout import alike, channels_last_pays, dangerous, gradient
+from enas.runs.layout import alike, channels_last_pays, gradient
 from enas.shared_weights import SharedWeights
 from enas.stages import ALL_STAGES
 from tests.own_network import Net, digits, loss, score, task
@@ -48,28 +48,43 @@ def weights_with(channels_last: bool) -> SharedWeights:
     return config.shared_weights()
 
 
+class Strided(Convolutions):
+    """With a convolution of one pixel that skips pixels; it is not computed here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.short = nn.Conv2d(3, 3, 1, stride=2)
+
+
 @pytest.mark.parametrize(
-    ("capability", "stride", "refused"), [("AVX2", 2, True), ("AVX2", 1, False), ("AVX512", 2, False)]
+    ("network", "capability", "destroys"),
+    [(Strided, "AVX2", True), (Convolutions, "AVX2", False), (Strided, "AVX512", False)],
 )
-def test_what_would_destroy_memory_is_not_tried(
-    monkeypatch: pytest.MonkeyPatch, capability: str, stride: int, refused: bool
+def test_what_would_destroy_memory_is_refused(
+    network: type[nn.Module],
+    capability: str,
+    destroys: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """1×1 convolutions with a stride, on processors with AVX2 alone. None is computed here."""
+    """On processors with AVX2 alone: when a run begins, when one from elsewhere goes on, and when both layouts are tried."""
+    config = NetworkConfig(network=network, task=pictures, channels_last=True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    Run.create(tmp_path / "elsewhere", config, ALL_STAGES)
+
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-
-    class Strided(Convolutions):
-        def __init__(self) -> None:
-            super().__init__()
-            self.short = nn.Conv2d(3, 3, 1, stride=stride)
-
-    config = NetworkConfig(network=Strided, task=pictures, channels_last=True)
-    apart = replace(config, channels_last=False).shared_weights()
-    assert dangerous(apart) is refused
-    if not refused:
-        assert config.settled() is config
+    run = Run.open(tmp_path / "elsewhere", recipe=config)
+    if not destroys:
+        assert run.shared_weights().task.memory_format is torch.channels_last
+        Run.create(tmp_path / "here", config, ALL_STAGES)
         return
     with pytest.raises(ConfigError, match="without AVX-512"):
-        config.settled()
+        run.shared_weights()
+    with pytest.raises(ConfigError, match="without AVX-512"):
+        Run.create(tmp_path / "here", config, ALL_STAGES)
+    assert not (tmp_path / "here").exists()
+
+    apart = replace(config, channels_last=False).shared_weights()
 
     def never(channels_last: bool) -> SharedWeights:
         assert not channels_last

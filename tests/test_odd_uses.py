@@ -19,7 +19,7 @@ from enas.phases import Place
 from enas.retrain import Network
 from enas.runtime.checkpoint import CheckpointStore
 from enas.shared_weights import SharedWeights
-from enas.tasks.batches import checked
+from enas.tasks.measures import checked
 from tests import tiny
 from tests.test_image_runs import interrupt
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from enas.architecture import Architecture
-from enas.runtime.devices import wait_for
+from enas.runtime.devices import channels_last_destroys, wait_for
 from enas.runtime.progress import say
 from enas.runtime.seeding import derive_seed
 from enas.shared_weights import SharedWeights
@@ -34,14 +34,17 @@ def channels_last_pays(weights_with: Callable[[bool], SharedWeights]) -> bool:
     where it is dangerous to try.
     """
     plain = weights_with(False)
-    if not any(isinstance(module, nn.Conv2d) for module in plain.trainer.model.modules()) or dangerous(plain):
+    model, device = plain.trainer.model, plain.task.device
+    if not any(isinstance(module, nn.Conv2d) for module in model.modules()) or channels_last_destroys(
+        model, device
+    ):
         return False
     rng = random.Random(derive_seed(plain.task.seed, "layout"))
     drawn = [plain.space.sample(rng) for _ in range(ARCHITECTURES)]
     if plain.trainer.estimate(drawn[0]).seconds < SHORTEST:
         return False
     together = weights_with(True)
-    exact = plain.task.device.type == "cpu" and plain.task.dtype == torch.float32
+    exact = device.type == "cpu" and plain.task.dtype == torch.float32
     gains = []
     for architecture in drawn:
         (before, long), (after, short) = (gradient(weights, architecture) for weights in (plain, together))
@@ -52,15 +55,6 @@ def channels_last_pays(weights_with: Callable[[bool], SharedWeights]) -> bool:
     if gain >= WORTH:
         say(f"channels last: {gain:.1f} times as fast here, and taken")
     return gain >= WORTH
-
-
-def dangerous(weights: SharedWeights) -> bool:
-    """Whether channels that lie together would destroy what else is in memory: on processors with AVX2 but without AVX-512
-    oneDNN's gradient of a 1×1 convolution that skips pixels writes where it must not (torch 2.13)."""
-    if weights.task.device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2":
-        return False
-    convs = [module for module in weights.trainer.model.modules() if isinstance(module, nn.Conv2d)]
-    return any(conv.kernel_size == (1, 1) and max(conv.stride) > 1 for conv in convs)
 
 
 Gradient = list[Tensor | None]

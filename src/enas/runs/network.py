@@ -25,7 +25,7 @@ from enas.errors import ConfigError, shown
 from enas.norms import NormStatistics
 from enas.recipes.common import PATIENT
 from enas.retrain import Network
-from enas.runs.layout import channels_last_pays, dangerous
+from enas.runs.layout import channels_last_pays
 from enas.runs.network_settings import (
     NetworkDeriveConfig,
     NetworkRetrainConfig,
@@ -201,12 +201,6 @@ class NetworkConfig(RunConfig):
 
     def settled(self) -> Self:
         if self.channels_last is not None:
-            with self.told():
-                if self.channels_last and dangerous(replace(self, channels_last=False).shared_weights()):
-                    raise ConfigError(
-                        "channels_last = True: on this processor, without AVX-512, torch's gradient of the network's 1×1 "
-                        "convolutions with a stride destroys what is in memory; leave channels_last out"
-                    )
             return self
         with self.told():
             pays = channels_last_pays(

@@ -8,6 +8,7 @@ import time
 from typing import Literal
 
 import torch
+from torch import nn
 
 from enas.errors import ConfigError, shown
 
@@ -149,6 +150,24 @@ def as_they_are(device: torch.device) -> contextlib.AbstractContextManager[objec
     if not torch.amp.is_autocast_available(device.type):
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+def channels_last_destroys(model: nn.Module, device: torch.device) -> bool:
+    """Whether channels that lie together would destroy what else is in memory: on processors with AVX2 but without AVX-512
+    oneDNN's gradient of a 1×1 convolution that skips pixels writes where it must not (torch 2.13)."""
+    if device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2":
+        return False
+    convs = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    return any(conv.kernel_size == (1, 1) and max(conv.stride) > 1 for conv in convs)
+
+
+def check_channels_last(model: nn.Module, device: torch.device) -> None:
+    """Raise `ConfigError` where `channels_last_destroys`."""
+    if channels_last_destroys(model, device):
+        raise ConfigError(
+            "channels_last = True: on this processor, without AVX-512, torch's gradient of the network's 1×1 convolutions "
+            "with a stride destroys what is in memory; leave it out, or set it to false in the config.json of a run"
+        )
 
 
 def _why_no_cuda(index: int | None) -> str | None:

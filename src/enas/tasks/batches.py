@@ -27,13 +27,14 @@ from enas.data.batches import (
     mapped,
     moved,
     structure,
-    tensors_in,
 )
-from enas.errors import ConfigError, DataError, NotFiniteError, shown
+from enas.errors import ConfigError, DataError, shown
 from enas.norms import Norms, NormStatistics, recalibrate
+from enas.runtime.devices import check_channels_last
 from enas.runtime.seeding import derive_seed, generator, global_seed
 from enas.runtime.whose import hands_over, noted
 from enas.task import BaseTask, Example, Loss, Score, Split, set_mode
+from enas.tasks.measures import called, checked, of, scalar
 from enas.tasks.own import Measure, Task, inputs_of, target_of
 from enas.tasks.training_settings import Training
 
@@ -170,6 +171,12 @@ class BatchTask(BaseTask):
                 f"the loss{of(architecture)} is {found} without a gradient: torch must compute it from the network's output"
             )
         return Loss(total, {"loss": total.detach()})
+
+    def placed(self, model: nn.Module) -> nn.Module:
+        """Raises `ConfigError` where channels that lie together would destroy what is in memory."""
+        if self.memory_format is not None:
+            check_channels_last(model, self.device)
+        return super().placed(model)
 
     @hands_over
     def output(self, model: nn.Module, batch: Batch, architecture: Architecture | None) -> Any:
@@ -352,49 +359,3 @@ class BatchTask(BaseTask):
     def data_bytes(self) -> int:
         """Of the batch that is trained on: the rest is not on the device."""
         return bytes_in(self.train.batch(0, 0))
-
-
-@hands_over
-def called(name: str, measure: Measure, output: Any, batch: Batch) -> Any:
-    """A measure of an output. An error that wrong arguments may have gets a note that says which there are."""
-    try:
-        return measure(output, batch)
-    except (TypeError, AttributeError) as error:
-        error.add_note(
-            f"(the {name} is called as {name}(output, batch), with the whole batch: {structure(batch)})"
-        )
-        raise
-
-
-def scalar(name: str, value: Any) -> Tensor:
-    """A number, of a tensor or of Python, as a tensor []. Raises `ConfigError` if it is none."""
-    if isinstance(value, Tensor) and value.numel() == 1:
-        return value.detach().reshape(()).float()
-    try:
-        return torch.tensor(float(value))
-    except (TypeError, ValueError, RuntimeError):
-        found = f"of shape {list(value.shape)}" if isinstance(value, Tensor) else shown(value)
-        raise ConfigError(
-            f"the {name} must be a number, such as a mean over the batch; it is {found}"
-        ) from None
-
-
-def of(architecture: Architecture | None) -> str:
-    """Whose something is, for a message; nothing for a network of its own."""
-    return "" if architecture is None else f" of architecture '{architecture}'"
-
-
-def checked(found: Mapping[str, float], architecture: Architecture | None, output: Any) -> None:
-    """Raise `NotFiniteError` if a number is NaN or infinite; it says so if the `output` that it was made of is not."""
-    for name, value in found.items():
-        if not math.isfinite(value):
-            finite = all(bool(tensor.isfinite().all()) for tensor in tensors_in(output))
-            why = (
-                f", though what the network returned is finite: look at the {name} itself, which may divide by zero there"
-                if finite
-                else ""
-            )
-            raise NotFiniteError(
-                f"the {name}{of(architecture)} on data that it was not trained on is {value}{why}",
-                advised=finite,
-            )
