@@ -29,17 +29,13 @@ from enas.runtime.files import read_json
 from enas.runtime.stop import Stopped, StopRequest
 from enas.stages import Run
 from enas.trainings import Executor, Job, train_all
-from tests.test_trainings import InThisProcess, config, content, expected, finish, jobs_of
+from tests.test_trainings import GO, InThisProcess, config, content, expected, finish, jobs_of, waiting
 
 __all__ = ["config"]  # a fixture
 
 pytestmark = pytest.mark.slow
 
 EPOCHS = 2
-GO = "go"
-"""The file of a run folder that lets trainings go on which wait to be disturbed."""
-PATIENCE = 60
-"""Seconds after which it has not been disturbed."""
 PRINT = print
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 
@@ -102,19 +98,8 @@ def left(word: str) -> list[str]:
 
 
 def held(folder: str, here: str, threads: int, executor: str, stop: StopRequest) -> Answer:
-    """Train, and wait after the first checkpoint until the training is asked to stop, is killed or may go on."""
-    save = CheckpointStore.save
-
-    def save_and_wait(self: CheckpointStore, step: int, state: Any) -> Path:
-        first = not self.steps()
-        saved = save(self, step, state)
-        until = time.monotonic() + PATIENCE
-        while first and not stop.requested and not (Path(folder).parents[1] / GO).exists():
-            assert time.monotonic() < until, "nobody has disturbed this training"
-            time.sleep(0.02)
-        return saved
-
-    with patch.object(CheckpointStore, "save", save_and_wait):
+    """What a job does here, and waits."""
+    with waiting(Path(folder), stop):
         return cluster.train_there(folder, here, threads, executor, stop)
 
 

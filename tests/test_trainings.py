@@ -1,5 +1,6 @@
 """Trainings side by side: the same as the stage's bit for bit, none repeated, and every way to end one."""
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -109,18 +110,25 @@ PATIENCE = 60
 """Seconds after which a training has not been disturbed."""
 
 
-def train_held(folder: Path, executor: str, stop: StopRequest, *more: Any, **others: Any) -> Answer:
-    """Train, and wait in the second epoch until the training is asked to stop, is killed or may go on."""
-    do_step = ChildTraining.step
+@contextlib.contextmanager
+def waiting(folder: Path, stop: StopRequest) -> Iterator[None]:
+    """Inside, a training that begins waits in its second epoch until it is asked to stop, is killed or may go on."""
+    do_step, begins = ChildTraining.step, not CheckpointStore(folder / "checkpoints").steps()
 
     def step(self: ChildTraining) -> dict[str, float]:
         until = time.monotonic() + PATIENCE
-        while self.done == HELD_AT and not stop.requested and not (folder.parents[1] / GO).exists():
+        while begins and self.done == HELD_AT and not (stop.requested or (folder.parents[1] / GO).exists()):
             assert time.monotonic() < until, "nobody has disturbed this training"
             time.sleep(0.02)
         return do_step(self)
 
     with patch.object(ChildTraining, "step", step):
+        yield
+
+
+def train_held(folder: Path, executor: str, stop: StopRequest, *more: Any, **others: Any) -> Answer:
+    """What a worker process does for a training here."""
+    with waiting(folder, stop):
         return train_in(folder, executor, stop, *more, **others)
 
 
