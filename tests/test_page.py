@@ -315,6 +315,9 @@ def test_one_run_claims_no_more_than_its_random_networks_show(
     run = replace(numbers_of(Run.open(done)), comparison=None, trained=networks)
     found = of_one(run)
     assert said in " ".join(found.words)
+    if others:
+        assert "Trained alike, the lstm (1) is better than the found network." in found.words
+        assert found.numbers["others"] == {"lstm": 1.0}
     better = found.numbers.get("better")
     if interval is None:
         assert better is None
@@ -322,6 +325,15 @@ def test_one_run_claims_no_more_than_its_random_networks_show(
     for name, value in zip(("value", "low", "high"), interval, strict=True):
         assert value is None or better[name] == pytest.approx(value)
     assert f"P = {better['value']:.2f} [{better['low']:.2f}, {better['high']:.2f}]" in found.words[0]
+
+
+@pytest.mark.parametrize(
+    ("score", "said"), [(9.0, "better than"), (10.0, "as good as"), (11.0, "worse than")]
+)
+def test_a_network_of_another_kind_is_compared_too(done: Path, score: float, said: str) -> None:
+    networks = [trained("found", 0, 10.0), trained("lstm", 0, score), trained("random", 0, 12.0)]
+    run = replace(numbers_of(Run.open(done)), comparison=None, trained=networks)
+    assert f"Trained alike, the lstm ({score:g}) is {said} the found network." in of_one(run).words
 
 
 # ---- its numbers -------------------------------------------------------------------------------------------------------

@@ -63,10 +63,25 @@ def of_one(run: Numbers) -> Section:
         "Each was trained once. Whether the search is better than random search, other seeds have to show: "
         f"{enas_command('compare', run.run.folder)}"
     )
+    others = {
+        one.role: score
+        for one in networks
+        if one.role not in ("found", "random") and (score := one.tested(run.metric)) is not None
+    }
+    beside = tuple(
+        f"Trained alike, the {role} ({score:.4g}) is {than(sign * (score - own))} the found network."
+        for role, score in others.items()
+    )
     numbers = {
         "sentence": said,
         "found": own,
         "random": scores,
+        "others": others,
         "better": None if share is None else asdict(share),
     }
-    return Section((said, more), numbers=numbers)
+    return Section((said, *beside, more), numbers=numbers)
+
+
+def than(difference: float) -> str:
+    """How a network with a score that is higher by so much compares, if higher is better."""
+    return "better than" if difference > 0 else "worse than" if difference < 0 else "as good as"
