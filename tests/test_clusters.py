@@ -54,9 +54,9 @@ def watched(monkeypatch: pytest.MonkeyPatch, executor: Executor, look: Look) -> 
     run = executor.run
 
     def watched_run(jobs: Sequence[Job], stop: StopRequest, on_step: Look) -> Iterator[object]:
-        def both(job: Job, saved: int) -> None:
-            on_step(job, saved)
-            look(job, saved)
+        def both(job: Job, told: int) -> None:
+            on_step(job, told)
+            look(job, cluster.saved_step(job))  # an epoch is told before it is saved
 
         return run(jobs, stop, both)
 
