@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import numpy as np
 
+from enas.config import Metric
 from enas.errors import enas_command
 from enas.evidence.comparison import RANDOM_SEARCH, Comparison
 from enas.evidence.comparison import verdict as worth
@@ -41,12 +42,21 @@ def of_one(run: Numbers) -> Section:
     own = next((one.tested(run.metric) for one in networks if one.role == "found"), None)
     if own is None:
         return Section(("No network of this run is tested yet, so that there is no verdict.",))
+    others = {
+        one.role: score
+        for one in networks
+        if one.role not in ("found", "random") and (score := one.tested(run.metric)) is not None
+    }
+    beside = tuple(
+        f"Trained alike, the {role} ({score:.4g}) is {than(score, own, run.metric)} the found network."
+        for role, score in others.items()
+    )
     tested = [(one, one.tested(run.metric)) for one in networks if one.role == "random"]
     scores = [score for one, score in tested if one.diverged or score is not None]
     if not scores:
         said = f"The found network has a test {name} of {own:.4g}. No random one was trained alike, so that this says "
         said += "nothing about the search."
-        return Section((said,), numbers={"sentence": said, "found": own})
+        return Section((said, *beside), numbers={"sentence": said, "found": own, "others": others})
     sign = -1.0 if run.metric.lower_is_better else 1.0
     worst = sign * own - 1  # what diverged is worse than any score
     score_N = np.array([worst if score is None else sign * score for score in scores])
@@ -63,15 +73,6 @@ def of_one(run: Numbers) -> Section:
         "Each was trained once. Whether the search is better than random search, other seeds have to show: "
         f"{enas_command('compare', run.run.folder)}"
     )
-    others = {
-        one.role: score
-        for one in networks
-        if one.role not in ("found", "random") and (score := one.tested(run.metric)) is not None
-    }
-    beside = tuple(
-        f"Trained alike, the {role} ({score:.4g}) is {than(sign * (score - own))} the found network."
-        for role, score in others.items()
-    )
     numbers = {
         "sentence": said,
         "found": own,
@@ -82,6 +83,8 @@ def of_one(run: Numbers) -> Section:
     return Section((said, *beside, more), numbers=numbers)
 
 
-def than(difference: float) -> str:
-    """How a network with a score that is higher by so much compares, if higher is better."""
-    return "better than" if difference > 0 else "worse than" if difference < 0 else "as good as"
+def than(score: float, own: float, metric: Metric) -> str:
+    """How a score compares with the found network's."""
+    if metric.better(score, own):
+        return "better than"
+    return "worse than" if metric.better(own, score) else "as good as"

@@ -35,9 +35,8 @@ def channels_last_pays(weights_with: Callable[[bool], SharedWeights]) -> bool:
     """
     plain = weights_with(False)
     model, device = plain.trainer.model, plain.task.device
-    if not any(isinstance(module, nn.Conv2d) for module in model.modules()) or channels_last_destroys(
-        model, device
-    ):
+    convolutional = any(isinstance(module, nn.Conv2d) for module in model.modules())
+    if not convolutional or channels_last_destroys(model, device):
         return False
     rng = random.Random(derive_seed(plain.task.seed, "layout"))
     drawn = [plain.space.sample(rng) for _ in range(ARCHITECTURES)]
